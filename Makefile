@@ -1,0 +1,53 @@
+# Every target is one word; `make` alone lists them. Nothing is needed beforehand but Python 3.11
+# or newer, make and git: what else is missing is installed, or named with the command to install it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The runtime alone is what a first look needs, and is there in a quarter of the time.
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TYPED := $(wildcard worker contrib tests benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo servers test check bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(DEV) ## make .venv with qworker (editable) and everything that tests and checks need
+
+demo: $(RUNTIME) ## show what qworker does, with no server
+	@$(BIN)/qworker demo
+
+servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missing; starts none
+	@scripts/ensure_servers.sh
+
+test: $(DEV) servers ## run all tests, against servers of their own on free ports
+	@$(BIN)/python -m pytest
+
+check: $(DEV) ## lint, format, types, imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports
+
+bench: $(DEV) servers ## measure the throughput on this machine
+	@$(BIN)/python benchmarks/throughput.py
+
+clean: ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@scripts/create_venv.sh $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	@echo "Installing qworker into $(VENV) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	@echo "Installing qworker and its development tools into $(VENV) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Makes sure that the servers of the test suite are installed, none of them started. The tests
+# start their own, on free ports (tests/servers/). Node.js runs the publisher in another language.
+set -eu
+
+here=$(dirname "$0")
+missing=
+brew=
+
+# need "Debian package" "Homebrew formula" program-or-pattern...
+need() {
+    debian=$1 formula=$2
+    shift 2
+    for program in "$@"; do
+        case $program in
+            /*) [ ! -x "$program" ] || return 0 ;;
+            *) ! command -v "$program" >/dev/null || return 0 ;;
+        esac
+    done
+    missing="$missing $debian" brew="$brew $formula"
+}
+
+# Debian keeps RabbitMQ's own script and PostgreSQL's programs out of PATH.
+need rabbitmq-server rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
+need redis-server redis redis-server
+need postgresql postgresql /usr/lib/postgresql/*/bin/postgres postgres
+need nodejs node node
+need npm node npm
+
+[ -n "$missing" ] || exit 0
+if [ "$(uname)" = Darwin ]; then
+    echo "Missing servers for the tests. Please install them:  brew install$brew" >&2
+    exit 1
+fi
+# shellcheck disable=SC2086 # a list of package names
+exec "$here/apt_install.sh" $missing

@@ -1,0 +1,61 @@
+"""Servers for whoever asks: started at the first use, shared by the run, ended with it.
+
+A test asks for ``amqp_url``, ``redis_url`` or ``postgres_url`` and gets an empty place of its own.
+A test that stops or kills a server asks for the server itself (``rabbitmq``, ``redis_server``,
+``postgres``) as well; the next test's ``…_url`` starts it again where that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from servers import Guard, PostgreSQL, RabbitMQ, Redis
+
+
+@pytest.fixture(scope="session")
+def server_guard() -> Iterator[Guard]:
+    """The process that ends the servers when pytest cannot."""
+    with Guard() as guard:
+        yield guard
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> Iterator[RabbitMQ]:
+    """A RabbitMQ of this run's own."""
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq"), server_guard) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> Iterator[Redis]:
+    """A Redis of this run's own."""
+    with Redis(tmp_path_factory.mktemp("redis"), server_guard) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> Iterator[PostgreSQL]:
+    """A PostgreSQL of this run's own."""
+    with PostgreSQL(tmp_path_factory.mktemp("postgres"), server_guard) as server:
+        yield server
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """An empty virtual host."""
+    with rabbitmq.vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """An empty Redis database."""
+    return redis_server.fresh_url()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgreSQL) -> str:
+    """An empty PostgreSQL database."""
+    return postgres.fresh_url()

@@ -1,0 +1,64 @@
+"""A private Redis that keeps its data through restarts and evicts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+
+import redis
+
+from servers.guard import Guard
+from servers.process import Server, find_program
+
+_DATABASES = 1024
+
+
+class Redis(Server):
+    """``fresh_url`` gives each test an empty database of its own.
+
+    Scripts, configuration and INFO belong to the whole server.
+    """
+
+    def __init__(self, folder: Path, guard: Guard) -> None:
+        super().__init__(folder, guard)
+        self._program = find_program("redis-server", package="redis-server")
+        self._numbers = cycle(range(1, _DATABASES))
+
+    @property
+    def url(self) -> str:
+        """Database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def fresh_url(self) -> str:
+        """Return the URL of an empty database that no other test uses."""
+        self.start()
+        url = f"redis://127.0.0.1:{self.port}/{next(self._numbers)}"
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        return url
+
+    def prepare(self) -> None:
+        """Redis needs nothing but its folder."""
+
+    def command(self) -> Sequence[str | Path]:
+        """Every write is in the kernel's hands before its answer leaves: SIGKILL loses nothing."""
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "databases": str(_DATABASES),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        settings = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return [self._program, *settings]
+
+    def answers(self) -> bool:
+        """Ping; a server that still loads its data answers with an error."""
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False

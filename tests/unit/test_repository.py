@@ -1,0 +1,81 @@
+"""What the repository says of itself is true: packages, floors, sizes, targets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = sorted((ROOT / "worker").rglob("*.py"))
+MODULES = [*CORE, *sorted((ROOT / "contrib").rglob("*.py"))]
+MAX_LINES = 400
+
+
+def dotted(path: Path) -> str:
+    """Return the name under which users import the module or package at ``path``."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return f"worker.{name}" if name.startswith("contrib") else name
+
+
+def floors() -> Iterator[str]:
+    """Yield the full name of every module that the layers contract puts on a floor."""
+    for contract in PROJECT["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            (container,) = contract["containers"]
+            for layer in contract["layers"]:
+                for name in re.findall(r"[\w.]+", layer):
+                    yield f"{container}.{name}"
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_every_package_is_built() -> None:
+    folders = {dotted(module.parent) for module in MODULES}
+
+    assert sorted(folders) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_package_has_an_init() -> None:
+    folders = {module.parent for module in MODULES}
+
+    assert [relative(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_a_module_says_in_its_first_line_why_it_exists(module: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(module.read_text()))
+
+    assert docstring, f"{relative(module)} starts without a docstring"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_a_module_has_one_reason_to_exist_so_it_is_short(module: Path) -> None:
+    lines = len(module.read_text().splitlines())
+
+    assert lines <= MAX_LINES, f"{relative(module)}: look for the second thing hiding in it"
+
+
+@pytest.mark.parametrize("module", [m for m in CORE if m.name != "__init__.py"], ids=relative)
+def test_a_module_stands_on_a_floor(module: Path) -> None:
+    name = dotted(module)
+
+    assert any(name == floor or name.startswith(f"{floor}.") for floor in floors()), (
+        f"put {name} into the layers of [tool.importlinter] in pyproject.toml"
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"(?:`|^ *\$? *)make ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert named, f"{page} names no make target"
+    assert named <= targets

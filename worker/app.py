@@ -1,0 +1,366 @@
+"""The app: a service's name, its handlers, and how to publish. A registry, nothing runs here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from worker.codec import Codec
+from worker.config import load_settings
+from worker.dedup.base import record_ids
+from worker.errors import ConfigurationError, UsageError
+from worker.message import Command, Event, check_name, schema_of
+from worker.payload import Decoder, decoder_for
+from worker.publisher import Publisher
+from worker.retry import RetryPolicy
+from worker.routing import is_pattern, matches
+from worker.telemetry import Telemetry
+from worker.topology import Binding, Topology, check_horizons, plan
+from worker.transport.capabilities import capabilities_of
+
+if TYPE_CHECKING:
+    from worker.config import Settings
+    from worker.message import Schema
+    from worker.middleware import Middleware
+
+F = TypeVar("F", bound=Callable[..., Any])
+Lifespan = Callable[[], AbstractContextManager[Any]]
+
+_DEFAULT_RETRY = RetryPolicy()
+_MAX_SERVICE = 60
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """One registered handler."""
+
+    #: Unique in its app.
+    name: str
+    #: ``SERVICE.NAME``: its identity in the memory of ids.
+    full_name: str
+    #: The event name or topic pattern that it observes.
+    pattern: str
+    #: The function, or the class with ``handle``.
+    target: Any
+    is_class: bool
+    is_async: bool
+    takes_context: bool
+    decode: Decoder
+    schema: Schema | None
+    retry: RetryPolicy
+    #: Seconds; None: no limit.
+    timeout: float | None
+    record_id: Callable[[str], bytes] = field(repr=False)
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it takes a command, which comes by the commands exchange."""
+        return self.schema is not None and self.schema.to is not None
+
+    def matches(self, name: str) -> bool:
+        """Tell whether it observes messages of ``name``."""
+        return self.pattern == name or (is_pattern(self.pattern) and matches(self.pattern, name))
+
+
+class App:
+    """A service: handlers that share a name, queues and settings.
+
+    ``broker`` and ``dedup`` are URLs; ``settings`` any settings by name. They are the weakest
+    source: the command line, the environment and files win. Registering is for import time, from
+    one thread; publishing is for any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        broker: str | None = None,
+        dedup: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_name(name, "App")
+        if len(name) > _MAX_SERVICE or not all(c.isalnum() or c in "-_." for c in name):
+            raise ConfigurationError(
+                f"App({name!r}): a service's name is up to {_MAX_SERVICE} letters, digits, '-',"
+                " '_' and '.', since its queues are named after it"
+            )
+        self.name = name
+        self.telemetry = Telemetry()
+        self.handlers: dict[str, Handler] = {}
+        self.middlewares: list[Middleware] = []
+        self.bindings: list[Binding] = []
+        self.lifespan_manager: Lifespan | None = None
+        self._given = dict(settings or {})
+        if broker is not None:
+            self._given["broker"] = broker
+        if dedup is not None:
+            self._given["dedup"] = dedup
+        self._settings: Settings | None = None
+        self._publisher: Publisher | None = None
+        self._routes: dict[str, tuple[Handler, ...]] = {}
+
+    # -- registering ---------------------------------------------------------------------------
+
+    def on(
+        self,
+        what: type[Event | Command] | str,
+        *,
+        type: Any = None,  # noqa: A002 - the word of the public contract
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> Callable[[F], F]:
+        """Register the decorated function, coroutine function or class as a handler.
+
+        ``what`` is an event or command class, a name, or a topic pattern. With a name or pattern
+        the handler gets the plain payload, or a ``type``: a dataclass, attrs class, msgspec
+        Struct, TypedDict or pydantic model. A class has ``handle(event)`` or
+        ``handle(event, context)`` and is made once a process, without arguments. ``name`` is the
+        handler's identity in the memory of ids; keep it when renaming the function. ``timeout``
+        is in seconds.
+
+        Raises ConfigurationError for what cannot be meant.
+        """
+
+        def register(target: F) -> F:
+            handler = self._handler(what, target, type, name, retry, timeout)
+            if handler.name in self.handlers:
+                raise ConfigurationError(
+                    f"App({self.name!r}): two handlers are named {handler.name!r}; give one of"
+                    " them name=..."
+                )
+            self.handlers[handler.name] = handler
+            self._routes.clear()
+            return target
+
+        return register
+
+    def use(self, middleware: Middleware) -> None:
+        """Wrap every handler in ``middleware``; the first one used is the outermost."""
+        self.middlewares.append(middleware)
+
+    def lifespan(self, manager: Callable[[], Iterator[Any]] | Lifespan) -> Any:  # noqa: ANN401
+        """Run ``manager`` (a context manager, or a generator with one yield) once a process.
+
+        What it yields is ``context.state`` of every handler.
+        """
+        is_generator = inspect.isgeneratorfunction(manager)
+        self.lifespan_manager = contextmanager(manager) if is_generator else manager  # type: ignore[arg-type, assignment]
+        return manager
+
+    def bind(
+        self,
+        *,
+        exchange: str,
+        type: str = "topic",  # noqa: A002 - the word of AMQP
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        durable: bool = True,
+    ) -> None:
+        """Also take messages from an exchange of your own, declared as said.
+
+        ``arguments`` are those of the binding (for a headers exchange: what to match).
+        """
+        self.bindings.append(Binding(exchange, type, routing_key, dict(arguments or {}), durable))
+
+    # -- what the runtime asks -------------------------------------------------------------------
+
+    def route(self, name: str) -> tuple[Handler, ...]:
+        """Return the handlers that observe messages of ``name``, in order of registration."""
+        found = self._routes.get(name)
+        if found is None:
+            found = tuple(h for h in self.handlers.values() if h.matches(name))
+            if len(self._routes) < 10_000:  # noqa: PLR2004 - names come from outside; stay bounded
+                self._routes[name] = found
+        return found
+
+    def only(self, names: tuple[str, ...]) -> None:
+        """Keep just these handlers. Raises UsageError for a name that is none."""
+        for wanted in names:
+            if wanted not in self.handlers:
+                near = get_close_matches(wanted, self.handlers, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(self.handlers)}"
+                raise UsageError(f"App({self.name!r}) has no handler {wanted!r}; {hint}")
+        if names:
+            self.handlers = {name: self.handlers[name] for name in names}
+            self._routes.clear()
+
+    def topology(self, settings: Settings, generation: int = 1) -> Topology:
+        """Return what the service declares on its broker."""
+        handlers = self.handlers.values()
+        patterns = [(h.pattern, h.is_command) for h in handlers]
+        able = capabilities_of(settings.broker)
+        times = [(h.full_name, h.timeout, h.retry.longest()) for h in handlers]
+        check_horizons(times, settings, able)
+        return plan(self.name, patterns, self.bindings, settings, able, generation)
+
+    def configure(self, options: Mapping[str, object]) -> Settings:
+        """Merge ``options`` of the command line with every other source, and keep the result."""
+        self._settings = load_settings(options, app_settings=self._given)
+        return self._settings
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return self._settings if self._settings is not None else self.configure({})
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def publish(  # noqa: PLR0913 - what a message may carry
+        self,
+        event: Event | Command,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        transient: bool = False,
+        correlation_id: str | None = None,
+    ) -> str:
+        """Publish ``event``, wait until the broker confirmed it, and return its id.
+
+        Reconnects as needed. Raises Unroutable, PublishRefused or ConfirmTimeout where it was
+        not stored, BrokerUnreachable where no broker answers. Any thread may call it.
+        """
+        with self.publisher() as out:
+            return out.publish(
+                event,
+                headers=headers,
+                priority=priority,
+                transient=transient,
+                correlation_id=correlation_id,
+            )
+
+    @contextmanager
+    def publisher(self) -> Iterator[Publisher]:
+        """Publish many: confirms are pipelined; leaving the block waits for all of them.
+
+        One block at a time: other threads wait for their turn.
+        """
+        if self._publisher is None:
+            self._publisher = Publisher(Codec.of(self.name, self.settings), self.settings)
+        with self._publisher as out:
+            yield out
+
+    def close(self) -> None:
+        """Close the publishing connection, if one is open."""
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _handler(  # noqa: PLR0913 - the facts of a handler
+        self,
+        what: type[Event | Command] | str,
+        target: Any,  # noqa: ANN401
+        kind: Any,  # noqa: ANN401
+        name: str | None,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+    ) -> Handler:
+        label = name or getattr(target, "__name__", type(target).__name__)
+        told = f"App({self.name!r}).on(...) for {label}"
+        if not label or "\0" in label or any(c.isspace() for c in label):
+            raise ConfigurationError(f"{told}: a handler's name has no white space")
+        is_class = inspect.isclass(target)
+        call = getattr(target, "handle", None) if is_class else target
+        if not callable(call):
+            raise ConfigurationError(f"{told}: a handler class has a method handle(event)")
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(f"{told}: timeout={timeout!r}; seconds above zero, or None")
+        schema = schema_of(what)
+        if schema is None and not isinstance(what, str):
+            raise ConfigurationError(
+                f"{told}: takes an Event or Command class, a name or a topic pattern, not {what!r}"
+            )
+        if schema is not None and schema.to not in (None, self.name):
+            raise ConfigurationError(
+                f"{told}: {schema.name} is a command to {schema.to!r}; only that service handles it"
+            )
+        return Handler(
+            name=label,
+            full_name=f"{self.name}.{label}",
+            pattern=schema.name if schema is not None else str(what),
+            target=target,
+            is_class=is_class,
+            is_async=_is_async(call),
+            takes_context=_takes_context(call, told, bound=not is_class),
+            decode=decoder_for(what if schema is not None and kind is None else kind),
+            schema=schema,
+            retry=retry or _DEFAULT_RETRY,
+            timeout=timeout,
+            record_id=record_ids(f"{self.name}.{label}"),
+        )
+
+
+def _is_async(call: Any) -> bool:  # noqa: ANN401
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
+        getattr(call, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    )
+
+
+def _takes_context(call: Any, told: str, *, bound: bool) -> bool:  # noqa: ANN401
+    """Tell whether a handler takes (event, context) rather than (event)."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (ValueError, TypeError):
+        return True
+    positional = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    if not bound:
+        positional = positional[1:]  # self
+    needed = [p for p in positional if p.default is p.empty]
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if not positional or len(needed) > 2 or keywords:  # noqa: PLR2004 - event and context
+        raise ConfigurationError(f"{told}: a handler takes (event) or (event, context)")
+    return len(needed) == 2 or (len(positional) > 1 and positional[1].name in ("ctx", "context"))  # noqa: PLR2004
+
+
+def load_app(reference: str) -> App:
+    """Import ``MODULE[:ATTRIBUTE]`` and return the App in it.
+
+    The current folder is appended to ``sys.path``, never put first. Raises ConfigurationError
+    where there is no such module or attribute; what the module itself raises is chained.
+    """
+    if not reference:
+        raise ConfigurationError("which app? Say --app MODULE[:ATTRIBUTE], or set QWORKER_APP")
+    module_name, _, attribute = reference.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        shown = module_name.removesuffix(".py").replace("/", ".")
+        raise ConfigurationError(f"--app {reference}: a module, not a file: try --app {shown}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(f"--app {reference}: it imports {error.name!r}, which is not"
+                                     " installed") from error
+        raise ConfigurationError(
+            f"--app {reference}: there is no module {error.name!r} in {here} or on sys.path"
+        ) from None
+    except QWORKER_ERRORS:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"--app {reference}: importing it raised {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, attribute or "app", None)
+    if isinstance(found, App):
+        return found
+    apps = [name for name, value in vars(module).items() if isinstance(value, App)]
+    hint = f"; it has {', '.join(apps)}" if apps else "; it holds no App at all"
+    raise ConfigurationError(f"--app {reference}: {module_name} has no App named"
+                             f" {attribute or 'app'!r}{hint}")
+
+
+QWORKER_ERRORS = (ConfigurationError, UsageError)

@@ -1,0 +1,369 @@
+"""Settings: every option of a service in one frozen dataclass, and where each was set.
+
+Sources, the first that says something wins: the command line, the environment
+(``QWORKER_…``), ``[tool.qworker]`` in pyproject.toml or ``qworker.toml``, ``App(...)``, the default.
+All mistakes are told at once, each with its source; an unknown key is a mistake too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]*(?=@)", re.IGNORECASE)
+_PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
+
+DEFAULT_BROKER = "sqlite:///qworker.db"
+_BROKER_SCHEMES = ("amqp", "amqps", "sqlite", "memory")
+_MAX_SHARDS = 1024
+
+
+def mask_url(text: str) -> str:
+    """Return ``text`` with the password of every URL in it replaced by ``***``."""
+    return _PASSWORD_PARAMETER.sub(r"\g<head>***", _PASSWORD.sub(r"\g<head>***", text))
+
+
+def _option(  # noqa: PLR0913 - one keyword for each fact of an option
+    default: Any,  # noqa: ANN401 - as varied as the settings are
+    help: str,  # noqa: A002 - the word that click uses
+    *,
+    env: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    shown: str = "",
+) -> Any:  # noqa: ANN401
+    """Declare a setting: its default, what it means, and which values are meant."""
+    facts = {"help": help, "env": env, "low": low, "high": high, "choices": choices, "shown": shown}
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every option of a service. Durations are seconds, sizes bytes."""
+
+    app: str = _option("", "the App: MODULE[:ATTRIBUTE]", env="QWORKER_APP")
+    broker: str = _option(
+        DEFAULT_BROKER,
+        "amqp(s)://, sqlite:///file or memory://; several, by ';', fail over",
+        env="QWORKER_BROKER_URL",
+    )
+    dedup: str = _option(
+        "",
+        "redis(s)://, sqlite:///file, memory:// or package.module:Class",
+        env="QWORKER_DEDUP_URL",
+        shown="the broker's own file, or redis://localhost:6379/0",
+    )
+    shards: int = _option(1, "ordered shards of this service", low=1, high=_MAX_SHARDS)
+    processes: int = _option(
+        0, "handler processes", low=0, high=256, shown="min(cores, shards)"
+    )
+    concurrency: int = _option(16, "handlers running at once in one process", low=1, high=1024)
+    prefetch: int = _option(256, "unacknowledged messages a shard", low=1, high=65535)
+    single_active: bool = _option(
+        False, "the whole service is consumed by one process at a time"
+    )
+    drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)
+    handlers: tuple[str, ...] = _option((), "run only these handlers")
+    burst: bool = _option(False, "exit 0 as soon as every queue of the service is empty")
+    http: str = _option("", "HOST:PORT of probes and metrics", shown="off")
+    log_format: str = _option(
+        "", "text or json", choices=("", "text", "json"), shown="text on a terminal, else json"
+    )
+    log_level: str = _option(
+        "info", "how much to log", choices=("debug", "info", "warning", "error")
+    )
+    reload: bool = _option(False, "restart the processes when the code changes")
+    connect_timeout: float = _option(
+        10.0, "seconds that a server may take to answer at the start", low=0.1, high=3600
+    )
+
+    heartbeat: float = _option(10.0, "seconds between heartbeats of an AMQP connection", low=0)
+    confirm_timeout: float = _option(
+        30.0, "seconds that the broker may take to confirm a message", low=0.1
+    )
+    watchdog: float = _option(
+        30.0, "seconds without a sign of life after which a process is replaced", low=1
+    )
+    max_message_bytes: int = _option(
+        1024 * 1024, "a longer body is dead-lettered undecoded", low=1, high=512 * 1024 * 1024
+    )
+    claim_ttl: float = _option(
+        10.0, "seconds that a claim lives without renewal", low=0.5, high=3600
+    )
+    retention: float = _option(
+        7 * 86400.0, "seconds that a done id is remembered, at least", low=60
+    )
+    dedup_timeout: float = _option(
+        2.0, "seconds that the dedup store may take to answer", low=0.05, high=60
+    )
+    crash_limit: int = _option(
+        3, "deaths of the process in one message that dead-letter it", low=1, high=100
+    )
+    outage_after: int = _option(
+        20, "different messages failing in a row at a handler that count as an outage", low=2
+    )
+    queue_type: str = _option(
+        "quorum", "type of the queues on RabbitMQ", choices=("quorum", "classic")
+    )
+    max_priority: int = _option(
+        0, "priorities of the queues, 0 for none (classic queues only)", low=0, high=255
+    )
+    events_exchange: str = _option("qw.events", "topic exchange of events")
+    commands_exchange: str = _option("qw.commands", "direct exchange of commands")
+    event_format: str = _option(
+        "plain", "how events are published", choices=("plain", "cloudevents")
+    )
+    id_from: str = _option(
+        "property:message_id", "where foreign publishers put the id: property:, header:, body:, "
+        "or body-hash"
+    )
+    name_from: str = _option(
+        "property:type", "where foreign publishers put the name: property:, header:, body:, "
+        "or routing-key"
+    )
+    key_from: str = _option(
+        "header:qw-key", "where foreign publishers put the key: property:, header:, body:"
+    )
+
+    @property
+    def dedup_url(self) -> str:
+        """The URL of the dedup store, with the default that fits the broker filled in."""
+        if self.dedup:
+            return self.dedup
+        scheme = self.broker.split(":", 1)[0]
+        if scheme in ("sqlite", "memory"):
+            return self.broker.split(";", 1)[0]
+        return "redis://localhost:6379/0"
+
+    @property
+    def process_count(self) -> int:
+        """How many processes to run: what was asked for, never more than there are shards."""
+        wanted = self.processes or _cores()
+        if self.broker.startswith("memory:"):
+            wanted = 1
+        return max(1, min(wanted, self.shards))
+
+
+#: Every setting by name: its default and its facts.
+FIELDS: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
+
+
+def environment_name(setting: str) -> str:
+    """Return the environment variable of a setting."""
+    return FIELDS[setting].metadata["env"] or f"QWORKER_{setting.upper()}"
+
+
+def load_settings(
+    options: Mapping[str, object],
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    app_settings: Mapping[str, object] | None = None,
+) -> Settings:
+    """Merge every source into the settings of a service.
+
+    ``options`` holds only what the command line really gave. Raises ConfigurationError with
+    every mistake of every source, a line each.
+    """
+    mistakes: list[str] = []
+    merged: dict[str, tuple[object, str]] = {}
+    for source, values in _sources(options, environ, folder, app_settings, mistakes):
+        for name, value in values.items():
+            if name not in FIELDS:
+                near = get_close_matches(name, FIELDS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                mistakes.append(f"{source}: there is no setting {name}{hint}")
+            elif value is not None:
+                merged[name] = (value, source.format(name=name))
+    settings = Settings()
+    for name, (value, source) in merged.items():
+        try:
+            settings = replace(settings, **{name: _convert(FIELDS[name], value)})
+        except ValueError as error:
+            mistakes.append(f"{_told(name, source)}: {error}")
+    mistakes.extend(_conflicts(settings, {name: source for name, (_, source) in merged.items()}))
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))
+    return settings
+
+
+def _sources(
+    options: Mapping[str, object],
+    environ: Mapping[str, str] | None,
+    folder: Path | None,
+    app_settings: Mapping[str, object] | None,
+    mistakes: list[str],
+) -> list[tuple[str, Mapping[str, object]]]:
+    """Return every source of settings, the weakest first."""
+    environ = os.environ if environ is None else environ
+    found = {
+        name: environ[variable]
+        for name in FIELDS
+        if environ.get(variable := environment_name(name), "") != ""
+    }
+    return [
+        ("App(...)", dict(app_settings or {})),
+        *_files(folder or Path.cwd(), mistakes),
+        ("the environment", found),
+        ("the command line", options),
+    ]
+
+
+def _files(folder: Path, mistakes: list[str]) -> list[tuple[str, dict[str, object]]]:
+    found: list[tuple[str, dict[str, object]]] = []
+    for file in (folder / "pyproject.toml", folder / "qworker.toml"):
+        if not file.is_file():
+            continue
+        try:
+            content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            mistakes.append(f"{file}: cannot be read: {error}")
+            continue
+        if file.name == "pyproject.toml":
+            content = content.get("tool", {}).get("qworker", {})
+        values = {name.replace("-", "_"): value for name, value in content.items()}
+        if values:
+            found.append((file.name, values))
+    return found
+
+
+def _told(name: str, source: str) -> str:
+    if source == "the environment":
+        return environment_name(name)
+    if source == "the command line":
+        return "--" + _OPTION_NAMES.get(name, name).replace("_", "-")
+    return f"{name} in {source}"
+
+
+_OPTION_NAMES = {"handlers": "handler"}
+
+
+def _convert(spec: Field[Any], value: object) -> object:
+    """Return ``value`` as the type of the setting; raise ValueError with what would do."""
+    default = spec.default
+    if default is MISSING:  # pragma: no cover - every setting has a default
+        raise ValueError("no default")
+    converted: object
+    if isinstance(default, bool):
+        converted = _boolean(value)
+    elif isinstance(default, int | float):
+        converted = _number(value, type(default))
+    elif isinstance(default, tuple):
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+            raise ValueError(f"{value!r} is not a list of names")
+        converted = tuple(p.strip() for p in parts if p.strip())
+    elif isinstance(value, str):
+        converted = value.strip()
+    else:
+        raise ValueError(f"{value!r} is not a text")
+    _check_range(spec, converted)
+    return converted
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _number(value: object, kind: type[int] | type[float]) -> int | float:
+    wanted = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not {wanted}")  # noqa: TRY004 - gathered with the others
+    try:
+        return kind(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value!r} is not {wanted}") from None
+
+
+def _check_range(spec: Field[Any], value: object) -> None:
+    facts = spec.metadata
+    if facts["choices"] and value not in facts["choices"]:
+        raise ValueError(f"{value!r} is none of {', '.join(c for c in facts['choices'] if c)}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = facts["low"], facts["high"]
+        if value != value or (low is not None and value < low):  # noqa: PLR0124 - NaN
+            raise ValueError(f"{value} is too small; at least {low}")
+        if high is not None and value > high:
+            raise ValueError(f"{value} is too large; at most {high}")
+
+
+def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
+    """Return what no single setting can be blamed for."""
+
+    def told(name: str) -> str:
+        return _told(name, sources[name]) if name in sources else f"{name} (default)"
+
+    found = []
+    schemes = {url.split(":", 1)[0] for url in settings.broker.split(";") if url}
+    for scheme in sorted(schemes - set(_BROKER_SCHEMES)):
+        near = get_close_matches(scheme, _BROKER_SCHEMES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        found.append(
+            f"{told('broker')}: no broker speaks {scheme!r}: use one of"
+            f" {', '.join(s + '://' for s in _BROKER_SCHEMES)}{hint}"
+        )
+    if len(schemes & {"sqlite", "memory"}) and ";" in settings.broker:
+        found.append(f"{told('broker')}: only amqp:// URLs can fail over to one another")
+    if settings.broker.startswith("memory:") and settings.processes > 1:
+        found.append(
+            f"{told('processes')}: memory:// lives in one process; leave processes at 1, or use"
+            " sqlite:///"
+        )
+    if settings.dedup.startswith("memory:") and settings.processes > 1:
+        found.append(
+            f"{told('dedup')}: memory:// is one process's memory; with {settings.processes}"
+            " processes use redis:// or sqlite:///"
+        )
+    if settings.max_priority and settings.queue_type == "quorum":
+        found.append(
+            f"{told('max_priority')}: quorum queues have no such priorities; set queue_type to"
+            " classic"
+        )
+    if settings.single_active and settings.shards > 1:
+        found.append(
+            f"{told('single_active')}: a single active consumer has one queue; leave shards at 1"
+        )
+    if settings.retention <= settings.claim_ttl:
+        found.append(f"{told('retention')}: must be longer than claim_ttl {settings.claim_ttl}")
+    found.extend(_identity_mistakes(settings, told))
+    return found
+
+
+def _identity_mistakes(settings: Settings, told: Any) -> list[str]:  # noqa: ANN401
+    found = []
+    for name, extra in (("id_from", "body-hash"), ("name_from", "routing-key"), ("key_from", "")):
+        value: str = getattr(settings, name)
+        place, _, rest = value.partition(":")
+        if value == extra and extra:
+            continue
+        if place not in ("property", "header", "body") or not rest:
+            also = f" or {extra}" if extra else ""
+            found.append(
+                f"{told(name)}: {value!r} is none of property:NAME, header:NAME,"
+                f" body:path.to.field{also}"
+            )
+    return found
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

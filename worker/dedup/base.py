@@ -1,0 +1,237 @@
+"""The protocol of a dedup store: claims in batches, every later change by compare-and-set.
+
+A record belongs to one (handler, message id) and moves::
+
+    absent ──claim──> claimed(token, deadline, attempts, crashes) ──complete──> done(fingerprint)
+                        │    ^
+                  release    claim (attempts + 1)
+                        v    │
+                      idle(attempts, crashes)
+
+*Idle* is a record that nobody owns: its owner gave it back. A *claimed* record whose deadline
+passed, or whose owner is known to be dead, is a **suspect**: its last owner may have been killed
+by this very message. A plain claim does not take a suspect; it is told so, and claims again
+with ``solo=True`` when it can run the message alone.
+
+Invariants that every store keeps, and that ``worker.testing.dedup_suite`` checks:
+
+* At most one token owns a record at any time by the *store's* clock.
+* ``complete``, ``release`` and ``renew`` change a record only where their token owns it, with
+  one exception that is no exception to ownership: ``complete`` also marks a record that nobody
+  owns (absent, or idle), because the effect did happen and no other owner can contradict it.
+* A record that is done stays done, with its fingerprint, for at least ``retention`` seconds.
+* ``attempts`` is counted in the same atomic step as the claim, before any user code can run.
+* Applying the same batch twice (the first answer was lost) gives the same end state: a claim
+  by the token that already owns the record answers FRESH without counting again, and a
+  completion of a done record answers ALREADY_DONE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+#: Bytes of a record id: a BLAKE2b digest of (handler, message id).
+RECORD_BYTES = 16
+#: Bytes of an owner: one life of one consumer process.
+OWNER_BYTES = 8
+#: Bytes of a token: the owner and its own counter, so that every claim has its own.
+TOKEN_BYTES = OWNER_BYTES + 4
+#: Bytes of a fingerprint of a payload.
+FINGERPRINT_BYTES = 4
+
+
+def record_ids(handler: str) -> Callable[[str], bytes]:
+    """Return the function from a message id to the record of it at ``handler``.
+
+    Handler names contain no NUL, so (handler, id) is encoded without ambiguity.
+    """
+    seed = blake2b(handler.encode() + b"\0", digest_size=RECORD_BYTES)
+
+    def record_id(message_id: str) -> bytes:
+        digest = seed.copy()
+        digest.update(message_id.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    return record_id
+
+
+def fingerprint(body: bytes) -> bytes:
+    """Return four bytes that differ for another payload, but for one chance in 2**32."""
+    return crc32(body).to_bytes(FINGERPRINT_BYTES, "big")
+
+
+class Claim(NamedTuple):
+    """Ask to own ``record``. ``solo``: this process runs nothing else meanwhile."""
+
+    record: bytes
+    token: bytes
+    fingerprint: bytes
+    solo: bool = False
+
+
+class Complete(NamedTuple):
+    """The effect of ``record`` happened: remember its id for the retention."""
+
+    record: bytes
+    token: bytes
+    fingerprint: bytes
+
+
+class Release(NamedTuple):
+    """Give ``record`` back. ``refund``: user code never ran, so the attempt is not counted."""
+
+    record: bytes
+    token: bytes
+    refund: bool = False
+
+
+class Renew(NamedTuple):
+    """Own ``record`` for another ``claim_ttl`` from now."""
+
+    record: bytes
+    token: bytes
+
+
+class Answer(IntEnum):
+    """What a store says to one claim, completion, release or renewal."""
+
+    #: claim: it is yours. ``attempts`` includes this one.
+    FRESH = 1
+    #: claim: this id was done before.
+    DUPLICATE = 2
+    #: claim: a living owner has it; ask again in ``wait`` seconds at the latest.
+    BUSY = 3
+    #: claim: this id was done before with another payload.
+    CONFLICT = 4
+    #: claim without ``solo``: its last owner died with it; nothing was changed.
+    SUSPECT = 5
+    #: complete, release, renew: done as asked.
+    KEPT = 6
+    #: complete: the record was done already (by you, where your first answer got lost).
+    ALREADY_DONE = 7
+    #: complete, release, renew: the token does not own the record; nothing was changed.
+    STALE = 8
+
+
+class Verdict(NamedTuple):
+    """The answer to a claim.
+
+    ``attempts`` counts the claims of this record that were not refunded. ``crashes`` counts the
+    owners that died with it, as far as that is known: a solo claim of a suspect adds one for
+    the owner that left it. ``wait`` (BUSY only) is in seconds until the claim's deadline.
+    """
+
+    answer: Answer
+    attempts: int = 0
+    crashes: int = 0
+    wait: float = 0.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one tick has to say to the store, carried by one round trip.
+
+    Applied in this order: completions, releases, renewals, claims. So a record that is
+    completed and claimed in one batch answers DUPLICATE, and one that is released and claimed
+    in one batch answers FRESH.
+    """
+
+    completes: list[Complete] = field(default_factory=list)
+    releases: list[Release] = field(default_factory=list)
+    renewals: list[Renew] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    #: Owners that are known to be dead (their process was reaped): their claims are suspects
+    #: at once, without waiting for the deadline.
+    dead: Collection[bytes] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.completes or self.releases or self.renewals or self.claims)
+
+
+class Answers(NamedTuple):
+    """One answer per entry of the batch, in the batch's order."""
+
+    completes: list[Answer]
+    releases: list[Answer]
+    renewals: list[Answer]
+    claims: list[Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What a store is opened with. All durations in seconds."""
+
+    #: How long a claim lives without renewal.
+    claim_ttl: float = 10.0
+    #: How long a done id is remembered, at least.
+    retention: float = 7 * 86400.0
+    #: How long the store may take to answer before it counts as away.
+    timeout: float = 2.0
+
+    @property
+    def claim_memory(self) -> float:
+        """How long a record that is not done keeps its counts after it was given back or its
+        deadline passed: never less than a day, so that a poison message is known by its
+        attempts and crashes after any restart, back-off or night."""
+        return max(self.retention, 86400.0)
+
+
+class DedupStore(Protocol):
+    """A store of records. One thread uses an instance at a time; open one per thread.
+
+    A store is made by ``Store.open(url, options)`` and knows the sets of parked keys too, since
+    these must be as durable as the ids.
+    """
+
+    #: How strong the memory is, in one line for ``qworker check`` and the log.
+    tier: str
+    #: Whether other processes see the same records.
+    shared: bool
+
+    @classmethod
+    def open(cls, url: str, options: StoreOptions) -> DedupStore:
+        """Connect. Raises ConfigurationError (bad URL) or DedupUnavailable (not there)."""
+        ...
+
+    def apply(self, batch: Batch) -> Answers:
+        """Apply the whole batch in one round trip and return its answers.
+
+        Raises DedupUnavailable when the store is away: then nothing is known of the batch, and
+        the caller applies the same batch again later. Never blocks past ``options.timeout`` by
+        much. Reconnects by itself.
+        """
+        ...
+
+    def warnings(self) -> list[str]:
+        """Tell what makes this store weaker than it says (an evicting Redis, say).
+
+        Raises ConfigurationError where starting at all would be a lie.
+        """
+        ...
+
+    def add_parked(self, service: str, key: str, change: int) -> int:
+        """Add ``change`` to the number of parked messages of ``key`` and return the new number.
+
+        A key is parked from the first call on, also at number zero, until ``unpark``. The
+        number never falls below zero.
+        """
+        ...
+
+    def parked(self, service: str) -> Mapping[str, int]:
+        """Return every parked key of ``service`` with its number of parked messages."""
+        ...
+
+    def unpark(self, service: str, key: str) -> bool:
+        """Forget that ``key`` is parked where its number is zero; tell whether that was so."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; the records stay."""
+        ...

@@ -1,0 +1,230 @@
+"""Records in dictionaries: the rules of ``base.py`` as plain code, and the store made of them.
+
+:class:`Records` decides; it does no I/O and is told the time. The SQLite store loads the records
+of a batch into one and writes back what changed, so the rules exist once in Python.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Set
+
+    from worker.dedup.base import Claim, Complete, Release, Renew, StoreOptions
+
+_SCHEME = "memory://"
+_DUPLICATE = Verdict(Answer.DUPLICATE)
+_CONFLICT = Verdict(Answer.CONFLICT)
+
+
+class Held(NamedTuple):
+    """A record that is not done: claimed by ``token``, or idle where that is None.
+
+    ``deadline`` is the end of the claim; of an idle record it is when it was given back.
+    """
+
+    token: bytes | None
+    deadline: float
+    attempts: int
+    crashes: int
+
+
+class Finished(NamedTuple):
+    """A record that is done; it is remembered until ``expires``."""
+
+    fingerprint: bytes
+    expires: float
+
+
+@dataclass(slots=True)
+class Records:
+    """Records and the rules that change them. A record is in one of the two, or absent.
+
+    Times are seconds of any one clock. Not thread-safe.
+    """
+
+    held: dict[bytes, Held] = field(default_factory=dict)
+    done: dict[bytes, Finished] = field(default_factory=dict)
+
+    def apply(self, batch: Batch, now: float, options: StoreOptions) -> Answers:
+        """Apply ``batch`` as at ``now``, in the order that :class:`Batch` promises."""
+        dead = frozenset(batch.dead)
+        return Answers(
+            [self._complete(entry, now, options) for entry in batch.completes],
+            [self._release(entry, now) for entry in batch.releases],
+            [self._renew(entry, now, options) for entry in batch.renewals],
+            [self._claim(entry, dead, now, options) for entry in batch.claims],
+        )
+
+    def _complete(self, entry: Complete, now: float, options: StoreOptions) -> Answer:
+        finished = self.done.get(entry.record)
+        if finished is not None and finished.expires > now:
+            return Answer.ALREADY_DONE
+        held = self.held.get(entry.record)
+        if held is not None and held.token is not None and held.token != entry.token:
+            return Answer.STALE
+        self.held.pop(entry.record, None)
+        self.done[entry.record] = Finished(entry.fingerprint, now + options.retention)
+        return Answer.KEPT
+
+    def _release(self, entry: Release, now: float) -> Answer:
+        held = self.held.get(entry.record)
+        if held is None or held.token != entry.token:
+            return Answer.STALE
+        attempts = max(0, held.attempts - 1) if entry.refund else held.attempts
+        if attempts == 0 and held.crashes == 0:
+            del self.held[entry.record]
+        else:
+            self.held[entry.record] = Held(None, now, attempts, held.crashes)
+        return Answer.KEPT
+
+    def _renew(self, entry: Renew, now: float, options: StoreOptions) -> Answer:
+        held = self.held.get(entry.record)
+        if held is None or held.token != entry.token:
+            return Answer.STALE
+        self.held[entry.record] = held._replace(deadline=now + options.claim_ttl)
+        return Answer.KEPT
+
+    def _claim(
+        self, entry: Claim, dead: Set[bytes], now: float, options: StoreOptions
+    ) -> Verdict:
+        record, token, fingerprint, solo = entry
+        finished = self.done.get(record)
+        if finished is not None and finished.expires > now:
+            return _DUPLICATE if finished.fingerprint == fingerprint else _CONFLICT
+        held = self.held.get(record)
+        if held is None or held.deadline + options.claim_memory <= now:
+            owner, deadline, attempts, crashes = None, now, 0, 0
+        else:
+            owner, deadline, attempts, crashes = held
+        if owner is None:
+            attempts += 1
+        elif owner != token:
+            if deadline > now and owner[:OWNER_BYTES] not in dead:
+                return Verdict(Answer.BUSY, attempts, crashes, deadline - now)
+            if not solo:
+                return Verdict(Answer.SUSPECT, attempts, crashes)
+            attempts, crashes = attempts + 1, crashes + 1
+        self.held[record] = Held(token, now + options.claim_ttl, attempts, crashes)
+        return Verdict(Answer.FRESH, attempts, crashes)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What several handles of one memory store share, and the lock that guards it."""
+
+    records: Records = field(default_factory=Records)
+    parked: dict[str, dict[str, int]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+    next_sweep: float = 0.0
+
+    def forget(self, now: float, options: StoreOptions) -> None:
+        """Drop what has expired. The lock is held by the caller."""
+        done = self.records.done
+        # Insertion order is expiry order where every handle has one retention; where not, a
+        # long-lived id delays the purge of those behind it, never the answer to a claim.
+        while done:
+            oldest = next(iter(done))
+            if done[oldest].expires > now:
+                break
+            del done[oldest]
+        if now >= self.next_sweep:
+            self.next_sweep = now + options.claim_memory / 8
+            horizon = now - options.claim_memory
+            held = self.records.held
+            for record in [record for record, entry in held.items() if entry.deadline <= horizon]:
+                del held[record]
+
+
+@dataclass(slots=True)
+class _Named:
+    """The memories of this process by name."""
+
+    memories: dict[str, Memory] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+    def get(self, name: str) -> Memory:
+        with self.lock:
+            return self.memories.setdefault(name, Memory())
+
+
+#: The one piece of module state: ``memory://NAME`` must mean the same records to every thread
+#: that opens it, each with a handle of its own, and must outlive the last handle (a consumer
+#: that is started again in the same process may not forget). A URL can carry a name only, so
+#: what the name stands for has to be found from here; a server plays this part elsewhere.
+_NAMED = _Named()
+
+
+class MemoryStore(DedupStore):
+    """A store in this process's memory. Unlike the others it may be used by several threads.
+
+    ``MemoryStore(options)`` has records of its own; pass one ``memory`` to several to share it.
+    ``clock`` returns seconds and never goes back.
+    """
+
+    tier = "memory: ids are known until the process ends, and to no other process"
+    shared = False
+
+    def __init__(
+        self,
+        options: StoreOptions,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Memory | None = None,
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._memory = Memory() if memory is None else memory
+
+    @classmethod
+    def open(cls, url: str, options: StoreOptions) -> MemoryStore:
+        """Open ``memory://NAME``: the same records for all who open NAME in this process."""
+        if not url.startswith(_SCHEME) or "?" in url:
+            raise ConfigurationError(
+                f"dedup URL {url!r}: a memory store is memory://NAME, without options"
+            )
+        return cls(options, memory=_NAMED.get(url.removeprefix(_SCHEME)))
+
+    def apply(self, batch: Batch) -> Answers:
+        """Apply the whole batch; never fails, never waits but for another thread's batch."""
+        with self._memory.lock:
+            now = self._clock()
+            self._memory.forget(now, self._options)
+            return self._memory.records.apply(batch, now, self._options)
+
+    def warnings(self) -> list[str]:
+        """Tell that the process's end is the end of the memory."""
+        return [
+            "the memory store forgets every id when the process ends: what the broker delivers"
+            " again after that is handled again; set --dedup to sqlite:// or redis://"
+        ]
+
+    def add_parked(self, service: str, key: str, change: int) -> int:
+        """Add ``change`` to the parked messages of ``key``; the new number, never below zero."""
+        with self._memory.lock:
+            keys = self._memory.parked.setdefault(service, {})
+            number = keys[key] = max(0, keys.get(key, 0) + change)
+            return number
+
+    def parked(self, service: str) -> Mapping[str, int]:
+        """Return a copy of the parked keys of ``service`` and their numbers."""
+        with self._memory.lock:
+            return dict(self._memory.parked.get(service, {}))
+
+    def unpark(self, service: str, key: str) -> bool:
+        """Forget ``key`` where it is parked at number zero."""
+        with self._memory.lock:
+            keys = self._memory.parked.get(service, {})
+            if keys.get(key) != 0:
+                return False
+            del keys[key]
+            return True
+
+    def close(self) -> None:
+        """Do nothing: the records belong to the name, not to this handle."""

@@ -1,0 +1,323 @@
+"""Records in one SQLite file, shared by the processes of one machine.
+
+Each batch is one IMMEDIATE transaction: it loads the records that the batch names, lets
+:class:`~worker.dedup.memory.Records` decide, and writes back what changed. The file may be the
+one of the embedded broker too, so every table is named ``dedup_*`` and the layout's version is
+a row of ``dedup_meta`` (``PRAGMA user_version`` belongs to the broker).
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from worker.dedup.base import Answers, Batch, DedupStore
+from worker.dedup.memory import Finished, Held, Records
+from worker.errors import ConfigurationError, DedupUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from worker.dedup.base import StoreOptions
+
+_VERSION = 1
+#: ``token`` is NULL where nobody owns the record. ``deadline`` is in seconds since 1970 and
+#: ``expires`` in whole ones, rounded up: there are few of the former and millions of the latter.
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS dedup_meta (
+        name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS dedup_held (
+        record BLOB PRIMARY KEY, token BLOB, deadline REAL NOT NULL,
+        attempts INTEGER NOT NULL, crashes INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS dedup_done (
+        record BLOB PRIMARY KEY, fingerprint BLOB NOT NULL, expires INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS dedup_parked (
+        service BLOB NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
+        PRIMARY KEY (service, key)) WITHOUT ROWID""",
+)
+#: Seconds since 1970 by the database's clock, to the millisecond.
+_NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+#: Bound variables a statement: SQLite before 3.32 takes no more than 999.
+_CHUNK = 900
+#: A sweep looks at so many rows for each one written, so the whole table is seen before as many
+#: again are added; the floor lets a quiet store finish, the cap bounds one batch's work.
+_SWEEP_FACTOR, _SWEEP_FLOOR, _SWEEP_CAP = 4, 16, 2000
+
+#: Errors that waiting cannot mend, told at open as a mistake in the settings.
+_MISTAKES = {
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
+    sqlite3.SQLITE_READONLY: "the file, or its folder, is read-only",
+    sqlite3.SQLITE_PERM: "the file may not be accessed",
+    sqlite3.SQLITE_AUTH: "the file may not be accessed",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database; name another one",
+}
+_TROUBLES = {
+    sqlite3.SQLITE_BUSY: "another process kept it locked past the timeout",
+    sqlite3.SQLITE_LOCKED: "another process kept it locked past the timeout",
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it, or set it aside (ids are forgotten)",
+}
+
+
+class _Sweep(NamedTuple):
+    """A walk through one table in the order of its key, a bite a batch, that drops old rows."""
+
+    look: str
+    drop: str
+
+
+_SWEEP_HELD = _Sweep(
+    "SELECT record, deadline FROM dedup_held WHERE record > ? ORDER BY record LIMIT ?",
+    "DELETE FROM dedup_held WHERE record = ?",
+)
+_SWEEP_DONE = _Sweep(
+    "SELECT record, expires FROM dedup_done WHERE record > ? ORDER BY record LIMIT ?",
+    "DELETE FROM dedup_done WHERE record = ?",
+)
+
+
+class SqliteStore(DedupStore):
+    """A store in a file: it survives kill -9 and, for completions, a power cut.
+
+    Completions are on disk (synchronous=FULL) before ``apply`` returns. A batch without any is
+    safe against a crash of the process but not of the machine: a claim that a power cut forgets
+    is harmless, since whoever made it is gone too.
+    """
+
+    tier = "sqlite: ids survive crashes and power cuts; for the processes of one machine"
+    shared = True
+
+    def __init__(self, path: Path, options: StoreOptions) -> None:
+        # The absolute path, so that a reconnect after a change of folder finds the same file.
+        self._path = path.absolute()
+        self._options = options
+        self._db: sqlite3.Connection | None = None
+        self._durable: bool | None = None
+        self._swept: dict[_Sweep, bytes] = {}
+
+    @classmethod
+    def open(cls, url: str, options: StoreOptions) -> SqliteStore:
+        """Open ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; creates the file.
+
+        Raises ConfigurationError for what waiting cannot mend (no such folder, read-only, not a
+        database, made by a newer version), and DedupUnavailable for what it can (locked, full).
+        """
+        store = cls(_path_of(url), options)
+        try:
+            store._connect()
+        except sqlite3.Error as error:
+            store.close()
+            reason = _MISTAKES.get(_primary_code(error))
+            if reason is not None:
+                raise ConfigurationError(f"dedup store {store._path}: {reason} ({error})") from error
+            raise store._away(error) from error
+        except ConfigurationError:
+            store.close()
+            raise
+        return store
+
+    def apply(self, batch: Batch) -> Answers:
+        """Apply the whole batch in one transaction; all of it or nothing is written."""
+        with self._transaction(durable=bool(batch.completes)) as db:
+            (now,) = db.execute(_NOW).fetchone()
+            before = _load(db, batch, now)
+            after = Records(dict(before.held), dict(before.done))
+            answers = after.apply(batch, now, self._options)
+            changes = _write(db, before, after)
+            bite = min(_SWEEP_CAP, max(_SWEEP_FLOOR, changes * _SWEEP_FACTOR))
+            self._sweep(db, _SWEEP_HELD, bite, now - self._options.claim_memory)
+            if batch.completes:
+                self._sweep(db, _SWEEP_DONE, bite, now)
+        return answers
+
+    def warnings(self) -> list[str]:
+        """Return nothing: whatever would weaken this store is refused by ``open``."""
+        return []
+
+    def add_parked(self, service: str, key: str, change: int) -> int:
+        """Add ``change`` to the parked messages of ``key``, on disk, and return the new number."""
+        name = (_blob(service), _blob(key))
+        with self._transaction(durable=True) as db:
+            db.execute(
+                "INSERT INTO dedup_parked VALUES (?, ?, max(0, ?))"
+                " ON CONFLICT DO UPDATE SET number = max(0, number + ?)",
+                (*name, change, change),
+            )
+            number = db.execute(
+                "SELECT number FROM dedup_parked WHERE service = ? AND key = ?", name
+            ).fetchone()[0]
+        return int(number)
+
+    def parked(self, service: str) -> Mapping[str, int]:
+        """Return every parked key of ``service`` with its number of parked messages."""
+        with self._transaction(durable=False) as db:
+            rows = db.execute(
+                "SELECT key, number FROM dedup_parked WHERE service = ?", (_blob(service),)
+            ).fetchall()
+        return {key.decode("utf-8", "surrogatepass"): number for key, number in rows}
+
+    def unpark(self, service: str, key: str) -> bool:
+        """Forget ``key`` where it is parked at number zero; tell whether that was so."""
+        with self._transaction(durable=True) as db:
+            cursor = db.execute(
+                "DELETE FROM dedup_parked WHERE service = ? AND key = ? AND number = 0",
+                (_blob(service), _blob(key)),
+            )
+        return cursor.rowcount == 1
+
+    def close(self) -> None:
+        """Close the file."""
+        db, self._db = self._db, None
+        self._durable = None
+        if db is not None:
+            db.close()
+
+    @contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """Run the block as one IMMEDIATE transaction; ``durable``: on disk when it is left."""
+        try:
+            db = self._connect() if self._db is None else self._db
+            if durable != self._durable:
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            # Closing rolls back, and the next call starts from a known state.
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._away(error) from error
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, make the tables, and refuse a layout that this version does not know.
+
+        Raises sqlite3.Error, or ConfigurationError for the layout.
+        """
+        # One thread at a time uses the store, but not always the one that opened it.
+        db = sqlite3.connect(
+            self._path,
+            timeout=self._options.timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._db, self._durable = db, None
+        self._enter_wal(db)
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute("INSERT OR IGNORE INTO dedup_meta VALUES ('version', ?)", (str(_VERSION),))
+        (version,) = db.execute("SELECT value FROM dedup_meta WHERE name = 'version'").fetchone()
+        if int(version) != _VERSION:
+            raise ConfigurationError(
+                f"dedup store {self._path}: its layout is version {version}, this program knows"
+                f" {_VERSION}; use the program that made it, or another file"
+            )
+        db.execute("COMMIT")
+        return db
+
+    def _enter_wal(self, db: sqlite3.Connection) -> None:
+        """Switch to write-ahead logging, which lets readers and one writer work side by side.
+
+        SQLite answers "locked" at once, without the busy timeout, where two processes switch a
+        new file at the same moment; so that is waited for here.
+        """
+        give_up = time.monotonic() + self._options.timeout
+        while True:
+            try:
+                (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
+                    raise
+                time.sleep(0.01)
+                continue
+            if mode != "wal":
+                raise ConfigurationError(
+                    f"dedup store {self._path}: no write-ahead log on this file system (a network"
+                    " drive?); put the file on a local disk"
+                )
+            return
+
+    def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
+        """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""
+        rows = db.execute(sweep.look, (self._swept.get(sweep, b""), bite)).fetchall()
+        self._swept[sweep] = rows[-1][0] if len(rows) == bite else b""
+        old = [(record,) for record, until in rows if until <= horizon]
+        if old:
+            db.executemany(sweep.drop, old)
+
+    def _away(self, error: sqlite3.Error) -> DedupUnavailable:
+        code = _primary_code(error)
+        reason = _TROUBLES.get(code) or _MISTAKES.get(code) or "the file cannot be used"
+        return DedupUnavailable(f"dedup store {self._path}: {reason} ({error})")
+
+
+def _path_of(url: str) -> Path:
+    parts = urlsplit(url)
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or not path:
+        raise ConfigurationError(
+            f"dedup URL {url!r}: write sqlite:///relative.db or sqlite:////absolute.db,"
+            " without options ('?' in a name is %3F, '#' is %23)"
+        )
+    if path == ":memory:":
+        raise ConfigurationError(f"dedup URL {url!r}: records in memory are memory://NAME")
+    return Path(path)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code: the low byte of the extended one."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _load(db: sqlite3.Connection, batch: Batch, now: float) -> Records:
+    """Return the records that ``batch`` names, without those that are forgotten by ``now``."""
+    names = {entry.record for entry in (*batch.completes, *batch.claims)}
+    names.update(entry.record for entry in (*batch.releases, *batch.renewals))
+    wanted = list(names)
+    records = Records()
+    for start in range(0, len(wanted), _CHUNK):
+        chunk: Sequence[object] = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(chunk))
+        for record, *held in db.execute(
+            "SELECT record, token, deadline, attempts, crashes FROM dedup_held"
+            f" WHERE record IN ({marks})",
+            chunk,
+        ):
+            records.held[record] = Held(*held)
+        for record, fingerprint, expires in db.execute(
+            "SELECT record, fingerprint, expires FROM dedup_done"
+            f" WHERE record IN ({marks}) AND expires > ?",
+            (*chunk, now),
+        ):
+            records.done[record] = Finished(fingerprint, expires)
+    return records
+
+
+def _write(db: sqlite3.Connection, before: Records, after: Records) -> int:
+    """Write what differs and return the number of rows."""
+    held = [(record, *entry) for record, entry in after.held.items()
+            if before.held.get(record) is not entry]  # fmt: skip
+    gone = [(record,) for record in before.held if record not in after.held]
+    done = [(record, entry.fingerprint, math.ceil(entry.expires))
+            for record, entry in after.done.items() if record not in before.done]  # fmt: skip
+    if held:
+        db.executemany("INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)", held)
+    if gone:
+        db.executemany("DELETE FROM dedup_held WHERE record = ?", gone)
+    if done:
+        db.executemany("INSERT OR REPLACE INTO dedup_done VALUES (?, ?, ?)", done)
+    return len(held) + len(gone) + len(done)
+
+
+def _blob(text: str) -> bytes:
+    # Not TEXT: SQLite refuses lone surrogates and cuts no text at NUL only by luck.
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,222 @@
+"""Messages that go elsewhere before their delivery is settled: step 6 of the tick.
+
+Children of a handler, dead letters, parked messages and retries that leave the process are published
+with a confirm first; only then is the task recorded, or the delivery acknowledged. A crash in
+between publishes again: under the same id, so that whoever receives it drops the second.
+
+A message that the broker refuses is tried again and again, with the delivery unacknowledged: it
+is never dropped. A child that nobody would receive (a command whose recipient was never started) is
+tried as often as the handler's retry policy says, then its parent is dead-lettered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.aside import dead_letter_facts, redirect, set_aside
+from worker.outcome import DeadLetter
+from worker.parking import PLACE, UNPARKED
+from worker.telemetry import DeadLettered
+from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.dialogue import Dialogue
+    from worker.errors import PublishError
+    from worker.executor import Delivery, Task
+    from worker.link import Link
+    from worker.message import Outgoing
+    from worker.parking import Parking
+    from worker.telemetry import Counters, Telemetry
+
+_AGAIN = 1.0
+_LONGEST_AGAIN = 30.0
+
+
+class Detour:
+    """Sends messages elsewhere for one consumer. I/O thread only.
+
+    ``settled`` says that a task of a delivery needs nothing more; ``later(seconds, call)`` sets a
+    timer.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
+        self,
+        service: str,
+        link: Link,
+        dialogue: Dialogue,
+        parking: Parking,
+        telemetry: Telemetry,
+        counters: Counters,
+        settled: Callable[[Delivery], None],
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self._service = service
+        self._link = link
+        self._dialogue = dialogue
+        self._parking = parking
+        self._telemetry = telemetry
+        self._counters = counters
+        self._settled = settled
+        self._later = later
+        #: Tasks and deliveries whose messages are on their way.
+        self.under_way = 0
+
+    def publish_children(self, task: Task, children: tuple[Outgoing, ...]) -> None:
+        """Publish what the handler published; then record ``task`` as done."""
+        self.under_way += 1
+        left = len(children)
+
+        def confirmed() -> None:
+            nonlocal left
+            left -= 1
+            self._counters.published += 1
+            if left == 0:
+                self.under_way -= 1
+                self._dialogue.complete(task)
+
+        def give_up(child: Outgoing, error: PublishError) -> None:
+            nonlocal left
+            if left > 0:
+                left = -1  # the other children change nothing any more
+                self.under_way -= 1
+                reason = f"what it published ({child.routing_key}) was not taken: {error}"
+                self.dead_letter(task, DeadLetter(reason))
+
+        for child in children:
+            self._send_child(task, child, 1, confirmed, give_up)
+
+    def _send_child(
+        self,
+        task: Task,
+        child: Outgoing,
+        attempt: int,
+        confirmed: Callable[[], None],
+        give_up: Callable[[Outgoing, PublishError], None],
+    ) -> None:
+        def then(error: PublishError | None) -> None:
+            if error is None:
+                confirmed()
+            elif attempt >= task.handler.retry.attempts:
+                give_up(child, error)
+            else:
+                self._later(
+                    _pause(attempt),
+                    lambda: self._send_child(task, child, attempt + 1, confirmed, give_up),
+                )
+
+        self._link.send(child, then)
+
+    def dead_letter(self, task: Task, fate: DeadLetter, *, record: bool = True) -> None:
+        """Set the message of ``task`` aside; then record it as done, where ``record``."""
+        delivery = task.delivery
+        facts = dead_letter_facts(
+            fate.reason,
+            queue=delivery.channel.queue,
+            handler=task.handler_name,
+            attempts=task.attempt,
+            detail=fate.detail,
+        )
+        letter = set_aside(
+            delivery.arrival, task.message.id, dead_letter_queue(self._service), facts
+        )
+
+        def done() -> None:
+            if record:
+                self._dialogue.complete(task)
+            else:
+                self._settled(delivery)
+
+        self._counters.dead_lettered += 1
+        self._telemetry.emit(DeadLettered(task.handler_name, task.message.id, fate.reason))
+        self._insist(letter, done)
+
+    def dead_letter_delivery(self, delivery: Delivery, fate: DeadLetter) -> None:
+        """Set a message aside that reached no handler at all."""
+        message_id = delivery.message.id if delivery.message is not None else ""
+        facts = dead_letter_facts(fate.reason, queue=delivery.channel.queue)
+        letter = set_aside(delivery.arrival, message_id, dead_letter_queue(self._service), facts)
+        self._counters.dead_lettered += 1
+        self._telemetry.emit(DeadLettered(None, message_id or None, fate.reason))
+        delivery.open_tasks = 1
+        self._insist(letter, lambda: self._settled(delivery))
+
+    def park(self, delivery: Delivery, reason: str = "", task: Task | None = None) -> None:
+        """Set a message of a parked key aside, in order; settle one of its tasks then."""
+        message = delivery.message
+        assert message is not None  # noqa: S101 - only a decoded message has a key
+        if delivery.parked:
+            self._settled(delivery)
+            return
+        delivery.parked = True
+        key = str(message.key)
+        facts = dead_letter_facts(
+            reason or "its key is parked: an earlier message of it could not be handled",
+            queue=delivery.channel.queue,
+            handler=task.handler_name if task is not None else "",
+            attempts=task.attempt if task is not None else 0,
+        )
+        facts[PLACE] = self._parking.place(message)
+        letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
+
+        def done() -> None:
+            self._parking.count(key)
+            self._save_parking(delivery)
+
+        self._counters.parked += 1
+        self._insist(letter, done)
+
+    def _save_parking(self, delivery: Delivery) -> None:
+        """Acknowledge a parked message once the store knows of it."""
+        if self._parking.save():
+            self._settled(delivery)
+            return
+        self.under_way += 1
+
+        def again() -> None:
+            self.under_way -= 1
+            self._save_parking(delivery)
+
+        self._later(_AGAIN, again)
+
+    def leave(self, task: Task, delay: float) -> bool:
+        """Let a keyless message wait ``delay`` seconds in a retry queue instead of in memory.
+
+        Tells whether it left; delays beyond the longest retry queue stay.
+        """
+        if task.message.key is not None or delay * 1000 > RETRY_STEPS[-1]:
+            return False
+        delivery = task.delivery
+        queue = self._link.declare_retry(self._service, delay)
+        message = redirect(
+            delivery.arrival, task.message.id, queue, delivery.channel.queue, {}
+        )
+        self._dialogue.release(task, refund=False)
+        self._insist(message, lambda: self._settled(delivery))
+        return True
+
+    def _insist(self, message: Outgoing, done: Callable[[], None]) -> None:
+        """Send ``message`` until the broker has confirmed it; then call ``done``."""
+        self.under_way += 1
+        attempt = 0
+
+        def then(error: PublishError | None) -> None:
+            nonlocal attempt
+            if error is None:
+                self.under_way -= 1
+                done()
+                return
+            attempt += 1
+            if attempt == 1:
+                self._telemetry.emit(DeadLettered(None, message.message_id, f"not yet: {error}"))
+            self._later(_pause(attempt), lambda: self._link.send(message, then))
+
+        self._link.send(message, then)
+
+
+def _pause(attempt: int) -> float:
+    return min(_AGAIN * 2 ** (attempt - 1), _LONGEST_AGAIN)
+
+
+__all__ = ["UNPARKED", "Detour"]

@@ -1,0 +1,228 @@
+"""From a claimed task to its outcome: the whole idempotency argument on one page.
+
+1. A task reaches this file only after the dedup store answered FRESH to its claim: this process
+   owns (handler, message id), and the store has counted the attempt already. So a process that
+   dies anywhere below is found out by whoever claims the record next.
+   A claim that may have expired before the handler begins (the process was paused) is not
+   trusted: the task comes back as never run, and is claimed again.
+2. The payload is decoded and the handler called, wrapped in the app's middleware. This is the only
+   place that runs user code for a message.
+3. Whatever the handler does comes back as a value, an :class:`~worker.outcome.Outcome`; nothing is
+   recorded, published or acknowledged here. What the handler published waits in the outcome.
+4. The I/O thread takes the outcome and keeps the order that all promises rest on::
+
+       effect (2) -> children confirmed -> done in the store -> ack to the broker
+
+   A crash after any arrow repeats what is right of it and nothing left of it: an id that is done
+   is never executed again; a message that is not acknowledged comes again and is a duplicate;
+   children that are published again carry the same ids. Only a crash between the effect and *done*
+   executes twice, unless the effect and *done* are one transaction (the transactional tier).
+5. A stale owner (its claim expired while it was paused) finds out at *done*, which is
+   compare-and-set on its token, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from random import Random
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import Reject, Retry
+from worker.message import Context
+from worker.middleware import compose
+from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
+from worker.payload import Unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.app import App, Handler
+    from worker.codec import Codec
+    from worker.message import Message
+
+_MAX_DETAIL = 16 * 1024
+_MAX_REASON = 500
+
+
+class Delivery:
+    """One message as one shard's channel delivered it; settled when all its tasks are."""
+
+    __slots__ = ("arrival", "channel", "fingerprint", "message", "open_tasks", "parked", "tag")
+
+    def __init__(self, channel: Any, tag: int, arrival: Any) -> None:  # noqa: ANN401
+        #: The shard's channel; dead when its connection is.
+        self.channel = channel
+        self.tag = tag
+        #: The message as py-amqp has it, for setting it aside as it came.
+        self.arrival = arrival
+        self.message: Message | None = None
+        self.fingerprint = b""
+        self.open_tasks = 0
+        #: It is on its way to the parked queue.
+        self.parked = False
+
+
+class Task:
+    """A message at one handler: the unit of claiming, running and settling."""
+
+    __slots__ = (
+        "attempt",
+        "busy",
+        "crashes",
+        "delivery",
+        "effective",
+        "handler",
+        "handler_name",
+        "is_async",
+        "message",
+        "record",
+        "started",
+        "token",
+        "trusted_until",
+    )
+
+    def __init__(self, delivery: Delivery, message: Message, handler: Handler) -> None:
+        self.delivery = delivery
+        self.message = message
+        self.handler = handler
+        self.handler_name = handler.name
+        self.is_async = handler.is_async
+        self.record = handler.record_id(message.id)
+        self.token = b""
+        self.attempt = 0
+        self.crashes = 0
+        #: Until when the claim is surely ours: the start of the request that made or renewed it,
+        #: plus its life, less a margin; monotonic.
+        self.trusted_until = 0.0
+        #: When the handler began; 0 while it does not run.
+        self.started = 0.0
+        #: The handler returned: whatever the store says from here on, it must not run again.
+        self.effective = False
+        #: How often its claim found another owner.
+        self.busy = 0
+
+
+class Executor:
+    """Runs tasks. Made once a process; :meth:`run` and :meth:`run_async` from any pool thread."""
+
+    def __init__(self, app: App, codec: Codec, state: Any, random: Random | None = None) -> None:  # noqa: ANN401
+        self._state = state
+        self._random = random or Random()  # noqa: S311 - spreads retries, guards nothing
+        self._encode = codec.child
+        self._logger = logging.LoggerAdapter(logging.getLogger(f"worker.handler.{app.name}"), {})
+        self._calls: dict[str, Callable[[Context], Any]] = {
+            name: compose(app.middlewares, _call(handler)) for name, handler in app.handlers.items()
+        }
+        #: The fence of each shard, set by who assigns the shards.
+        self.fences: dict[int, int] = {}
+        #: Set when nothing new may begin.
+        self.draining = False
+
+    def run(self, task: Task) -> Outcome:
+        """Run a plain handler to its outcome. Never raises."""
+        task.started = monotonic()
+        if self.draining or task.started > task.trusted_until:
+            task.started = 0.0
+            return ABANDONED
+        try:
+            context = self._context(task)
+            context.event = task.handler.decode(task.message)
+            self._calls[task.handler_name](context)
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is a failure like any other
+            return self._judge(task, error)
+        finally:
+            task.started = 0.0
+        return Done(tuple(context.children)) if context.children else DONE
+
+    async def run_async(self, task: Task) -> Outcome:
+        """Run a coroutine handler to its outcome, cancelling it at its time limit."""
+        task.started = monotonic()
+        if self.draining or task.started > task.trusted_until:
+            task.started = 0.0
+            return ABANDONED
+        try:
+            context = self._context(task)
+            context.event = task.handler.decode(task.message)
+            async with asyncio.timeout(task.handler.timeout):
+                await self._calls[task.handler_name](context)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise  # the loop is being closed: the claim is left to expire
+            return self._judge(task, error)
+        except BaseException as error:  # noqa: BLE001 - as in run
+            return self._judge(task, error)
+        finally:
+            task.started = 0.0
+        return Done(tuple(context.children)) if context.children else DONE
+
+    def _context(self, task: Task) -> Context:
+        message, handler = task.message, task.handler
+        return Context(
+            message,
+            handler.full_name,
+            task.attempt,
+            self.fences.get(message.shard, 0),
+            None if handler.timeout is None else task.started + handler.timeout,
+            self._state,
+            self._logger,
+            self._encode,
+        )
+
+    def _judge(self, task: Task, error: BaseException) -> Outcome:
+        """Turn what a handler raised into an outcome, by its retry policy."""
+        match error:
+            case Unfit():
+                return DeadLetter(str(error)[:_MAX_REASON])
+            case Reject():
+                return DeadLetter(f"rejected by the handler: {error.reason}"[:_MAX_REASON])
+            case TimeoutError() if task.is_async and task.handler.timeout is not None:
+                text = f"{type(error).__name__}: {error or f'over {task.handler.timeout} s'}"
+            case _:
+                text = f"{type(error).__name__}: {error}"
+        reason = text[:_MAX_REASON]
+        policy = task.handler.retry
+        wait = policy.next_wait(task.attempt, error, self._random)
+        if wait is None:
+            detail = "".join(traceback.format_exception(error, limit=-20))
+            return DeadLetter(
+                f"failed at attempt {task.attempt}: {reason}",
+                exhausted=True,
+                detail=detail[-_MAX_DETAIL:],
+            )
+        if isinstance(error, Retry) and error.delay is not None:
+            wait = error.delay
+        if not isinstance(error, Retry):
+            self._logger.warning(
+                "%s failed at attempt %d", task.handler.full_name, task.attempt, exc_info=error,
+                extra={"message_id": task.message.id, "handler": task.handler_name},
+            )
+        return RetryLater(wait, reason)
+
+
+def _call(handler: Handler) -> Callable[[Context], Any]:
+    """Return the innermost call: the user's function or method, with the arguments it takes."""
+    target = handler.target().handle if handler.is_class else handler.target
+    if handler.is_async:
+
+        async def call_async(context: Context) -> Any:  # noqa: ANN401
+            if handler.takes_context:
+                return await target(context.event, context)
+            return await target(context.event)
+
+        return call_async
+
+    def call(context: Context) -> None:
+        if handler.takes_context:
+            result = target(context.event, context)
+        else:
+            result = target(context.event)
+        if asyncio.iscoroutine(result):
+            result.close()
+            raise TypeError(f"{handler.full_name} is a plain function that returned a coroutine;"
+                            " make it 'async def'")
+
+    return call

@@ -1,0 +1,59 @@
+"""From what the broker delivered to the tasks that it means, or the reason why it means none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from worker.dedup.base import fingerprint
+from worker.executor import Delivery, Task
+from worker.message import KEY_HEADER, Message, key_of
+from worker.outcome import DeadLetter
+from worker.payload import Unfit
+
+if TYPE_CHECKING:
+    from worker.app import App, Handler
+    from worker.codec import Codec
+
+
+class Intake:
+    """Reads deliveries for one app. Used by the I/O thread; runs no user code but key functions."""
+
+    def __init__(self, app: App, codec: Codec) -> None:
+        self._app = app
+        self._decode = codec.decode
+
+    def read(self, delivery: Delivery, arrival: Any) -> list[Task] | DeadLetter:  # noqa: ANN401
+        """Return a task for each handler that observes the message, or why there is none."""
+        body = arrival.body
+        info = arrival.delivery_info
+        message = self._decode(
+            body,
+            arrival.properties,
+            info["routing_key"],
+            redelivered=info["redelivered"],
+            shard=delivery.channel.shard,
+        )
+        if isinstance(message, DeadLetter):
+            return message
+        delivery.message = message
+        delivery.fingerprint = fingerprint(body)
+        handlers = self._app.route(message.name)
+        if not handlers:
+            return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")
+        if message.key is None and KEY_HEADER not in message.headers:
+            message.key = _key_in_payload(message, handlers)
+        delivery.open_tasks = len(handlers)
+        return [Task(delivery, message, handler) for handler in handlers]
+
+
+def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | None:
+    """Return the key that the event class finds in the payload of a foreign publisher."""
+    for handler in handlers:
+        if handler.schema is not None and handler.schema.key is not None:
+            try:
+                return key_of(handler.decode(message))
+            except Unfit:
+                return None  # the handler's own decoding will say so
+            except Exception:  # noqa: BLE001 - a key function of the user met a payload it cannot read
+                return None
+    return None

@@ -1,0 +1,249 @@
+"""The link to the broker: the consuming and the publishing connection, made and lost together.
+
+They are rebuilt whole (connections, declarations, channels, consumers), so a consumer that is
+connected is consuming; there is no state in between. What was on its way to being confirmed when
+the link broke is sent again on the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import BrokerUnreachable, PublishError
+from worker.retry import RetryPolicy
+from worker.telemetry import BrokerLost, BrokerRegained
+from worker.topology import declare, declare_queue, retry_arguments
+from worker.transport.capabilities import capabilities_of, connect
+from worker.transport.inbound import Inbound, release
+from worker.transport.outbound import Outbound
+
+if TYPE_CHECKING:
+    from random import Random
+
+    import amqp
+
+    from worker.config import Settings
+    from worker.message import Outgoing
+    from worker.telemetry import Telemetry
+    from worker.topology import Topology
+    from worker.transport.inbound import ShardChannel
+
+_RECONNECT = RetryPolicy(attempts=2**31, first_wait=0.1, max_wait=5.0, jitter=0.3)
+_CONNECT_TIMEOUT = 4.0
+
+Then = Callable[[PublishError | None], None]
+
+
+class Link:
+    """Both connections of one consumer. Used by the I/O thread only."""
+
+    def __init__(  # noqa: PLR0913 - what a link is made of
+        self,
+        settings: Settings,
+        topology: Topology,
+        shards: Iterable[int],
+        name: str,
+        telemetry: Telemetry,
+        random: Random,
+    ) -> None:
+        self._settings = settings
+        self._topology = topology
+        self._shards = tuple(shards)
+        self._name = name
+        self._telemetry = telemetry
+        self._random = random
+        self._inbound: Inbound | None = None
+        self._outbound: Outbound | None = None
+        self._waiting: dict[int, tuple[Outgoing, Then]] = {}
+        self._unsent: list[Outgoing] = []
+        self._retry_queues: set[str] = set()
+        self._failures = 0
+        self._lost_at: float | None = None
+        #: When to try again while the link is down; monotonic.
+        self.next_try = 0.0
+        #: Rises with every connection; deliveries of an older one are dead.
+        self.epoch = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is connected, and so consuming."""
+        return self._inbound is not None
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages were sent and are not confirmed."""
+        return len(self._waiting)
+
+    @property
+    def shards(self) -> list[ShardChannel]:
+        """The channels of the shards; none while it is down."""
+        return [] if self._inbound is None else self._inbound.shards
+
+    def open(self) -> None:
+        """Connect and start to consume.
+
+        Raises BrokerUnreachable, or ConfigurationError where the broker has something else of
+        that name or refuses the user.
+        """
+        settings, topology = self._settings, self._topology
+        queues = {shard: topology.queue_of(shard) for shard in self._shards}
+        outbound: Outbound | None = None
+        inbound_connection = self._connect("consume")
+        try:
+            outbound = Outbound(self._connect("publish"), settings.broker)
+            channel = inbound_connection.channel()
+            declare(channel, topology)
+            channel.close()
+            inbound = Inbound(inbound_connection, settings.broker, queues, settings.prefetch)
+        except BaseException as error:
+            release(inbound_connection)
+            if outbound is not None:
+                outbound.close()
+            lost = (*inbound_connection.connection_errors, *inbound_connection.channel_errors)
+            if isinstance(error, (*lost, OSError)):
+                text = str(error) or type(error).__name__
+                raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
+            raise
+        outbound.send(self._unsent)
+        self._unsent = []
+        self._inbound, self._outbound = inbound, outbound
+        self._retry_queues.clear()
+        self._failures = 0
+        self.epoch += 1
+
+    def _connect(self, purpose: str) -> Any:  # noqa: ANN401 - kombu has no types
+        return connect(
+            self._settings.broker,
+            heartbeat=self._settings.heartbeat,
+            timeout=min(self._settings.connect_timeout, _CONNECT_TIMEOUT),
+            name=f"{self._name} {purpose}",
+        )
+
+    def ensure(self, now: float) -> bool:
+        """Reconnect if the link is down and it is time to; tell whether it just came up."""
+        if self._inbound is not None or now < self.next_try:
+            return False
+        try:
+            self.open()
+        except BrokerUnreachable as error:
+            self._failures += 1
+            wait = _RECONNECT.next_wait(self._failures, error, self._random)
+            self.next_try = now + (wait or 0.0)
+            return False
+        if self._lost_at is not None:
+            self._telemetry.emit(BrokerRegained(round(now - self._lost_at, 3)))
+            self._lost_at = None
+        return True
+
+    def drop(self, error: BrokerUnreachable, now: float) -> None:
+        """Forget both connections; ``ensure`` makes new ones."""
+        if self._inbound is None:
+            return
+        self._telemetry.emit(BrokerLost(str(error)))
+        self._lost_at = now
+        self.next_try = now
+        if self._outbound is not None:
+            self._unsent = self._outbound.unconfirmed()
+        self._forget()
+
+    def _forget(self) -> None:
+        inbound, outbound = self._inbound, self._outbound
+        self._inbound = self._outbound = None
+        if inbound is not None:
+            for shard in inbound.shards:
+                shard.closed = True
+            inbound.close()
+        if outbound is not None:
+            outbound.close()
+
+    def filenos(self) -> list[int]:
+        """Return the descriptors to wait on; none where the broker is polled."""
+        both = (self._inbound, self._outbound)
+        found = [end.fileno() for end in both if end is not None]
+        return [number for number in found if number is not None]
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether the broker has no socket to wait on."""
+        return not capabilities_of(self._settings.broker).has_socket
+
+    def pending(self) -> bool:
+        """Tell whether ``fetch`` would find something that no descriptor shows."""
+        return self._inbound is not None and self._inbound.pending()
+
+    def fetch(self, limit: int) -> list[tuple[ShardChannel, amqp.Message]]:
+        """Return what was delivered. Raises BrokerUnreachable where the link broke."""
+        return [] if self._inbound is None else self._inbound.fetch(limit)
+
+    def settle(self, *, everything: bool = False) -> int:
+        """Acknowledge what is finished. Raises BrokerUnreachable where the link broke."""
+        return 0 if self._inbound is None else self._inbound.settle(everything=everything)
+
+    def close_shard(self, shard: ShardChannel) -> None:
+        """Stop consuming a shard. Raises BrokerUnreachable where the link broke."""
+        if self._inbound is not None:
+            self._inbound.close_shard(shard)
+
+    def send(self, message: Outgoing, then: Then) -> None:
+        """Send ``message``; ``then`` is called in the I/O thread once its fate is known.
+
+        A link that breaks meanwhile sends it again; ``then`` gets an error only where the broker
+        refused it.
+        """
+        self._waiting[id(message)] = (message, then)
+        if self._outbound is not None:
+            self._outbound.send((message,))
+        else:
+            self._unsent.append(message)
+
+    def publish(self) -> int:
+        """Move what is being sent; return how many messages were confirmed or refused.
+
+        Raises BrokerUnreachable where the link broke.
+        """
+        if self._outbound is None:
+            return 0
+        fates = self._outbound.pump()
+        for message, error in fates:
+            _, then = self._waiting.pop(id(message))
+            then(error)
+        return len(fates)
+
+    def keep_alive(self) -> None:
+        """Heartbeats, both ways, on both connections. Raises BrokerUnreachable."""
+        if self._inbound is not None and self._outbound is not None:
+            self._inbound.keep_alive()
+            self._outbound.keep_alive()
+
+    def declare_retry(self, service: str, delay: float) -> str:
+        """Declare the retry queue for ``delay`` and return its name. Raises BrokerUnreachable."""
+        able = capabilities_of(self._settings.broker)
+        queue = retry_arguments(service, delay, self._settings, able)
+        if queue.name not in self._retry_queues and self._outbound is not None:
+            self._outbound.call(lambda channel: _declare_retry(channel, queue))
+            self._retry_queues.add(queue.name)
+        return queue.name
+
+    def depths(self) -> Mapping[str, int]:
+        """Return the messages that wait in the queues it consumes. Raises BrokerUnreachable."""
+        if self._inbound is None or self._outbound is None:
+            return {}
+        queues = [s.queue for s in self._inbound.shards if not s.closed] + list(self._retry_queues)
+        outbound = self._outbound
+        return {
+            queue: outbound.call(
+                lambda channel, name=queue: channel.queue_declare(name, passive=True)
+            ).message_count
+            for queue in queues
+        }
+
+    def close(self) -> None:
+        """Give back what is not acknowledged, in order, and disconnect. Never raises."""
+        self._forget()
+
+
+def _declare_retry(channel: Any, queue: Any) -> None:  # noqa: ANN401
+    declare_queue(channel, queue)
+    channel.exchange_declare(queue.name, "fanout", durable=True, auto_delete=False)
+    channel.queue_bind(queue.name, queue.name, "")

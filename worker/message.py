@@ -1,0 +1,298 @@
+"""What travels: events and commands as classes, the message as received, the message to send."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+from worker.errors import ConfigurationError
+from worker.ids import derived_id, new_id, time_of_id
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+
+#: Names that the base classes use; a payload field cannot have them.
+_RESERVED = ("event_id", "timestamp", "name")
+_MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need the rest
+
+#: Header that carries what orders a message.
+KEY_HEADER = "qw-key"
+#: The one property of a message whose AMQP properties could not be decoded; its value says why.
+#: No publisher can set it: AMQP has a fixed list of properties.
+UNDECODABLE = "qw-undecodable"
+
+KeySource = str | Callable[[Any], str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What the runtime knows of an event or command class."""
+
+    name: str
+    #: The recipient service of a command; None for an event.
+    to: str | None
+    key: KeySource
+    #: The fields of the payload, in order.
+    fields: tuple[str, ...]
+
+
+def check_name(name: object, what: str) -> str:
+    """Return ``name`` if it can be a routing key; raise ConfigurationError else."""
+    if not isinstance(name, str) or not name or len(name.encode()) > _MAX_NAME:
+        raise ConfigurationError(
+            f"{what}: {name!r} cannot be a name: use 1 to {_MAX_NAME} bytes such as 'user.deposited'"
+        )
+    if any(c in "#*\0" or c.isspace() for c in name):
+        raise ConfigurationError(f"{what}: {name!r} holds white space, '*', '#' or NUL")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published:
+    """The part that events and commands share."""
+
+    #: Unique, and in time order: UUIDv7 text.
+    event_id: str = ""
+    #: When it happened: aware, UTC.
+    timestamp: datetime = None  # type: ignore[assignment] # filled in by __new__'s defaults below
+
+    #: The class's name on the wire.
+    name: ClassVar[str] = ""
+    __schema__: ClassVar[Schema | None] = None
+
+    def __post_init__(self) -> None:
+        """Fill in id and time from one reading of the clock."""
+        if not self.event_id:
+            object.__setattr__(self, "event_id", new_id())
+        if self.timestamp is None:
+            moment = time_of_id(self.event_id) or datetime.now(UTC)
+            object.__setattr__(self, "timestamp", moment)
+        elif self.timestamp.tzinfo is None:
+            raise ValueError(f"timestamp {self.timestamp!r} has no time zone; use UTC")
+
+
+def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySource) -> None:
+    """Make ``cls`` a frozen keyword-only dataclass and note its schema."""
+    what = f"class {cls.__qualname__}"
+    for reserved in _RESERVED:
+        if reserved in cls.__dict__.get("__annotations__", {}):
+            raise ConfigurationError(
+                f"{what}: the field {reserved!r} is the base class's own; choose another name"
+            )
+    cls.name = check_name(cls.__qualname__ if name is None else name, what)
+    user_post_init = cls.__dict__.get("__post_init__")
+    if user_post_init is not None:
+
+        def __post_init__(self: Any) -> None:  # noqa: ANN401, N807
+            _Published.__post_init__(self)
+            user_post_init(self)
+
+        cls.__post_init__ = __post_init__  # type: ignore[method-assign]
+    dataclass(frozen=True, kw_only=True)(cls)
+    names = tuple(f.name for f in dataclasses.fields(cls) if f.name not in _RESERVED)
+    if isinstance(key, str) and key not in names:
+        raise ConfigurationError(
+            f"{what}: key={key!r} is none of its fields ({', '.join(names) or 'it has none'})"
+        )
+    cls.__schema__ = Schema(name=cls.name, to=to, key=key, fields=names)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Event(_Published):
+    """Something that happened, for anyone to observe.
+
+    ::
+
+        class UserDeposited(Event, name="user.deposited", key="user_id"):
+            user_id: str
+            amount: Decimal
+
+    A subclass becomes a frozen keyword-only dataclass. ``name`` is its name on the wire (the
+    class's own where it is left out); ``key`` the field, or a function of the event, whose
+    events must be handled in order. Raises ConfigurationError for what cannot be meant.
+    """
+
+    def __init_subclass__(
+        cls, /, name: str | None = None, key: KeySource = None, **kwargs: object
+    ) -> None:
+        """Define the event."""
+        super().__init_subclass__(**kwargs)
+        _define(cls, name, None, key)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Command(_Published):
+    """Something to be done by one recipient, the service ``to``; else like :class:`Event`.
+
+    A command that no queue would receive is an error for its publisher.
+    """
+
+    def __init_subclass__(
+        cls, /, to: str, name: str | None = None, key: KeySource = None, **kwargs: object
+    ) -> None:
+        """Define the command."""
+        super().__init_subclass__(**kwargs)
+        check_name(to, f"class {cls.__qualname__}: to={to!r}")
+        _define(cls, name, to, key)
+
+
+def schema_of(kind: object) -> Schema | None:
+    """Return the schema of an event or command (class or instance); None for anything else."""
+    schema = getattr(kind, "__schema__", None)
+    return schema if isinstance(schema, Schema) else None
+
+
+def key_of(event: Event | Command) -> str | None:
+    """Return the key that orders ``event``; None where order is not promised.
+
+    Raises ValueError where the class names a key and the event has none to give.
+    """
+    schema = schema_of(event)
+    if schema is None or schema.key is None:
+        return None
+    value = schema.key(event) if callable(schema.key) else getattr(event, schema.key)
+    if value is None or value == "":
+        raise ValueError(f"{schema.name}: its key is {value!r}; a key orders events, so it is text")
+    return str(value)
+
+
+@dataclass(slots=True)
+class Message:
+    """A message as received: its identity, and the body untouched.
+
+    Treat it as frozen (it is not declared so because one is made for every delivery, and frozen
+    dataclasses are slow to make).
+    """
+
+    id: str
+    name: str
+    #: What orders it; None: nothing does.
+    key: str | None
+    #: The payload alone, as bytes of JSON.
+    body: bytes
+    headers: Mapping[str, Any]
+    #: AMQP basic properties by py-amqp's names.
+    properties: Mapping[str, Any]
+    redelivered: bool = False
+    shard: int = 0
+    #: Set where the wire carries the time elsewhere than in the AMQP property.
+    time: datetime | None = None
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When it was published: to the millisecond where the id is a UUIDv7 that agrees."""
+        if self.time is not None:
+            return self.time
+        stamp = self.properties.get("timestamp")
+        if stamp is None:
+            return time_of_id(self.id)
+        if isinstance(stamp, datetime):
+            seconds = stamp.replace(tzinfo=stamp.tzinfo or UTC)
+        else:
+            try:
+                seconds = datetime.fromtimestamp(int(stamp), UTC)
+            except (ValueError, TypeError, OverflowError, OSError):
+                return None
+        exact = time_of_id(self.id)
+        if exact is not None and int(exact.timestamp()) == int(seconds.timestamp()):
+            return exact
+        return seconds
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A message ready to be sent."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    message_id: str
+    properties: dict[str, Any]
+    headers: dict[str, Any]
+    #: Nobody to receive it is an error.
+    mandatory: bool = False
+    #: The content header's property flags and list, where they must leave byte for byte; they
+    #: then stand for ``properties`` and ``headers``.
+    raw: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """What a handler may know and do beside its event. One a call; not shared between threads."""
+
+    message: Message
+    #: ``SERVICE.HANDLER``.
+    handler: str
+    #: 1 for the first.
+    attempt: int
+    #: Never falls for one shard: hand it to stores that refuse older writers.
+    fence: int
+    #: Monotonic seconds at which the handler's time is up; None without a limit.
+    deadline: float | None
+    #: What the app's lifespan yielded.
+    state: Any
+    logger: logging.LoggerAdapter[logging.Logger]
+    _encode: Callable[[Any, Context, str], Outgoing] = field(repr=False)
+    #: The event as the handler gets it; None until it was decoded.
+    event: Any = None
+    children: list[Outgoing] = field(default_factory=list)
+
+    @property
+    def message_id(self) -> str:
+        """The event's id."""
+        return self.message.id
+
+    @property
+    def name(self) -> str:
+        """The event's name."""
+        return self.message.name
+
+    @property
+    def key(self) -> str | None:
+        """What orders the event."""
+        return self.message.key
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers as received."""
+        return self.message.headers
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker delivered it before."""
+        return self.message.redelivered
+
+    @property
+    def shard(self) -> int:
+        """The shard that it came through."""
+        return self.message.shard
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When the event was published."""
+        return self.message.timestamp
+
+    @property
+    def correlation_id(self) -> str:
+        """The id that every message of one story carries: by default its first event's."""
+        return str(self.message.properties.get("correlation_id") or self.message.id)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this id by this handler."""
+        return f"{self.handler}:{self.message.id}"
+
+    def publish(self, event: Event | Command) -> str:
+        """Publish ``event`` as a child of the message, and return its id.
+
+        It leaves when the handler has returned, and is confirmed before the message counts as
+        done; a handler that fails publishes nothing. Its id is derived from the message's, so
+        that a second execution publishes the same ids. Raises what encoding it raises.
+        """
+        child_id = derived_id(self.message.id, self.handler, len(self.children))
+        self.children.append(self._encode(event, self, child_id))
+        return child_id

@@ -1,0 +1,55 @@
+"""What became of one message at one handler: a closed union, matched in one place.
+
+The executor returns one of these; ``consumer.py`` turns it into settlement. Nothing else in
+the runtime decides the fate of a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.message import Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned. ``children`` must be confirmed before the message counts as done."""
+
+    children: tuple[Outgoing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Run it again after ``delay`` seconds; the lane of its key waits."""
+
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Set the message aside with a reason in plain words.
+
+    ``exhausted`` tells that the retry policy gave up, so that the handler's ``on_exhausted``
+    policy (dead_letter, park_key or halt_shard) applies; a message that could never be handled
+    goes to the dead-letter queue whatever that policy says.
+    """
+
+    reason: str
+    exhausted: bool = False
+    #: The traceback of the last attempt, for the people who read the dead-letter queue.
+    detail: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The handler never ran (an earlier message of its lane must run again first)."""
+
+
+Outcome = Done | RetryLater | DeadLetter | Abandoned
+
+#: The common case, made once.
+DONE = Done()
+ABANDONED = Abandoned()

@@ -1,0 +1,106 @@
+"""Parked keys: a key whose message could not be handled waits, with all its successors.
+
+A parked message lies in the queue ``NAME.parked``, its key and the number of parked messages in the
+dedup store, which is as durable as the ids. ``dlq replay --key`` sends the parked messages back to
+the shard they came from, in order, with the header :data:`UNPARKED`, and after the last one a
+marker of the name :data:`MARKER`. All of it passes through the one lane of the key, so at the marker
+everything before it was handled; where nothing was parked in between, the key is set free.
+"""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from worker.errors import DedupUnavailable
+
+if TYPE_CHECKING:
+    from worker.dedup.base import DedupStore
+    from worker.message import Message
+
+#: Header of a message that comes back from the parked queue: it passes although its key is parked.
+UNPARKED = "qw-unparked"
+#: Header that orders the parked messages of a key.
+PLACE = "qw-parked-place"
+#: Name of the message that ends a replay of one key.
+MARKER = "qw.unpark"
+
+
+class Parking:
+    """The parked keys of one service, as this consumer knows them. I/O thread only.
+
+    Only the consumer of a key's shard parks and frees it, so what is in memory here is true; the
+    store is read at the start and when the supervisor says so.
+    """
+
+    def __init__(self, store: DedupStore, service: str) -> None:
+        self._store = store
+        self._service = service
+        self._keys: set[str] = set()
+        #: The replay during which a key was parked again: what follows in it is parked too.
+        self._refused: dict[str, str] = {}
+        self._last_place = 0
+        self._unsaved: list[tuple[str, int]] = []
+
+    def load(self) -> None:
+        """Read the parked keys. Raises DedupUnavailable."""
+        self._keys = set(self._store.parked(self._service))
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def holds(self, message: Message) -> bool:
+        """Tell whether ``message`` must be set aside because its key is parked."""
+        key = message.key
+        if key is None or key not in self._keys:
+            return False
+        replay = message.headers.get(UNPARKED)
+        return replay is None or self._refused.get(key) == replay
+
+    def park(self, message: Message) -> None:
+        """Park the key of ``message`` from now on."""
+        key = str(message.key)
+        self._keys.add(key)
+        replay = message.headers.get(UNPARKED)
+        if isinstance(replay, str):
+            self._refused[key] = replay
+        self._unsaved.append((key, 0))
+
+    def place(self, message: Message) -> str:
+        """Return the header value that keeps the place of ``message`` among the parked.
+
+        A message that is parked a second time keeps the place that it had: its successors were
+        parked meanwhile.
+        """
+        had = message.headers.get(PLACE)
+        if isinstance(had, str):
+            return had
+        self._last_place = max(self._last_place + 1, time_ns())
+        return f"{self._last_place:020d}"
+
+    def count(self, key: str) -> None:
+        """Count a message of ``key`` that is confirmed to be in the parked queue."""
+        self._unsaved.append((key, 1))
+
+    def save(self) -> bool:
+        """Write what changed; tell whether nothing is left to write."""
+        while self._unsaved:
+            key, change = self._unsaved[0]
+            try:
+                self._store.add_parked(self._service, key, change)
+            except DedupUnavailable:
+                return False
+            del self._unsaved[0]
+        return True
+
+    def free(self, key: str) -> bool:
+        """Set ``key`` free where nothing of it is parked any more. Raises DedupUnavailable."""
+        if not self.save():
+            return False
+        if key not in self._keys:
+            return True
+        if not self._store.unpark(self._service, key):
+            return False
+        self._keys.discard(key)
+        self._refused.pop(key, None)
+        return True

@@ -1,0 +1,1 @@
+"""Where handlers run: threads for plain functions, one event loop for coroutine functions."""

@@ -1,0 +1,80 @@
+"""One event loop, in one thread, that runs coroutine handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from worker.outcome import ABANDONED, Done
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Sequence
+
+    from worker.executor import Executor, Task
+    from worker.sharding.lanes import Run
+
+
+class LoopPool:
+    """Runs coroutine handlers, at most ``size`` runs at once.
+
+    ``finished`` and ``wake`` are as for :class:`~worker.pool.threads.ThreadPool`.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        size: int,
+        finished: deque[Run[Task]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._executor = executor
+        self._finished = finished
+        self._wake = wake
+        self._limit = asyncio.Semaphore(size)
+        self._loop = asyncio.new_event_loop()
+        #: Strong references: the event loop keeps only weak ones to its tasks.
+        self._running: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._work, name="handler-loop", daemon=True)
+        self._thread.start()
+
+    def submit(self, runs: Sequence[Run[Task]]) -> None:
+        """Hand over runs; each runs its tasks in order."""
+        if runs:
+            self._loop.call_soon_threadsafe(self._start, list(runs))
+
+    def close(self) -> None:
+        """Stop the loop; coroutines that still run are cancelled."""
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(timeout=1)
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(asyncio.gather(*self._running, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        self._loop.stop()
+
+    def _start(self, runs: list[Run[Task]]) -> None:
+        for run in runs:
+            task = self._loop.create_task(self._run(run))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, run: Run[Task]) -> None:
+        async with self._limit:
+            outcomes = run.outcomes
+            for task in run.tasks:
+                outcome = await self._executor.run_async(task)
+                outcomes.append(outcome)
+                if not isinstance(outcome, Done):
+                    outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
+                    break
+        self._finished.append(run)
+        self._wake()

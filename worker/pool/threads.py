@@ -1,0 +1,72 @@
+"""A fixed pool of threads that run plain handlers.
+
+Work goes in and comes back in batches: the I/O thread puts every run of a tick on one queue, and a
+finished run wakes the I/O thread only where it sleeps. User code never runs in the I/O thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from worker.outcome import ABANDONED, Done
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Sequence
+
+    from worker.executor import Executor, Task
+    from worker.sharding.lanes import Run
+
+
+class ThreadPool:
+    """``size`` daemon threads. ``finished`` and ``wake`` belong to the I/O thread's loop.
+
+    A finished run is appended to ``finished`` with an outcome for each of its tasks, then
+    ``wake`` is called. Threads are daemons, so that one that never returns cannot keep the
+    process from ending.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        size: int,
+        finished: deque[Run[Task]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._executor = executor
+        self._queue: SimpleQueue[Run[Task] | None] = SimpleQueue()
+        self._finished = finished
+        self._wake = wake
+        self._threads = [
+            threading.Thread(target=self._work, name=f"handler-{n}", daemon=True)
+            for n in range(size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, runs: Sequence[Run[Task]]) -> None:
+        """Hand over runs; each is run by one thread, in order of its tasks."""
+        put = self._queue.put
+        for run in runs:
+            put(run)
+
+    def close(self) -> None:
+        """Let the threads end when they are free; does not wait."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        execute, get = self._executor.run, self._queue.get
+        while (run := get()) is not None:
+            outcomes = run.outcomes
+            for task in run.tasks:
+                outcome = execute(task)
+                outcomes.append(outcome)
+                if not isinstance(outcome, Done):
+                    # Its successors in the lane must not overtake it.
+                    outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
+                    break
+            self._finished.append(run)
+            self._wake()

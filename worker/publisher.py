@@ -1,0 +1,197 @@
+"""Publishing with confirms, many under way at once, over a connection that mends itself."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from worker.errors import BrokerUnreachable, ConfirmTimeout, PublishError
+from worker.topology import declare_exchange, public_exchanges
+from worker.transport.capabilities import connect
+from worker.transport.outbound import WINDOW, Outbound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from worker.codec import Codec
+    from worker.config import Settings
+    from worker.message import Command, Event, Outgoing
+
+_SLOWEST_RECONNECT = 2.0
+
+
+class Publisher:
+    """Publishes for one app. A context manager; inside the block it belongs to one thread.
+
+    ``publish`` returns as soon as the message is on its way; leaving the block waits until all
+    are confirmed. A broken connection is made anew and what was not confirmed is sent again, under
+    the same ids. After a fork the child makes a connection of its own.
+    """
+
+    def __init__(self, codec: Codec, settings: Settings) -> None:
+        self._codec = codec
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._outbound: Outbound | None = None
+        self._pid = os.getpid()
+        self._refused: list[PublishError] = []
+        #: Messages confirmed since it was made.
+        self.confirmed = 0
+
+    def __enter__(self) -> Self:
+        """Take the publisher for this thread."""
+        self._lock.acquire()
+        self._depth += 1
+        if self._pid != os.getpid():
+            self._outbound = None  # the parent's; closing it here would close the parent's socket
+            self._pid = os.getpid()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until everything published in the block is confirmed.
+
+        Raises what refused a message: Unroutable, PublishRefused, ConfirmTimeout; several at once
+        as an ExceptionGroup. Raises BrokerUnreachable where no broker answers any more.
+        """
+        try:
+            if self._depth == 1:
+                self.flush()
+        finally:
+            self._depth -= 1
+            self._lock.release()
+
+    def publish(  # noqa: PLR0913 - what a message may carry
+        self,
+        event: Event | Command,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        transient: bool = False,
+        correlation_id: str | None = None,
+    ) -> str:
+        """Put ``event`` on its way and return its id.
+
+        Raises TypeError or ValueError where it cannot be encoded, BrokerUnreachable where no
+        broker answers.
+        """
+        outgoing = self._codec.encode(
+            event,
+            headers=headers,
+            priority=priority,
+            transient=transient,
+            correlation_id=correlation_id,
+        )
+        self.send(outgoing)
+        return outgoing.message_id
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Put a message on its way that is encoded already. Raises BrokerUnreachable."""
+        if self._outbound is None:
+            self._outbound = self._connect([])
+        self._outbound.send((outgoing,))
+        if self._outbound.outstanding >= WINDOW:
+            self._move(until=WINDOW // 2)
+
+    def flush(self) -> None:
+        """Wait until everything on its way is confirmed. Raises as leaving the block does."""
+        self._move(until=0)
+        refused, self._refused = self._refused, []
+        if len(refused) == 1:
+            raise refused[0]
+        if refused:
+            raise ExceptionGroup(f"{len(refused)} messages were not published", refused)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._outbound is not None and self._pid == os.getpid():
+                self._outbound.close()
+            self._outbound = None
+
+    def _move(self, until: int) -> None:
+        """Write and take confirms until at most ``until`` messages are outstanding."""
+        deadline = monotonic() + self._settings.confirm_timeout
+        while self._outbound is not None and self._outbound.outstanding > until:
+            try:
+                fates = self._outbound.pump()
+            except BrokerUnreachable:
+                self._reconnect()
+                continue
+            for _, error in fates:
+                if error is None:
+                    self.confirmed += 1
+                else:
+                    self._refused.append(error)
+            if fates:
+                deadline = monotonic() + self._settings.confirm_timeout
+            elif self._outbound.outstanding > until:
+                if monotonic() > deadline:
+                    self._give_up()
+                number = self._outbound.fileno() if self._outbound is not None else None
+                if number is not None:
+                    select.select([number], [], [], 0.1)
+
+    def _reconnect(self) -> None:
+        assert self._outbound is not None  # noqa: S101 - only a connection can be lost
+        unsent = self._outbound.unconfirmed()
+        self._outbound.close()
+        self._outbound = None
+        self._outbound = self._connect(unsent)
+
+    def _give_up(self) -> None:
+        assert self._outbound is not None  # noqa: S101 - the caller looked
+        lost = self._outbound.unconfirmed()
+        self._outbound.close()
+        self._outbound = None
+        ids = ", ".join(item.message_id for item in lost[:3]) + (", …" if lost[3:] else "")
+        self._refused.append(
+            ConfirmTimeout(
+                f"{len(lost)} messages ({ids}) were not confirmed within"
+                f" {self._settings.confirm_timeout} s; they may or may not be stored: publish them"
+                " again under the same ids"
+            )
+        )
+
+    def _connect(self, unsent: list[Outgoing]) -> Outbound:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(BrokerUnreachable),
+            wait=wait_exponential_jitter(initial=0.05, max=_SLOWEST_RECONNECT),
+            stop=stop_after_delay(self._settings.connect_timeout),
+            reraise=True,
+        ):
+            with attempt:
+                outbound = self._open()
+        outbound.send(unsent)
+        return outbound
+
+    def _open(self) -> Outbound:
+        connection = connect(
+            self._settings.broker,
+            heartbeat=0,  # nobody would send ours while the application does something else
+            timeout=self._settings.connect_timeout,
+            name=f"qworker {self._codec.service} publisher {os.getpid()}",
+        )
+        outbound = Outbound(connection, self._settings.broker)
+
+        def declare(channel: Any) -> None:  # noqa: ANN401
+            for exchange in public_exchanges(self._settings):
+                declare_exchange(channel, exchange)
+
+        try:
+            outbound.call(declare)
+        except BaseException:
+            outbound.close()
+            raise
+        return outbound

@@ -1,0 +1,80 @@
+"""Which delivery tags to acknowledge: contiguous, in as few frames as possible. Pure.
+
+A broker numbers the deliveries of a channel 1, 2, 3, …; ``ack(tag, multiple=True)`` settles all
+up to and including ``tag``. So what is finished up to the first gap goes out in one frame. A
+message that is held for long (a retry) would let everything behind it pile up and use the
+prefetch; once too much has piled up, what is finished beyond the gap is acknowledged one by one.
+
+Invariant: a tag is acknowledged at most once and only after ``finish``; a multiple-ack names a tag
+that is itself not yet acknowledged (brokers answer PRECONDITION_FAILED otherwise).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Acks(NamedTuple):
+    """What to send now: ``upto`` with multiple=True where not None, then each of ``singles``."""
+
+    upto: int | None
+    singles: list[int]
+
+
+class Settlement:
+    """The delivery tags of one channel.
+
+    ``slack`` is how many finished tags may pile up behind a gap before they go out one by one.
+    """
+
+    __slots__ = ("_acked", "_finished", "_highest", "_slack", "_upto")
+
+    def __init__(self, slack: int) -> None:
+        self._slack = slack
+        self._upto = 0  # all tags up to here are acknowledged
+        self._highest = 0  # highest tag delivered
+        self._finished: set[int] = set()  # finished, not acknowledged
+        self._acked: set[int] = set()  # acknowledged one by one, above _upto
+
+    def deliver(self, tag: int) -> None:
+        """Note a delivery. Tags of a channel come in order, each once."""
+        self._highest = tag
+
+    def finish(self, tag: int) -> None:
+        """Say that ``tag`` needs nothing any more but its ack."""
+        self._finished.add(tag)
+
+    def take(self, *, everything: bool = False) -> Acks:
+        """Return what can be acknowledged now and count it as sent.
+
+        ``everything`` also takes what lies behind a gap, as a drain must.
+        """
+        finished, acked = self._finished, self._acked
+        tag, last = self._upto + 1, None
+        while True:
+            if tag in finished:
+                finished.remove(tag)
+                last = tag
+            elif tag in acked:
+                acked.remove(tag)
+            else:
+                break
+            tag += 1
+        self._upto = tag - 1
+        if finished and (everything or len(finished) > self._slack):
+            singles = sorted(finished)
+            acked.update(singles)
+            finished.clear()
+        else:
+            singles = []
+        return Acks(last, singles)
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries are not acknowledged."""
+        return self._highest - self._upto - len(self._acked)
+
+    @property
+    def finished(self) -> int:
+        """How many finished tags wait for their ack."""
+        return len(self._finished)

@@ -1,0 +1,249 @@
+"""Lanes: one FIFO a key, run one at a time. Pure.
+
+A task is a message at one handler. The lane of a key holds its tasks in the order of arrival; a
+keyless message is a lane of its own. ``take`` hands out *runs*: consecutive tasks of one lane, to be
+run one after the other by one thread. Until the run comes back by ``finish``, nothing else of that
+lane is handed out. So no two handlers of one key ever run at the same time in this process, and
+the tasks of one (key, handler) run in the order of arrival.
+
+A task that must run again *holds* its handler in its lane: it goes back to the front, and the
+lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler with an
+outage is *blocked* everywhere, but for one probe at a time.
+
+Lanes that are ready take turns, shard by shard, so that a busy shard or key never starves the
+others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+
+class Work(Protocol):
+    """What a task must tell."""
+
+    #: The name of its handler.
+    @property
+    def handler_name(self) -> str: ...
+
+    #: Whether it runs in the event loop; a run is of one kind.
+    @property
+    def is_async(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Work)
+
+
+class Lane(Generic[T]):
+    """The tasks of one key that wait. Changed by :class:`Lanes` alone."""
+
+    __slots__ = ("held", "key", "queued", "running", "shard", "tasks")
+
+    def __init__(self, key: Hashable, shard: int) -> None:
+        self.key = key
+        self.shard = shard
+        self.tasks: deque[T] = deque()
+        #: A run of it is out.
+        self.running = False
+        #: It stands in a ready queue.
+        self.queued = False
+        #: Handlers whose next task must not run yet.
+        self.held: set[str] = set()
+
+
+class Run(Generic[T]):
+    """Consecutive tasks of one lane, to be run in order by one thread or coroutine."""
+
+    __slots__ = ("kept", "lane", "outcomes", "tasks")
+
+    def __init__(self, lane: Lane[T], tasks: list[T]) -> None:
+        self.lane = lane
+        self.tasks = tasks
+        #: One outcome a task, filled in by the pool.
+        self.outcomes: list[object] = []
+        #: Later tasks of the lane that were claimed for, but must wait for these.
+        self.kept: list[T] = []
+
+
+class Lanes(Generic[T]):
+    """All lanes of one consumer. Used by its I/O thread only."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Hashable, Lane[T]] = {}
+        self._ready: dict[int, deque[Lane[T]]] = {}
+        self._turns: deque[int] = deque()  # shards with ready lanes, in turn
+        self._blocked: dict[str, deque[Lane[T]]] = {}  # handler -> lanes that wait for it
+        self.waiting = 0  # tasks in lanes, not handed out
+
+    def __len__(self) -> int:
+        """Return how many keyed lanes hold tasks or have a run out."""
+        return len(self._lanes)
+
+    def add(self, task: T, key: Hashable | None, shard: int) -> None:
+        """Append ``task`` to the lane of ``key``; None is a lane of its own."""
+        if key is None:
+            lane: Lane[T] = Lane(None, shard)
+        else:
+            found = self._lanes.get(key)
+            if found is None:
+                found = self._lanes[key] = Lane(key, shard)
+            lane = found
+        lane.tasks.append(task)
+        self.waiting += 1
+        if not lane.running and not lane.queued:
+            self._queue(lane)
+
+    def add_together(self, tasks: Sequence[T], key: Hashable | None, shard: int) -> None:
+        """Append several tasks (one message at several handlers) to one lane."""
+        if key is not None or len(tasks) == 1:
+            for task in tasks:
+                self.add(task, key, shard)
+            return
+        lane: Lane[T] = Lane(None, shard)
+        lane.tasks.extend(tasks)
+        self.waiting += len(tasks)
+        self._queue(lane)
+
+    def take(self, room: int, longest: int) -> list[Run[T]]:
+        """Hand out runs of together at most ``room`` tasks, none longer than ``longest``."""
+        runs: list[Run[T]] = []
+        turns, ready = self._turns, self._ready
+        while room > 0 and turns:
+            shard = turns[0]
+            lanes = ready[shard]
+            lane = lanes.popleft()
+            lane.queued = False
+            if lanes:
+                turns.rotate(-1)
+            else:
+                turns.popleft()
+                del ready[shard]
+            tasks = self._pick(lane, min(room, longest))
+            if not tasks:
+                continue  # all of it is held or blocked; resume or unblock brings it back
+            lane.running = True
+            room -= len(tasks)
+            self.waiting -= len(tasks)
+            runs.append(Run(lane, tasks))
+        return runs
+
+    def take_one(self, task: T, lane: Lane[T]) -> Run[T] | None:
+        """Hand out just ``task`` of ``lane``, held or not; None where a run of it is out."""
+        if lane.running or task not in lane.tasks:
+            return None
+        lane.tasks.remove(task)
+        lane.running = True
+        self.waiting -= 1
+        return Run(lane, [task])
+
+    def finish(self, lane: Lane[T], unfinished: Iterable[T] = ()) -> None:
+        """Take a run back. ``unfinished`` tasks return to the front, in their order."""
+        rest = list(unfinished)
+        lane.tasks.extendleft(reversed(rest))
+        self.waiting += len(rest)
+        lane.running = False
+        if lane.tasks:
+            if not lane.queued:
+                self._queue(lane)
+        elif lane.key is not None and not lane.held:
+            self._lanes.pop(lane.key, None)
+
+    def hold(self, lane: Lane[T], handler: str) -> None:
+        """Let the lane's tasks of ``handler`` wait until ``resume``."""
+        lane.held.add(handler)
+
+    def resume(self, lane: Lane[T], handler: str) -> None:
+        """End a hold."""
+        lane.held.discard(handler)
+        if lane.tasks and not lane.running and not lane.queued:
+            self._queue(lane)
+        elif not lane.tasks and not lane.running and not lane.held and lane.key is not None:
+            if self._lanes.get(lane.key) is lane:
+                del self._lanes[lane.key]
+
+    def block(self, handler: str) -> None:
+        """Hand out nothing for ``handler`` but probes."""
+        self._blocked.setdefault(handler, deque())
+
+    def unblock(self, handler: str) -> None:
+        """Hand out everything for ``handler`` again."""
+        for lane in self._blocked.pop(handler, ()):
+            if lane.tasks and not lane.running and not lane.queued:
+                self._queue(lane)
+
+    def take_probe(self, handler: str) -> Run[T] | None:
+        """Hand out one task of a blocked handler; None where none waits."""
+        waiting = self._blocked.get(handler)
+        while waiting:
+            lane = waiting.popleft()
+            if lane.running or handler in lane.held:
+                continue  # it comes back by finish or resume
+            for task in lane.tasks:
+                if task.handler_name == handler:
+                    return self.take_one(task, lane)
+                if task.handler_name not in self._blocked:
+                    break
+        return None
+
+    def clear(self) -> int:
+        """Forget every task that is not handed out (their deliveries died); return how many.
+
+        Lanes whose run is still out stay, so that what arrives anew waits for it.
+        """
+        dropped = self.waiting
+        self._ready.clear()
+        self._turns.clear()
+        for waiting in self._blocked.values():
+            waiting.clear()
+        for key, lane in list(self._lanes.items()):
+            lane.tasks.clear()
+            lane.held.clear()
+            lane.queued = False
+            if not lane.running:
+                del self._lanes[key]
+        self.waiting = 0
+        return dropped
+
+    def _queue(self, lane: Lane[T]) -> None:
+        lane.queued = True
+        lanes = self._ready.get(lane.shard)
+        if lanes is None:
+            self._ready[lane.shard] = deque((lane,))
+            self._turns.append(lane.shard)
+        else:
+            lanes.append(lane)
+
+    def _pick(self, lane: Lane[T], limit: int) -> list[T]:
+        """Remove from ``lane`` the tasks of its next run."""
+        tasks = lane.tasks
+        if not lane.held and not self._blocked:
+            first = tasks.popleft()
+            picked = [first]
+            is_async = first.is_async
+            while len(picked) < limit and tasks and tasks[0].is_async is is_async:
+                picked.append(tasks.popleft())
+            return picked
+        picked = []
+        kept: deque[T] = deque()
+        while tasks and len(picked) < limit:
+            task = tasks.popleft()
+            name = task.handler_name
+            if name in self._blocked:
+                self._blocked[name].append(lane)
+                kept.append(task)
+                # The handler's later tasks must not overtake this one.
+                kept.extend(tasks)
+                tasks.clear()
+            elif name in lane.held:
+                kept.append(task)
+            elif picked and picked[0].is_async is not task.is_async:
+                kept.append(task)
+                kept.extend(tasks)
+                tasks.clear()
+            else:
+                picked.append(task)
+        kept.extend(tasks)
+        lane.tasks = kept
+        return picked

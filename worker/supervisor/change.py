@@ -1,0 +1,136 @@
+"""Planned changes of the processes: fresh code one by one, or another number of them.
+
+A change names the slots that get new processes. It is *committed* when every new process has
+booted; until then nothing was drained for it, and it can be given up without a trace.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from worker.supervisor.policy import Restarts, changed_slots
+from worker.supervisor.process import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from worker.supervisor.control import Terms
+    from worker.supervisor.process import ChildProcess
+
+logger = logging.getLogger("worker.supervisor")
+
+
+@dataclass(slots=True)
+class Slot:
+    """The place of one process: who has its shards now, and who will."""
+
+    index: int
+    holder: ChildProcess | None = None
+    successor: ChildProcess | None = None
+    restarts: Restarts = field(default_factory=Restarts)
+    respawn_at: float = 0.0
+
+    def children(self) -> Iterator[ChildProcess]:
+        """Return the living processes of this slot."""
+        return (child for child in (self.holder, self.successor) if child is not None)
+
+
+@dataclass(slots=True)
+class Change:
+    """These slots get new processes, so that there are ``processes`` in all."""
+
+    slots: Sequence[Slot]
+    processes: int
+    #: The processes to be replaced, by pid.
+    old: frozenset[int]
+    committed: bool = False
+
+    def covers(self, slot: Slot) -> bool:
+        """Whether ``slot`` takes part in this change."""
+        return slot in self.slots
+
+    def needs(self, slot: Slot) -> bool:
+        """Whether ``slot`` needs a new process: it stays, and has none but an old one."""
+        return slot.index < self.processes and (
+            slot.holder is None or slot.holder.pid in self.old
+        )
+
+    def booted(self) -> bool:
+        """Whether every new process waits for its shards."""
+        return all(
+            slot.successor is not None and slot.successor.stage is Stage.GREETED
+            for slot in self.slots
+            if slot.index < self.processes
+        )
+
+    def done(self) -> bool:
+        """Whether every new process consumes, and every surplus one is gone."""
+        return self.committed and all(
+            not self.needs(slot) and slot.holder is not None and slot.holder.stage is Stage.READY
+            if slot.index < self.processes
+            else slot.holder is None
+            for slot in self.slots
+        )
+
+
+class Plans:
+    """What was asked for and has not begun: a reload, another number of processes."""
+
+    def __init__(self) -> None:
+        self._reload = False
+        self._stale: deque[int] = deque()
+        self._processes: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be done."""
+        return not self._reload and not self._stale and self._processes is None
+
+    def clear(self) -> None:
+        """Forget everything that was asked for."""
+        self._reload = False
+        self._stale.clear()
+        self._processes = None
+
+    def reload(self) -> None:
+        """Ask for fresh code in every process."""
+        self._reload = True
+
+    def resize(self, more: int, processes: int, terms: Terms) -> None:
+        """Ask for ``more`` than ``processes`` (fewer, if negative), within what is possible."""
+        before = self._processes or processes
+        wanted = before + more
+        if wanted < 1:
+            logger.warning("not going below one process")
+        elif wanted > terms.most_processes:
+            logger.warning(
+                "not going to %d processes: %d is the most, with %d shards on this broker and"
+                " dedup store",
+                wanted,
+                terms.most_processes,
+                terms.shards,
+            )
+        else:
+            logger.info("going from %d to %d processes", before, wanted)
+            self._processes = wanted if wanted != processes else None
+
+    def next(self, slots: list[Slot], processes: int, terms: Terms) -> Change | None:
+        """Return the next change, or None. Slots that it needs are added to ``slots``."""
+        if self._reload:
+            self._reload = False
+            self._stale = deque(range(processes))
+            logger.info("reloading: %d processes get fresh code, one by one", processes)
+        if self._processes is not None:
+            wanted, self._processes = self._processes, None
+            chosen = changed_slots(terms.shards, processes, wanted)
+            slots += [Slot(index) for index in range(len(slots), wanted)]
+        elif self._stale:
+            wanted, chosen = processes, (self._stale.popleft(),)
+        else:
+            return None
+        changed = [slot for slot in slots if slot.index in chosen]
+        old = frozenset(slot.holder.pid for slot in changed if slot.holder is not None)
+        return Change(changed, wanted, old)

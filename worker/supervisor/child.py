@@ -1,0 +1,219 @@
+"""The child process: import the app, consume what the supervisor assigns, end in order.
+
+1. Say hello: the app is imported, its settings are known.
+2. Wait for shards; connect; say ready.
+3. Run the consumer's loop in this thread. The control pipe and the signals are watched by it.
+4. Say how it ended, and exit: no later than told, also where a thread of a handler never ends.
+
+Without its supervisor the process drains by itself, before its leases could end.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from worker.config import mask_url
+from worker.errors import QworkerError
+from worker.logs import configure_logging
+from worker.supervisor.control import (
+    PROTOCOL,
+    Assign,
+    Beat,
+    Boot,
+    Bury,
+    Channel,
+    ControlClosed,
+    ControlError,
+    Drain,
+    Dump,
+    Fatal,
+    Finished,
+    Hello,
+    Ready,
+    Stop,
+    Terms,
+)
+from worker.supervisor.process import EXIT_ABANDONED, EXIT_DRAINED, EXIT_FAILED, EXIT_STUCK
+from worker.supervisor.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from enum import Enum
+
+    from worker.supervisor.control import Message
+
+logger = logging.getLogger("worker.supervisor.child")
+
+#: The most seconds that a process without a supervisor takes to drain; leases live for ten.
+ORPHAN_DRAIN = 8.0
+
+_EXIT_CODES = {
+    "DRAINED": EXIT_DRAINED,
+    "ABANDONED": EXIT_ABANDONED,
+    "STUCK": EXIT_STUCK,
+    "FAILED": EXIT_FAILED,
+}
+
+
+class Runnable(Protocol):
+    """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
+
+    on_beat: Callable[[], None] | None
+
+    def open(self) -> None: ...
+    def run(self) -> Enum: ...
+    def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None: ...
+    def drain(self, deadline: float) -> None: ...
+    def stop(self) -> None: ...
+    def bury(self, owners: Iterable[bytes]) -> None: ...
+    def statistics(self) -> Mapping[str, object]: ...
+    def dump(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An imported app: what the supervisor must know of it, and how to make its consumer."""
+
+    terms: Terms
+    #: Called with the shards and the owner id of this process.
+    consumer: Callable[[Sequence[int], bytes], Runnable]
+
+
+def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
+    """Run this process to its end. ``descriptor`` is its end of the control pipe."""
+    os.set_inheritable(descriptor, False)  # a handler's own subprocess must not keep it open
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signals = Signals()
+    # Ctrl-C in a terminal reaches every process; only the supervisor acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals.noted([signal.SIGTERM]):
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        child = Child(Channel(socket.socket(fileno=descriptor)), signals)
+        code = child.run(load)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == EXIT_DRAINED:
+        sys.exit(code)
+    os._exit(code)  # without waiting for threads that were abandoned
+
+
+class Child:
+    """This process, between its supervisor and its consumer. Used by the main thread only."""
+
+    def __init__(self, channel: Channel, signals: Signals) -> None:
+        self._channel = channel
+        self._signals = signals
+        self._owner = secrets.token_bytes(8)
+        self._drain_timeout = 0.0
+        self._consumer: Runnable | None = None
+
+    def run(self, load: Callable[[Boot], Service]) -> int:
+        """Return the exit code, when everything is done."""
+        try:
+            return self._run(load)
+        except (ControlClosed, _EndedEarly):
+            return EXIT_DRAINED
+        except QworkerError as error:
+            self._channel.send(Fatal(error.exit_code, mask_url(str(error))))
+            self._channel.flush(1.0)
+            return error.exit_code
+        except Exception:
+            logger.exception("the process failed")
+            return EXIT_FAILED
+
+    def _run(self, load: Callable[[Boot], Service]) -> int:
+        boot = self._await(Boot)
+        if boot.protocol != PROTOCOL:
+            raise ControlError(
+                "this package was replaced by another release while the service runs:"
+                " restart the service, a reload is not enough"
+            )
+        configure_logging(
+            str(boot.options.get("log_format") or ""), str(boot.options.get("log_level") or "info")
+        )
+        service = load(boot)
+        terms = service.terms
+        configure_logging(terms.log_format, terms.log_level, service=terms.service)
+        self._drain_timeout = terms.drain_timeout
+        self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
+
+        assign = self._await(Assign)
+        consumer = service.consumer([shard for shard, _ in assign.shards], self._owner)
+        consumer.open()
+        self._channel.send(Ready())
+        self._consumer = consumer
+        consumer.on_beat = self._beat
+        consumer.watch(self._channel, self._listen)
+        consumer.watch(self._signals, self._obey)
+        consumer.bury(bytes.fromhex(owner) for owner in assign.dead)
+        finish = consumer.run().name
+        self._channel.send(Beat(consumer.statistics()))
+        self._channel.send(Finished(finish))
+        self._channel.flush(1.0)
+        return _EXIT_CODES.get(finish, EXIT_FAILED)
+
+    def _await[M: Message](self, kind: type[M]) -> M:
+        """Wait for a message of this kind; end early if told to, or if nobody is there."""
+        while True:
+            message = self._channel.next()
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Drain | Stop) or self._signals.take():
+                raise _EndedEarly
+            if message is None:
+                select.select([self._channel, self._signals], [], [])
+
+    def _beat(self) -> None:
+        self._channel.flush()
+        if not self._channel.pending and self._consumer is not None:
+            self._channel.send(Beat(self._consumer.statistics()))
+
+    def _listen(self) -> None:
+        """Do what the supervisor says; drain if it is gone."""
+        if self._consumer is None:
+            return
+        try:
+            messages = self._channel.receive()
+        except ControlError:
+            logger.exception("the supervisor is not understood")
+            messages = []
+        for message in messages:
+            match message:
+                case Drain(seconds):
+                    self._consumer.drain(time.monotonic() + seconds)
+                case Stop():
+                    self._consumer.stop()
+                case Bury(owners):
+                    self._consumer.bury([bytes.fromhex(owner) for owner in owners])
+                case Dump():
+                    logger.info("%s", self._consumer.dump())
+                case _:
+                    logger.error("the supervisor sent a %s", type(message).__name__)
+        if self._channel.closed:
+            self._orphaned()
+
+    def _obey(self) -> None:
+        """Drain: SIGTERM came."""
+        if self._signals.take() and self._consumer is not None:
+            logger.info("got SIGTERM: draining")
+            self._consumer.drain(time.monotonic() + self._drain_timeout)
+
+    def _orphaned(self) -> None:
+        pass
+
+
+class _EndedEarly(Exception):  # noqa: N818 - no error
+    """The process was told to end before it held anything."""

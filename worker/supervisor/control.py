@@ -1,0 +1,260 @@
+"""The pipe between the supervisor and one child: frozen messages, a JSON line each.
+
+::
+
+    supervisor                                 child
+        ──── Boot(options, index, protocol) ────>      imports the app, resolves the settings
+        <─── Hello(pid, owner, terms) ───────────      or Fatal(exit_code, text)
+        ──── Assign(shards, dead) ──────────────>      connects and declares
+        <─── Ready() ────────────────────────────      or Fatal(exit_code, text)
+        <─── Beat(statistics) ───────────────────      about once a second
+        ──── Bury(owners), Dump() ──────────────>      whenever
+        ──── Drain(seconds), Stop() ────────────>
+        <─── Finished(finish) ───────────────────      then it exits
+
+The end of the stream says that the other side died: the kernel closes what it held, also after
+kill -9. Neither side ever blocks on a write, so a stopped child cannot stop its supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from worker.errors import QworkerError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+
+#: Rises with every change of the messages. A child of another release of this package, which a
+#: replacement after an upgrade is, refuses to speak with a supervisor of this one.
+PROTOCOL = 1
+
+#: The longest line, in bytes. A peer that sends more is broken.
+MAX_LINE = 1 << 20
+
+_MAX_OUTGOING = 4 * MAX_LINE
+
+
+class ControlError(QworkerError):
+    """The peer said something that is no message of this protocol."""
+
+
+class ControlClosed(QworkerError):
+    """The peer is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the supervisor needs to know of a service's settings. Durations are seconds."""
+
+    service: str
+    shards: int
+    #: How many processes to start with, and how many there can be at most.
+    processes: int
+    most_processes: int
+    drain_timeout: float
+    watchdog: float
+    connect_timeout: float
+    burst: bool = False
+    http: str = ""
+    reload: bool = False
+    log_format: str = ""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The options of the command line, and which process of the service this is."""
+
+    options: Mapping[str, object]
+    index: int
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The app is imported. ``owner`` is the id, in hex, that this process's claims carry."""
+
+    pid: int
+    owner: str
+    terms: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """The process cannot start, for a reason that starting it again does not mend."""
+
+    exit_code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Consume these shards: pairs of shard and fence. The claims of ``dead`` owners are free."""
+
+    shards: Sequence[Sequence[int]]
+    dead: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Connected, declared, consuming."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The loop of the child goes round."""
+
+    statistics: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """These owners are dead: whoever meets their claims takes them over at once."""
+
+    owners: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Write every thread's stack, and what is in flight, to the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Start nothing, finish what runs, acknowledge, and end within ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Abandon everything and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The consumer ended; ``finish`` is the name of its ``Finish``."""
+
+    finish: str
+
+
+Message = (
+    Boot | Hello | Fatal | Assign | Ready | Beat | Bury | Dump | Drain | Stop | Finished
+)
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__.lower(): kind
+    for kind in (Boot, Hello, Fatal, Assign, Ready, Beat, Bury, Dump, Drain, Stop, Finished)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return ``message`` as one line. Raises ControlError if it is longer than MAX_LINE."""
+    facts = {"kind": type(message).__name__.lower(), **asdict(message)}
+    line = json.dumps(facts, separators=(",", ":"), default=str).encode() + b"\n"
+    if len(line) > MAX_LINE:
+        raise ControlError(f"a {facts['kind']} message of {len(line)} bytes is too long")
+    return line
+
+
+def decode(line: bytes) -> Message:
+    """Return the message of one line. Raises ControlError if it is none."""
+    try:
+        facts = json.loads(line)
+        return _KINDS[facts.pop("kind")](**facts)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ControlError(f"no message of the control pipe: {line[:200]!r} ({error!r})") from None
+
+
+class Channel:
+    """One end of the pipe. Owns the socket; used by one thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self._messages: deque[Message] = deque()
+        #: The peer is gone, or no longer reads. What had arrived before can still be received.
+        self.closed = False
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for selectors."""
+        return self._socket.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits until the peer reads."""
+        return bool(self._outgoing) and not self.closed
+
+    def send(self, message: Message) -> None:
+        """Queue ``message`` and write what the peer takes now. Never blocks.
+
+        A peer that is gone is no error here: its end of the stream tells. Raises ControlError for
+        a message that is too long.
+        """
+        self._outgoing += encode(message)
+        self.flush()
+
+    def flush(self, timeout: float = 0.0) -> None:
+        """Write what is queued; wait for the peer to read for at most ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while self.pending:
+            try:
+                del self._outgoing[: self._socket.send(self._outgoing)]
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                select.select([], [self._socket], [], left)
+            except OSError:
+                self.closed = True
+        if len(self._outgoing) > _MAX_OUTGOING:
+            self.closed = True
+
+    def receive(self) -> list[Message]:
+        """Return every message that is there, without blocking. Raises ControlError."""
+        self._read()
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages
+
+    def next(self) -> Message | None:
+        """Return the next message, or None if none is there. Raises ControlError, ControlClosed."""
+        self._read()
+        if self._messages:
+            return self._messages.popleft()
+        if self.closed:
+            raise ControlClosed("the other end of the control pipe is closed")
+        return None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.closed = True
+        self._socket.close()
+
+    def _read(self) -> None:
+        while not self.closed:
+            try:
+                chunk = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self.closed = True
+                return
+            self._incoming += chunk
+            *lines, rest = self._incoming.split(b"\n")
+            self._incoming = rest
+            if len(rest) > MAX_LINE:
+                self.closed = True
+                raise ControlError(f"a line of more than {MAX_LINE} bytes")
+            self._messages.extend(decode(bytes(line)) for line in lines)

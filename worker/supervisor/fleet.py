@@ -1,0 +1,323 @@
+"""The processes of one service: a slot each, its holder, and the successor that will take over.
+
+A *holder* has the shards of its slot. A *successor* boots beside it and gets the shards when no
+other process has any of them: after a crash at once, in a planned change (fresh code, another
+number of processes) after the holder has drained. So a shard never has two consumers here, and a
+process that cannot boot never costs one that works.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from worker.supervisor.change import Plans, Slot
+from worker.supervisor.control import Beat, Bury, Dump, Fatal, Finished, Hello, Ready, Terms
+from worker.supervisor.metrics import Totals
+from worker.supervisor.policy import Restarts, deal
+from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from worker.supervisor.change import Change
+    from worker.supervisor.control import Message
+
+logger = logging.getLogger("worker.supervisor")
+
+#: Dead owners that a new process is told of. Claims of older ones have long expired.
+_REMEMBERED_DEAD = 256
+
+#: Seconds without a sign of life after which a stack is asked of the kernel, not of the process.
+_DEAF = 2.0
+
+_EXIT_CONFIGURATION, _EXIT_UNREACHABLE, _EXIT_KEEP_DYING = 3, 4, 5
+
+
+class Fleet:
+    """Keeps the processes as they should be. Driven by the supervisor's loop, in one thread."""
+
+    def __init__(
+        self,
+        options: Mapping[str, object],
+        command: Sequence[str] = CHILD_COMMAND,
+        on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
+    ) -> None:
+        self._options = options
+        self._command = command
+        self._on_beat = on_beat
+        self._slots = [Slot(0)]
+        self._plans = Plans()
+        self._change: Change | None = None
+        self._dead: deque[str] = deque(maxlen=_REMEMBERED_DEAD)
+        self._fences: dict[int, int] = {}
+        self._closing = False
+        #: From the first child that imported the app; unknown until then.
+        self.terms: Terms | None = None
+        #: How many processes there should be.
+        self.processes = 1
+        #: Whether every process was ready once: from then on, start-up errors are retried.
+        self.booted = False
+        #: Why the service cannot go on, with the exit code that says so.
+        self.failure: Fatal | None = None
+        #: Whether a process that was being drained left work behind.
+        self.abandoned = False
+        #: How many processes ended unasked.
+        self.restarts = 0
+        self.totals = Totals()
+
+    def children(self) -> list[ChildProcess]:
+        """Return every living process."""
+        return [child for slot in self._slots for child in slot.children()]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every slot has a process that consumes, and none is on its way out."""
+        return self.terms is not None and all(
+            slot.holder is not None and slot.holder.stage is Stage.READY
+            for slot in self._slots[: self.processes]
+        )
+
+    @property
+    def changing(self) -> bool:
+        """Whether a planned change is under way or waits."""
+        return self._change is not None or not self._plans.empty
+
+    def responsive(self, now: float) -> bool:
+        """Whether every process that consumes gave a sign of life within the watchdog's time."""
+        limit = self.terms.watchdog if self.terms else 0.0
+        return all(child.silent_for(now) <= limit for child in self.children())
+
+    def next_deadline(self) -> float:
+        """Return the time at which :meth:`manage` has something to do, whatever happens."""
+        deadlines = [child.kill_at for child in self.children() if child.kill_at is not None]
+        deadlines += [slot.respawn_at for slot in self._slots if self._needs(slot)]
+        return min(deadlines, default=float("inf"))
+
+    # What the supervisor asks for
+
+    def reload(self) -> None:
+        """Replace every process by one with fresh code, one after the other."""
+        if self._change is not None and not self._change.committed:
+            self._drop(self._change)
+        self._plans.reload()
+
+    def resize(self, more: int) -> None:
+        """Run ``more`` processes than now (fewer, if negative), within what the shards allow."""
+        if self.terms is None or not self.booted:
+            logger.warning("not changing the number of processes: they are still starting")
+            return
+        processes = self.processes if self._change is None else self._change.processes
+        self._plans.resize(more, processes, self.terms)
+
+    def dump(self, now: float) -> None:
+        """Make every process write its stacks and what is in flight."""
+        for child in self.children():
+            logger.info("process %d: %s", child.index, child.describe(now))
+            if child.stage is Stage.READY:
+                child.say(Dump())
+            if child.stage is not Stage.READY or child.silent_for(now) > _DEAF:
+                child.dump_stack()
+
+    def drain(self, seconds: float, now: float) -> None:
+        """End every process, and start none again. Work that outlasts ``seconds`` is abandoned."""
+        self._closing = True
+        self._change = None
+        self._plans.clear()
+        for child in self.children():
+            child.drain(seconds, now)
+
+    def stop(self, seconds: float, now: float) -> None:
+        """End every process now: each gets ``seconds`` to close its connections."""
+        self._closing = True
+        for child in self.children():
+            child.stop(seconds, now)
+
+    def forgive(self, seconds: float) -> None:
+        """Move the watchdogs by time in which nobody ran."""
+        for child in self.children():
+            child.forgive(seconds)
+
+    # One round of the loop: listen, reap, manage
+
+    def listen(self, now: float) -> None:
+        """Take in what the processes said."""
+        for slot in self._slots:
+            for child in slot.children():
+                self._listen(slot, child, now)
+
+    def reap(self, now: float) -> None:
+        """Bury the processes that ended; also orphans that an init process (pid 1) inherits."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for slot in self._slots:
+                for child in slot.children():
+                    if child.pid == pid:
+                        self._listen(slot, child, now)  # its last words
+                        child.reaped(status)
+                        self._bury(slot, child, now)
+
+    def manage(self, now: float) -> None:
+        """Start, assign, replace and kill processes as it is their time."""
+        for child in self.children():
+            child.watch(now, self.terms)
+        if self._closing or self.failure is not None:
+            return
+        if self._change is None and self.terms is not None and self.booted:
+            self._change = self._plans.next(self._slots, self.processes, self.terms)
+        for slot in self._slots:
+            if now >= slot.respawn_at and self._needs(slot):
+                slot.successor = ChildProcess(slot.index, self._options, self._command, now)
+        if self._change is not None and not self._change.committed and self._change.booted():
+            self._commit(self._change, now)
+        for slot in self._slots:
+            self._hand_over(slot, now)
+        if self._change is not None and self._change.done():
+            self._change = None
+        if self._change is None:
+            self._slots = [s for s in self._slots if s.index < self.processes or any(s.children())]
+        self.booted = self.booted or self.ready
+
+    # The life of one process
+
+    def _needs(self, slot: Slot) -> bool:
+        """Whether the slot needs a process that it neither has nor has on its way."""
+        if self._closing or slot.successor is not None:
+            return False
+        if self._change is not None and self._change.covers(slot):
+            return self._change.needs(slot)
+        return slot.holder is None and slot.index < self.processes
+
+    def _hand_over(self, slot: Slot, now: float) -> None:
+        """Give the slot's successor its shards, if it booted and nobody else has any of them."""
+        child, change = slot.successor, self._change
+        if child is None or child.stage is not Stage.GREETED or slot.holder is not None:
+            return
+        if self.terms is None or (change and not change.committed and change.covers(slot)):
+            return
+        shards = deal(self.terms.shards, self.processes)[slot.index]
+        held = {shard for other in self.children() if other.consumes for shard in other.shards}
+        if held.isdisjoint(shards):
+            child.assign([(shard, self._fence(shard)) for shard in shards], [*self._dead], now)
+            slot.holder, slot.successor = child, None
+
+    def _fence(self, shard: int) -> int:
+        """Return a number that is higher than any before for this shard, also of past lives."""
+        fence = max(self._fences.get(shard, 0) + 1, time.time_ns() // 1_000_000)
+        self._fences[shard] = fence
+        return fence
+
+    def _listen(self, slot: Slot, child: ChildProcess, now: float) -> None:
+        for message in child.listen(now):
+            self._hear(slot, child, message, now)
+
+    def _hear(self, slot: Slot, child: ChildProcess, message: Message, now: float) -> None:
+        match message:
+            case Hello():
+                self._greet(child, message)
+            case Ready():
+                child.ready(now)
+                slot.restarts.ready()
+                logger.info("process %d is ready: %s", slot.index, child.describe(now))
+            case Beat(statistics):
+                child.beat(statistics, now)
+                self._on_beat(child.pid, statistics)
+            case Finished(finish):
+                child.finished(finish, now)
+            case Fatal():
+                child.fatal = message
+            case _:
+                logger.error("process %d sent a %s", child.index, type(message).__name__)
+
+    def _greet(self, child: ChildProcess, hello: Hello) -> None:
+        terms = Terms(**hello.terms)
+        if self.terms is None:
+            self.processes = terms.processes
+            self._slots += [Slot(index) for index in range(1, terms.processes)]
+        elif (terms.service, terms.shards) != (self.terms.service, self.terms.shards):
+            child.fatal = Fatal(
+                _EXIT_CONFIGURATION,
+                f"the service was {self.terms.service!r} with {self.terms.shards} shards and is now"
+                f" {terms.service!r} with {terms.shards}: stop it and start it anew",
+            )
+            child.kill("")
+            return
+        self.terms = terms
+        child.greeted(hello.owner)
+
+    def _bury(self, slot: Slot, child: ChildProcess, now: float) -> None:
+        """Draw the consequences of a death."""
+        if child is slot.holder:
+            slot.holder = None
+        else:
+            slot.successor = None
+        self.totals.departed(child.statistics)
+        if not child.drained:
+            self._dead.append(child.owner)
+            for other in self.children():
+                if other.consumes:
+                    other.say(Bury([child.owner]))
+        self.abandoned = self.abandoned or (self._closing and not child.drained)
+        expected = child.dismissed or child.finish == "DRAINED"
+        level = logging.INFO if expected else logging.WARNING
+        logger.log(level, "process %d ended: %s", child.index, child.epitaph())
+        if child.dismissed:
+            slot.respawn_at = now
+        elif not self._closing:
+            self.restarts += 1
+            self._replace(slot, child, now)
+
+    def _replace(self, slot: Slot, child: ChildProcess, now: float) -> None:
+        """Decide when a process that died by itself is started again, or who gives up."""
+        if child.fatal is not None and not self.booted:
+            self.failure = child.fatal
+            return
+        delay: float | None
+        if child.fatal is None:
+            delay = slot.restarts.after_death(child.lived(now))
+        else:
+            logger.error("process %d cannot start:\n%s", slot.index, child.fatal.text)
+            outage = child.fatal.exit_code == _EXIT_UNREACHABLE
+            delay = slot.restarts.after_outage() if outage else slot.restarts.after_death(None)
+        change = self._change
+        if change and not change.committed and (delay is None or child.fatal is not None):
+            logger.error("the change is given up; the processes that run go on as they are")
+            self._plans.clear()
+            self._drop(change)
+        elif delay is None:
+            self.failure = Fatal(
+                _EXIT_KEEP_DYING,
+                f"process {slot.index} died {slot.restarts.startup_deaths} times in a row before it"
+                " was ready; the log has the reasons",
+            )
+        slot.respawn_at = now + (delay or 0.0)
+        if delay:
+            logger.info("process %d starts again in %.1f s", slot.index, delay)
+
+    # Planned changes
+
+    def _commit(self, change: Change, now: float) -> None:
+        """Drain the old processes of a change, all of whose new ones have booted."""
+        if self.terms is None:
+            return
+        change.committed = True
+        self.processes = change.processes
+        for slot in change.slots:
+            if slot.holder is not None:
+                slot.holder.drain(self.terms.drain_timeout, now)
+
+    def _drop(self, change: Change) -> None:
+        """Forget a change that is not committed; nothing was drained for it."""
+        for slot in change.slots:
+            slot.restarts = Restarts()
+            if slot.successor is not None and slot.holder is not None:
+                slot.successor.dismiss()
+        self._change = None

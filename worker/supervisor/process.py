@@ -1,0 +1,292 @@
+"""One child process as its supervisor sees it: spawned, spoken to, watched, killed, reaped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.supervisor.control import Assign, Boot, Channel, ControlError, Drain, Stop
+from worker.supervisor.policy import drain_allowance
+from worker.supervisor.systemd import without_notify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.supervisor.control import Fatal, Message, Terms
+
+logger = logging.getLogger("worker.supervisor")
+
+#: The command that becomes a child. By path, not by ``-m``: that would put the current folder
+#: first on the path of modules, where a user's own ``worker.py`` hides this package.
+CHILD_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("bootstrap.py")))
+
+#: Exit codes of a child that are no error of its own. Others are what its :class:`Fatal` says.
+EXIT_DRAINED = 0
+EXIT_FAILED = 1
+EXIT_ABANDONED = 75
+EXIT_STUCK = 76
+
+#: Seconds from the start of a process until its app must have been imported.
+_IMPORT_LIMIT = 120.0
+#: Seconds past ``connect_timeout`` within which an assigned process must be ready.
+_OPEN_MARGIN = 30.0
+#: Seconds that a drain waits for a process that is still connecting.
+_OPEN_GRACE = 1.0
+#: Seconds that a process has left after it said that it finished, or closed its pipe.
+_EXIT_LIMIT = 5.0
+#: Seconds for a hung process to write its stack before it is killed.
+_DUMP_TIME = 1.0
+
+_BLOCKED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+
+
+class Stage(Enum):
+    """How far a process has come."""
+
+    BOOTING = "booting"  # imports the app
+    GREETED = "greeted"  # waits for its shards
+    OPENING = "opening"  # connects
+    READY = "ready"  # consumes
+    DRAINING = "draining"
+    FINISHED = "finished"  # its consumer ended, it exits
+    DEAD = "dead"
+
+
+class ChildProcess:
+    """A spawned child. Times are readings of the monotonic clock that the caller passes."""
+
+    def __init__(
+        self, index: int, options: Mapping[str, object], command: Sequence[str], now: float
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        self.index = index
+        self.stage = Stage.BOOTING
+        self.spawned_at = now
+        self.opened_at = now
+        self.ready_at: float | None = None
+        self.last_beat = now
+        self.kill_at: float | None = None
+        self.owner = ""
+        self.shards: tuple[int, ...] = ()
+        self.statistics: Mapping[str, object] = {}
+        self.fatal: Fatal | None = None
+        self.finish = ""
+        #: Drained or killed on purpose: its end is no fault of its own.
+        self.dismissed = False
+        self._killed = False
+        self._drain_until = now
+        # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env=without_notify(os.environ),
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self.pid = self._process.pid
+        self.channel = Channel(ours)
+        self.say(Boot(options, index))
+
+    def say(self, message: Message) -> None:
+        """Send ``message``; a process that cannot take it will be found dead."""
+        self.channel.send(message)
+
+    def listen(self, now: float) -> list[Message]:
+        """Return what the process said. One that closed its pipe, or babbles, has to go."""
+        try:
+            messages = self.channel.receive()
+        except ControlError as error:
+            logger.error("process %d (pid %d): %s", self.index, self.pid, error)
+            self.kill("it does not speak the protocol of the control pipe")
+            return []
+        if self.channel.closed:
+            self.kill_by(now + _EXIT_LIMIT)
+        return messages
+
+    @property
+    def consumes(self) -> bool:
+        """Whether the process may hold messages: it was given shards and has not ended."""
+        return bool(self.shards) and self.stage not in (Stage.BOOTING, Stage.GREETED, Stage.DEAD)
+
+    def greeted(self, owner: str) -> None:
+        """Note that the process imported the app and waits for shards."""
+        self.owner = owner
+        self.stage = Stage.GREETED
+
+    def assign(self, shards: Sequence[tuple[int, int]], dead: Sequence[str], now: float) -> None:
+        """Give the process its shards, each with its fence."""
+        self.shards = tuple(shard for shard, _ in shards)
+        self.stage = Stage.OPENING
+        self.opened_at = now
+        self.say(Assign(shards, dead))
+
+    def ready(self, now: float) -> None:
+        """Note that the process consumes from now on."""
+        self.ready_at = self.last_beat = now
+        self.stage = Stage.READY
+        if self.dismissed:
+            self.stage = Stage.DRAINING
+            self.kill_at = self._drain_until
+
+    def drain(self, seconds: float, now: float) -> None:
+        """Let the process finish what runs; what is left of it after ``seconds`` is killed.
+
+        One that does not consume yet holds nothing and is not waited for.
+        """
+        self.dismissed = True
+        self._drain_until = now + seconds
+        if self.stage in (Stage.BOOTING, Stage.GREETED):
+            self.dismiss()
+        elif self.stage is Stage.OPENING:
+            self.say(Drain(drain_allowance(seconds)))
+            self.kill_by(now + min(seconds, _OPEN_GRACE))
+        elif self.stage is Stage.READY:
+            self.say(Drain(drain_allowance(seconds)))
+            self.stage = Stage.DRAINING
+            self.kill_by(self._drain_until)
+
+    def stop(self, seconds: float, now: float) -> None:
+        """Make the process abandon everything; it is killed after ``seconds``."""
+        self.dismissed = True
+        if self.stage in (Stage.BOOTING, Stage.GREETED):
+            self.dismiss()
+        else:
+            self.say(Stop())
+            self.kill_by(now + seconds)
+
+    def dismiss(self) -> None:
+        """End a process that is no longer wanted and was given nothing."""
+        self.dismissed = True
+        self.kill("")
+
+    def beat(self, statistics: Mapping[str, object], now: float) -> None:
+        """Note a sign of life."""
+        self.last_beat = now
+        self.statistics = statistics
+
+    def finished(self, finish: str, now: float) -> None:
+        """Note that the consumer of the process ended in this way."""
+        self.finish = finish
+        self.stage = Stage.FINISHED
+        self.kill_by(now + _EXIT_LIMIT)
+
+    def kill_by(self, deadline: float) -> None:
+        """Kill the process at ``deadline``, unless an earlier one is set."""
+        self.kill_at = deadline if self.kill_at is None else min(self.kill_at, deadline)
+
+    def silent_for(self, now: float) -> float:
+        """Return the seconds since the last sign of life of a process that consumes."""
+        return now - self.last_beat if self.stage in (Stage.READY, Stage.DRAINING) else 0.0
+
+    def forgive(self, seconds: float) -> None:
+        """Move every deadline by time in which nobody ran."""
+        self.spawned_at += seconds
+        self.opened_at += seconds
+        self.last_beat += seconds
+
+    def watch(self, now: float, terms: Terms | None) -> None:
+        """Kill the process if its time is up; if it hangs, first make it show where."""
+        if self.channel.pending:
+            self.channel.flush()
+        if self._killed:
+            return
+        if self.kill_at is not None:
+            if now >= self.kill_at:
+                self.kill("its time is up")
+        elif complaint := self._complaint(now, terms):
+            logger.error("process %d (pid %d) hangs: %s", self.index, self.pid, complaint)
+            self.dump_stack()
+            self.kill_by(now + _DUMP_TIME)
+
+    def _complaint(self, now: float, terms: Terms | None) -> str:
+        """Return what the process should have done by now, or nothing."""
+        if self.stage is Stage.BOOTING and now - self.spawned_at > _IMPORT_LIMIT:
+            return f"its app was not imported within {_IMPORT_LIMIT:.0f} s"
+        if terms is None:
+            return ""
+        if self.silent_for(now) > terms.watchdog:
+            return f"no sign of life for {self.silent_for(now):.0f} s"
+        limit = terms.connect_timeout + _OPEN_MARGIN
+        if self.stage is Stage.OPENING and now - self.opened_at > limit:
+            return f"not ready within {limit:.0f} s"
+        return ""
+
+    def dump_stack(self) -> None:
+        """Make the process write its stack to standard error, even if its interpreter hangs."""
+        self._signal(signal.SIGUSR1)
+
+    def kill(self, reason: str) -> None:
+        """End the process now (SIGKILL), with a line in the log if there is a reason to tell."""
+        if not self._killed:
+            self._killed = True
+            if reason:
+                logger.warning("killing process %d (pid %d): %s", self.index, self.pid, reason)
+            self._signal(signal.SIGKILL)
+
+    def reaped(self, status: int) -> None:
+        """Note the wait status that the kernel gave; the pid may be somebody else's from now on."""
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.stage = Stage.DEAD
+        self._killed = True
+        self.channel.close()
+
+    @property
+    def drained(self) -> bool:
+        """Whether the process left nothing behind: it said so, or never held anything."""
+        return self.finish == "DRAINED" or self.ready_at is None
+
+    def lived(self, now: float) -> float | None:
+        """Return the seconds since the process was ready, or None if it never was."""
+        return None if self.ready_at is None else now - self.ready_at
+
+    def facts(self, now: float) -> dict[str, object]:
+        """Return the state of the process for whoever watches the service."""
+        return {
+            "index": self.index,
+            "pid": self.pid,
+            "stage": self.stage.value,
+            "shards": list(self.shards),
+            "silent_for": round(self.silent_for(now), 3),
+            "statistics": self.statistics,
+        }
+
+    def describe(self, now: float) -> str:
+        """Return the state of the process in one line."""
+        shards = ", ".join(map(str, self.shards)) or "none"
+        text = f"pid {self.pid}, {self.stage.value}, shards {shards}"
+        silence = self.silent_for(now)
+        return f"{text}, silent for {silence:.1f} s" if silence > 2.0 else text  # noqa: PLR2004
+
+    def epitaph(self) -> str:
+        """Return how the process ended, in words."""
+        code = self._process.returncode
+        if code is not None and code < 0:
+            try:
+                how = f"killed by {signal.Signals(-code).name}"
+            except ValueError:
+                how = f"killed by signal {-code}"
+        else:
+            how = f"exit code {code}"
+        return f"{how}, {self.finish.lower()}" if self.finish else how
+
+    def _signal(self, number: int) -> None:
+        if self.stage is not Stage.DEAD:
+            os.kill(self.pid, number)

@@ -1,0 +1,67 @@
+"""Signals as a queue: handlers note the signal and wake the loop, nothing more."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType
+
+
+class Signals:
+    """Collects signals for a loop that waits with a selector. Made in the main thread."""
+
+    def __init__(self) -> None:
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._noted: deque[int] = deque()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while signals, or wake-ups, wait."""
+        return self._wake.fileno()
+
+    @contextmanager
+    def noted(self, wanted: Iterable[int]) -> Iterator[None]:
+        """Queue these signals while the block runs; then put back what was before."""
+        before = {number: signal.signal(number, self._note) for number in wanted}
+        descriptor = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def take(self) -> list[int]:
+        """Return the signals that came since the last call, in their order."""
+        try:
+            while self._wake.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        taken = []
+        while self._noted:
+            taken.append(self._noted.popleft())
+        return taken
+
+    def send(self, number: int) -> None:
+        """Queue ``number`` as if this signal had come. May be called in any thread."""
+        self._noted.append(number)
+        try:
+            self._waker.send(b"\0")
+        except BlockingIOError:
+            pass  # full of wake-ups that nobody took yet
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._wake.close()
+        self._waker.close()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._noted.append(number)

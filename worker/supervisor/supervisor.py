@@ -1,0 +1,244 @@
+"""The supervisor's loop: wait, obey signals, listen, reap, manage, tell.
+
+It imports nothing of the user's, opens no connection and runs no handler, so there is little that
+can go wrong in it, and whatever does in a child is seen from here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import sys
+import time
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.config import mask_url
+from worker.errors import ConfigurationError
+from worker.logs import configure_logging
+from worker.supervisor.control import Fatal
+from worker.supervisor.fleet import Fleet
+from worker.supervisor.metrics import gauges, shard_gauges
+from worker.supervisor.policy import BurstWatch, slept
+from worker.supervisor.process import CHILD_COMMAND, EXIT_ABANDONED, EXIT_DRAINED, Stage
+from worker.supervisor.reload import CodeWatch
+from worker.supervisor.reporter import Reporter
+from worker.supervisor.signals import Signals
+from worker.supervisor.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.supervisor.control import Terms
+
+logger = logging.getLogger("worker.supervisor")
+
+EXIT_STOPPED = 130
+
+#: Seconds that the processes get to close their connections when everything stops at once.
+_STOP_TIME = 0.5
+
+_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+)
+
+
+class State(Enum):
+    """What the supervisor is at."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+def run_supervisor(
+    options: Mapping[str, object], *, command: Sequence[str] = CHILD_COMMAND
+) -> int:
+    """Run a service until it ends; return the exit code of the program.
+
+    ``options`` are the settings that the command line gave. Errors of the start are on standard
+    error when this returns. Must be called in the main thread.
+    """
+    configure_logging(str(options.get("log_format") or ""), str(options.get("log_level") or "info"))
+    supervisor = Supervisor(options, command)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    """Starts the processes of a service, watches over them, and ends them in order."""
+
+    def __init__(self, options: Mapping[str, object], command: Sequence[str]) -> None:
+        self._signals = Signals()
+        self._selector = selectors.DefaultSelector()
+        self._burst = BurstWatch()
+        self._fleet = Fleet(options, command, self._burst.beat)
+        self._reporter = Reporter()
+        self._code_watch: CodeWatch | None = None
+        self._state = State.STARTING
+        self._failure: Fatal | None = None
+        self._opened = False
+
+    def run(self) -> int:
+        """Go round until every process has ended and none shall be started again."""
+        with self._signals.noted(_SIGNALS):
+            while not self._ending or self._fleet.children():
+                self._wait()
+                now = time.monotonic()
+                for number in self._signals.take():
+                    self._obey(number, now)
+                self._fleet.listen(now)
+                self._fleet.reap(now)
+                self._fleet.manage(now)
+                self._decide(now)
+                self._tell(now)
+        return self._exit_code()
+
+    def close(self) -> None:
+        """Release everything but the processes, which drain by themselves if any are left."""
+        self._reporter.close()
+        if self._code_watch is not None:
+            self._code_watch.close()
+        self._selector.close()
+        self._signals.close()
+
+    @property
+    def _ending(self) -> bool:
+        return self._state in (State.DRAINING, State.STOPPING)
+
+    def _wait(self) -> None:
+        """Wait until a signal or a message comes, or a time."""
+        wanted: dict[int, int] = {self._signals.fileno(): selectors.EVENT_READ}
+        for child in self._fleet.children():
+            if not child.channel.closed:
+                write = selectors.EVENT_WRITE if child.channel.pending else 0
+                wanted[child.channel.fileno()] = selectors.EVENT_READ | write
+        for descriptor in [*self._selector.get_map()]:
+            self._selector.unregister(descriptor)
+        for descriptor, events in wanted.items():
+            self._selector.register(descriptor, events)
+        began = time.monotonic()
+        longest = min(max(0.0, self._fleet.next_deadline() - began), self._reporter.interval)
+        self._selector.select(longest)
+        if lost := slept(time.monotonic() - began, longest):
+            logger.warning("nothing ran here for %.0f s: the machine or this process stood", lost)
+            self._fleet.forgive(lost)
+
+    def _obey(self, number: int, now: float) -> None:
+        """Do what a signal asks for."""
+        if number != signal.SIGCHLD:  # the loop reaps in every round
+            logger.info("got %s", signal.Signals(number).name)
+        match number:
+            case signal.SIGTERM | signal.SIGINT if not self._ending:
+                self._drain(now)
+            case signal.SIGTERM | signal.SIGINT:
+                logger.warning("stopping at once: what runs is abandoned")
+                self._state = State.STOPPING
+                self._fleet.stop(_STOP_TIME, now)
+            case signal.SIGUSR1:
+                self._fleet.dump(now)
+            case signal.SIGHUP if not self._ending:
+                self._fleet.reload()
+            case signal.SIGTTIN if not self._ending:
+                self._fleet.resize(1)
+            case signal.SIGTTOU if not self._ending:
+                self._fleet.resize(-1)
+
+    def _decide(self, now: float) -> None:
+        """Go over to another state where the processes' state asks for it."""
+        fleet = self._fleet
+        if self._ending:
+            return
+        if fleet.terms is not None and not self._opened:
+            self._opened = True
+            self._open(fleet.terms, now)
+        self._failure = self._failure or fleet.failure
+        if self._failure is not None:
+            print(f"qworker: {mask_url(self._failure.text)}", file=sys.stderr, flush=True)
+            self._drain(now)
+        elif not fleet.booted:
+            return
+        elif fleet.changing:
+            if self._state is State.RUNNING:
+                self._reporter.systemd.reloading()
+                self._state = State.RELOADING
+        elif not fleet.ready:
+            return
+        elif self._state is not State.RUNNING:
+            self._state = State.RUNNING
+            self._reporter.systemd.ready()
+            logger.info("ready: %d processes", fleet.processes)
+        elif self._bursting and self._burst.over(child.pid for child in fleet.children()):
+            logger.info("every queue is empty and all is settled")
+            self._drain(now)
+
+    @property
+    def _bursting(self) -> bool:
+        return self._fleet.terms is not None and self._fleet.terms.burst
+
+    def _open(self, terms: Terms, now: float) -> None:
+        """Start what the settings ask for, now that they are known."""
+        configure_logging(terms.log_format, terms.log_level, service=terms.service)
+        try:
+            self._reporter.open(terms, self._status("starting", now))
+            if terms.reload:
+                reload = partial(self._signals.send, signal.SIGHUP)
+                self._code_watch = CodeWatch(Path.cwd(), reload)
+        except ConfigurationError as error:
+            self._failure = Fatal(error.exit_code, str(error))
+
+    def _drain(self, now: float) -> None:
+        """Let every process finish, within the time that the settings allow."""
+        seconds = self._fleet.terms.drain_timeout if self._fleet.terms else 0.0
+        logger.info("draining, for up to %g s", seconds)
+        self._state = State.DRAINING
+        self._reporter.systemd.stopping(seconds)
+        self._fleet.drain(seconds, now)
+
+    def _tell(self, now: float) -> None:
+        """Publish the state when it changed, and once a second."""
+        if self._fleet.responsive(now):
+            self._reporter.alive(now)
+        ready = sum(child.stage is Stage.READY for child in self._fleet.children())
+        text = f"{self._state.value}, {ready} of {self._fleet.processes} processes ready"
+        if self._opened and self._reporter.due(text, now):
+            self._reporter.tell(self._status(text, now))
+
+    def _status(self, text: str, now: float) -> Status:
+        fleet = self._fleet
+        statistics = [child.statistics for child in fleet.children()]
+        return Status(
+            service=fleet.terms.service if fleet.terms else "",
+            pid=os.getpid(),
+            state=self._state.value,
+            live=fleet.responsive(now),
+            ready=fleet.ready and not self._ending,
+            at=now,
+            text=text,
+            restarts=fleet.restarts,
+            processes=[child.facts(now) for child in fleet.children()],
+            counters=fleet.totals.counters(statistics),
+            gauges=gauges(statistics),
+            shards=shard_gauges(statistics),
+        )
+
+    def _exit_code(self) -> int:
+        if self._state is State.STOPPING:
+            return EXIT_STOPPED
+        if self._failure is not None:
+            return self._failure.exit_code
+        return EXIT_ABANDONED if self._fleet.abandoned else EXIT_DRAINED

@@ -1,0 +1,320 @@
+"""What a service declares on the broker: exchanges, queues and bindings, as data; and declaring it.
+
+::
+
+    qw.events (topic) ──pattern──┐
+    qw.commands (direct) ──name──┼─> NAME.g1 ──hash of qw-key──> NAME.g1.0 … NAME.g1.N-1
+    your own exchanges ──────────┘
+                                      NAME.dlq   NAME.parked   NAME.retry.MS
+
+Publishers know the two public exchanges and nothing of shards. The service's own exchange
+spreads by the key; messages without the header ``qw-key`` spread by their id, which on RabbitMQ
+takes a second hash exchange behind an alternate exchange.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import amqp.exceptions
+
+from worker.errors import ConfigurationError, DeclarationMismatch
+from worker.message import KEY_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from worker.config import Settings
+    from worker.transport.capabilities import Capabilities
+
+_HASH = "x-consistent-hash"
+_HASH_WEIGHT = "10"  # points on the plugin's ring a queue; more of them balance better
+#: Deliveries of a message that a quorum queue allows before it sets it aside by itself. Our own
+#: durable counts decide; restarts alone must never reach it.
+_DELIVERY_LIMIT = 1_000_000
+#: Waits of the retry queues in milliseconds; a delay takes the longest that does not exceed it.
+RETRY_STEPS = tuple(1000 * 2**n for n in range(13))
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A source of messages beside the two public exchanges."""
+
+    exchange: str
+    type: str
+    routing_key: str
+    arguments: Mapping[str, Any]
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange to declare."""
+
+    name: str
+    type: str
+    durable: bool = True
+    internal: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to declare."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    #: Which shard it is; None for the queues beside.
+    shard: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A binding to make, from an exchange to an exchange or a queue."""
+
+    source: str
+    target: str
+    routing_key: str
+    to_queue: bool
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All that a service declares, in an order in which it can be declared."""
+
+    service: str
+    generation: int
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    binds: tuple[Bind, ...]
+    events_exchange: str
+    commands_exchange: str
+
+    def queue_of(self, shard: int) -> str:
+        """Return the name of a shard's queue."""
+        return shard_queue(self.service, self.generation, shard)
+
+    @property
+    def shard_queues(self) -> tuple[str, ...]:
+        """The names of the shard queues, in the order of their numbers."""
+        return tuple(q.name for q in self.queues if q.shard is not None)
+
+
+def shard_queue(service: str, generation: int, shard: int) -> str:
+    """Return the name of a shard's queue."""
+    return f"{service}.g{generation}.{shard}"
+
+
+def dead_letter_queue(service: str) -> str:
+    """Return the name of the queue of dead letters."""
+    return f"{service}.dlq"
+
+
+def parked_queue(service: str) -> str:
+    """Return the name of the queue of parked messages."""
+    return f"{service}.parked"
+
+
+def retry_queue(service: str, delay: float) -> str:
+    """Return the name of the retry queue whose wait is nearest below ``delay`` seconds."""
+    wait = max((ms for ms in RETRY_STEPS if ms <= delay * 1000), default=RETRY_STEPS[0])
+    return f"{service}.retry.{wait}"
+
+
+def queue_prefix(service: str, handlers: tuple[str, ...]) -> str:
+    """Return what a service's queues are named after.
+
+    A process that runs only some handlers has queues of its own: acknowledging a message
+    from the common queue would take it from the handlers that it does not run.
+    """
+    return f"{service}.only.{'+'.join(sorted(handlers))}" if handlers else service
+
+
+def public_exchanges(settings: Settings) -> list[Exchange]:
+    """Return the two exchanges that publishers know."""
+    return [
+        Exchange(settings.events_exchange, "topic"),
+        Exchange(settings.commands_exchange, "direct"),
+    ]
+
+
+def plan(
+    service: str,
+    patterns: Iterable[tuple[str, bool]],
+    bindings: Iterable[Binding],
+    settings: Settings,
+    able: Capabilities,
+    generation: int = 1,
+) -> Topology:
+    """Return what ``service`` declares. ``patterns`` are (name or pattern, is a command)."""
+    prefix = queue_prefix(service, settings.handlers)
+    durable = _queue_arguments(settings, able, single_active=False)
+    events, commands = settings.events_exchange, settings.commands_exchange
+    front = f"{prefix}.g{generation}"
+    exchanges = public_exchanges(settings)
+    exchanges.extend(_own_exchanges(front, settings.shards, able))
+    queues = [
+        Queue(
+            shard_queue(prefix, generation, shard),
+            _queue_arguments(settings, able, single_active=True),
+            shard,
+        )
+        for shard in range(settings.shards)
+    ]
+    binds = _shard_binds(front, [queue.name for queue in queues], able)
+    queues += [Queue(dead_letter_queue(service), durable), Queue(parked_queue(service), durable)]
+    has_command = False
+    for pattern, is_command in patterns:
+        has_command = has_command or is_command
+        if not is_command:
+            binds.append(Bind(events, front, pattern, to_queue=False))
+    if has_command:
+        binds.append(Bind(commands, front, service, to_queue=False))
+    for binding in bindings:
+        exchanges.append(Exchange(binding.exchange, binding.type, binding.durable))
+        binds.append(
+            Bind(binding.exchange, front, binding.routing_key, False, binding.arguments)
+        )
+    unique = {exchange.name: exchange for exchange in exchanges}
+    return Topology(
+        prefix, generation, tuple(unique.values()), tuple(queues), tuple(binds), events, commands
+    )
+
+
+def retry_arguments(service: str, delay: float, settings: Settings, able: Capabilities) -> Queue:
+    """Return the retry queue for ``delay``: what waits there returns to the queue it came from.
+
+    Messages are put into it through an exchange of its own with the origin queue as the routing
+    key, which they keep when they expire into the default exchange. So a retry returns to one
+    queue and never to an exchange that would copy it to every other.
+    """
+    name = retry_queue(service, delay)
+    arguments = dict(_queue_arguments(settings, able, single_active=False))
+    arguments["x-message-ttl"] = int(name.rsplit(".", 1)[1])
+    arguments["x-dead-letter-exchange"] = ""
+    return Queue(name, arguments)
+
+
+def _own_exchanges(front: str, shards: int, able: Capabilities) -> list[Exchange]:
+    if shards == 1:
+        return [Exchange(front, "fanout")]
+    if able.hashes_with_fallback:
+        arguments = {"hash-header": KEY_HEADER, "hash-fallback": "message_id"}
+        return [Exchange(front, _HASH, arguments=arguments)]
+    return [
+        Exchange(f"{front}.by-id", _HASH, arguments={"hash-property": "message_id"}),
+        Exchange(f"{front}.by-key", _HASH, arguments={"hash-header": KEY_HEADER}),
+        Exchange(front, "headers", arguments={"alternate-exchange": f"{front}.by-id"}),
+    ]
+
+
+def _shard_binds(front: str, queues: list[str], able: Capabilities) -> list[Bind]:
+    if len(queues) == 1:
+        return [Bind(front, queues[0], "", to_queue=True)]
+    if able.hashes_with_fallback:
+        return [Bind(front, queue, _HASH_WEIGHT, to_queue=True) for queue in queues]
+    hashes = (f"{front}.by-id", f"{front}.by-key")
+    binds = [Bind(h, queue, _HASH_WEIGHT, to_queue=True) for h in hashes for queue in queues]
+    has_key = {"x-match": "all", KEY_HEADER: None}  # None: it is there, whatever its value
+    binds.append(Bind(front, f"{front}.by-key", "", False, has_key))
+    return binds
+
+
+def _queue_arguments(
+    settings: Settings, able: Capabilities, *, single_active: bool
+) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if single_active:
+        arguments["x-single-active-consumer"] = True
+    if able.has_queue_types:
+        arguments["x-queue-type"] = settings.queue_type
+        if settings.queue_type == "quorum":
+            arguments["x-delivery-limit"] = _DELIVERY_LIMIT
+    if settings.max_priority:
+        arguments["x-max-priority"] = settings.max_priority
+    return arguments
+
+
+def declare(channel: Any, topology: Topology) -> None:  # noqa: ANN401
+    """Declare everything. Idempotent.
+
+    Raises DeclarationMismatch where the broker has one of them with other properties, and
+    ConfigurationError where it lacks the hash exchange.
+    """
+    for exchange in topology.exchanges:
+        declare_exchange(channel, exchange)
+    for queue in topology.queues:
+        declare_queue(channel, queue)
+    for bind in topology.binds:
+        if bind.to_queue:
+            channel.queue_bind(bind.target, bind.source, bind.routing_key,
+                               arguments=dict(bind.arguments))
+        else:
+            channel.exchange_bind(bind.target, bind.source, bind.routing_key,
+                                  arguments=dict(bind.arguments))
+
+
+def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
+    """Declare one exchange."""
+    try:
+        channel.exchange_declare(
+            exchange.name,
+            exchange.type,
+            durable=exchange.durable,
+            auto_delete=False,
+            arguments=dict(exchange.arguments),
+        )
+    except amqp.exceptions.PreconditionFailed as error:
+        raise DeclarationMismatch(
+            f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
+            " it there, or set the settings to what it is"
+        ) from None
+    except (amqp.exceptions.NotImplementedError, amqp.exceptions.InvalidCommand) as error:
+        if exchange.type != _HASH:
+            raise
+        raise ConfigurationError(
+            "the broker has no exchange of type x-consistent-hash, which shards need: run"
+            f" 'rabbitmq-plugins enable rabbitmq_consistent_hash_exchange', or use 1 shard ({error})"
+        ) from None
+
+
+def declare_queue(channel: Any, queue: Queue) -> None:  # noqa: ANN401
+    """Declare one queue."""
+    try:
+        channel.queue_declare(
+            queue.name, durable=True, auto_delete=False, arguments=dict(queue.arguments)
+        )
+    except amqp.exceptions.PreconditionFailed as error:
+        raise DeclarationMismatch(
+            f"the broker has the queue {queue.name!r} with other properties: {error}; empty and"
+            " remove it there, or set the settings (queue_type, max_priority) to what it is"
+        ) from None
+
+
+#: RabbitMQ closes the channel of a consumer that holds a message longer than this.
+_DELIVERY_TIMEOUT = 30 * 60.0
+
+
+def check_horizons(
+    handlers: Iterable[tuple[str, float | None, float]], settings: Settings, able: Capabilities
+) -> None:
+    """Refuse times that cannot work together.
+
+    ``handlers`` are (name, time limit, longest sum of retry waits). Raises ConfigurationError.
+    """
+    mistakes = []
+    for name, timeout, waits in handlers:
+        if not able.embedded and timeout is not None and timeout > _DELIVERY_TIMEOUT:
+            mistakes.append(
+                f"{name}: timeout={timeout} s is above RabbitMQ's delivery timeout of"
+                f" {_DELIVERY_TIMEOUT:.0f} s, after which it takes the message back"
+            )
+        if waits >= settings.retention:
+            mistakes.append(
+                f"{name}: its retries can wait {waits:.0f} s, longer than ids are remembered"
+                f" (retention {settings.retention:.0f} s)"
+            )
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))

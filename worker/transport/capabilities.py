@@ -1,0 +1,128 @@
+"""What the broker behind a URL can do, and a kombu connection to it.
+
+A URL is ``amqp(s)://…`` (several, by ``;``, fail over), ``sqlite:///file`` or ``memory://name``.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import amqp.exceptions
+import kombu
+import kombu.exceptions
+
+from worker.config import mask_url
+from worker.errors import BrokerUnreachable, ConfigurationError
+
+_SQLITE = "worker.transport.sqlite:Transport"
+_MEMORY = "worker.transport.memory:Transport"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the runtime must know of a broker before it uses it."""
+
+    scheme: str
+    #: Its connection has a socket that becomes readable; else it is polled.
+    has_socket: bool
+    #: It runs inside the processes that use it, on one machine.
+    embedded: bool
+    #: Commits are its confirms, so a batch is published in one step.
+    publishes_batches: bool
+    #: It knows queue types (quorum, classic).
+    has_queue_types: bool
+    #: The consistent-hash exchange falls back to the message id by itself.
+    hashes_with_fallback: bool
+
+
+_AMQP = Capabilities("amqp", True, False, False, True, False)
+_EMBEDDED_SQLITE = Capabilities("sqlite", False, True, True, False, True)
+_EMBEDDED_MEMORY = Capabilities("memory", False, True, True, False, True)
+
+
+def capabilities_of(url: str) -> Capabilities:
+    """Return what the broker behind ``url`` can do. Raises ConfigurationError if unknown."""
+    match url.split(":", 1)[0]:
+        case "amqp" | "amqps":
+            return _AMQP
+        case "sqlite":
+            return _EMBEDDED_SQLITE
+        case "memory":
+            return _EMBEDDED_MEMORY
+        case scheme:
+            raise ConfigurationError(f"no broker speaks {scheme!r} ({mask_url(url)})")
+
+
+def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> kombu.Connection:
+    """Return an open connection to the first of the URLs that answers.
+
+    ``name`` is shown by the broker's own tools. Tries each URL once within ``timeout`` seconds.
+    Raises BrokerUnreachable, or ConfigurationError where trying again is of no use.
+    """
+    able = capabilities_of(url)
+    if able.embedded:
+        connection = _embedded(url, able)
+    else:
+        for part in url.split(";"):
+            _check_amqp(part)
+        connection = kombu.Connection(
+            url,
+            heartbeat=heartbeat,
+            connect_timeout=timeout,
+            transport_options={
+                "client_properties": {"connection_name": name, "product": "qworker"},
+            },
+        )
+    errors = []
+    for _ in range(url.count(";") + 1):
+        try:
+            connection.connect()
+        except amqp.exceptions.AccessRefused as error:
+            connection.release()
+            raise ConfigurationError(
+                f"{mask_url(url)}: the broker refuses the user or the virtual host: {error}"
+            ) from None
+        except (*connection.recoverable_connection_errors, OSError, socket.timeout) as error:
+            errors.append(mask_url(f"{connection.as_uri()}: {error or type(error).__name__}"))
+            connection.maybe_switch_next()
+        else:
+            return connection
+    connection.release()
+    raise BrokerUnreachable("the broker does not answer: " + "; ".join(errors))
+
+
+def _check_amqp(url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{mask_url(url)}: {error}") from None
+    if not parts.hostname:
+        raise ConfigurationError(
+            f"{mask_url(url)}: no host; such as amqp://user:password@host:{port or 5672}/vhost"
+        )
+
+
+def _embedded(url: str, able: Capabilities) -> kombu.Connection:
+    path = sqlite_path(url) if able.scheme == "sqlite" else unquote(url.partition("://")[2])
+    transport: Any = _SQLITE if able.scheme == "sqlite" else _MEMORY
+    return kombu.Connection(transport=transport, virtual_host=path or "default")
+
+
+def sqlite_path(url: str) -> str:
+    """Return the file of ``sqlite:///relative`` or ``sqlite:////absolute``.
+
+    Raises ConfigurationError where there is none, or where its folder does not exist.
+    """
+    rest = url.partition("://")[2].partition("?")[0]
+    if not rest.startswith("/") or rest == "/":
+        raise ConfigurationError(f"{url}: write sqlite:///file, or sqlite:////folder/file")
+    path = unquote(rest[1:])
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"{url}: there is no folder {folder}")
+    return path

@@ -1,0 +1,139 @@
+"""Takes AMQP frames off a socket without blocking, as many as are there.
+
+py-amqp reads a frame with three blocking reads of a few bytes each. This pump reads what the
+socket holds in one call and hands complete frames to py-amqp's own frame handler, so that a
+delivery costs no system call of its own. Blocking calls of py-amqp (declaring a queue, say) read
+through the same buffer, so both can be used in turn from one thread.
+
+It also keeps one hostile message from taking the connection down: where py-amqp cannot decode
+the properties of a message, the message is handed on with :data:`~worker.message.UNDECODABLE` as its only one. The
+raw properties of every message are kept in its ``frame_args`` (py-amqp needs them no more), so that
+a message can be set aside byte for byte.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from struct import pack, unpack_from
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import UnexpectedFrame
+
+from worker.message import UNDECODABLE
+
+if TYPE_CHECKING:
+    import amqp
+
+_CHUNK = 256 * 1024
+_FRAME_HEADER = 7
+_FRAME_OVERHEAD = 8
+_FRAME_END = 0xCE
+_HEADER_FRAME = 2
+_HEADER_LENGTH = 12  # class id, weight, body size; then flags and properties
+
+
+class FramePump:
+    """Reads one py-amqp connection. Used by the thread that owns the connection.
+
+    ``arrivals`` is the list that the consumer callbacks of the connection append messages to.
+    """
+
+    def __init__(self, connection: amqp.Connection, arrivals: list[Any]) -> None:
+        self._connection = connection
+        self._sock: socket.socket = connection.transport.sock
+        self._arrivals = arrivals
+        self._data = b""
+        self._position = 0
+        self._headers: dict[int, bytes] = {}
+        self._undecodable: dict[int, str] = {}
+        self._flags = 0 if isinstance(self._sock, ssl.SSLSocket) else socket.MSG_DONTWAIT
+        # py-amqp's blocking reads take from our buffer first.
+        connection.transport._quick_recv = self._recv  # noqa: SLF001 - its one seam for reading
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for reading."""
+        return self._sock.fileno()
+
+    def pending(self) -> bool:
+        """Tell whether a read would find bytes that the descriptor no longer shows."""
+        if len(self._data) - self._position >= _FRAME_OVERHEAD:
+            return self._frame_end() is not None
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+
+    def pump(self, limit: int) -> None:
+        """Handle the frames that are there, until ``limit`` arrivals wait.
+
+        Raises what py-amqp raises for a connection or channel that the broker closed, and
+        OSError where the socket ended.
+        """
+        handle = self._connection.on_inbound_frame
+        arrivals = self._arrivals
+        while len(arrivals) < limit:
+            end = self._frame_end()
+            if end is None:
+                if not self._fill():
+                    return
+                continue
+            data, start = self._data, self._position
+            kind, channel, _ = unpack_from(">BHI", data, start)
+            if data[end - 1] != _FRAME_END:
+                raise UnexpectedFrame("an AMQP frame does not end where it should")
+            payload = data[start + _FRAME_HEADER : end - 1]
+            self._position = end
+            before = len(arrivals)
+            if kind == _HEADER_FRAME:
+                self._headers[channel] = payload
+                try:
+                    handle((kind, channel, payload))
+                except Exception as error:  # noqa: BLE001 - whatever a hostile header brings about
+                    self._undecodable[channel] = str(error) or type(error).__name__
+                    handle((kind, channel, payload[:_HEADER_LENGTH] + pack(">H", 0)))
+            else:
+                handle((kind, channel, payload))
+            if len(arrivals) > before:
+                message = arrivals[-1]
+                message.frame_args = self._headers[channel][_HEADER_LENGTH:]
+                if channel in self._undecodable:
+                    message.properties = {UNDECODABLE: self._undecodable.pop(channel)}
+
+    def _frame_end(self) -> int | None:
+        """Return where the next frame ends; None while it is not whole."""
+        have = len(self._data) - self._position
+        if have < _FRAME_HEADER:
+            return None
+        (size,) = unpack_from(">I", self._data, self._position + 3)
+        whole = int(size) + _FRAME_OVERHEAD
+        return self._position + whole if have >= whole else None
+
+    def _fill(self) -> bool:
+        """Read what the socket holds; tell whether there was anything."""
+        try:
+            if self._flags:
+                chunk = self._sock.recv(_CHUNK, self._flags)
+            else:
+                chunk = self._recv_tls()
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return False
+        if not chunk:
+            raise OSError("the broker closed the connection")
+        rest = self._data[self._position :]
+        self._data = rest + chunk if rest else chunk
+        self._position = 0
+        return True
+
+    def _recv_tls(self) -> bytes:
+        timeout = self._sock.gettimeout()
+        self._sock.settimeout(0)
+        try:
+            return self._sock.recv(_CHUNK)
+        finally:
+            self._sock.settimeout(timeout)
+
+    def _recv(self, size: int) -> bytes:
+        """Give py-amqp's blocking reads the buffered bytes first."""
+        position = self._position
+        if position < len(self._data):
+            self._position = min(position + size, len(self._data))
+            return self._data[position : self._position]
+        return self._sock.recv(size)

@@ -1,0 +1,173 @@
+"""The consuming connection: one kombu connection, one channel and one consumer a shard queue.
+
+Made once per connection and thrown away whole when it is lost: connection, channels and
+consumers are never rebuilt apart. Everything here is called by the I/O thread only.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import amqp.exceptions
+
+from worker.errors import BrokerUnreachable
+from worker.settlement import Settlement
+from worker.transport.capabilities import Capabilities, capabilities_of
+from worker.transport.frames import FramePump
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import kombu
+
+_ACK_SLACK_SHARE = 8  # finished tags behind a gap go out when they are an eighth of the prefetch
+
+
+class ShardChannel:
+    """One shard's channel: what was delivered on it and what of that is settled."""
+
+    __slots__ = ("channel", "closed", "held", "prefetch", "queue", "settlement", "shard")
+
+    def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:  # noqa: ANN401
+        self.shard = shard
+        self.queue = queue
+        self.channel = channel
+        self.prefetch = prefetch
+        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE))
+        #: How many of its deliveries wait for a retry.
+        self.held = 0
+        self.closed = False
+
+
+class Inbound:
+    """Consumes ``queues`` (shard to queue name) on ``connection``, which it then owns."""
+
+    def __init__(
+        self, connection: kombu.Connection, url: str, queues: Mapping[int, str], prefetch: int
+    ) -> None:
+        self.able: Capabilities = capabilities_of(url)
+        self.connection = connection
+        self._arrivals: list[amqp.Message] = []
+        self._by_channel: dict[Any, ShardChannel] = {}
+        self._lost = (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            OSError,
+            AttributeError,  # py-amqp, where its transport vanished in the middle of a call
+        )
+        self._pump = (
+            FramePump(connection.connection, self._arrivals) if self.able.has_socket else None
+        )
+        for shard, queue in queues.items():
+            channel = connection.channel()
+            channel.auto_decode = False  # bodies stay bytes
+            channel.basic_qos(0, prefetch, False)
+            self._by_channel[channel] = ShardChannel(shard, queue, channel, prefetch)
+            channel.basic_consume(
+                queue,
+                no_ack=False,
+                callback=self._arrivals.append,
+                consumer_tag=f"qworker-{shard}",
+            )
+
+    @property
+    def shards(self) -> list[ShardChannel]:
+        """The channels, one a shard."""
+        return list(self._by_channel.values())
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to wait on; None where the broker is polled."""
+        return None if self._pump is None else self._pump.fileno()
+
+    def pending(self) -> bool:
+        """Tell whether ``fetch`` would find something without the descriptor showing it."""
+        return bool(self._arrivals) or (self._pump is not None and self._pump.pending())
+
+    def fetch(self, limit: int) -> list[tuple[ShardChannel, amqp.Message]]:
+        """Return what was delivered, at most about ``limit``, without blocking.
+
+        Raises BrokerUnreachable where the connection is lost.
+        """
+        try:
+            if self._pump is not None:
+                self._pump.pump(limit)
+            else:
+                self.connection.drain_events(timeout=0)
+        except (TimeoutError, socket.timeout):
+            pass
+        except self._lost as error:
+            raise _lost(error) from None
+        if not self._arrivals:
+            return []
+        channels = self._by_channel
+        fetched = [
+            (shard, message)
+            for message in self._arrivals
+            if not (shard := channels[message.channel]).closed
+        ]
+        self._arrivals.clear()
+        for shard, message in fetched:
+            shard.settlement.deliver(message.delivery_info["delivery_tag"])
+        return fetched
+
+    def settle(self, *, everything: bool = False) -> int:
+        """Acknowledge what is finished, a frame a channel where possible; return how many."""
+        count = 0
+        try:
+            for shard in self._by_channel.values():
+                settlement = shard.settlement
+                if not settlement.finished or shard.closed:
+                    continue
+                before = settlement.finished
+                upto, singles = settlement.take(everything=everything)
+                if upto is not None:
+                    shard.channel.basic_ack(upto, multiple=True)
+                for tag in singles:
+                    shard.channel.basic_ack(tag)
+                count += before - settlement.finished
+        except self._lost as error:
+            raise _lost(error) from None
+        return count
+
+    def close_shard(self, shard: ShardChannel) -> None:
+        """Give back what is not acknowledged, in order, and consume the shard no longer.
+
+        Closing the channel is the one way that keeps order: after a cancel, a quorum queue
+        serves its next consumer at once, ahead of what this one still holds.
+        """
+        shard.closed = True
+        try:
+            shard.channel.close()
+        except self._lost as error:
+            raise _lost(error) from None
+
+    def keep_alive(self) -> None:
+        """Send a heartbeat if it is time to, and notice that the broker's stay away."""
+        try:
+            self.connection.heartbeat_check()
+        except self._lost as error:
+            raise _lost(error) from None
+
+    def close(self) -> None:
+        """Close every channel, then the connection; never raises."""
+        try:
+            for shard in self._by_channel.values():
+                if not shard.closed:
+                    shard.closed = True
+                    shard.channel.close()
+        except self._lost:
+            pass
+        release(self.connection)
+
+
+def release(connection: kombu.Connection) -> None:
+    """Let go of ``connection``, dead or alive; never raises."""
+    try:
+        connection.release()
+    except Exception:  # noqa: BLE001, S110 - a dead connection may fail in any way when it is closed
+        pass
+
+
+def _lost(error: BaseException) -> BrokerUnreachable:
+    return BrokerUnreachable(f"the connection to the broker is lost: {error or type(error).__name__}")

@@ -1,0 +1,243 @@
+"""The publishing connection: a window of messages on their way to being confirmed.
+
+``send`` queues, ``pump`` moves: it writes while the window has room and takes the confirms that
+have come, never blocking. The same object serves the consumer's loop, which waits on its
+descriptor among others, and :class:`worker.publisher.Publisher`, which waits on it alone. It is
+never the consuming connection: waiting for a confirm there would deliver messages in between.
+
+A message counts as sent only when the broker confirmed it. What was not confirmed when the
+connection was lost is handed back by ``unconfirmed`` to be sent again on the next one, under the
+same ids.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import amqp
+import amqp.exceptions
+
+from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
+from worker.transport.capabilities import capabilities_of
+from worker.transport.frames import FramePump
+from worker.transport.inbound import release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import kombu
+
+    from worker.message import Outgoing
+
+#: Messages, and bytes of bodies, that may wait for their confirms. Together they stay below what
+#: socket buffers hold, so that writing does not block when the broker stops reading.
+WINDOW = 1000
+WINDOW_BYTES = 1024 * 1024
+
+
+class Sent(NamedTuple):
+    """The fate of one message: confirmed where ``error`` is None."""
+
+    message: Outgoing
+    error: PublishError | None
+
+
+class _RawMessage(amqp.Message):  # type: ignore[misc] # py-amqp has no types
+    """A message whose properties leave exactly as they came."""
+
+    raw: bytes
+
+    def _serialize_properties(self) -> bytes:
+        return self.raw
+
+
+class Outbound:
+    """Publishes on ``connection``, which it then owns, with publisher confirms."""
+
+    def __init__(self, connection: kombu.Connection, url: str) -> None:
+        self._able = capabilities_of(url)
+        self.connection = connection
+        self._queue: deque[Outgoing] = deque()
+        self._pending: dict[int, Outgoing] = {}
+        self._pending_bytes = 0
+        self._sequence = 0
+        self._lowest = 1
+        self._sent: list[Sent] = []
+        self._returned: Counter[tuple[str, str, str]] = Counter()
+        self.blocked = False
+        self._lost = (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            OSError,
+            AttributeError,  # py-amqp, where its transport vanished in the middle of a call
+        )
+        try:
+            self._channel = connection.channel()
+            self._pump: FramePump | None = None
+            if self._able.has_socket:
+                self._channel.confirm_select()
+                self._channel.events["basic_ack"].add(self._on_ack)
+                self._channel.events["basic_nack"].add(self._on_nack)
+                self._channel.events["basic_return"].add(self._on_return)
+                native = connection.connection
+                native.on_blocked = self._on_blocked
+                native.on_unblocked = self._on_unblocked
+                self._pump = FramePump(native, [])
+        except self._lost as error:
+            raise self._gone(error) from None
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to wait on; None where confirms need no waiting."""
+        return None if self._pump is None else self._pump.fileno()
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages are not confirmed yet."""
+        return len(self._queue) + len(self._pending)
+
+    def send(self, messages: Iterable[Outgoing]) -> None:
+        """Queue messages; ``pump`` sends them in this order."""
+        self._queue.extend(messages)
+
+    def pump(self) -> list[Sent]:
+        """Write what the window has room for, and return what was decided meanwhile.
+
+        Raises BrokerUnreachable where the connection is lost.
+        """
+        try:
+            if self._able.publishes_batches:
+                self._publish_batch()
+            else:
+                self._read()
+                if self._queue:
+                    self._write()
+                    self._read()
+        except self._lost as error:
+            raise self._gone(error) from None
+        sent, self._sent = self._sent, []
+        return sent
+
+    def unconfirmed(self) -> list[Outgoing]:
+        """Return what is not confirmed, in the order of sending."""
+        return [*self._pending.values(), *self._queue]
+
+    def call(self, ask: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+        """Ask the broker something on the channel (declare, count) and wait for its answer.
+
+        Raises BrokerUnreachable where the connection is lost, or the channel by this question.
+        """
+        try:
+            return ask(self._channel)
+        except self._lost as error:
+            raise self._gone(error) from None
+
+    def keep_alive(self) -> None:
+        """Send a heartbeat if it is time to, and notice that the broker's stay away."""
+        try:
+            self.connection.heartbeat_check()
+        except self._lost as error:
+            raise self._gone(error) from None
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        release(self.connection)
+
+    def _publish_batch(self) -> None:
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), WINDOW))]
+            ready = []
+            for item in batch:
+                message = self._prepare(item)
+                ready.append((message, item.exchange, item.routing_key, item.mandatory))
+            try:
+                unroutable = set(self._channel.publish_many(ready))
+            except BaseException:
+                self._queue.extendleft(reversed(batch))
+                raise
+            for index, item in enumerate(batch):
+                error = _unroutable(item) if index in unroutable else None
+                self._sent.append(Sent(item, error))
+
+    def _write(self) -> None:
+        while (
+            self._queue
+            and not self.blocked
+            and len(self._pending) < WINDOW
+            and self._pending_bytes < WINDOW_BYTES
+        ):
+            item = self._queue[0]
+            try:
+                message = self._prepare(item)
+                message._serialize_properties()  # noqa: SLF001 - what cannot be encoded fails here, alone
+            except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds
+                self._queue.popleft()
+                refused = PublishRefused(f"{item.message_id}: cannot be encoded: {error}")
+                self._sent.append(Sent(item, refused))
+                continue
+            self._channel.basic_publish(
+                message, item.exchange, item.routing_key, mandatory=item.mandatory
+            )
+            self._queue.popleft()
+            self._sequence += 1
+            self._pending[self._sequence] = item
+            self._pending_bytes += len(item.body)
+
+    def _read(self) -> None:
+        if self._pump is not None:
+            try:
+                self._pump.pump(1)
+            except (TimeoutError, socket.timeout):
+                pass
+
+    def _prepare(self, item: Outgoing) -> amqp.Message:
+        if item.raw is not None:
+            message = _RawMessage(item.body)
+            message.raw = item.raw
+            return message
+        return amqp.Message(item.body, application_headers=item.headers, **item.properties)
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
+        for item in self._take(tag, multiple):
+            place = (item.message_id, item.exchange, item.routing_key)
+            if self._returned[place]:
+                self._returned[place] -= 1
+                self._sent.append(Sent(item, _unroutable(item)))
+            else:
+                self._sent.append(Sent(item, None))
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
+        for item in self._take(tag, multiple):
+            refused = PublishRefused(f"{item.message_id}: the broker refused it (basic.nack)")
+            self._sent.append(Sent(item, refused))
+
+    def _take(self, tag: int, multiple: bool) -> list[Outgoing]:  # noqa: FBT001
+        """Remove from the window what a confirm speaks of."""
+        tags = range(self._lowest, tag + 1) if multiple else (tag,)
+        items = [self._pending.pop(t) for t in tags if t in self._pending]
+        if multiple:
+            self._lowest = tag + 1
+        self._pending_bytes -= sum(len(item.body) for item in items)
+        return items
+
+    def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ANN401
+        message_id = message.properties.get("message_id", "")
+        self._returned[message_id, exchange, routing_key] += 1
+
+    def _on_blocked(self, _reason: object = None) -> None:
+        self.blocked = True
+
+    def _on_unblocked(self) -> None:
+        self.blocked = False
+
+    def _gone(self, error: BaseException) -> BrokerUnreachable:
+        text = str(error) or type(error).__name__
+        return BrokerUnreachable(f"the publishing connection to the broker is lost: {text}")
+
+
+def _unroutable(item: Outgoing) -> Unroutable:
+    return Unroutable(
+        f"{item.message_id}: no queue is bound to exchange {item.exchange!r} for"
+        f" {item.routing_key!r}; has the service that receives it been started once?"
+    )
