@@ -26,11 +26,12 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 test: $(DEV) servers ## run all tests, against servers of their own on free ports
 	@$(BIN)/python -m pytest
 
-check: $(DEV) ## lint, format, types, imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(TYPED)
-	$(BIN)/lint-imports
+check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
+	@status=0; \
+	for tool in "ruff check ." "ruff format --check ." "mypy $(TYPED)" lint-imports; do \
+		echo "$$tool"; $(BIN)/$$tool || status=1; \
+	done; \
+	exit $$status
 
 bench: $(DEV) servers ## measure the throughput on this machine
 	@$(BIN)/python benchmarks/throughput.py

@@ -1,9 +1,9 @@
 """Log records as text for people and as JSON for machines, with no password in either.
 
-Both formatters carry the same facts: time (UTC), level, logger, message, pid, service, and whatever
-a record was given by ``extra`` (``shard``, ``message_id``, ``handler`` and the user's own). Passwords
-in URLs are masked in every text of a record, tracebacks included, so that a broker URL in an
-exception of a library does not end in a log store.
+Both formatters carry the same facts: time (UTC), level, logger, message, pid, service, and
+whatever a record was given by ``extra`` (``shard``, ``message_id``, ``handler`` and the user's
+own). Passwords in URLs are masked in every text of a record, tracebacks included, so that a broker
+URL in an exception of a library does not end in a log store.
 """
 
 from __future__ import annotations
@@ -75,7 +75,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(
-    log_format: str = "", log_level: str = "info", *, service: str = "", stream: TextIO | None = None
+    log_format: str = "",
+    log_level: str = "info",
+    *,
+    service: str = "",
+    stream: TextIO | None = None,
 ) -> None:
     """Send every record of this process at ``log_level`` and above to ``stream`` (standard error).
 

@@ -67,11 +67,16 @@ class PostgreSQL(Server):
             raise ServerFailed(self.report(f"could not be set up (initdb ended with code {code})"))
 
     def command(self) -> Sequence[str | Path]:
-        """No fsync: the tests kill processes, and what the kernel has, it keeps."""
+        """No fsync: the tests kill processes, and what the kernel has, it keeps.
+
+        What sessions share lies in the data folder, so that a killed cluster leaves nothing in
+        the system's shared memory.
+        """
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": "200",
+            "dynamic_shared_memory_type": "mmap",
             "fsync": "off",
         }
         settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
@@ -99,7 +104,8 @@ class PostgreSQL(Server):
         until(lambda: not any(map(_is_alive, children)), message="PostgreSQL's children are gone")
 
     def close(self) -> None:
-        """Remove the folder as well where pytest will not."""
+        """Stop rather than kill, for the shared memory's sake; remove a folder that is not pytest's."""
+        self.stop()
         super().close()
         if self._user:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -177,9 +177,11 @@ class StoreOptions:
 
     @property
     def claim_memory(self) -> float:
-        """How long a record that is not done keeps its counts after it was given back or its
-        deadline passed: never less than a day, so that a poison message is known by its
-        attempts and crashes after any restart, back-off or night."""
+        """How long a record that is not done keeps its attempts and crashes.
+
+        Counted from when it was given back or its deadline passed. Never less than a day, so
+        that a poison message is still known as one after a long back-off or outage.
+        """
         return max(self.retention, 86400.0)
 
 

@@ -1,8 +1,4 @@
-"""Records in dictionaries: the rules of ``base.py`` as plain code, and the store made of them.
-
-:class:`Records` decides; it does no I/O and is told the time. The SQLite store loads the records
-of a batch into one and writes back what changed, so the rules exist once in Python.
-"""
+"""Records in dictionaries: the rules of ``base.py`` as plain code, and the store made of them."""
 
 from __future__ import annotations
 
@@ -15,11 +11,16 @@ from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, V
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Set
+    from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from worker.dedup.base import Claim, Complete, Release, Renew, StoreOptions
 
 _SCHEME = "memory://"
+_WARNING = (
+    "the memory store forgets every id when the process ends: what the broker delivers again"
+    " after that is handled again; set --dedup to sqlite:// or redis://"
+)
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
 
@@ -93,7 +94,7 @@ class Records:
         return Answer.KEPT
 
     def _claim(
-        self, entry: Claim, dead: Set[bytes], now: float, options: StoreOptions
+        self, entry: Claim, dead: AbstractSet[bytes], now: float, options: StoreOptions
     ) -> Verdict:
         record, token, fingerprint, solo = entry
         finished = self.done.get(record)
@@ -200,10 +201,7 @@ class MemoryStore(DedupStore):
 
     def warnings(self) -> list[str]:
         """Tell that the process's end is the end of the memory."""
-        return [
-            "the memory store forgets every id when the process ends: what the broker delivers"
-            " again after that is handled again; set --dedup to sqlite:// or redis://"
-        ]
+        return [_WARNING]
 
     def add_parked(self, service: str, key: str, change: int) -> int:
         """Add ``change`` to the parked messages of ``key``; the new number, never below zero."""

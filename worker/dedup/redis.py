@@ -22,42 +22,22 @@ import re
 import struct
 import time
 from contextlib import contextmanager
-from difflib import get_close_matches
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis import exceptions as redis_errors
+from redis.connection import Connection, parse_url
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    ClusterDownError,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from worker.config import mask_url
-from worker.dedup.base import (
-    FINGERPRINT_BYTES,
-    RECORD_BYTES,
-    TOKEN_BYTES,
-    Answer,
-    Answers,
-    Batch,
-    DedupStore,
-    Verdict,
-)
+from worker.dedup.base import Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError, DedupUnavailable, QworkerError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from worker.dedup.base import StoreOptions
 
@@ -67,8 +47,6 @@ if TYPE_CHECKING:
 #: How many slots a store may have: the size of the tag's alphabet and the length of the tag.
 _SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567ABCDEFGHIJKLMNOPQRSTUVWXYZ0189-_"
-_DEFAULT_SLOTS = 32768
-_DEFAULT_PREFIX = "qw:dedup:"
 #: Generations looked into at most, besides the current one.
 _MOST_BACK = 16
 #: How far a server's clock may step back without hiding an id, in milliseconds.
@@ -76,15 +54,16 @@ _CLOCK_MARGIN = 300_000
 
 _SETTINGS = struct.Struct(">5Q2H")
 _DETAIL = struct.Struct(">BIIQ")
-_ENTRY_BYTES = RECORD_BYTES + TOKEN_BYTES + FINGERPRINT_BYTES + 1
-_NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
-#: In the script's reply: the answer to this entry is told in full behind the last entry.
-_DETAILED = 0
-_ANSWERS = {int(answer): answer for answer in (Answer.KEPT, Answer.ALREADY_DONE, Answer.STALE)}
-_VERDICTS = {
-    _DETAILED: Verdict(Answer.FRESH),  # to be replaced
-    int(Answer.DUPLICATE): Verdict(Answer.DUPLICATE),
-    int(Answer.CONFLICT): Verdict(Answer.CONFLICT),
+_ENTRY_BYTES = 33
+_NO_FINGERPRINT = bytes(4)
+#: What the codes of the script's reply mean; 0: it is told in full behind the last code.
+_MEANINGS: dict[int, Answer | Verdict | None] = {
+    0: None,
+    2: Verdict(Answer.DUPLICATE),
+    4: Verdict(Answer.CONFLICT),
+    6: Answer.KEPT,
+    7: Answer.ALREADY_DONE,
+    8: Answer.STALE,
     9: Verdict(Answer.FRESH, 1),
 }
 
@@ -92,7 +71,11 @@ _SCRIPT = resources.files("worker.dedup").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
 _PARKED_SCRIPT = resources.files("worker.dedup").joinpath("redis_parked.lua").read_bytes()
 
-_REFUSED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
+_REFUSED = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthenticationWrongNumberOfArgsError,
+    redis_errors.NoPermissionError,
+)
 #: Errors that pass, or are mended at the server, and that redis-py has no class for. Redis 6
 #: quotes those of a script's commands within another text.
 _PASSING = re.compile(
@@ -110,10 +93,13 @@ class RedisStore(DedupStore):
     tier = "redis: ids are known to all machines, and are as durable as the server keeps them"
     shared = True
 
-    def __init__(self, target: Target, options: StoreOptions) -> None:
-        self._target = target
+    def __init__(self, url: str, options: StoreOptions) -> None:
+        arguments = _read_url(url)
+        self._shown = mask_url(url)
         self._options = options
-        self._servers = Servers(target, options.timeout)
+        self._prefix: bytes = arguments.pop("prefix")
+        self._slots: int | None = arguments.pop("slots")
+        self._servers = _Servers(arguments, options.timeout)
         #: The first argument of the script; empty until the layout is known.
         self._settings = b""
         self._tag_length = 0
@@ -128,9 +114,9 @@ class RedisStore(DedupStore):
         redis-py's ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs`` and
         ``ssl_check_hostname``.
         """
-        store = cls(Target.parse(url), options)
+        store = cls(url, options)
         with store._talking(opening=True):
-            if not store._target.cluster and b"cluster_enabled:1" in store._info("cluster")[0]:
+            if not store._servers.cluster and b"cluster_enabled:1" in store._info("cluster")[0]:
                 raise store._mistake("this is a Redis Cluster; add ?cluster=1")
             store._settle_layout()
             # Tells whether this user may run scripts, before the first message depends on it.
@@ -141,39 +127,45 @@ class RedisStore(DedupStore):
         """Apply the whole batch: atomically on one server, in a cluster each tag atomically."""
         entries = _entries(batch)
         with self._talking():
-            codes, details = self._run(entries, b"".join(batch.dead))
-            return _answers(batch, codes, details)
+            found = self._run(entries, b"".join(batch.dead))
+        released = len(batch.completes)
+        renewed = released + len(batch.releases)
+        claimed = renewed + len(batch.renewals)
+        return Answers(
+            found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
+        )
 
     def warnings(self) -> list[str]:
         """Tell where the server's settings make it forget; refuse one that evicts."""
-        found = []
         with self._talking():
-            for memory in self._info("memory"):
-                policy = re.search(rb"maxmemory_policy:([\w-]+)", memory)
-                if policy is None:
-                    found.append(
-                        "its maxmemory-policy cannot be read. MAKE SURE that it is noeviction: a"
-                        " server that evicts forgets ids, and messages are handled twice"
-                    )
-                elif policy[1] != b"noeviction":
-                    raise self._mistake(
-                        f"its maxmemory-policy is {policy[1].decode()}, so it may drop ids at any"
-                        " moment and messages would be handled twice; set it to noeviction"
-                    )
-            if any(b"aof_enabled:0" in persistence for persistence in self._info("persistence")):
+            memories, persistence = self._info("memory"), self._info("persistence")
+        found = []
+        for memory in memories:
+            policy = re.search(rb"maxmemory_policy:([\w-]+)", memory)
+            if policy is None:
                 found.append(
-                    "appendonly is off, so a restarted Redis has forgotten what came after its"
-                    " last snapshot (all, where snapshots are off too); set appendonly yes"
+                    "its maxmemory-policy cannot be read. MAKE SURE that it is noeviction: a"
+                    " server that evicts forgets ids, and messages are handled twice"
                 )
-        return [f"dedup store {self._target.shown}: {text}" for text in dict.fromkeys(found)]
+            elif policy[1] != b"noeviction":
+                raise self._mistake(
+                    f"its maxmemory-policy is {policy[1].decode()}, so it may drop ids at any"
+                    " moment and messages would be handled twice; set it to noeviction"
+                )
+        if any(b"aof_enabled:0" in text for text in persistence):
+            found.append(
+                "appendonly is off, so a restarted Redis has forgotten what came after its last"
+                " snapshot (all, where snapshots are off too); set appendonly yes"
+            )
+        return [f"dedup store {self._shown}: {text}" for text in dict.fromkeys(found)]
 
     def add_parked(self, service: str, key: str, change: int) -> int:
         """Add ``change`` to the parked messages of ``key``; the new number, never below zero."""
-        return int(self._change_parked(service, key, change))
+        return self._change_parked(service, key, change)
 
     def parked(self, service: str) -> Mapping[str, int]:
         """Return every parked key of ``service`` with its number of parked messages."""
-        name = self._parked_name(service)
+        name = self._prefix + b"parked:" + _encode(service)
         with self._talking():
             (flat,) = _checked(self._servers.exchange([(name, ("HGETALL", name))]))
         pairs = zip(flat[::2], flat[1::2], strict=True)
@@ -190,7 +182,7 @@ class RedisStore(DedupStore):
 
     @contextmanager
     def _talking(self, *, opening: bool = False) -> Iterator[None]:
-        """Tell what goes wrong in the block in this package's errors, and then start anew.
+        """Tell in this package's errors what goes wrong in the block, and then start anew.
 
         Closing matters after any exception: a reply that nobody read would be taken for the
         answer to the next question.
@@ -205,11 +197,11 @@ class RedisStore(DedupStore):
             raise
 
     def _mistake(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(f"dedup store {self._target.shown}: {reason}")
+        return ConfigurationError(f"dedup store {self._shown}: {reason}")
 
     def _failure(self, error: RedisError, *, opening: bool) -> QworkerError:
         """Return what ``error`` means here; nothing in it shows a password."""
-        text = f"dedup store {self._target.shown}: {mask_url(str(error)) or type(error).__name__}"
+        text = f"dedup store {self._shown}: {mask_url(str(error)) or type(error).__name__}"
         if opening and isinstance(error, _REFUSED):
             return ConfigurationError(f"{text}; check the user, the password and what it may do")
         if type(error) is ResponseError and not _PASSING.search(str(error)):
@@ -223,32 +215,27 @@ class RedisStore(DedupStore):
 
     def _settle_layout(self) -> None:
         """Settle or read the layout. Raises RedisError, ConfigurationError."""
-        asked = self._target.slots
         retention = _milliseconds(self._options.retention)
-        name = self._target.prefix + b"layout"
-        wanted = b"slots=%d width=%d" % (asked or _DEFAULT_SLOTS, retention)
+        name = self._prefix + b"layout"
+        wanted = b"slots=%d width=%d" % (self._slots or 32768, retention)
         replies = self._servers.exchange(
             [(name, ("SET", name, wanted, "NX")), (name, ("GET", name))]
         )
-        layout = _checked(replies)[1]
-        found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout or b"")
+        layout: bytes = _checked(replies)[1] or b""
+        found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout)
         if found is None or int(found[1]) not in _SLOTS:
             raise self._mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
                 " it, or another prefix"
             )
         slots, width = int(found[1]), int(found[2])
-        if asked not in {None, slots}:
-            raise self._mistake(
-                f"it was laid out with slots={slots} and stays so; leave slots={asked} out, or"
-                " begin anew with another prefix (the ids under this one are forgotten)"
-            )
         back = math.ceil(retention / width)
-        if back > _MOST_BACK:
+        if self._slots not in {None, slots} or back > _MOST_BACK:
             raise self._mistake(
-                f"it was laid out for a retention of {width / 1000:g} s; one of"
-                f" {retention / 1000:g} s would take {back} look-ups a claim. Ask for less, or"
-                " begin anew with another prefix (the ids under this one are forgotten)"
+                f"it was laid out for slots={slots} and a retention of {width / 1000:g} s, and"
+                f" stays so; it cannot serve slots={self._slots or slots} and"
+                f" {retention / 1000:g} s ({_MOST_BACK} times as long at most). Ask for what it"
+                " has, or begin anew with another prefix (the ids under this one are forgotten)"
             )
         letters, self._tag_length = _SLOTS[slots]
         self._tag_table = bytes(_ALPHABET[byte % letters] for byte in range(256))
@@ -262,8 +249,8 @@ class RedisStore(DedupStore):
             self._tag_length,
         )
 
-    def _run(self, entries: list[bytes], dead: bytes) -> tuple[bytes, Sequence[bytes]]:
-        """Run the script over ``entries``; return a code for each, and the details in order."""
+    def _run(self, entries: list[bytes], dead: bytes) -> list[Any]:
+        """Run the script over ``entries`` and return the answer or verdict of each."""
         if not self._settings:
             try:
                 self._settle_layout()
@@ -271,48 +258,44 @@ class RedisStore(DedupStore):
                 # Not so when the store was opened: the server lost its data since, and
                 # somebody else settled the layout anew.
                 raise DedupUnavailable(str(error)) from error
-        if not self._target.cluster:
+        if not self._servers.cluster:
             call = self._call((), b"".join(entries), dead)
             (reply,) = _checked(self._servers.exchange([(b"", call)]))
-            return _split(reply, len(entries))
+            return _decoded(reply, len(entries))
         groups: dict[bytes, list[int]] = {}
         for index, entry in enumerate(entries):
             tag = entry[: self._tag_length].translate(self._tag_table)
             groups.setdefault(tag, []).append(index)
         calls = []
         for tag, indices in groups.items():
-            route = self._target.prefix + b"{" + tag + b"}"
+            route = self._prefix + b"{" + tag + b"}"
             group = b"".join([entries[index] for index in indices])
             calls.append((tag, self._call((route,), group, dead)))
-        codes = bytearray(len(entries))
-        details: dict[int, bytes] = {}
+        found: list[Any] = [None] * len(entries)
         replies = _checked(self._servers.exchange(calls))
         for indices, reply in zip(groups.values(), replies, strict=True):
-            its_codes, its_details = _split(reply, len(indices))
-            rest = iter(its_details)
-            for index, code in zip(indices, its_codes, strict=True):
-                codes[index] = code
-                if code == _DETAILED:
-                    details[index] = next(rest)
-        return codes, [details[index] for index in sorted(details)]
+            for index, answer in zip(indices, _decoded(reply, len(indices)), strict=True):
+                found[index] = answer
+        return found
 
     def _call(self, route: tuple[bytes, ...], entries: bytes, dead: bytes) -> Command:
         tags = entries.translate(self._tag_table)
-        settings = (self._settings, self._target.prefix)
+        settings = (self._settings, self._prefix)
         return ("EVALSHA", _SCRIPT_SHA, len(route), *route, *settings, entries, tags, dead)
 
     def _change_parked(self, service: str, key: str, change: int | str) -> int:
-        name = self._parked_name(service)
-        call = ("EVAL", _PARKED_SCRIPT, 1, name, key.encode("utf-8", "surrogatepass"), change)
+        name = self._prefix + b"parked:" + _encode(service)
+        call = ("EVAL", _PARKED_SCRIPT, 1, name, _encode(key), change)
         with self._talking():
             return int(_checked(self._servers.exchange([(name, call)]))[0])
-
-    def _parked_name(self, service: str) -> bytes:
-        return self._target.prefix + b"parked:" + service.encode("utf-8", "surrogatepass")
 
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _checked(replies: list[Any]) -> list[Any]:
@@ -341,124 +324,60 @@ def _entries(batch: Batch) -> list[bytes]:
     return entries
 
 
-def _split(reply: bytes, count: int) -> tuple[bytes, Sequence[bytes]]:
-    """Split a reply of the script into the codes of ``count`` entries and the details."""
-    codes, tail, size = reply[:count], reply[count:], _DETAIL.size
-    if len(codes) != count or len(tail) != codes.count(_DETAILED) * size:
-        raise StoreCorrupt(f"the dedup script answered {len(reply)} bytes to {count} entries")
-    return codes, [tail[at : at + size] for at in range(0, len(tail), size)]
-
-
-def _answers(batch: Batch, codes: bytes, details: Sequence[bytes]) -> Answers:
-    released = len(batch.completes)
-    renewed = released + len(batch.releases)
-    claimed = renewed + len(batch.renewals)
+def _decoded(reply: bytes, count: int) -> list[Any]:
+    """Return the answers and verdicts of ``count`` entries from a reply of the script."""
     try:
-        changes = [_ANSWERS[code] for code in codes[:claimed]]
-        verdicts = [_VERDICTS[code] for code in codes[claimed:]]
-        at = -1
-        for detail in details:
-            at = codes.index(_DETAILED, max(claimed, claimed + at + 1)) - claimed
-            answer, attempts, crashes, wait = _DETAIL.unpack(detail)
-            verdicts[at] = Verdict(Answer(answer), attempts, crashes, wait / 1000)
-    except (KeyError, ValueError) as error:
-        raise StoreCorrupt(f"the dedup script gave an answer that is none: {error}") from error
-    return Answers(
-        changes[:released], changes[released:renewed], changes[renewed:claimed], verdicts
-    )
+        details = _DETAIL.iter_unpack(reply[count:])
+        found = [_MEANINGS[code] or _verdict(*next(details)) for code in reply[:count]]
+    except (LookupError, TypeError, ValueError, StopIteration, struct.error):
+        found = []
+    if len(found) != count:
+        raise StoreCorrupt(f"the dedup script gave no answers to {count} entries: {reply!r:.99}")
+    return found
 
 
-def _flag(text: str) -> bool:
-    if text.lower() not in {"1", "true", "yes", "0", "false", "no"}:
-        raise ValueError(text)
-    return text.lower() in {"1", "true", "yes"}
+def _verdict(answer: int, attempts: int, crashes: int, wait: int) -> Verdict:
+    return Verdict(Answer(answer), attempts, crashes, wait / 1000)
 
 
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "prefix": str,
-    "slots": int,
-    "cluster": _flag,
-    "db": int,
-    "client_name": str,
-    "ssl_ca_certs": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_cert_reqs": str,
-    "ssl_check_hostname": _flag,
-}
-_CONNECTIONS = {
-    "redis": Connection,
-    "rediss": SSLConnection,
-    "unix": UnixDomainSocketConnection,
+_OPTIONS = {
+    *("prefix", "slots", "cluster", "db", "client_name"),
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
 }
 
 
-class Target(NamedTuple):
-    """What a URL says: where the servers are, and where in them the records."""
-
-    shown: str
-    prefix: bytes
-    slots: int | None
-    cluster: bool
-    connection: type[Connection | UnixDomainSocketConnection]
-    arguments: dict[str, Any]
-
-    @classmethod
-    def parse(cls, url: str) -> Target:
-        """Read ``url``. Raises ConfigurationError, without the password in its text."""
-        shown = mask_url(url)
-
-        def wrong(reason: str) -> ConfigurationError:
-            return ConfigurationError(f"dedup URL {shown}: {reason}")
-
-        parts = urlsplit(url)
-        options: dict[str, Any] = {}
-        for name, text in parse_qsl(parts.query, keep_blank_values=True):
-            if name not in _OPTIONS:
-                near = get_close_matches(name, _OPTIONS, 1) or _OPTIONS
-                raise wrong(f"there is no option {name!r}; did you mean {', '.join(near)}?")
-            try:
-                options[name] = _OPTIONS[name](text)
-            except ValueError:
-                raise wrong(f"{name}={text} is not a value of it") from None
-        prefix = options.pop("prefix", _DEFAULT_PREFIX)
-        slots = options.pop("slots", None)
-        cluster = options.pop("cluster", False)
-        if "{" in prefix or "}" in prefix:
-            raise wrong("the prefix may not contain braces, which mark the hash tag")
-        if slots is not None and slots not in _SLOTS:
-            raise wrong(f"slots can be {', '.join(map(str, _SLOTS))}")
-        where = _place(parts.scheme, parts.path)
-        if where is None or parts.fragment:
-            raise wrong("write redis://host:6379/0, rediss://… or unix:///path/to/socket?db=0")
-        if parts.scheme != "unix":
-            try:
-                where |= {"host": parts.hostname or "localhost", "port": parts.port or 6379}
-            except ValueError as error:
-                raise wrong(f"{error}; in a password write %2F for / and %23 for #") from None
-        arguments = {"db": 0} | where | options
-        if cluster and (parts.scheme == "unix" or arguments["db"]):
-            raise wrong("a cluster has no database but 0, and is not reached by a socket file")
-        if parts.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
-            raise wrong("the ssl_ options are for rediss://")
-        arguments["username"] = unquote(parts.username or "") or None
-        arguments["password"] = unquote(parts.password or "") or None
-        connection = _CONNECTIONS[parts.scheme]
-        return cls(shown, prefix.encode(), slots, cluster, connection, arguments)
+def _read_url(url: str) -> dict[str, Any]:
+    """Return what ``url`` says: redis-py's arguments, and prefix, slots and cluster of ours."""
+    try:
+        found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # Without the URL: where it cannot be read, it is not known which part is the password.
+        raise ConfigurationError(
+            "the dedup URL cannot be read: write redis://host:6379/0, rediss://… or"
+            " unix:///path/to/socket; in a password, %2F for / and %23 for #"
+        ) from None
+    parts, options = urlsplit(url), dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+    slots, cluster = options.get("slots", "32768"), options.get("cluster", "0")
+    prefix = options.get("prefix", "qw:dedup:")
+    reason = ""
+    if unknown := options.keys() - _OPTIONS:
+        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}"
+    elif parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path)):
+        reason = "after the host comes /NUMBER of the database, and then only ?option=value"
+    elif not slots.isdecimal() or int(slots) not in _SLOTS:
+        reason = f"slots can be {', '.join(map(str, _SLOTS))}"
+    elif cluster not in {"0", "1"} or set(prefix) & set("{}"):
+        reason = "cluster can be 0 or 1, and the prefix has no braces, which mark the hash tag"
+    elif parts.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
+        reason = "the ssl_ options are for rediss://"
+    if reason:
+        raise ConfigurationError(f"dedup URL {mask_url(url)}: {reason}")
+    ours = {"prefix": _encode(prefix), "slots": int(slots) if "slots" in options else None}
+    return {"connection_class": Connection} | found | ours | {"cluster": cluster == "1"}
 
 
-def _place(scheme: str, path: str) -> dict[str, Any] | None:
-    """Return what the path of a URL says; None where it says nothing."""
-    if scheme == "unix":
-        return {"path": unquote(path)} if path else None
-    found = re.fullmatch(r"/?(\d*)/?", path)
-    if scheme not in _CONNECTIONS or found is None:
-        return None
-    return {"db": int(found[1] or 0)}
-
-
-class Servers:
-    """The connections to the server of a target, or to every primary of its cluster.
+class _Servers:
+    """The connections to the server of a URL, or to every primary of its cluster.
 
     There are no retries here that take longer than the timeout: an error is told, and the
     caller asks again later. Only a command that was refused unexecuted is sent again at once.
@@ -467,12 +386,17 @@ class Servers:
     #: MOVED first, then NOSCRIPT at the new address.
     _ROUNDS = 3
 
-    def __init__(self, target: Target, timeout: float) -> None:
-        self._target = target
+    def __init__(self, arguments: dict[str, Any], timeout: float) -> None:
+        self.cluster: bool = arguments.pop("cluster")
+        self._connection_class: type[Connection] = arguments.pop("connection_class")
         self._timeout = timeout
-        self._connections: dict[Address, Connection | UnixDomainSocketConnection] = {}
+        times = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        # RESP2: the answers are the same, and no server speaks unasked.
+        self._arguments = arguments | times | {"protocol": 2}
+        #: By address; None is that of the URL.
+        self._connections: dict[Address, Connection] = {}
         #: Cluster: the address of each hash slot; None until asked for.
-        self._slots: list[Address] | None = None
+        self._hash_slots: list[Address] | None = None
 
     def exchange(self, calls: Sequence[tuple[bytes, Command]]) -> list[Any]:
         """Send each command to the server of its key and return the replies in order.
@@ -495,63 +419,58 @@ class Servers:
             for address, indices in routed.items():
                 loaded = self._receive(address) if address in scriptless else None
                 for index in indices:
-                    replies[index] = self._receive(address)
+                    reply = replies[index] = self._receive(address)
                     if isinstance(loaded, ResponseError):
                         replies[index] = loaded
-                    elif isinstance(replies[index], NoScriptError):
+                    elif isinstance(reply, redis_errors.NoScriptError):
                         scriptless.add(address)
                         pending.append(index)
-                    elif isinstance(replies[index], MovedError):
-                        self._slots = None
+                    elif isinstance(reply, redis_errors.MovedError):
+                        self._hash_slots = None
                         pending.append(index)
-            if not pending:
-                break
         return replies
 
     def ask_all(self, command: Command) -> list[Any]:
         """Send ``command`` to every server and return the replies, errors among them."""
-        addresses: Iterable[Address] = [None]
-        if self._target.cluster:
-            addresses = sorted({address for address in self._learn_slots() if address})
+        addresses = set(self._learn_hash_slots()) - {None} if self.cluster else {None}
         return [self._ask(address, command) for address in addresses]
 
     def close(self) -> None:
         """Disconnect. The addresses stay known, for when the URL's own server is gone."""
-        self._slots = None
+        self._hash_slots = None
         for connection in self._connections.values():
-            connection.disconnect()
+            connection.disconnect()  # type: ignore[no-untyped-call]
 
     def _address(self, key: bytes) -> Address:
-        if not self._target.cluster:
+        if not self.cluster:
             return None
-        if self._slots is None:
-            self._slots = self._learn_slots()
-        slot = key_slot(key)
-        if self._slots[slot] is None:
-            raise ClusterDownError(f"no server has the hash slot {slot}")
-        return self._slots[slot]
+        if self._hash_slots is None:
+            self._hash_slots = self._learn_hash_slots()
+        address = self._hash_slots[key_slot(key)]
+        if address is None:
+            raise redis_errors.ClusterDownError(f"no server has the hash slot {key_slot(key)}")
+        return address
 
-    def _learn_slots(self) -> list[Address]:
+    def _learn_hash_slots(self) -> list[Address]:
         """Ask the servers that are known, then that of the URL, who has which hash slot."""
         give_up = time.monotonic() + self._timeout
-        failure: RedisError = ClusterDownError("no server of the cluster answers")
+        failure: RedisError = redis_errors.ClusterDownError("no server of the cluster answers")
         for asked in [*filter(None, self._connections), None]:
             try:
-                reply = self._ask(asked, ("CLUSTER", "SLOTS"))
+                (reply,) = _checked([self._ask(asked, ("CLUSTER", "SLOTS"))])
             except _REFUSED:
                 raise
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
                 failure = error
                 if time.monotonic() >= give_up:
                     break
                 continue
-            if isinstance(reply, ResponseError):
-                raise reply
+            own_name = asked[0] if asked else self._arguments.get("host", "localhost")
             slots: list[Address] = [None] * REDIS_CLUSTER_HASH_SLOTS
             for first, last, (host, port, *_), *_ in reply:
                 # A server that does not know its own name leaves it out.
-                name = host.decode() if host else (asked or (self._target.arguments["host"],))[0]
-                slots[first : last + 1] = [(name, port)] * (last + 1 - first)
+                address = (host.decode() if host else own_name, port)
+                slots[first : last + 1] = [address] * (last + 1 - first)
             return slots
         raise failure
 
@@ -562,15 +481,11 @@ class Servers:
     def _send(self, address: Address, commands: Sequence[Command]) -> None:
         connection = self._connections.get(address)
         if connection is None:
-            place = {} if address is None else {"host": address[0], "port": address[1]}
-            # RESP2: the answers are the same, and no server speaks unasked.
-            connection = self._connections[address] = self._target.connection(
-                **self._target.arguments | place,
-                protocol=2,
-                socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout,
-            )
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            place = {"host": address[0], "port": address[1]} if address else {}
+            connection = self._connection_class(**self._arguments | place)
+            self._connections[address] = connection
+        packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
+        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
 
     def _receive(self, address: Address) -> Any:  # noqa: ANN401 - as the command
         try:

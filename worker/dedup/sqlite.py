@@ -1,9 +1,9 @@
 """Records in one SQLite file, shared by the processes of one machine.
 
-Each batch is one IMMEDIATE transaction: it loads the records that the batch names, lets
-:class:`~worker.dedup.memory.Records` decide, and writes back what changed. The file may be the
-one of the embedded broker too, so every table is named ``dedup_*`` and the layout's version is
-a row of ``dedup_meta`` (``PRAGMA user_version`` belongs to the broker).
+Each batch is one IMMEDIATE transaction, in which every change is an UPDATE or DELETE whose WHERE
+names the token: compare-and-set as SQL says it. The file may be the one of the embedded broker
+too, so every table is named ``dedup_*`` and the layout's version is a row of ``dedup_meta``
+(``PRAGMA user_version`` belongs to the broker).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from worker.dedup.base import Answers, Batch, DedupStore
-from worker.dedup.memory import Finished, Held, Records
+from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError, DedupUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
-    from worker.dedup.base import StoreOptions
+    from worker.dedup.base import Claim, Complete, Release, StoreOptions
 
 _VERSION = 1
-#: ``token`` is NULL where nobody owns the record. ``deadline`` is in seconds since 1970 and
-#: ``expires`` in whole ones, rounded up: there are few of the former and millions of the latter.
+#: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back.
+#: ``deadline`` is in seconds since 1970 and ``expires`` in whole ones, rounded up: there are few
+#: of the former and millions of the latter.
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS dedup_meta (
         name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
@@ -43,10 +44,21 @@ _SCHEMA = (
 )
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
-#: Bound variables a statement: SQLite before 3.32 takes no more than 999.
-_CHUNK = 900
-#: A sweep looks at so many rows for each one written, so the whole table is seen before as many
-#: again are added; the floor lets a quiet store finish, the cap bounds one batch's work.
+_LOOK_DONE = "SELECT fingerprint FROM dedup_done WHERE record = ? AND expires > ?"
+_MARK_DONE = """INSERT INTO dedup_done VALUES (?, ?, ?) ON CONFLICT (record) DO UPDATE
+    SET fingerprint = excluded.fingerprint, expires = excluded.expires
+    WHERE dedup_done.expires <= ?"""
+_LOOK_HELD = "SELECT token, deadline, attempts, crashes FROM dedup_held WHERE record = ?"
+_HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)"
+_LET_GO = "DELETE FROM dedup_held WHERE record = ? AND (token = ? OR token IS NULL)"
+_GIVE_BACK = """UPDATE dedup_held
+    SET token = NULL, deadline = ?, attempts = max(0, attempts - ?)
+    WHERE record = ? AND token = ?"""
+_RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
+_DUPLICATE = Verdict(Answer.DUPLICATE)
+_CONFLICT = Verdict(Answer.CONFLICT)
+#: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
+#: a quarter as many are added; the floor lets a quiet store finish, the cap bounds one batch.
 _SWEEP_FACTOR, _SWEEP_FLOOR, _SWEEP_CAP = 4, 16, 2000
 
 #: Errors that waiting cannot mend, told at open as a mistake in the settings.
@@ -116,7 +128,9 @@ class SqliteStore(DedupStore):
             store.close()
             reason = _MISTAKES.get(_primary_code(error))
             if reason is not None:
-                raise ConfigurationError(f"dedup store {store._path}: {reason} ({error})") from error
+                raise ConfigurationError(
+                    f"dedup store {store._path}: {reason} ({error})"
+                ) from error
             raise store._away(error) from error
         except ConfigurationError:
             store.close()
@@ -125,13 +139,21 @@ class SqliteStore(DedupStore):
 
     def apply(self, batch: Batch) -> Answers:
         """Apply the whole batch in one transaction; all of it or nothing is written."""
+        dead = frozenset(batch.dead)
         with self._transaction(durable=bool(batch.completes)) as db:
             (now,) = db.execute(_NOW).fetchone()
-            before = _load(db, batch, now)
-            after = Records(dict(before.held), dict(before.done))
-            answers = after.apply(batch, now, self._options)
-            changes = _write(db, before, after)
-            bite = min(_SWEEP_CAP, max(_SWEEP_FLOOR, changes * _SWEEP_FACTOR))
+            until = now + self._options.claim_ttl
+            answers = Answers(
+                [self._complete(db, entry, now) for entry in batch.completes],
+                [_release(db, entry, now) for entry in batch.releases],
+                [
+                    _kept(db.execute(_RENEW, (until, record, token)))
+                    for record, token in batch.renewals
+                ],
+                [self._claim(db, entry, dead, now) for entry in batch.claims],
+            )
+            entries = sum(len(part) for part in answers)
+            bite = min(_SWEEP_CAP, max(_SWEEP_FLOOR, entries * _SWEEP_FACTOR))
             self._sweep(db, _SWEEP_HELD, bite, now - self._options.claim_memory)
             if batch.completes:
                 self._sweep(db, _SWEEP_DONE, bite, now)
@@ -178,6 +200,39 @@ class SqliteStore(DedupStore):
         self._durable = None
         if db is not None:
             db.close()
+
+    def _complete(self, db: sqlite3.Connection, entry: Complete, now: float) -> Answer:
+        record, token, fingerprint = entry
+        if (
+            db.execute(_LET_GO, (record, token)).rowcount == 0
+            and db.execute(_LOOK_HELD, (record,)).fetchone() is not None
+        ):
+            return Answer.STALE
+        expires = math.ceil(now + self._options.retention)
+        marked = db.execute(_MARK_DONE, (record, fingerprint, expires, now)).rowcount
+        return Answer.KEPT if marked else Answer.ALREADY_DONE
+
+    def _claim(
+        self, db: sqlite3.Connection, entry: Claim, dead: AbstractSet[bytes], now: float
+    ) -> Verdict:
+        record, token, fingerprint, solo = entry
+        done = db.execute(_LOOK_DONE, (record, now)).fetchone()
+        if done is not None:
+            return _DUPLICATE if done[0] == fingerprint else _CONFLICT
+        held = db.execute(_LOOK_HELD, (record,)).fetchone()
+        if held is None or held[1] + self._options.claim_memory <= now:
+            held = (None, now, 0, 0)
+        owner, deadline, attempts, crashes = held
+        if owner is None:
+            attempts += 1
+        elif owner != token:
+            if deadline > now and owner[:OWNER_BYTES] not in dead:
+                return Verdict(Answer.BUSY, attempts, crashes, deadline - now)
+            if not solo:
+                return Verdict(Answer.SUSPECT, attempts, crashes)
+            attempts, crashes = attempts + 1, crashes + 1
+        db.execute(_HOLD, (record, token, now + self._options.claim_ttl, attempts, crashes))
+        return Verdict(Answer.FRESH, attempts, crashes)
 
     @contextmanager
     def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
@@ -278,44 +333,13 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _load(db: sqlite3.Connection, batch: Batch, now: float) -> Records:
-    """Return the records that ``batch`` names, without those that are forgotten by ``now``."""
-    names = {entry.record for entry in (*batch.completes, *batch.claims)}
-    names.update(entry.record for entry in (*batch.releases, *batch.renewals))
-    wanted = list(names)
-    records = Records()
-    for start in range(0, len(wanted), _CHUNK):
-        chunk: Sequence[object] = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(chunk))
-        for record, *held in db.execute(
-            "SELECT record, token, deadline, attempts, crashes FROM dedup_held"
-            f" WHERE record IN ({marks})",
-            chunk,
-        ):
-            records.held[record] = Held(*held)
-        for record, fingerprint, expires in db.execute(
-            "SELECT record, fingerprint, expires FROM dedup_done"
-            f" WHERE record IN ({marks}) AND expires > ?",
-            (*chunk, now),
-        ):
-            records.done[record] = Finished(fingerprint, expires)
-    return records
+def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:
+    return _kept(db.execute(_GIVE_BACK, (now, entry.refund, entry.record, entry.token)))
 
 
-def _write(db: sqlite3.Connection, before: Records, after: Records) -> int:
-    """Write what differs and return the number of rows."""
-    held = [(record, *entry) for record, entry in after.held.items()
-            if before.held.get(record) is not entry]  # fmt: skip
-    gone = [(record,) for record in before.held if record not in after.held]
-    done = [(record, entry.fingerprint, math.ceil(entry.expires))
-            for record, entry in after.done.items() if record not in before.done]  # fmt: skip
-    if held:
-        db.executemany("INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)", held)
-    if gone:
-        db.executemany("DELETE FROM dedup_held WHERE record = ?", gone)
-    if done:
-        db.executemany("INSERT OR REPLACE INTO dedup_done VALUES (?, ?, ?)", done)
-    return len(held) + len(gone) + len(done)
+def _kept(cursor: sqlite3.Cursor) -> Answer:
+    """Return what a compare-and-set did."""
+    return Answer.KEPT if cursor.rowcount == 1 else Answer.STALE
 
 
 def _blob(text: str) -> bytes:

@@ -54,9 +54,7 @@ class Change:
 
     def needs(self, slot: Slot) -> bool:
         """Whether ``slot`` needs a new process: it stays, and has none but an old one."""
-        return slot.index < self.processes and (
-            slot.holder is None or slot.holder.pid in self.old
-        )
+        return slot.index < self.processes and (slot.holder is None or slot.holder.pid in self.old)
 
     def booted(self) -> bool:
         """Whether every new process waits for its shards."""

@@ -19,13 +19,15 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from worker.config import mask_url
-from worker.errors import QworkerError
+from worker.errors import ConfigurationError, QworkerError
 from worker.logs import configure_logging
 from worker.supervisor.control import (
+    EXIT_CODES,
     PROTOCOL,
     Assign,
     Beat,
@@ -43,11 +45,10 @@ from worker.supervisor.control import (
     Stop,
     Terms,
 )
-from worker.supervisor.process import EXIT_ABANDONED, EXIT_DRAINED, EXIT_FAILED, EXIT_STUCK
 from worker.supervisor.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from enum import Enum
 
     from worker.supervisor.control import Message
@@ -57,12 +58,10 @@ logger = logging.getLogger("worker.supervisor.child")
 #: The most seconds that a process without a supervisor takes to drain; leases live for ten.
 ORPHAN_DRAIN = 8.0
 
-_EXIT_CODES = {
-    "DRAINED": EXIT_DRAINED,
-    "ABANDONED": EXIT_ABANDONED,
-    "STUCK": EXIT_STUCK,
-    "FAILED": EXIT_FAILED,
-}
+#: Seconds past its drain that such a process may still take to close and exit.
+_ORPHAN_EXIT = 1.5
+
+M = TypeVar("M", bound="Message")
 
 
 class Runnable(Protocol):
@@ -70,14 +69,32 @@ class Runnable(Protocol):
 
     on_beat: Callable[[], None] | None
 
-    def open(self) -> None: ...
-    def run(self) -> Enum: ...
-    def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None: ...
-    def drain(self, deadline: float) -> None: ...
-    def stop(self) -> None: ...
-    def bury(self, owners: Iterable[bytes]) -> None: ...
-    def statistics(self) -> Mapping[str, object]: ...
-    def dump(self) -> str: ...
+    def open(self) -> None:
+        """Connect and declare."""
+
+    def run(self) -> Enum:
+        """Consume until drained, stopped or failed."""
+
+    def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
+
+    def unwatch(self, fileobj: Channel | Signals) -> None:
+        """No longer watch ``fileobj``."""
+
+    def drain(self, deadline: float) -> None:
+        """Begin nothing new; finish what runs until ``deadline`` of the monotonic clock."""
+
+    def stop(self) -> None:
+        """End now."""
+
+    def bury(self, owners: Iterable[bytes]) -> None:
+        """Take over the claims of dead owners."""
+
+    def statistics(self) -> Mapping[str, object]:
+        """Return numbers, ready for JSON."""
+
+    def dump(self) -> str:
+        """Return the stacks of all threads and what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +102,8 @@ class Service:
     """An imported app: what the supervisor must know of it, and how to make its consumer."""
 
     terms: Terms
-    #: Called with the shards and the owner id of this process.
-    consumer: Callable[[Sequence[int], bytes], Runnable]
+    #: Called with the shards and their fences, and the owner id of this process.
+    consumer: Callable[[dict[int, int], bytes], Runnable]
 
 
 def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
@@ -103,9 +120,10 @@ def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
         child = Child(Channel(socket.socket(fileno=descriptor)), signals)
         code = child.run(load)
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code == EXIT_DRAINED:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    if code == EXIT_CODES["DRAINED"]:
         sys.exit(code)
     os._exit(code)  # without waiting for threads that were abandoned
 
@@ -123,26 +141,28 @@ class Child:
     def run(self, load: Callable[[Boot], Service]) -> int:
         """Return the exit code, when everything is done."""
         try:
-            return self._run(load)
+            return EXIT_CODES[self._run(load)]
         except (ControlClosed, _EndedEarly):
-            return EXIT_DRAINED
+            return EXIT_CODES["DRAINED"]
         except QworkerError as error:
             self._channel.send(Fatal(error.exit_code, mask_url(str(error))))
             self._channel.flush(1.0)
             return error.exit_code
         except Exception:
-            logger.exception("the process failed")
-            return EXIT_FAILED
+            logger.exception("the process cannot go on")
+            return EXIT_CODES["FAILED"]
 
-    def _run(self, load: Callable[[Boot], Service]) -> int:
+    def _run(self, load: Callable[[Boot], Service]) -> str:
+        """Go through a whole life; return the name of how it finished."""
         boot = self._await(Boot)
         if boot.protocol != PROTOCOL:
-            raise ControlError(
+            raise ConfigurationError(
                 "this package was replaced by another release while the service runs:"
                 " restart the service, a reload is not enough"
             )
+        options = boot.options
         configure_logging(
-            str(boot.options.get("log_format") or ""), str(boot.options.get("log_level") or "info")
+            str(options.get("log_format") or ""), str(options.get("log_level") or "info")
         )
         service = load(boot)
         terms = service.terms
@@ -151,21 +171,20 @@ class Child:
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
         assign = self._await(Assign)
-        consumer = service.consumer([shard for shard, _ in assign.shards], self._owner)
+        self._consumer = consumer = service.consumer(dict(assign.shards), self._owner)
         consumer.open()
-        self._channel.send(Ready())
-        self._consumer = consumer
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
         consumer.watch(self._signals, self._obey)
-        consumer.bury(bytes.fromhex(owner) for owner in assign.dead)
+        consumer.bury([bytes.fromhex(owner) for owner in assign.dead])
+        self._channel.send(Ready())
         finish = consumer.run().name
-        self._channel.send(Beat(consumer.statistics()))
         self._channel.send(Finished(finish))
+        self._beat()  # the last numbers
         self._channel.flush(1.0)
-        return _EXIT_CODES.get(finish, EXIT_FAILED)
+        return finish
 
-    def _await[M: Message](self, kind: type[M]) -> M:
+    def _await(self, kind: type[M]) -> M:
         """Wait for a message of this kind; end early if told to, or if nobody is there."""
         while True:
             message = self._channel.next()
@@ -174,23 +193,23 @@ class Child:
             if isinstance(message, Drain | Stop) or self._signals.take():
                 raise _EndedEarly
             if message is None:
-                select.select([self._channel, self._signals], [], [])
+                select.select([self._channel.fileno(), self._signals.fileno()], [], [])
 
     def _beat(self) -> None:
+        """Tell the supervisor that the loop goes round, unless it has not read the last beats."""
         self._channel.flush()
-        if not self._channel.pending and self._consumer is not None:
+        if self._consumer is None or self._channel.pending:
+            return
+        try:
             self._channel.send(Beat(self._consumer.statistics()))
+        except ControlError:
+            self._channel.send(Beat({}))  # more numbers than a line may have
 
     def _listen(self) -> None:
         """Do what the supervisor says; drain if it is gone."""
         if self._consumer is None:
             return
-        try:
-            messages = self._channel.receive()
-        except ControlError:
-            logger.exception("the supervisor is not understood")
-            messages = []
-        for message in messages:
+        for message in self._channel.receive():
             match message:
                 case Drain(seconds):
                     self._consumer.drain(time.monotonic() + seconds)
@@ -212,8 +231,15 @@ class Child:
             self._consumer.drain(time.monotonic() + self._drain_timeout)
 
     def _orphaned(self) -> None:
-        pass
+        """Drain, and end in time even if the loop or the interpreter hangs."""
+        if self._consumer is None:
+            return
+        self._consumer.unwatch(self._channel)
+        seconds = min(self._drain_timeout, ORPHAN_DRAIN)
+        logger.warning("the supervisor is gone: draining for up to %g s", seconds)
+        self._consumer.drain(time.monotonic() + seconds)
+        faulthandler.dump_traceback_later(seconds + _ORPHAN_EXIT, exit=True)
 
 
-class _EndedEarly(Exception):  # noqa: N818 - no error
+class _EndedEarly(Exception):
     """The process was told to end before it held anything."""

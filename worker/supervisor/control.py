@@ -23,7 +23,7 @@ import select
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import QworkerError
 
@@ -39,6 +39,10 @@ PROTOCOL = 1
 MAX_LINE = 1 << 20
 
 _MAX_OUTGOING = 4 * MAX_LINE
+
+#: Exit codes of a child, by how its consumer finished. A child that could not start exits with
+#: what its :class:`Fatal` says.
+EXIT_CODES = {"DRAINED": 0, "FAILED": 1, "ABANDONED": 75, "STUCK": 76}
 
 
 class ControlError(QworkerError):
@@ -83,7 +87,7 @@ class Hello:
 
     pid: int
     owner: str
-    terms: Mapping[str, object]
+    terms: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Fatal:
 class Assign:
     """Consume these shards: pairs of shard and fence. The claims of ``dead`` owners are free."""
 
-    shards: Sequence[Sequence[int]]
+    shards: Sequence[tuple[int, int]]
     dead: Sequence[str]
 
 
@@ -145,9 +149,7 @@ class Finished:
     finish: str
 
 
-Message = (
-    Boot | Hello | Fatal | Assign | Ready | Beat | Bury | Dump | Drain | Stop | Finished
-)
+Message = Boot | Hello | Fatal | Assign | Ready | Beat | Bury | Dump | Drain | Stop | Finished
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__.lower(): kind

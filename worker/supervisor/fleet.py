@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from worker.supervisor.change import Plans, Slot
 from worker.supervisor.control import Beat, Bury, Dump, Fatal, Finished, Hello, Ready, Terms
-from worker.supervisor.metrics import Totals
 from worker.supervisor.policy import Restarts, deal
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
+from worker.supervisor.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

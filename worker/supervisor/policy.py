@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.supervisor.totals import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -100,12 +102,12 @@ class BurstWatch:
     """
 
     def __init__(self) -> None:
-        self._counters: dict[int, object] = {}
+        self._counters: dict[int, Mapping[str, float]] = {}
         self._quiet: dict[int, int] = {}
 
     def beat(self, pid: int, statistics: Mapping[str, object]) -> None:
         """Note a beat of the process ``pid``."""
-        counters = statistics.get("counters")
+        counters = counted(statistics)
         if not statistics.get("idle") or self._counters.get(pid, counters) != counters:
             self._quiet.clear()
         else:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError
-from worker.supervisor.metrics import exposition
+from worker.supervisor.metrics import CONTENT_TYPE, exposition
 from worker.supervisor.status import Verdict, is_live, is_ready
 
 if TYPE_CHECKING:
@@ -85,10 +87,8 @@ class _Server(ThreadingMixIn, HTTPServer):
 
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of the host's name, which may take seconds."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[misc]
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", 0  # HTTPServer's own; nobody asks
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         """Serve in a thread; the oldest of too many connections makes room."""
@@ -96,10 +96,8 @@ class _Server(ThreadingMixIn, HTTPServer):
             self._open[id(request)] = request
             if len(self._open) > _MOST_CONNECTIONS:
                 _, oldest = self._open.popitem(last=False)
-                try:
+                with suppress(OSError):  # it was just done
                     oldest.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # it was just done
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
@@ -110,7 +108,7 @@ class _Server(ThreadingMixIn, HTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
         """Say in the log, not on standard error, that a client was not served."""
-        logger.debug("a probe was not answered", exc_info=True)
+        logger.debug("a probe was not answered: %s", sys.exception())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,17 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "/ready":
                 self._tell(is_ready([status], now))
             case "/metrics":
-                try:
-                    kind, body = exposition(status)
-                except ImportError:
-                    text = "metrics need the package prometheus_client: install it\n"
-                    self._answer(501, "text/plain; charset=utf-8", text.encode())
-                else:
-                    self._answer(200, kind, body)
+                self._answer(200, CONTENT_TYPE, exposition(status))
             case _:
                 self._answer(404, "text/plain; charset=utf-8", b"/live, /ready or /metrics\n")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - overrides
         """Keep requests out of the log."""

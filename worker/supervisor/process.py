@@ -27,12 +27,6 @@ logger = logging.getLogger("worker.supervisor")
 #: first on the path of modules, where a user's own ``worker.py`` hides this package.
 CHILD_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("bootstrap.py")))
 
-#: Exit codes of a child that are no error of its own. Others are what its :class:`Fatal` says.
-EXIT_DRAINED = 0
-EXIT_FAILED = 1
-EXIT_ABANDONED = 75
-EXIT_STUCK = 76
-
 #: Seconds from the start of a process until its app must have been imported.
 _IMPORT_LIMIT = 120.0
 #: Seconds past ``connect_timeout`` within which an assigned process must be ready.
@@ -93,7 +87,7 @@ class ChildProcess:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
             with theirs:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
                     [*command, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
@@ -114,8 +108,7 @@ class ChildProcess:
         try:
             messages = self.channel.receive()
         except ControlError as error:
-            logger.error("process %d (pid %d): %s", self.index, self.pid, error)
-            self.kill("it does not speak the protocol of the control pipe")
+            self.kill(f"it does not speak the protocol of the control pipe: {error}")
             return []
         if self.channel.closed:
             self.kill_by(now + _EXIT_LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,11 +40,9 @@ class Signals:
 
     def take(self) -> list[int]:
         """Return the signals that came since the last call, in their order."""
-        try:
+        with suppress(BlockingIOError):
             while self._wake.recv(4096):
                 pass
-        except BlockingIOError:
-            pass
         taken = []
         while self._noted:
             taken.append(self._noted.popleft())
@@ -53,10 +51,8 @@ class Signals:
     def send(self, number: int) -> None:
         """Queue ``number`` as if this signal had come. May be called in any thread."""
         self._noted.append(number)
-        try:
+        with suppress(BlockingIOError):  # full of wake-ups that nobody took yet
             self._waker.send(b"\0")
-        except BlockingIOError:
-            pass  # full of wake-ups that nobody took yet
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -14,12 +14,15 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 #: Seconds after which a supervisor that wrote no new status counts as hung.
 STALE_AFTER = 10.0
@@ -33,7 +36,7 @@ class Status:
     pid: int
     #: ``starting``, ``running``, ``reloading`` or ``draining``.
     state: str
-    #: Whether the loop goes round and every process gives signs of life. Says nothing of the broker.
+    #: Whether every process that consumes gives signs of life. Says nothing of the broker.
     live: bool
     #: Whether every process consumes and none is being drained.
     ready: bool
@@ -45,7 +48,6 @@ class Status:
     processes: Sequence[Mapping[str, object]] = ()
     counters: Mapping[str, float] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
-    shards: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def fresh(self, now: float) -> bool:
         """Whether the supervisor's loop went round lately."""

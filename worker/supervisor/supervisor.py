@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 from worker.config import mask_url
 from worker.errors import ConfigurationError
 from worker.logs import configure_logging
-from worker.supervisor.control import Fatal
+from worker.supervisor.control import EXIT_CODES, Fatal
 from worker.supervisor.fleet import Fleet
-from worker.supervisor.metrics import gauges, shard_gauges
 from worker.supervisor.policy import BurstWatch, slept
-from worker.supervisor.process import CHILD_COMMAND, EXIT_ABANDONED, EXIT_DRAINED, Stage
+from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
 from worker.supervisor.signals import Signals
 from worker.supervisor.status import Status
+from worker.supervisor.totals import gauges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,9 +63,7 @@ class State(Enum):
     STOPPING = "stopping"
 
 
-def run_supervisor(
-    options: Mapping[str, object], *, command: Sequence[str] = CHILD_COMMAND
-) -> int:
+def run_supervisor(options: Mapping[str, object], *, command: Sequence[str] = CHILD_COMMAND) -> int:
     """Run a service until it ends; return the exit code of the program.
 
     ``options`` are the settings that the command line gave. Errors of the start are on standard
@@ -168,7 +166,7 @@ class Supervisor:
             self._open(fleet.terms, now)
         self._failure = self._failure or fleet.failure
         if self._failure is not None:
-            print(f"qworker: {mask_url(self._failure.text)}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"qworker: {mask_url(self._failure.text)}\n")
             self._drain(now)
         elif not fleet.booted:
             return
@@ -233,7 +231,6 @@ class Supervisor:
             processes=[child.facts(now) for child in fleet.children()],
             counters=fleet.totals.counters(statistics),
             gauges=gauges(statistics),
-            shards=shard_gauges(statistics),
         )
 
     def _exit_code(self) -> int:
@@ -241,4 +238,4 @@ class Supervisor:
             return EXIT_STOPPED
         if self._failure is not None:
             return self._failure.exit_code
-        return EXIT_ABANDONED if self._fleet.abandoned else EXIT_DRAINED
+        return EXIT_CODES["ABANDONED" if self._fleet.abandoned else "DRAINED"]

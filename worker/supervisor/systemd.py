@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ class Systemd:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0.5)
-            try:
+            with suppress(OSError):  # systemd restarts, or its queue is full: the next one will do
                 sock.sendto("\n".join(lines).encode(), self._address)
-            except OSError:
-                pass  # systemd is being restarted, or its queue is full: the next one will do
 
 
 def _address(path: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import kombu
 
-_ACK_SLACK_SHARE = 8  # finished tags behind a gap go out when they are an eighth of the prefetch
+_ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
 
 
 class ShardChannel:

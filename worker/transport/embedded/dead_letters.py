@@ -157,7 +157,8 @@ def bury_properties(  # noqa: PLR0913, PLR0917 - the parts of a death
     for index, death in enumerate(deaths):
         if death.get("queue") == queue and death.get("reason") == reason:
             latest = deaths.pop(index)
-            latest["count"] = latest.get("count", 0) + 1
+            count = latest.get("count")
+            latest["count"] = count + 1 if isinstance(count, int) else 1
             break
     else:
         latest = {

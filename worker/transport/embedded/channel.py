@@ -1,0 +1,593 @@
+"""The channel: AMQP's methods, by py-amqp's names, arguments and errors.
+
+Differences from py-amqp over RabbitMQ, all on the safe side: a method has happened when it returns
+(so a publish is confirmed by its return, and an unroutable mandatory message is known there), an
+error leaves the channel open with its consumers, bodies are always bytes, and what the broker cannot
+do is refused rather than ignored. ``publish_many`` and ``settle`` are additions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import amqp
+from amqp import exceptions
+from amqp.protocol import queue_declare_ok_t
+from kombu.transport import base
+from kombu.transport.pyamqp import Message
+
+from worker.transport.embedded.broker import unknown_tag
+from worker.transport.embedded.declarations import (
+    QUEUE_BIND,
+    QUEUE_DECLARE,
+    QUEUE_DELETE,
+    QUEUE_PURGE,
+    no_queue,
+)
+from worker.transport.embedded.store import Place
+from worker.transport.properties import check_short_string, decode_properties
+from worker.transport.routing import Destination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from worker.transport.embedded.broker import Broker
+    from worker.transport.embedded.catalog import Queue
+    from worker.transport.embedded.connection import Connection
+    from worker.transport.embedded.store import Leased
+
+_BASIC_CONSUME, _BASIC_QOS, _BASIC_CANCEL = (60, 20), (60, 10), (60, 30)
+_BASIC_PUBLISH, _BASIC_RETURN, _BASIC_GET = (60, 40), (60, 50), (60, 70)
+_BASIC_ACK, _BASIC_REJECT, _BASIC_RECOVER = (60, 80), (60, 90), (60, 110)
+_NO_ROUTE = 312
+
+
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """One consumer of one queue, or (``tag`` empty) what a channel holds by basic_get."""
+
+    id: int
+    queue: Queue
+    channel: Channel
+    tag: str = ""
+    callback: Callable[[amqp.Message], object] | None = None
+    on_cancel: Callable[[str], object] | None = None
+    no_ack: bool = False
+    #: How many messages it may hold; 0 is any number. Fixed for its life.
+    prefetch: int = 0
+    #: How many messages it holds: delivered or about to be, and not settled.
+    held: int = 0
+    #: It is given no more messages.
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Unsettled:
+    """A delivered message that waits for its settlement."""
+
+    consumer: Consumer
+    place: Place = field(repr=False)
+
+
+class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
+    """One channel of a connection. Thread rules are the connection's."""
+
+    Message = Message
+
+    def __init__(self, connection: Connection, channel_id: int) -> None:
+        self.connection: Connection | None = connection
+        self.channel_id = channel_id
+        self.is_open = True
+        #: Whether deliveries flow.
+        self.active = True
+        self.no_ack_consumers: set[str] = set()
+        self.events: dict[str, set[Callable[..., object]]] = defaultdict(set)
+        self.consumers: dict[str, Consumer] = {}
+        self._getters: dict[int, Consumer] = {}
+        self._unsettled: dict[int, _Unsettled] = {}
+        self._tags = itertools.count(1)
+        self._prefetch = 0
+        self._last_queue = ""
+        self._confirms: itertools.count[int] | None = None
+
+    # What is declared
+
+    def exchange_declare(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        exchange: str,
+        type: str,  # noqa: A002 - py-amqp's name
+        passive: bool = False,
+        durable: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Declare an exchange. Raises NotFound, PreconditionFailed, AccessRefused."""
+        self._broker.declarations.declare_exchange(
+            exchange,
+            type,
+            passive=passive,
+            durable=durable,
+            auto_delete=auto_delete,
+            arguments=arguments,
+        )
+
+    def exchange_delete(
+        self, exchange: str, if_unused: bool = False, nowait: bool = False, argsig: str = ""
+    ) -> None:
+        """Delete an exchange. Raises PreconditionFailed where it is in use."""
+        self._broker.declarations.delete_exchange(exchange, if_unused=if_unused)
+
+    def exchange_bind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Bind an exchange to another. Raises NotFound."""
+        target = Destination(destination, is_queue=False)
+        self._broker.declarations.bind(source, target, routing_key, arguments)
+
+    def exchange_unbind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Remove the binding of an exchange to another."""
+        target = Destination(destination, is_queue=False)
+        self._broker.declarations.unbind(source, target, routing_key, arguments)
+
+    def queue_declare(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> queue_declare_ok_t:
+        """Declare a queue; an empty name makes one up. Returns its name, depth and consumers.
+
+        Raises NotFound, PreconditionFailed, AccessRefused, and ResourceLocked where it is
+        another connection's.
+        """
+        broker = self._broker
+
+        def declare() -> Queue:
+            return broker.declarations.declare_queue(
+                (queue or self._last_queue) if passive else queue,
+                passive=passive,
+                durable=durable,
+                auto_delete=auto_delete,
+                connection=broker.presence.id if exclusive else None,
+                arguments=arguments,
+            )
+
+        declared = declare()
+        if self._is_foreign(declared):
+            # Its connection may be dead and not yet cleared up after.
+            broker.presence.clear_up_after_others()
+            declared = declare()
+            self._check_own(declared, QUEUE_DECLARE)
+        self._last_queue = declared.name
+        depth = broker.depth(declared)
+        return queue_declare_ok_t(declared.name, depth.ready, depth.consumers)
+
+    def queue_bind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        queue: str = "",
+        exchange: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Bind a queue to an exchange. Raises NotFound, ResourceLocked."""
+        target = Destination(self._queue(queue, QUEUE_BIND).name, is_queue=True)
+        self._broker.declarations.bind(exchange, target, routing_key, arguments)
+
+    def queue_unbind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Remove the binding of a queue."""
+        target = Destination(queue or self._last_queue, is_queue=True)
+        self._broker.declarations.unbind(exchange, target, routing_key, arguments)
+
+    def queue_purge(self, queue: str = "", nowait: bool = False, argsig: str = "") -> int:
+        """Remove the ready messages of a queue; return how many."""
+        return self._broker.purge(self._queue(queue, QUEUE_PURGE))
+
+    def queue_delete(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        queue: str = "",
+        if_unused: bool = False,
+        if_empty: bool = False,
+        nowait: bool = False,
+        argsig: str = "",
+    ) -> int:
+        """Delete a queue; return how many messages were ready. No error where there is none."""
+        broker = self._broker
+        try:
+            found = self._queue(queue, QUEUE_DELETE)
+        except exceptions.NotFound:
+            return 0
+        count = broker.declarations.delete_queue(found, if_unused=if_unused, if_empty=if_empty)
+        self._stir()
+        return count
+
+    # Publishing
+
+    def prepare_message(  # noqa: PLR0913, PLR0917 - kombu's signature
+        self,
+        body: bytes | str,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+    ) -> amqp.Message:
+        """Return a message that basic_publish takes."""
+        return amqp.Message(
+            body,
+            priority=priority,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            application_headers=headers,
+            **properties or {},
+        )
+
+    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - kombu's
+        """Translate kombu's queue options into queue arguments."""
+        prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments, **kwargs)
+        return prepared
+
+    def message_to_python(self, raw_message: amqp.Message) -> Message:
+        """Return kombu's message of a delivered one."""
+        return Message(raw_message, channel=self)
+
+    def basic_publish(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        msg: amqp.Message,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        argsig: str = "",
+    ) -> None:
+        """Publish one message; it is stored, durably if persistent, when this returns.
+
+        A mandatory message that no queue takes goes to the ``basic_return`` callbacks; without
+        one, raises ChannelError 312. Raises NotFound for a missing exchange, MessageNacked
+        where a full queue refuses, Unencodable for what AMQP cannot carry.
+        """
+        if immediate:
+            raise _not_implemented("immediate=true", _BASIC_PUBLISH)
+        if self._broker.publish(((msg, exchange, routing_key, mandatory),)):
+            self._give_back(msg, exchange, routing_key)
+        self._stir()
+        if self._confirms is not None:
+            self._connection.confirmed(self, next(self._confirms))
+
+    def publish_many(self, batch: Iterable[tuple[amqp.Message, str, str, bool]]) -> list[int]:
+        """Publish (message, exchange, routing key, mandatory) each, all in one transaction.
+
+        Returns the places in the batch of the mandatory ones that no queue takes; all others
+        are stored, durably, when this returns. Where it raises, nothing is stored: NotFound,
+        MessageNacked, PreconditionFailed as for one; Unencodable, whose ``index`` is the place
+        of the message that AMQP cannot carry.
+        """
+        unroutable = self._broker.publish(batch)
+        self._stir()
+        return unroutable
+
+    def confirm_select(self, nowait: bool = False) -> None:
+        """Have ``basic_ack`` events for publishes, in the drain_events after each.
+
+        Code that knows nothing of this broker works with them; a publish is confirmed by its
+        return anyway.
+        """
+        if self._confirms is None:
+            self._confirms = itertools.count(1)
+
+    # Consuming
+
+    def basic_qos(
+        self, prefetch_size: int, prefetch_count: int, a_global: bool, argsig: str = ""
+    ) -> None:
+        """Set the prefetch of each consumer that this channel starts from now on; 0 is no limit."""
+        if prefetch_size or a_global:
+            raise _not_implemented("prefetch_size and global prefetch", _BASIC_QOS)
+        self._prefetch = prefetch_count
+
+    def basic_consume(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+        self,
+        queue: str = "",
+        consumer_tag: str = "",
+        no_local: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        nowait: bool = False,
+        callback: Callable[[amqp.Message], object] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        on_cancel: Callable[[str], object] | None = None,
+        argsig: str = "",
+    ) -> str:
+        """Start a consumer and return its tag. Deliveries come out of the connection's drain_events.
+
+        Raises NotFound, ResourceLocked, AccessRefused (another exclusive consumer), NotAllowed
+        (the tag is in use).
+        """
+        connection = self._connection
+        if arguments and arguments.get("x-priority"):
+            raise _not_implemented("consumer priorities (x-priority)", _BASIC_CONSUME)
+        tag = check_short_string(consumer_tag, "a consumer tag") or f"ctag-{uuid.uuid4()}"
+        if tag in self.consumers:
+            raise exceptions.NotAllowed(
+                f"NOT_ALLOWED - attempt to reuse consumer tag {tag!r}", _BASIC_CONSUME
+            )
+        found = self._queue(queue, _BASIC_CONSUME)
+        self.consumers[tag] = consumer = Consumer(
+            id=connection.broker.presence.add_consumer(found, exclusive=exclusive),
+            queue=found,
+            channel=self,
+            tag=tag,
+            callback=callback,
+            on_cancel=on_cancel,
+            no_ack=no_ack,
+            prefetch=0 if no_ack else self._prefetch,
+        )
+        if no_ack:
+            self.no_ack_consumers.add(tag)
+        connection.add_consumer(consumer)
+        return tag
+
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False, argsig: str = "") -> None:
+        """End a consumer. What it holds stays to be settled; what it was not yet given goes back.
+
+        A successor of a single active consumer starts when all of that is settled.
+        """
+        consumer = self.consumers.get(consumer_tag)
+        if consumer is None or self.connection is None:
+            return
+        broker = self._broker
+        undelivered = self.connection.withdraw(consumer)
+        if undelivered:
+            broker.requeue([Place(consumer.queue.id, *row[:2], consumer.id) for row in undelivered])
+            consumer.held -= len(undelivered)
+        broker.presence.cancel_consumer(consumer.id, consumer.queue, holds=consumer.held > 0)
+        self.forget_consumer(consumer)
+        self._stir()
+
+    def basic_get(
+        self, queue: str = "", no_ack: bool = False, argsig: str = ""
+    ) -> amqp.Message | None:
+        """Take one message, or None. Raises ResourceLocked where a single active consumer is."""
+        broker = self._broker
+        found = self._queue(queue, _BASIC_GET)
+        getter = None if no_ack else self._getters.get(found.id)
+        got = broker.get(found, getter.id if getter else None, no_ack=no_ack)
+        if got is None:
+            return None
+        id_, row = got
+        if getter is None:
+            getter = Consumer(id_, found, self, no_ack=no_ack, ended=True)
+            if not no_ack:
+                self._getters[found.id] = getter
+        if not no_ack:
+            getter.held += 1
+        message = self.receive(getter, row)
+        del message.delivery_info["consumer_tag"]
+        message.delivery_info["message_count"] = broker.depth(found).ready
+        return message
+
+    def flow(self, active: bool) -> None:
+        """Stop or resume deliveries on this channel; what is already fetched still comes."""
+        self.active = active
+        self._stir()
+
+    # Settling
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> None:
+        """Acknowledge a message, or (``multiple``) all up to it; 0 with multiple is all.
+
+        Raises PreconditionFailed for a tag that is not there to settle. What was given to
+        others meanwhile, because the lease had expired, is left to them.
+        """
+        broker = self._broker
+        tags = self._up_to(delivery_tag, _BASIC_ACK) if multiple else [delivery_tag]
+        places = self._places(tags, _BASIC_ACK)
+        if places:
+            self._settled(tags, broker.acknowledge(places))
+
+    def settle(self, delivery_tags: Iterable[int]) -> None:
+        """Acknowledge any set of messages in one transaction. As basic_ack for each."""
+        broker = self._broker
+        tags = list(delivery_tags)
+        places = self._places(tags, _BASIC_ACK)
+        if places:
+            self._settled(tags, broker.acknowledge(places))
+
+    def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> None:
+        """Give a message back, to its old place in the queue, or dead-letter it."""
+        broker = self._broker
+        (place,) = self._places([delivery_tag], _BASIC_REJECT)
+        if requeue:
+            count = broker.requeue([place])
+        else:
+            count = broker.reject(self._unsettled[delivery_tag].consumer.queue, [place])
+        self._settled([delivery_tag], count)
+
+    def basic_recover(self, requeue: bool = False) -> None:
+        """Give all unsettled messages of this channel back to their old places."""
+        if not requeue:
+            raise _not_implemented("basic.recover without requeue", _BASIC_RECOVER)
+        broker = self._broker
+        tags = list(self._unsettled)
+        if tags:
+            self._settled(tags, broker.requeue(self._places(tags, _BASIC_RECOVER)))
+
+    basic_recover_async = basic_recover
+
+    def close(self) -> None:
+        """Give everything back, in order, end the consumers, and close the channel."""
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        self.is_open = False
+        consumers = [*self.consumers.values(), *self._getters.values()]
+        # Cancelled ones that still hold something are found through what they hold.
+        ids = {c.id for c in consumers} | {u.consumer.id for u in self._unsettled.values()}
+        try:
+            if ids and connection.connected:
+                connection.broker.presence.remove_consumers(sorted(ids))
+        finally:
+            for consumer in consumers:
+                connection.withdraw(consumer)
+                connection.remove_consumer(consumer)
+            connection.remove_channel(self)
+            self.collect()
+
+    # For the connection
+
+    def receive(self, consumer: Consumer, row: Leased) -> amqp.Message:
+        """Make the message of a leased row, with its delivery tag, as py-amqp makes them."""
+        rank, number, redelivered, exchange, routing_key, properties, body = row
+        tag = next(self._tags)
+        if not consumer.no_ack:
+            place = Place(consumer.queue.id, rank, number, consumer.id)
+            self._unsettled[tag] = _Unsettled(consumer, place)
+        message = amqp.Message(body, channel=self, **decode_properties(properties))
+        message.delivery_info = {
+            "consumer_tag": consumer.tag,
+            "delivery_tag": tag,
+            "redelivered": bool(redelivered),
+            "exchange": exchange,
+            "routing_key": routing_key,
+        }
+        return message
+
+    def forget_consumer(self, consumer: Consumer) -> None:
+        """Let go of a consumer that has ended."""
+        consumer.ended = True
+        self.consumers.pop(consumer.tag, None)
+        self.no_ack_consumers.discard(consumer.tag)
+        self._connection.remove_consumer(consumer)
+
+    def collect(self) -> None:
+        """Let go of everything."""
+        self.connection = None
+        self.is_open = False
+        self.consumers.clear()
+        self._getters.clear()
+        self._unsettled.clear()
+        self.events.clear()
+        self.no_ack_consumers.clear()
+
+    @property
+    def _connection(self) -> Connection:
+        connection = self.connection
+        if connection is None or not connection.connected:
+            raise exceptions.RecoverableConnectionError("the channel, or its connection, is closed")
+        return connection
+
+    @property
+    def _broker(self) -> Broker:
+        return self._connection.broker
+
+    def _stir(self) -> None:
+        """Say that there may be something to deliver."""
+        if self.connection is not None:
+            self.connection.stirred = True
+
+    def _queue(self, name: str, method: tuple[int, int]) -> Queue:
+        """Return the queue that a method names; the last declared one if it names none."""
+        broker = self._broker
+        name = name or self._last_queue
+        broker.catalog.refresh()
+        queue = broker.catalog.queue(name)
+        if queue is not None and self._is_foreign(queue):
+            broker.presence.clear_up_after_others()
+            broker.catalog.refresh()
+            queue = broker.catalog.queue(name)
+        if queue is None:
+            raise no_queue(name, method)
+        self._check_own(queue, method)
+        return queue
+
+    def _is_foreign(self, queue: Queue) -> bool:
+        return queue.exclusive and queue.connection != self._broker.presence.id
+
+    def _check_own(self, queue: Queue, method: tuple[int, int]) -> None:
+        if self._is_foreign(queue):
+            raise exceptions.ResourceLocked(
+                f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue {queue.name!r}",
+                method,
+            )
+
+    def _up_to(self, tag: int, method: tuple[int, int]) -> list[int]:
+        if tag == 0:
+            return list(self._unsettled)
+        if tag not in self._unsettled:
+            raise unknown_tag(tag, method)
+        return list(itertools.takewhile(lambda t: t <= tag, self._unsettled))
+
+    def _places(self, tags: Iterable[int], method: tuple[int, int]) -> list[Place]:
+        unsettled = self._unsettled
+        try:
+            return [unsettled[tag].place for tag in tags]
+        except KeyError as error:
+            raise unknown_tag(error.args[0], method) from None
+
+    def _settled(self, tags: list[int], count: int) -> None:
+        """Forget what was settled. ``count`` is how much of it was still this channel's."""
+        ended = []
+        for tag in tags:
+            consumer = self._unsettled.pop(tag).consumer
+            consumer.held -= 1
+            if consumer.ended and not consumer.held:
+                ended.append(consumer)
+        connection = self._connection
+        for consumer in ended:
+            self._getters.pop(consumer.queue.id, None) if not consumer.tag else None
+            connection.broker.presence.remove_consumers([consumer.id])
+        if count < len(tags):
+            connection.doubt()
+        connection.stirred = True
+
+    def _give_back(self, message: amqp.Message, exchange: str, routing_key: str) -> None:
+        error = exceptions.error_for_code(
+            _NO_ROUTE, "NO_ROUTE", _BASIC_RETURN, exceptions.ChannelError
+        )
+        callbacks = self.events["basic_return"]
+        if not callbacks:
+            raise error
+        for callback in callbacks:
+            callback(error, exchange, routing_key, message)
+
+
+def _not_implemented(what: str, method: tuple[int, int]) -> Exception:
+    return exceptions.AMQPNotImplementedError(
+        f"NOT_IMPLEMENTED - the embedded broker has no {what}", method
+    )

@@ -1,0 +1,273 @@
+"""The connection: its channels, and the loop that brings deliveries.
+
+There is no socket. A waiting connection looks every few milliseconds whether anybody changed the
+database, which costs microseconds, and asks for messages only if so. The same loop keeps the
+lease, clears up after the dead and sends expired messages on: whatever consumer is alive does it
+for all, so no process of its own is needed for that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias
+
+from amqp import exceptions
+
+from worker.transport.embedded.broker import Broker, Wanted
+from worker.transport.embedded.channel import Channel, Consumer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from worker.transport.embedded.database import Database
+    from worker.transport.embedded.store import Leased
+
+#: Messages that one drain_events fetches and delivers.
+_MOST_AT_ONCE = 1024
+#: Seconds between two looks for the dead, and for queues that expired.
+_TICK = 0.1
+#: The lease is renewed when this part of it has passed.
+_RENEWAL = 1 / 3
+#: Seconds between two polls: the first after something happened, and the longest.
+_SHORT_PAUSE, _LONG_PAUSE = 0.001, 0.02
+_BASIC_CANCEL = (60, 30)
+
+_Delivery: TypeAlias = "tuple[Consumer, Leased]"
+
+
+class Connection:
+    """A connection to the embedded broker.
+
+    One thread at a time may use it and its channels. A process that forks must not use, in the
+    child, what it opened before. A consuming connection must call ``drain_events`` or
+    ``heartbeat_check`` more often than its lease is long, or it loses what it holds to others.
+    """
+
+    def __init__(self, database: Database, *, lease: float, keeps_transient: bool) -> None:
+        """Connect to the broker in ``database``, whose tables are there."""
+        #: kombu's connection; kombu's producers and consumers look for it here.
+        self.client: object = None
+        self.broker = Broker(database, lease=lease, keeps_transient=keeps_transient)
+        self.connected = True
+        self.channels: dict[int, Channel] = {}
+        #: This connection itself did something since the last poll.
+        self.stirred = True
+        self._database = database
+        self._ids = itertools.count(1)
+        self._consumers: dict[int, Consumer] = {}
+        self._undelivered: deque[_Delivery] = deque()
+        self._confirmed: deque[tuple[Channel, int]] = deque()
+        self._next_turn = 0
+        self._version = -1
+        self._topology = -1
+        self._expiry: float | None = None
+        self._next_tick = 0.0
+        self._renew_at = time.monotonic() + lease * _RENEWAL
+        self._pause = _SHORT_PAUSE
+
+    def channel(self) -> Channel:
+        """Open a channel."""
+        self._check_open()
+        channel = Channel(self, next(self._ids))
+        self.channels[channel.channel_id] = channel
+        return channel
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Deliver what is there, and wait for it up to ``timeout`` seconds (None: for ever).
+
+        Raises TimeoutError (socket.timeout) where nothing came, and a recoverable amqp
+        ConnectionError where the lease was lost or a consumer's queue was deleted.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._check_open()
+            if self._confirmed or self._undelivered:
+                self._deliver()
+                self._pause = _SHORT_PAUSE
+                return
+            now = time.monotonic()
+            if now >= self._next_tick:
+                self._tick(now)
+            if self._something_happened() and self._fetch():
+                continue
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("nothing was delivered in time")
+                time.sleep(min(self._pause, left))
+            else:
+                time.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONG_PAUSE)
+
+    def heartbeat_check(self) -> None:
+        """Renew the lease if it is time to.
+
+        Raises a recoverable amqp ConnectionError where it was lost.
+        """
+        self._check_open()
+        if time.monotonic() >= self._renew_at:
+            self._renew()
+
+    def close(self) -> None:
+        """Give everything back, in order, and close. Exclusive queues go."""
+        if not self.connected:
+            return
+        self.connected = False
+        try:
+            self.broker.leave()
+        finally:
+            self._collect()
+
+    # For the channels
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Deliver to ``consumer`` from now on."""
+        self._consumers[consumer.id] = consumer
+        self.stirred = True
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Deliver to ``consumer`` no more."""
+        self._consumers.pop(consumer.id, None)
+
+    def remove_channel(self, channel: Channel) -> None:
+        """Forget a channel that is closed."""
+        self.channels.pop(channel.channel_id, None)
+        self.stirred = True
+
+    def withdraw(self, consumer: Consumer) -> list[Leased]:
+        """Return what was fetched for ``consumer`` and not delivered yet, and forget it."""
+        withdrawn = [row for owner, row in self._undelivered if owner is consumer]
+        if withdrawn:
+            self._undelivered = deque(d for d in self._undelivered if d[0] is not consumer)
+        return withdrawn
+
+    def confirmed(self, channel: Channel, tag: int) -> None:
+        """Have a publish confirmed by the next drain_events."""
+        self._confirmed.append((channel, tag))
+
+    def doubt(self) -> None:
+        """Look soon whether the lease is still there: a settlement found less than it should."""
+        self._renew_at = self._next_tick = 0.0
+
+    def _check_open(self) -> None:
+        if not self.connected:
+            raise exceptions.RecoverableConnectionError("the connection is closed")
+
+    def _deliver(self) -> None:
+        """Call the consumers back with what was fetched. What one of them raises comes through."""
+        while self._confirmed:
+            channel, tag = self._confirmed.popleft()
+            for callback in channel.events["basic_ack"]:
+                callback(tag, False)  # noqa: FBT003 - py-amqp's event
+        # What callbacks fetch, withdraw or close meanwhile is seen: the queue is asked each time.
+        while self._undelivered:
+            if time.monotonic() >= self._renew_at:
+                self._renew()
+            consumer, row = self._undelivered.popleft()
+            message = consumer.channel.receive(consumer, row)
+            if consumer.callback is not None:
+                consumer.callback(message)
+
+    def _something_happened(self) -> bool:
+        """Tell whether there may be something to fetch. Costs microseconds where there is not."""
+        version = self._database.version()
+        if version != self._version:
+            # Read before looking: what is committed after it makes it differ again.
+            self._version = version
+        elif not self.stirred and (self._expiry is None or time.time() * 1000 < self._expiry):
+            return False
+        self.stirred = False
+        return True
+
+    def _fetch(self) -> bool:
+        """Look around, and fetch for the consumers that have room; tell whether anything came."""
+        broker = self.broker
+        if broker.catalog.refresh() or broker.catalog.topology != self._topology:
+            self._topology = broker.catalog.topology
+            self._notice_deleted_queues()
+        self._expiry = broker.next_expiry()
+        if self._expiry is not None and self._expiry <= time.time() * 1000:
+            broker.expire()
+            self.stirred = True
+        wanted = self._wanted(broker.ready())
+        if not wanted:
+            return False
+        fetched = False
+        for want, rows in zip(wanted, broker.fetch(wanted), strict=True):
+            consumer = self._consumers[want.consumer]
+            if not consumer.no_ack:
+                consumer.held += len(rows)
+            self._undelivered.extend([(consumer, row) for row in rows])
+            fetched = fetched or bool(rows)
+        self.stirred = True
+        return fetched
+
+    def _wanted(self, ready: Iterable[tuple[int, int, int]]) -> list[Wanted]:
+        """Share one round among the consumers that have something to take and room for it.
+
+        Each has its part of a round, so a full queue does not starve another. A queue's
+        consumers, here and elsewhere, leave each other their share of what is ready. Whoever
+        was served first in one round is last in the next.
+        """
+        takers = []
+        for id_, count, competitors in ready:
+            consumer = self._consumers.get(id_)
+            if consumer is None or not consumer.channel.active:
+                continue
+            room = consumer.prefetch - consumer.held if consumer.prefetch else _MOST_AT_ONCE
+            if room > 0:
+                takers.append((consumer, min(room, -(-count // competitors))))
+        if not takers:
+            return []
+        part = max(1, _MOST_AT_ONCE // len(takers))
+        turn = self._next_turn = (self._next_turn + 1) % len(takers)
+        return [
+            Wanted(consumer.id, consumer.queue.id, min(limit, part), consumer.no_ack)
+            for consumer, limit in takers[turn:] + takers[:turn]
+        ]
+
+    def _notice_deleted_queues(self) -> None:
+        """End the consumers whose queue was deleted: by their callback, or with an error."""
+        if not self._consumers:
+            return
+        there = self.broker.presence.own_consumers()
+        for consumer in [c for c in self._consumers.values() if c.id not in there]:
+            self.withdraw(consumer)
+            consumer.channel.forget_consumer(consumer)
+            if consumer.on_cancel is None:
+                self.broker.presence.renew()  # where the lease was lost, say that instead
+                raise exceptions.ConsumerCancelled(consumer.tag, _BASIC_CANCEL)
+            consumer.on_cancel(consumer.tag)
+
+    def _tick(self, now: float) -> None:
+        """Do what is due by time alone."""
+        self._next_tick = now + _TICK
+        self._database.check()
+        if now >= self._renew_at:
+            self._renew()
+        self.broker.presence.clear_up_after_others()
+        self.broker.declarations.expire_queues()
+
+    def _renew(self) -> None:
+        presence = self.broker.presence
+        try:
+            presence.renew()
+        except exceptions.RecoverableConnectionError:
+            if time.monotonic() >= presence.trusted_until:
+                # What was fetched may be others' by now. (A locked database is no loss yet.)
+                self.connected = False
+                self._collect()
+            raise
+        self._renew_at = time.monotonic() + presence.lease * _RENEWAL
+
+    def _collect(self) -> None:
+        """Let go of everything."""
+        self._undelivered.clear()
+        self._confirmed.clear()
+        self._consumers.clear()
+        for channel in self.channels.values():
+            channel.collect()
+        self.channels.clear()
+        self._database.close()
