@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.outcome import DeadLetter
-from worker.parking import PLACE, UNPARKED
+from worker.parking import PLACE
 from worker.telemetry import DeadLettered
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
 
@@ -217,6 +217,3 @@ class Detour:
 
 def _pause(attempt: int) -> float:
     return min(_AGAIN * 2 ** (attempt - 1), _LONGEST_AGAIN)
-
-
-__all__ = ["UNPARKED", "Detour"]

@@ -8,6 +8,7 @@ from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message, key_of
 from worker.outcome import DeadLetter
+from worker.parking import MARKER, Unpark
 from worker.payload import Unfit
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Intake:
         self._app = app
         self._decode = codec.decode
 
-    def read(self, delivery: Delivery, arrival: Any) -> list[Task] | DeadLetter:  # noqa: ANN401
+    def read(self, delivery: Delivery, arrival: Any) -> list[Task] | DeadLetter | Unpark:  # noqa: ANN401
         """Return a task for each handler that observes the message, or why there is none."""
         body = arrival.body
         info = arrival.delivery_info
@@ -37,6 +38,8 @@ class Intake:
             return message
         delivery.message = message
         delivery.fingerprint = fingerprint(body)
+        if message.name == MARKER:
+            return Unpark(message.key or "")
         handlers = self._app.route(message.name)
         if not handlers:
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")

@@ -9,6 +9,7 @@ everything before it was handled; where nothing was parked in between, the key i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,13 @@ UNPARKED = "qw-unparked"
 PLACE = "qw-parked-place"
 #: Name of the message that ends a replay of one key.
 MARKER = "qw.unpark"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpark:
+    """A delivery that turned out to be the marker of a replay of ``key``."""
+
+    key: str
 
 
 class Parking:

@@ -81,6 +81,10 @@ class Lanes(Generic[T]):
         """Return how many keyed lanes hold tasks or have a run out."""
         return len(self._lanes)
 
+    def is_idle(self, key: Hashable) -> bool:
+        """Tell whether nothing of ``key`` waits or runs."""
+        return key not in self._lanes
+
     def add(self, task: T, key: Hashable | None, shard: int) -> None:
         """Append ``task`` to the lane of ``key``; None is a lane of its own."""
         if key is None:

@@ -59,7 +59,7 @@ class Probes:
         #: Where it listens, with the port that was found for port 0.
         self.address = _shown(*self._server.socket.getsockname()[:2])
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="qworker-probes", daemon=True
+            target=self._server.serve_forever, args=(0.1,), name="qworker-probes", daemon=True
         )
         self._thread.start()
 
@@ -77,6 +77,7 @@ def _shown(host: str, port: int) -> str:
 class _Server(ThreadingMixIn, HTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
         self.status = status

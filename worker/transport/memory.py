@@ -1,4 +1,6 @@
-"""The embedded broker in this process's memory, as a kombu transport, for tests above all::
+"""The embedded broker in this process's memory, as a kombu transport, for tests above all.
+
+::
 
     kombu.Connection(transport="worker.transport.memory:Transport", virtual_host="name")
 
@@ -33,12 +35,15 @@ class Transport(sqlite.Transport):
     #: The broker does not end with its connections, so neither does what it holds.
     keeps_transient = True
 
-    def _open(self, patience: float) -> Database:
-        name = self.client.virtual_host.strip("/") or self.client.hostname or _DEFAULT_NAME
+    def _open(self, patience: float) -> Database:  # noqa: ARG002 - nothing waits for a lock here
+        hostname = self.client.hostname
+        name = self.client.virtual_host.strip("/")
+        if not name:  # kombu's own default is no name
+            name = hostname if hostname and hostname != "localhost" else _DEFAULT_NAME
         with _databases_lock:
             if name not in _databases:
                 _databases[name] = MemoryDatabase(name)
-            return _databases[name].shared()
+            return _databases[name]
 
 
 def forget(name: str = _DEFAULT_NAME) -> None:
@@ -46,4 +51,4 @@ def forget(name: str = _DEFAULT_NAME) -> None:
     with _databases_lock:
         database = _databases.pop(name, None)
     if database is not None:
-        database.close()
+        database.forget()

@@ -50,9 +50,7 @@ class Router(Protocol):
         ...
 
 
-def make_router(
-    type_: str, arguments: Mapping[str, Any], bindings: Sequence[Binding]
-) -> Router:
+def make_router(type_: str, arguments: Mapping[str, Any], bindings: Sequence[Binding]) -> Router:
     """Return the router of an exchange. Raises ValueError for an unknown type."""
     match type_:
         case "direct":
@@ -178,9 +176,7 @@ class _Topic:
             return known
         words = topic_words(key)
         found = dict.fromkeys(
-            destination
-            for pattern, destination in self._patterns
-            if topic_matches(pattern, words)
+            destination for pattern, destination in self._patterns if topic_matches(pattern, words)
         )
         if len(self._remembered) >= _REMEMBERED_KEYS:
             self._remembered.clear()

@@ -1,4 +1,6 @@
-"""The embedded broker in a file, as a kombu transport::
+"""The embedded broker in a file, as a kombu transport.
+
+::
 
     kombu.Connection(transport="worker.transport.sqlite:Transport", virtual_host="/path/file.db")
     kombu.Connection("sqlite:////path/file.db", transport="worker.transport.sqlite:Transport")
@@ -37,7 +39,7 @@ _LEASE = 10.0
 _PATIENCE = 5.0
 
 
-class Transport(base.Transport):  # type: ignore[misc] # kombu's is untyped
+class Transport(base.Transport):
     """kombu's way to the embedded broker. See the module for its options."""
 
     driver_type = "sqlite"
@@ -53,6 +55,8 @@ class Transport(base.Transport):  # type: ignore[misc] # kombu's is untyped
         heartbeats=True,
         exchange_type=EXCHANGE_TYPES,
     )
+    #: kombu's connection.
+    client: Any
     #: Whether what is not durable outlives the last connection.
     keeps_transient = False
 
@@ -86,15 +90,11 @@ class Transport(base.Transport):  # type: ignore[misc] # kombu's is untyped
         """Open a channel."""
         return connection.channel()
 
-    def close_channel(self, connection: Connection, channel: Channel) -> None:
-        """Close a channel."""
-        channel.close()
-
-    def drain_events(self, connection: Connection, timeout: float | None = None) -> None:
+    def drain_events(self, connection: Connection, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's
         """Deliver what is there, and wait for it up to ``timeout`` seconds."""
-        connection.drain_events(timeout)
+        connection.drain_events(**kwargs)
 
-    def heartbeat_check(self, connection: Connection, rate: int = 2) -> None:
+    def heartbeat_check(self, connection: Connection, rate: int = 2) -> None:  # noqa: ARG002 - kombu's
         """Renew the lease if it is time to."""
         connection.heartbeat_check()
 

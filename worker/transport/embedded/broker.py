@@ -16,8 +16,8 @@ from worker.transport.embedded import store
 from worker.transport.embedded.catalog import Catalog
 from worker.transport.embedded.dead_letters import REJECTED, DeadLetters, make_letter
 from worker.transport.embedded.declarations import Declarations
+from worker.transport.embedded.encoding import Unencodable, check_short_string, encode_properties
 from worker.transport.embedded.presence import Presence
-from worker.transport.properties import Unencodable, check_short_string, encode_properties
 
 if TYPE_CHECKING:
     import sqlite3
@@ -129,10 +129,7 @@ class Broker:
                 getter = self.presence.add_getter(db, queue)
             else:
                 self.presence.verify(db)
-            if no_ack:
-                found = store.take(db, queue.id, 1)
-            else:
-                found = store.lease(db, queue.id, getter, 1)
+            found = store.take(db, queue.id, 1) if no_ack else store.lease(db, queue.id, getter, 1)
             if not found or no_ack:
                 db.execute("DELETE FROM broker_consumers WHERE id = ?", (getter,))
         return (getter, found[0]) if found else None
@@ -213,7 +210,11 @@ class Broker:
 
 
 def _seal(
-    index: int, message: amqp.Message, exchange: str, routing_key: str, mandatory: bool = False  # noqa: FBT001, FBT002 - a batch's entry
+    index: int,
+    message: amqp.Message,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool = False,  # noqa: FBT001, FBT002 - a batch's entry
 ) -> Sealed:
     """Check and encode one message."""
     properties: dict[str, Any] = message.properties
@@ -233,7 +234,7 @@ def _seal(
         raise
 
 
-def unknown_tag(tag: int, method: tuple[int, int]) -> Exception:
+def unknown_tag(tag: int, method: tuple[int, int]) -> exceptions.PreconditionFailed:
     """Return the error for settling what was not delivered, or is settled already."""
     return exceptions.PreconditionFailed(
         f"PRECONDITION_FAILED - unknown delivery tag {tag}", method

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions
 
-from worker.transport.properties import decode_table
+from worker.transport.embedded.encoding import decode_table
 from worker.transport.routing import (
     DEFAULT_ROUTER,
     Binding,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _REMEMBERED_ROUTES = 8192
 
 _TOPOLOGY = "SELECT topology FROM broker_state"
+_QUEUES = "SELECT id, name, durable, auto_delete, connection, arguments FROM broker_queues WHERE "
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Queue:
         return self.connection is not None
 
     @classmethod
-    def of(  # noqa: PLR0913 - a row
+    def of(  # noqa: PLR0913, PLR0917 - a row
         cls,
         id_: int,
         name: str,
@@ -132,12 +133,12 @@ class Catalog:
     def queue(self, name: str, db: sqlite3.Connection | None = None) -> Queue | None:
         """Return the queue of this name. Refresh first."""
         queue = self._queues.get(name)
-        return queue or self._load_queue("name = ?", name, db)
+        return queue or self._load_queue(_QUEUES + "name = ?", name, db)
 
     def queue_by_id(self, id_: int, db: sqlite3.Connection | None = None) -> Queue | None:
         """Return the queue of this id. Refresh first."""
         queue = self._queues_by_id.get(id_)
-        return queue or self._load_queue("id = ?", id_, db)
+        return queue or self._load_queue(_QUEUES + "id = ?", id_, db)
 
     def exchange(self, name: str, db: sqlite3.Connection | None = None) -> Exchange | None:
         """Return the exchange of this name; the default one is none. Refresh first."""
@@ -204,15 +205,8 @@ class Catalog:
         self._routers[name] = router
         return router
 
-    def _load_queue(
-        self, condition: str, value: object, db: sqlite3.Connection | None
-    ) -> Queue | None:
-        rows = self._rows(db)(
-            "SELECT id, name, durable, auto_delete, connection, arguments FROM broker_queues WHERE "
-            + condition,
-            (value,),
-        )
-        for row in rows:
+    def _load_queue(self, sql: str, value: object, db: sqlite3.Connection | None) -> Queue | None:
+        for row in self._rows(db)(sql, (value,)):
             queue = Queue.of(*row)
             self._queues[queue.name] = self._queues_by_id[queue.id] = queue
             return queue

@@ -2,40 +2,32 @@
 
 Differences from py-amqp over RabbitMQ, all on the safe side: a method has happened when it returns
 (so a publish is confirmed by its return, and an unroutable mandatory message is known there), an
-error leaves the channel open with its consumers, bodies are always bytes, and what the broker cannot
-do is refused rather than ignored. ``publish_many`` and ``settle`` are additions.
+error leaves the channel open with its consumers, bodies are always bytes, and what the broker
+cannot do is refused rather than ignored. ``publish_many`` and ``settle`` are additions.
 """
+
+# ruff: noqa: ARG002, FBT001, FBT002, PLR0913, PLR0917 - the signatures are py-amqp's and kombu's
 
 from __future__ import annotations
 
 import itertools
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import amqp
 from amqp import exceptions
-from amqp.protocol import queue_declare_ok_t
-from kombu.transport import base
-from kombu.transport.pyamqp import Message
+from kombu.transport.pyamqp import Message as _Message
 
 from worker.transport.embedded.broker import unknown_tag
-from worker.transport.embedded.declarations import (
-    QUEUE_BIND,
-    QUEUE_DECLARE,
-    QUEUE_DELETE,
-    QUEUE_PURGE,
-    no_queue,
-)
+from worker.transport.embedded.declaring import DeclaringChannel
+from worker.transport.embedded.encoding import check_short_string, decode_properties
 from worker.transport.embedded.store import Place
-from worker.transport.properties import check_short_string, decode_properties
-from worker.transport.routing import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from worker.transport.embedded.broker import Broker
     from worker.transport.embedded.catalog import Queue
     from worker.transport.embedded.connection import Connection
     from worker.transport.embedded.store import Leased
@@ -65,179 +57,29 @@ class Consumer:
     ended: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Unsettled:
-    """A delivered message that waits for its settlement."""
-
-    consumer: Consumer
-    place: Place = field(repr=False)
-
-
-class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
+class Channel(DeclaringChannel):
     """One channel of a connection. Thread rules are the connection's."""
 
-    Message = Message
+    Message = _Message
 
     def __init__(self, connection: Connection, channel_id: int) -> None:
-        self.connection: Connection | None = connection
-        self.channel_id = channel_id
+        super().__init__(connection, channel_id)
         self.is_open = True
         #: Whether deliveries flow.
         self.active = True
-        self.no_ack_consumers: set[str] = set()
+        self.no_ack_consumers: set[str] = set()  # type: ignore[assignment] # kombu says None
         self.events: dict[str, set[Callable[..., object]]] = defaultdict(set)
         self.consumers: dict[str, Consumer] = {}
         self._getters: dict[int, Consumer] = {}
-        self._unsettled: dict[int, _Unsettled] = {}
+        #: Delivered messages that wait for their settlement, by delivery tag, in order.
+        self._unsettled: dict[int, tuple[Consumer, Place]] = {}
         self._tags = itertools.count(1)
         self._prefetch = 0
-        self._last_queue = ""
         self._confirms: itertools.count[int] | None = None
-
-    # What is declared
-
-    def exchange_declare(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        exchange: str,
-        type: str,  # noqa: A002 - py-amqp's name
-        passive: bool = False,
-        durable: bool = False,
-        auto_delete: bool = True,
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> None:
-        """Declare an exchange. Raises NotFound, PreconditionFailed, AccessRefused."""
-        self._broker.declarations.declare_exchange(
-            exchange,
-            type,
-            passive=passive,
-            durable=durable,
-            auto_delete=auto_delete,
-            arguments=arguments,
-        )
-
-    def exchange_delete(
-        self, exchange: str, if_unused: bool = False, nowait: bool = False, argsig: str = ""
-    ) -> None:
-        """Delete an exchange. Raises PreconditionFailed where it is in use."""
-        self._broker.declarations.delete_exchange(exchange, if_unused=if_unused)
-
-    def exchange_bind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        destination: str,
-        source: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> None:
-        """Bind an exchange to another. Raises NotFound."""
-        target = Destination(destination, is_queue=False)
-        self._broker.declarations.bind(source, target, routing_key, arguments)
-
-    def exchange_unbind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        destination: str,
-        source: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> None:
-        """Remove the binding of an exchange to another."""
-        target = Destination(destination, is_queue=False)
-        self._broker.declarations.unbind(source, target, routing_key, arguments)
-
-    def queue_declare(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        queue: str = "",
-        passive: bool = False,
-        durable: bool = False,
-        exclusive: bool = False,
-        auto_delete: bool = True,
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> queue_declare_ok_t:
-        """Declare a queue; an empty name makes one up. Returns its name, depth and consumers.
-
-        Raises NotFound, PreconditionFailed, AccessRefused, and ResourceLocked where it is
-        another connection's.
-        """
-        broker = self._broker
-
-        def declare() -> Queue:
-            return broker.declarations.declare_queue(
-                (queue or self._last_queue) if passive else queue,
-                passive=passive,
-                durable=durable,
-                auto_delete=auto_delete,
-                connection=broker.presence.id if exclusive else None,
-                arguments=arguments,
-            )
-
-        declared = declare()
-        if self._is_foreign(declared):
-            # Its connection may be dead and not yet cleared up after.
-            broker.presence.clear_up_after_others()
-            declared = declare()
-            self._check_own(declared, QUEUE_DECLARE)
-        self._last_queue = declared.name
-        depth = broker.depth(declared)
-        return queue_declare_ok_t(declared.name, depth.ready, depth.consumers)
-
-    def queue_bind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        queue: str = "",
-        exchange: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> None:
-        """Bind a queue to an exchange. Raises NotFound, ResourceLocked."""
-        target = Destination(self._queue(queue, QUEUE_BIND).name, is_queue=True)
-        self._broker.declarations.bind(exchange, target, routing_key, arguments)
-
-    def queue_unbind(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        queue: str,
-        exchange: str,
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        argsig: str = "",
-    ) -> None:
-        """Remove the binding of a queue."""
-        target = Destination(queue or self._last_queue, is_queue=True)
-        self._broker.declarations.unbind(exchange, target, routing_key, arguments)
-
-    def queue_purge(self, queue: str = "", nowait: bool = False, argsig: str = "") -> int:
-        """Remove the ready messages of a queue; return how many."""
-        return self._broker.purge(self._queue(queue, QUEUE_PURGE))
-
-    def queue_delete(  # noqa: PLR0913, PLR0917 - py-amqp's signature
-        self,
-        queue: str = "",
-        if_unused: bool = False,
-        if_empty: bool = False,
-        nowait: bool = False,
-        argsig: str = "",
-    ) -> int:
-        """Delete a queue; return how many messages were ready. No error where there is none."""
-        broker = self._broker
-        try:
-            found = self._queue(queue, QUEUE_DELETE)
-        except exceptions.NotFound:
-            return 0
-        count = broker.declarations.delete_queue(found, if_unused=if_unused, if_empty=if_empty)
-        self._stir()
-        return count
 
     # Publishing
 
-    def prepare_message(  # noqa: PLR0913, PLR0917 - kombu's signature
+    def prepare_message(
         self,
         body: bytes | str,
         priority: int | None = None,
@@ -256,16 +98,11 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
             **properties or {},
         )
 
-    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - kombu's
-        """Translate kombu's queue options into queue arguments."""
-        prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments, **kwargs)
-        return prepared
-
-    def message_to_python(self, raw_message: amqp.Message) -> Message:
+    def message_to_python(self, raw_message: amqp.Message) -> _Message:
         """Return kombu's message of a delivered one."""
-        return Message(raw_message, channel=self)
+        return self.Message(raw_message, channel=self)  # type: ignore[no-untyped-call] # kombu's
 
-    def basic_publish(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+    def basic_publish(
         self,
         msg: amqp.Message,
         exchange: str = "",
@@ -274,7 +111,6 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         immediate: bool = False,
         timeout: float | None = None,
         confirm_timeout: float | None = None,
-        argsig: str = "",
     ) -> None:
         """Publish one message; it is stored, durably if persistent, when this returns.
 
@@ -313,15 +149,13 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
 
     # Consuming
 
-    def basic_qos(
-        self, prefetch_size: int, prefetch_count: int, a_global: bool, argsig: str = ""
-    ) -> None:
-        """Set the prefetch of each consumer that this channel starts from now on; 0 is no limit."""
+    def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> None:
+        """Set the prefetch of the consumers that this channel starts from now on; 0 is no limit."""
         if prefetch_size or a_global:
             raise _not_implemented("prefetch_size and global prefetch", _BASIC_QOS)
         self._prefetch = prefetch_count
 
-    def basic_consume(  # noqa: PLR0913, PLR0917 - py-amqp's signature
+    def basic_consume(
         self,
         queue: str = "",
         consumer_tag: str = "",
@@ -332,9 +166,8 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         callback: Callable[[amqp.Message], object] | None = None,
         arguments: Mapping[str, Any] | None = None,
         on_cancel: Callable[[str], object] | None = None,
-        argsig: str = "",
     ) -> str:
-        """Start a consumer and return its tag. Deliveries come out of the connection's drain_events.
+        """Start a consumer and return its tag. Its deliveries come with drain_events.
 
         Raises NotFound, ResourceLocked, AccessRefused (another exclusive consumer), NotAllowed
         (the tag is in use).
@@ -363,7 +196,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         connection.add_consumer(consumer)
         return tag
 
-    def basic_cancel(self, consumer_tag: str, nowait: bool = False, argsig: str = "") -> None:
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
         """End a consumer. What it holds stays to be settled; what it was not yet given goes back.
 
         A successor of a single active consumer starts when all of that is settled.
@@ -380,9 +213,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         self.forget_consumer(consumer)
         self._stir()
 
-    def basic_get(
-        self, queue: str = "", no_ack: bool = False, argsig: str = ""
-    ) -> amqp.Message | None:
+    def basic_get(self, queue: str = "", no_ack: bool = False) -> amqp.Message | None:
         """Take one message, or None. Raises ResourceLocked where a single active consumer is."""
         broker = self._broker
         found = self._queue(queue, _BASIC_GET)
@@ -409,7 +240,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
 
     # Settling
 
-    def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> None:
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Acknowledge a message, or (``multiple``) all up to it; 0 with multiple is all.
 
         Raises PreconditionFailed for a tag that is not there to settle. What was given to
@@ -424,19 +255,19 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
     def settle(self, delivery_tags: Iterable[int]) -> None:
         """Acknowledge any set of messages in one transaction. As basic_ack for each."""
         broker = self._broker
-        tags = list(delivery_tags)
+        tags = list(dict.fromkeys(delivery_tags))
         places = self._places(tags, _BASIC_ACK)
         if places:
             self._settled(tags, broker.acknowledge(places))
 
-    def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> None:
+    def basic_reject(self, delivery_tag: int, requeue: bool) -> None:
         """Give a message back, to its old place in the queue, or dead-letter it."""
         broker = self._broker
         (place,) = self._places([delivery_tag], _BASIC_REJECT)
         if requeue:
             count = broker.requeue([place])
         else:
-            count = broker.reject(self._unsettled[delivery_tag].consumer.queue, [place])
+            count = broker.reject(self._unsettled[delivery_tag][0].queue, [place])
         self._settled([delivery_tag], count)
 
     def basic_recover(self, requeue: bool = False) -> None:
@@ -458,7 +289,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         self.is_open = False
         consumers = [*self.consumers.values(), *self._getters.values()]
         # Cancelled ones that still hold something are found through what they hold.
-        ids = {c.id for c in consumers} | {u.consumer.id for u in self._unsettled.values()}
+        ids = {c.id for c in consumers} | {holder.id for holder, _ in self._unsettled.values()}
         try:
             if ids and connection.connected:
                 connection.broker.presence.remove_consumers(sorted(ids))
@@ -477,7 +308,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         tag = next(self._tags)
         if not consumer.no_ack:
             place = Place(consumer.queue.id, rank, number, consumer.id)
-            self._unsettled[tag] = _Unsettled(consumer, place)
+            self._unsettled[tag] = (consumer, place)
         message = amqp.Message(body, channel=self, **decode_properties(properties))
         message.delivery_info = {
             "consumer_tag": consumer.tag,
@@ -505,47 +336,6 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         self.events.clear()
         self.no_ack_consumers.clear()
 
-    @property
-    def _connection(self) -> Connection:
-        connection = self.connection
-        if connection is None or not connection.connected:
-            raise exceptions.RecoverableConnectionError("the channel, or its connection, is closed")
-        return connection
-
-    @property
-    def _broker(self) -> Broker:
-        return self._connection.broker
-
-    def _stir(self) -> None:
-        """Say that there may be something to deliver."""
-        if self.connection is not None:
-            self.connection.stirred = True
-
-    def _queue(self, name: str, method: tuple[int, int]) -> Queue:
-        """Return the queue that a method names; the last declared one if it names none."""
-        broker = self._broker
-        name = name or self._last_queue
-        broker.catalog.refresh()
-        queue = broker.catalog.queue(name)
-        if queue is not None and self._is_foreign(queue):
-            broker.presence.clear_up_after_others()
-            broker.catalog.refresh()
-            queue = broker.catalog.queue(name)
-        if queue is None:
-            raise no_queue(name, method)
-        self._check_own(queue, method)
-        return queue
-
-    def _is_foreign(self, queue: Queue) -> bool:
-        return queue.exclusive and queue.connection != self._broker.presence.id
-
-    def _check_own(self, queue: Queue, method: tuple[int, int]) -> None:
-        if self._is_foreign(queue):
-            raise exceptions.ResourceLocked(
-                f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue {queue.name!r}",
-                method,
-            )
-
     def _up_to(self, tag: int, method: tuple[int, int]) -> list[int]:
         if tag == 0:
             return list(self._unsettled)
@@ -556,7 +346,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
     def _places(self, tags: Iterable[int], method: tuple[int, int]) -> list[Place]:
         unsettled = self._unsettled
         try:
-            return [unsettled[tag].place for tag in tags]
+            return [unsettled[tag][1] for tag in tags]
         except KeyError as error:
             raise unknown_tag(error.args[0], method) from None
 
@@ -564,7 +354,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
         """Forget what was settled. ``count`` is how much of it was still this channel's."""
         ended = []
         for tag in tags:
-            consumer = self._unsettled.pop(tag).consumer
+            consumer, _ = self._unsettled.pop(tag)
             consumer.held -= 1
             if consumer.ended and not consumer.held:
                 ended.append(consumer)
@@ -587,7 +377,7 @@ class Channel(base.StdChannel):  # type: ignore[misc] # kombu's is untyped
             callback(error, exchange, routing_key, message)
 
 
-def _not_implemented(what: str, method: tuple[int, int]) -> Exception:
+def _not_implemented(what: str, method: tuple[int, int]) -> exceptions.AMQPNotImplementedError:
     return exceptions.AMQPNotImplementedError(
         f"NOT_IMPLEMENTED - the embedded broker has no {what}", method
     )

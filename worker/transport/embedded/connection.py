@@ -17,6 +17,7 @@ from amqp import exceptions
 
 from worker.transport.embedded.broker import Broker, Wanted
 from worker.transport.embedded.channel import Channel, Consumer
+from worker.transport.embedded.presence import LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,25 +82,12 @@ class Connection:
         ConnectionError where the lease was lost or a consumer's queue was deleted.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            self._check_open()
-            if self._confirmed or self._undelivered:
-                self._deliver()
-                self._pause = _SHORT_PAUSE
-                return
-            now = time.monotonic()
-            if now >= self._next_tick:
-                self._tick(now)
-            if self._something_happened() and self._fetch():
-                continue
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("nothing was delivered in time")
-                time.sleep(min(self._pause, left))
-            else:
-                time.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONG_PAUSE)
+        try:
+            while not self._deliver_or_fetch():
+                self._wait(deadline)
+        except LeaseLost:
+            self._lose()
+            raise
 
     def heartbeat_check(self) -> None:
         """Renew the lease if it is time to.
@@ -107,8 +95,12 @@ class Connection:
         Raises a recoverable amqp ConnectionError where it was lost.
         """
         self._check_open()
-        if time.monotonic() >= self._renew_at:
-            self._renew()
+        try:
+            if time.monotonic() >= self._renew_at:
+                self._renew()
+        except LeaseLost:
+            self._lose()
+            raise
 
     def close(self) -> None:
         """Give everything back, in order, and close. Exclusive queues go."""
@@ -155,12 +147,36 @@ class Connection:
         if not self.connected:
             raise exceptions.RecoverableConnectionError("the connection is closed")
 
+    def _deliver_or_fetch(self) -> bool:
+        """Deliver what is there; fetch first where nothing is. Tell whether there was anything."""
+        self._check_open()
+        if not self._confirmed and not self._undelivered:
+            now = time.monotonic()
+            if now >= self._next_tick:
+                self._tick(now)
+            if not (self._something_happened() and self._fetch()):
+                return False
+        self._pause = _SHORT_PAUSE
+        self._deliver()
+        return True
+
+    def _wait(self, deadline: float | None) -> None:
+        """Sleep a little; raises TimeoutError where the deadline has come."""
+        pause = self._pause
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("nothing was delivered in time")
+            pause = min(pause, left)
+        time.sleep(pause)
+        self._pause = min(2 * self._pause, _LONG_PAUSE)
+
     def _deliver(self) -> None:
         """Call the consumers back with what was fetched. What one of them raises comes through."""
         while self._confirmed:
             channel, tag = self._confirmed.popleft()
             for callback in channel.events["basic_ack"]:
-                callback(tag, False)  # noqa: FBT003 - py-amqp's event
+                callback(tag, False)
         # What callbacks fetch, withdraw or close meanwhile is seen: the queue is asked each time.
         while self._undelivered:
             if time.monotonic() >= self._renew_at:
@@ -201,7 +217,7 @@ class Connection:
                 consumer.held += len(rows)
             self._undelivered.extend([(consumer, row) for row in rows])
             fetched = fetched or bool(rows)
-        self.stirred = True
+        self.stirred = self.stirred or fetched  # there may be more
         return fetched
 
     def _wanted(self, ready: Iterable[tuple[int, int, int]]) -> list[Wanted]:
@@ -237,7 +253,7 @@ class Connection:
             self.withdraw(consumer)
             consumer.channel.forget_consumer(consumer)
             if consumer.on_cancel is None:
-                self.broker.presence.renew()  # where the lease was lost, say that instead
+                self._renew()  # where the lease was lost, say that instead
                 raise exceptions.ConsumerCancelled(consumer.tag, _BASIC_CANCEL)
             consumer.on_cancel(consumer.tag)
 
@@ -251,16 +267,13 @@ class Connection:
         self.broker.declarations.expire_queues()
 
     def _renew(self) -> None:
-        presence = self.broker.presence
-        try:
-            presence.renew()
-        except exceptions.RecoverableConnectionError:
-            if time.monotonic() >= presence.trusted_until:
-                # What was fetched may be others' by now. (A locked database is no loss yet.)
-                self.connected = False
-                self._collect()
-            raise
-        self._renew_at = time.monotonic() + presence.lease * _RENEWAL
+        self.broker.presence.renew()
+        self._renew_at = time.monotonic() + self.broker.presence.lease * _RENEWAL
+
+    def _lose(self) -> None:
+        """Close without giving anything back: nothing here is this connection's any more."""
+        self.connected = False
+        self._collect()
 
     def _collect(self) -> None:
         """Let go of everything."""

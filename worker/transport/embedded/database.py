@@ -16,7 +16,6 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amqp import exceptions
@@ -24,6 +23,7 @@ from amqp import exceptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
 _T = TypeVar("_T")
 
@@ -138,7 +138,7 @@ class Database:
                 elif now >= deadline:
                     raise
 
-    def _translated(self, error: sqlite3.Error) -> Exception:
+    def _translated(self, error: sqlite3.Error) -> exceptions.ConnectionError:
         return broker_error(error, self.name)
 
 
@@ -243,11 +243,19 @@ class MemoryDatabase(Database):
         except sqlite3.Error as error:
             raise self._translated(error) from error
 
+    def close(self) -> None:
+        """Do nothing: the database is shared, and outlives its connections."""
+
+    def forget(self) -> None:
+        """Drop the database; whoever still uses it finds it closed."""
+        with self._lock:
+            self._connection.close()
+
     def _set_durable(self, durable: bool) -> None:  # noqa: FBT001 - private
         pass
 
 
-def broker_error(error: sqlite3.Error, name: str) -> Exception:
+def broker_error(error: sqlite3.Error, name: str) -> exceptions.ConnectionError:
     """Return the amqp error that says what happened to the database ``name``, and what to do."""
     code = _primary_code(error)
     if code in _RECOVERABLE:

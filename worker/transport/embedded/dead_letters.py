@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from amqp import exceptions
 
 from worker.transport.embedded import store
-from worker.transport.properties import decode_properties, encode_properties
+from worker.transport.embedded.encoding import decode_properties, encode_properties
 
 if TYPE_CHECKING:
     import sqlite3
@@ -62,7 +62,7 @@ class DeadLetters:
     def bury(
         self, db: sqlite3.Connection, queue: Queue, messages: Iterable[Removed], reason: str
     ) -> None:
-        """Dead-letter what was taken out of ``queue``; without a dead-letter exchange it is gone."""
+        """Dead-letter what was taken out of ``queue``; it is gone where that names no exchange."""
         self.put(db, self._address(db, queue, messages, reason), refuse=False)
 
     def expire(self, db: sqlite3.Connection, limit: int) -> None:
@@ -202,7 +202,7 @@ def _deaths(properties: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [d for d in deaths if isinstance(d, dict)] if isinstance(deaths, list) else []
 
 
-def _milliseconds(expiration: str) -> int:
+def _milliseconds(expiration: object) -> int:
     if (
         not isinstance(expiration, str)
         or not (expiration.isascii() and expiration.isdigit())

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions
 
-from worker.transport.embedded.catalog import Queue
-from worker.transport.properties import check_short_string, encode_table
+from worker.transport.embedded.encoding import check_short_string, encode_table
 from worker.transport.routing import CONSISTENT_HASH, EXCHANGE_TYPES, Destination, hash_weight
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-    from worker.transport.embedded.catalog import Catalog
+    from worker.transport.embedded.catalog import Catalog, Queue
     from worker.transport.embedded.database import Database
 
 EXCHANGE_DECLARE, EXCHANGE_DELETE = (40, 10), (40, 20)
@@ -281,7 +280,8 @@ def has_consumers(db: sqlite3.Connection, queue: int) -> bool:
 def remove_queue(db: sqlite3.Connection, id_: int, name: str) -> None:
     """Delete a queue with all that belongs to it."""
     sources = db.execute(
-        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 1 AND destination = ?", (name,)
+        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 1 AND destination = ?",
+        (name,),
     ).fetchall()
     db.execute("DELETE FROM broker_bindings WHERE is_queue = 1 AND destination = ?", (name,))
     db.execute("DELETE FROM broker_messages WHERE queue = ?", (id_,))
@@ -301,14 +301,15 @@ def remove_transient(db: sqlite3.Connection) -> None:
         db.execute(_RAISE_TOPOLOGY)
 
 
-def no_queue(name: str, method: tuple[int, int]) -> Exception:
+def no_queue(name: str, method: tuple[int, int]) -> exceptions.NotFound:
     """Return the error for a queue that is not there."""
     return exceptions.NotFound(f"NOT_FOUND - no queue {name!r}", method)
 
 
 def _remove_exchange(db: sqlite3.Connection, name: str) -> None:
     sources = db.execute(
-        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 0 AND destination = ?", (name,)
+        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 0 AND destination = ?",
+        (name,),
     ).fetchall()
     db.execute("DELETE FROM broker_bindings WHERE is_queue = 0 AND destination = ?", (name,))
     db.execute("DELETE FROM broker_bindings WHERE source = ?", (name,))
@@ -362,9 +363,9 @@ def _same(what: str, method: tuple[int, int], values: Mapping[str, tuple[Any, An
             )
 
 
-def _failed(text: str, method: tuple[int, int]) -> Exception:
+def _failed(text: str, method: tuple[int, int]) -> exceptions.PreconditionFailed:
     return exceptions.PreconditionFailed(f"PRECONDITION_FAILED - {text}", method)
 
 
-def _no_exchange(name: str, method: tuple[int, int]) -> Exception:
+def _no_exchange(name: str, method: tuple[int, int]) -> exceptions.NotFound:
     return exceptions.NotFound(f"NOT_FOUND - no exchange {name!r}", method)

@@ -4,8 +4,8 @@ A connection is a row with a lease, renewed by a running consumer at a third of 
 over when its owner closes it, when its process is known to be dead, or when the lease expired
 without renewal (the process hangs, was paused, or is in another container). Whoever notices
 clears up after it, in one transaction: what it held goes back to its place, its exclusive queues
-go. A connection that was cleared away finds no row of its own any more: it holds nothing, and learns
-that with its next renewal or fetch.
+go. A connection that was cleared away finds no row of its own any more: it holds nothing, and
+learns that with its next renewal or fetch.
 
 A consumer row lives while it consumes or still holds messages. That makes the single active
 consumer of a queue simply its oldest row: there is no moment in which a successor could start ahead
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
     from worker.transport.embedded.database import Database
 
 _BASIC_CONSUME = (60, 20)
+
+
+class LeaseLost(exceptions.RecoverableConnectionError):  # type: ignore[misc] # amqp is untyped
+    """The connection was taken for dead and cleared up after."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the lease of this connection expired (its process was paused or busy for too long),"
+            " and what it held was given to others; reconnect"
+        )
 
 
 class State(IntEnum):
@@ -91,7 +101,7 @@ class Presence:
     def renew(self) -> None:
         """Hold the lease for its whole length from now.
 
-        Raises a recoverable amqp ConnectionError where the connection was cleared away.
+        Raises LeaseLost where the connection was cleared away.
         """
         with self._database.transaction() as db:
             now = time.monotonic()
@@ -99,14 +109,14 @@ class Presence:
                 "UPDATE broker_connections SET renewed = ? WHERE id = ?", (now, self.id)
             )
             if not renewed.rowcount:
-                raise _lost()
+                raise LeaseLost
         self.trusted_until = now + self.lease
 
     def verify(self, db: sqlite3.Connection) -> None:
-        """Raise a recoverable amqp ConnectionError where the connection was cleared away."""
+        """Raise LeaseLost where the connection was cleared away."""
         found = db.execute("SELECT 1 FROM broker_connections WHERE id = ?", (self.id,))
         if found.fetchone() is None:
-            raise _lost()
+            raise LeaseLost
 
     def leave(self) -> None:
         """Give everything back and go."""
@@ -153,7 +163,7 @@ class Presence:
         return self._add(db, queue, State.GETTING, exclusive=False)
 
     def cancel_consumer(self, id_: int, queue: Queue, *, holds: bool) -> None:
-        """End a consumer, or let it only hold what it has. An automatic queue goes with its last."""
+        """End a consumer, or let it only hold what it has. An auto-delete queue may go with it."""
         with self._database.transaction() as db:
             if holds:
                 db.execute(
@@ -170,15 +180,13 @@ class Presence:
             _remove_consumers(db, ids)
 
     def own_consumers(self) -> set[int]:
-        """Return the ids of this connection's consumers that are there; a deleted queue's are not."""
+        """Return the ids of this connection's consumers; those of a deleted queue are gone."""
         rows = self._database.rows(
             "SELECT id FROM broker_consumers WHERE connection = ?", (self.id,)
         )
         return {id_ for (id_,) in rows}
 
-    def _add(
-        self, db: sqlite3.Connection, queue: Queue, state: State, *, exclusive: bool
-    ) -> int:
+    def _add(self, db: sqlite3.Connection, queue: Queue, state: State, *, exclusive: bool) -> int:
         (id_,) = db.execute(
             """INSERT INTO broker_consumers (connection, queue, state, exclusive, single_active)
                 VALUES (?, ?, ?, ?, ?) RETURNING id""",
@@ -257,10 +265,3 @@ def _after_consumer(db: sqlite3.Connection, queue: int, name: str, *, auto_delet
         declarations.remove_queue(db, queue, name)
     else:
         declarations.touch(db, queue)
-
-
-def _lost() -> Exception:
-    return exceptions.RecoverableConnectionError(
-        "the lease of this connection expired (its process was paused or busy for too long), and"
-        " what it held was given to others; reconnect"
-    )

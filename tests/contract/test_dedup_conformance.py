@@ -1,0 +1,38 @@
+"""Every store of the core passes the suite that authors of backends are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from servers import Redis
+from worker.testing.dedup_suite import DedupStoreSuite, Features
+
+
+class TestMemory(DedupStoreSuite):
+    features = Features(shared=False, survives_restart=False)
+
+    @pytest.fixture
+    def dedup_url(self) -> str:
+        return f"memory://{uuid4()}"
+
+
+class TestSqlite(DedupStoreSuite):
+    @pytest.fixture
+    def dedup_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/dedup.db"
+
+
+class TestRedis(DedupStoreSuite):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_server: Redis) -> None:
+        self.redis = redis_server
+
+    @pytest.fixture
+    def dedup_url(self, redis_url: str) -> str:
+        return redis_url
+
+    def restart(self) -> None:
+        self.redis.restart()

@@ -1,0 +1,163 @@
+"""The pipe between supervisor and child: what one end says, the other hears, or is told apart."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from worker.supervisor import control
+from worker.supervisor.control import (
+    Assign,
+    Beat,
+    Boot,
+    Bury,
+    Channel,
+    ControlClosed,
+    ControlError,
+    Drain,
+    Dump,
+    Fatal,
+    Finished,
+    Hello,
+    Ready,
+    Stop,
+    decode,
+    encode,
+)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[Channel, socket.socket]]:
+    """One end as a channel, the other as a plain socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Channel(ours), theirs
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Boot({"app": "handlers", "shards": 8}, 1),
+        Hello(4711, "00ff", {"service": "bank"}),
+        Fatal(3, "wrong\nin two lines"),
+        Assign([[0, 17], [2, 18]], ["00ff"]),  # type: ignore[list-item]  # JSON has no tuples
+        Ready(),
+        Beat({"idle": True, "received": 3}),
+        Bury(["00ff"]),
+        Dump(),
+        Drain(24.5),
+        Stop(),
+        Finished("DRAINED"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_every_message_arrives_as_it_was_sent(message: control.Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff", b"[]", b"{}", b'{"kind": "shout"}', b'{"kind": "drain", "minutes": 3}', b"1"]
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(ControlError):
+        decode(line)
+
+
+def test_messages_that_arrive_in_pieces_or_together_are_taken_apart(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, peer = pipe
+    lines = encode(Ready()) + encode(Dump())
+
+    peer.send(lines[:5])
+    assert channel.receive() == []
+    peer.send(lines[5:])
+
+    assert channel.receive() == [Ready(), Dump()]
+
+
+def test_last_words_are_heard_before_the_end_of_the_stream(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, peer = pipe
+
+    peer.send(encode(Finished("DRAINED")))
+    peer.close()
+
+    assert channel.receive() == [Finished("DRAINED")]
+    assert channel.closed
+
+
+def test_one_message_at_a_time_can_be_taken(pipe: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pipe
+    peer.send(encode(Ready()) + encode(Stop()))
+    peer.close()
+
+    assert channel.next() == Ready()
+    assert channel.next() == Stop()
+    with pytest.raises(ControlClosed):
+        channel.next()
+
+
+def test_a_peer_that_does_not_read_never_blocks_and_is_given_up(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, _ = pipe
+    beat = Beat({"text": "x" * 500_000})
+
+    while not channel.closed:
+        channel.send(beat)
+
+    assert not channel.pending
+
+
+def test_what_a_slow_peer_did_not_take_is_sent_when_it_reads_again(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, peer = pipe
+    line = encode(Beat({"text": "x" * 900_000}))
+
+    channel.send(decode(line))
+    assert channel.pending
+    taken = b""
+    while len(taken) < len(line):
+        taken += peer.recv(1 << 20)
+        channel.flush()
+
+    assert taken == line
+    assert not channel.pending
+
+
+def test_a_peer_that_is_gone_is_no_error_for_who_speaks(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, peer = pipe
+    peer.close()
+
+    channel.send(Ready())
+    channel.send(Ready())
+
+    assert channel.closed
+
+
+def test_a_line_without_end_is_refused(pipe: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pipe
+    peer.setblocking(False)
+
+    with pytest.raises(ControlError, match="more than"):
+        while True:
+            try:
+                peer.send(b"x" * 65536)
+            except BlockingIOError:
+                channel.receive()
+
+
+def test_a_message_that_is_too_long_is_refused_before_it_is_sent(
+    pipe: tuple[Channel, socket.socket],
+) -> None:
+    channel, _ = pipe
+
+    with pytest.raises(ControlError, match="too long"):
+        channel.send(Beat({"text": "x" * control.MAX_LINE}))

@@ -1,0 +1,141 @@
+"""What the supervisor decides, without processes or clocks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.supervisor.policy import (
+    HEALTHY_AFTER,
+    MAX_STARTUP_DEATHS,
+    BurstWatch,
+    Restarts,
+    changed_slots,
+    deal,
+    drain_allowance,
+    slept,
+)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_every_shard_goes_to_one_process_and_none_gets_two_more_than_another(
+    numbers: tuple[int, int],
+) -> None:
+    shards, processes = numbers
+
+    dealt = deal(shards, processes)
+
+    assert sorted(shard for hand in dealt for shard in hand) == list(range(shards))
+    assert len(dealt) == processes
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_there_are_never_more_processes_than_shards() -> None:
+    with pytest.raises(ValueError, match="4 processes"):
+        deal(3, 4)
+
+
+def test_a_change_of_the_number_touches_only_processes_whose_shards_change() -> None:
+    assert changed_slots(4, 2, 3) == (0, 1, 2)
+    assert changed_slots(3, 3, 2) == (0, 2)  # process 1 keeps shard 1
+    assert changed_slots(8, 4, 4) == ()
+
+
+def test_a_process_that_was_healthy_is_replaced_at_once() -> None:
+    assert Restarts().after_death(HEALTHY_AFTER + 1) == 0
+
+
+def test_deaths_at_start_up_wait_longer_each_time_and_are_given_up() -> None:
+    restarts = Restarts()
+
+    waits = [restarts.after_death(None) for _ in range(MAX_STARTUP_DEATHS)]
+
+    assert waits == [0.5, 1.0, 2.0, 4.0, None]
+
+
+def test_being_ready_once_starts_the_count_of_deaths_at_start_up_anew() -> None:
+    restarts = Restarts()
+    for _ in range(MAX_STARTUP_DEATHS - 1):
+        restarts.after_death(None)
+
+    restarts.ready()
+
+    assert restarts.after_death(None) == 0.5
+
+
+def test_a_process_killed_every_second_is_never_given_up_and_waits_a_second_at_most() -> None:
+    restarts = Restarts()
+
+    waits = []
+    for _ in range(1000):
+        restarts.ready()
+        waits.append(restarts.after_death(1.0))
+
+    assert waits[0] == 0
+    assert None not in waits
+    assert max(wait for wait in waits if wait is not None) == 1.0
+
+
+def test_an_outage_of_a_server_is_waited_out_for_as_long_as_it_takes() -> None:
+    restarts = Restarts()
+
+    waits = [restarts.after_outage() for _ in range(100)]
+
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert max(waits) == 5.0
+
+
+QUIET = {"idle": True, "received": 7}
+
+
+def test_a_burst_is_over_after_two_quiet_beats_of_everybody() -> None:
+    burst = BurstWatch()
+
+    for pid in (1, 2, 1):
+        burst.beat(pid, QUIET)
+    assert not burst.over([1, 2])
+    burst.beat(2, QUIET)
+
+    assert burst.over([1, 2])
+
+
+def test_work_in_one_process_makes_everybody_wait_for_two_more_beats() -> None:
+    burst = BurstWatch()
+    for _ in range(2):
+        burst.beat(1, QUIET)
+        burst.beat(2, QUIET)
+
+    burst.beat(1, {"idle": True, "received": 8})  # it had worked, perhaps for the other
+    burst.beat(1, {"idle": True, "received": 8})
+    burst.beat(1, {"idle": True, "received": 8})
+
+    assert not burst.over([1, 2])
+
+
+def test_a_process_that_never_reported_is_not_quiet() -> None:
+    burst = BurstWatch()
+    for _ in range(3):
+        burst.beat(1, QUIET)
+
+    assert not burst.over([1, 2])
+
+
+def test_a_beat_that_is_not_idle_is_not_quiet() -> None:
+    burst = BurstWatch()
+    for _ in range(3):
+        burst.beat(1, {"idle": False, "received": 7})
+
+    assert not burst.over([1])
+
+
+@pytest.mark.parametrize(("timeout", "allowance"), [(25.0, 24.0), (2.0, 1.8), (0.0, 0.0)])
+def test_a_child_gets_a_little_less_than_the_drain_to_report_by_itself(
+    timeout: float, allowance: float
+) -> None:
+    assert drain_allowance(timeout) == pytest.approx(allowance)
+
+
+def test_only_time_in_which_nobody_ran_is_forgiven() -> None:
+    assert slept(1.2, 1.0) == 0
+    assert slept(61.0, 1.0) == 60.0

@@ -1,0 +1,300 @@
+"""Which tasks run next: claims for the heads of the lanes, and what the store's answers mean.
+
+Claims are made late: only for what will begin within a few milliseconds, so that a crash leaves
+few of them behind. A *suspect* (its last owner died with it) runs alone: nothing else is claimed
+until everything else has come back, so that the next crash names its culprit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from worker.dedup.base import Answer, Verdict
+from worker.outage import Breaker
+from worker.outcome import DeadLetter
+from worker.pool.aio import LoopPool
+from worker.pool.threads import ThreadPool
+from worker.sharding.lanes import Lane, Lanes, Run
+from worker.telemetry import SuspectFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.config import Settings
+    from worker.detour import Detour
+    from worker.dialogue import Dialogue
+    from worker.executor import Delivery, Executor, Task
+    from worker.message import Message
+    from worker.parking import Parking
+    from worker.telemetry import Counters, Telemetry
+    from worker.timers import Timers
+
+#: Seconds of work that may be claimed ahead of what runs: enough to keep the pools fed between two
+#: round trips, little enough that a crash leaves few claims.
+_AHEAD = 0.02
+_MOST_AHEAD = 1024
+#: Seconds of work, and tasks, that one run may hold.
+_RUN_SECONDS = 0.005
+_LONGEST_RUN = 64
+_FIRST_BUSY_PAUSE = 0.005
+_BUSY_DOUBLINGS = 6
+_TIMEOUT_GRACE = 0.5
+
+
+class Dispatcher:
+    """Lanes, claims and pools of one consumer. I/O thread only, but for the pools."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
+        self,
+        settings: Settings,
+        executor: Executor,
+        dialogue: Dialogue,
+        detour: Detour,
+        parking: Parking,
+        timers: Timers,
+        telemetry: Telemetry,
+        counters: Counters,
+        settled: Callable[[Delivery], None],
+        wake: Callable[[], None],
+        kinds: set[bool],
+    ) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._dialogue = dialogue
+        self._detour = detour
+        self._parking = parking
+        self._timers = timers
+        self._telemetry = telemetry
+        self._counters = counters
+        self._settled = settled
+        self.lanes: Lanes[Task] = Lanes()
+        #: Runs that the pools have finished; they append, the I/O thread takes.
+        self.finished: deque[Run[Task]] = deque()
+        #: Runs that are claimed for or running.
+        self.out: set[Run[Task]] = set()
+        #: Runs whose handler ignores its time limit.
+        self.stuck: set[Run[Task]] = set()
+        self.in_flight = 0
+        self.breakers: dict[str, Breaker] = {}
+        #: Rises when the deliveries of before are dead; holds of before mean nothing then.
+        self._epoch = 0
+        self._solo: Run[Task] | None = None
+        self._suspects: deque[tuple[Task, Lane[Task]]] = deque()
+        self._executions = 0
+        self._rate = 0.0
+        self._rate_since = 0.0
+        size = settings.concurrency
+        self._threads = ThreadPool(executor, size, self.finished, wake) if False in kinds else None
+        self._loop = LoopPool(executor, size, self.finished, wake) if True in kinds else None
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Put the tasks of one message into the lane of its key."""
+        message = tasks[0].message
+        if len(tasks) == 1:
+            self.lanes.add(tasks[0], message.key, message.shard)
+        else:
+            self.lanes.add_together(tasks, message.key, message.shard)
+
+    def collect(self, resolve: Callable[[Task, object, Lane[Task]], bool]) -> int:
+        """Take finished runs back; ``resolve`` tells of each task whether it must run again."""
+        number = 0
+        while self.finished:
+            run = self.finished.popleft()
+            number += 1
+            self.out.discard(run)
+            self.stuck.discard(run)
+            self.in_flight -= len(run.tasks)
+            self._executions += len(run.tasks)
+            again = [
+                task
+                for task, outcome in zip(run.tasks, run.outcomes, strict=True)
+                if resolve(task, outcome, run.lane)
+            ]
+            self._give_back(run.lane, [*again, *run.kept])
+        return number
+
+    def take(self, now: float) -> None:
+        """Claim for the next runs, no further ahead than work flows."""
+        if self._solo in self.out:
+            return
+        if self._suspects:
+            if self.in_flight == 0:
+                self._take_suspect()
+            return
+        concurrency = self._settings.concurrency
+        room = concurrency + min(int(self._rate * _AHEAD) + 1, _MOST_AHEAD) - self.in_flight
+        if room > 0 and self.lanes.waiting:
+            longest = max(1, min(_LONGEST_RUN, int(self._rate * _RUN_SECONDS / concurrency) + 1))
+            for run in self.lanes.take(room, longest):
+                self._claim(run)
+        for name, breaker in self.breakers.items():
+            if breaker.is_open and not breaker.probing and now >= breaker.next_probe:
+                probe = self.lanes.take_probe(name)
+                if probe is not None:
+                    breaker.probing = True
+                    self._claim(probe)
+
+    def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> None:
+        """Act on the answers to claims: what is fresh goes to a pool."""
+        plain: list[Run[Task]] = []
+        coroutines: list[Run[Task]] = []
+        for run, verdicts in claimed:
+            ready, run.kept = self._sort(run, verdicts, now)
+            self.in_flight -= len(run.tasks) - len(ready)
+            if ready:
+                run.tasks = ready
+                (coroutines if ready[0].is_async else plain).append(run)
+            else:
+                self.out.discard(run)
+                self._give_back(run.lane, run.kept)
+        if plain and self._threads is not None:
+            self._threads.submit(plain)
+        if coroutines and self._loop is not None:
+            self._loop.submit(coroutines)
+
+    def hold(self, task: Task, lane: Lane[Task], due: float) -> None:
+        """Let the lane's tasks of ``task``'s handler wait until ``due``."""
+        epoch, name, channel = self._epoch, task.handler_name, task.delivery.channel
+        self.lanes.hold(lane, name)
+        channel.held += 1
+
+        def resume() -> None:
+            channel.held -= 1
+            if epoch == self._epoch:
+                self.lanes.resume(lane, name)
+
+        self._timers.at(due, resume)
+
+    def breaker(self, handler: str) -> Breaker:
+        """Return the breaker of a handler."""
+        found = self.breakers.get(handler)
+        if found is None:
+            found = self.breakers[handler] = Breaker(self._settings.outage_after)
+        return found
+
+    def is_lane_idle(self, message: Message) -> bool:
+        """Tell whether nothing of the message's key waits or runs."""
+        return message.key is None or self.lanes.is_idle(message.key)
+
+    def forget(self) -> None:
+        """Forget every task that does not run: its delivery is dead, or a drain began."""
+        self._epoch += 1
+        self.lanes.clear()
+        self._suspects.clear()
+
+    def measure(self, now: float) -> None:
+        """Estimate executions a second, by which the claims ahead are bounded."""
+        elapsed = now - self._rate_since
+        if elapsed > 0:
+            recent = self._executions / elapsed
+            self._rate = recent if recent > self._rate else (self._rate + recent) / 2
+            self._rate_since, self._executions = now, 0
+
+    def overdue(self) -> list[tuple[Task, float]]:
+        """Return the tasks that began to ignore their time limit, with the seconds they ran."""
+        found = []
+        now = monotonic()
+        for run in self.out - self.stuck:
+            for task in run.tasks:
+                limit, started = task.handler.timeout, task.started
+                if limit is None or not started:
+                    continue
+                # A coroutine is cancelled first; only one that blocks the event loop gets here.
+                grace = _TIMEOUT_GRACE + limit if task.is_async else _TIMEOUT_GRACE
+                if now > started + limit + grace:
+                    self.stuck.add(run)
+                    found.append((task, now - started))
+        return found
+
+    def close(self) -> None:
+        """Let the pools end; does not wait for handlers."""
+        for pool in (self._threads, self._loop):
+            if pool is not None:
+                pool.close()
+
+    def _give_back(self, lane: Lane[Task], tasks: Sequence[Task]) -> None:
+        """End a lane's run; tasks return to it unless their delivery died."""
+        if self._executor.draining:
+            tasks = ()
+        self.lanes.finish(lane, [t for t in tasks if not t.delivery.channel.closed])
+
+    def _claim(self, run: Run[Task], *, solo: bool = False) -> None:
+        if any(task.delivery.channel.closed for task in run.tasks):
+            run.tasks = [task for task in run.tasks if not task.delivery.channel.closed]
+        if self._parking:
+            for task in [t for t in run.tasks if self._parking.holds(t.message)]:
+                run.tasks.remove(task)
+                self._detour.park(task.delivery)
+        if not run.tasks:
+            self.lanes.finish(run.lane)
+            return
+        self.out.add(run)
+        self.in_flight += len(run.tasks)
+        self._dialogue.claim(run, solo=solo)
+
+    def _take_suspect(self) -> None:
+        while self._suspects:
+            task, lane = self._suspects.popleft()
+            self.lanes.resume(lane, task.handler_name)
+            if task.delivery.channel.closed:
+                continue
+            run = self.lanes.take_one(task, lane)
+            if run is not None:
+                self._solo = run
+                self._claim(run, solo=True)
+                return
+
+    def _sort(
+        self, run: Run[Task], verdicts: list[Verdict], now: float
+    ) -> tuple[list[Task], list[Task]]:
+        """Return what of a claimed run may run now, and what must go back to its lane."""
+        ready: list[Task] = []
+        kept: list[Task] = []
+        for task, verdict in zip(run.tasks, verdicts, strict=True):
+            match verdict.answer:
+                case Answer.FRESH if kept:  # an earlier one of its lane has to go first
+                    self._dialogue.release(task, refund=True)
+                    kept.append(task)
+                case Answer.FRESH if task.effective:
+                    self._dialogue.complete(task)
+                case Answer.FRESH if verdict.crashes >= self._settings.crash_limit:
+                    self._detour.dead_letter(task, _crashed(task, verdict.crashes))
+                case Answer.FRESH:
+                    ready.append(task)
+                case Answer.DUPLICATE:
+                    self._counters.duplicates += 1
+                    self._settled(task.delivery)
+                case Answer.CONFLICT:
+                    reason = "its id was done before with another payload"
+                    self._detour.dead_letter(task, DeadLetter(reason), record=False)
+                case _ if kept:
+                    kept.append(task)
+                case Answer.SUSPECT:
+                    kept.append(task)
+                    self._suspect(task, run.lane, verdict.crashes)
+                case _:
+                    kept.append(task)
+                    if all(task.record != other.record for other in ready):
+                        self._wait_for_owner(task, run.lane, verdict, now)
+        return ready, kept
+
+    def _wait_for_owner(self, task: Task, lane: Lane[Task], verdict: Verdict, now: float) -> None:
+        """Busy is not a duplicate: ask again soon, at growing intervals."""
+        self._counters.busy += 1
+        pause = _FIRST_BUSY_PAUSE * 2 ** min(task.busy, _BUSY_DOUBLINGS)
+        task.busy += 1
+        self.hold(task, lane, now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause))
+
+    def _suspect(self, task: Task, lane: Lane[Task], crashes: int) -> None:
+        self._counters.suspects += 1
+        self.lanes.hold(lane, task.handler_name)
+        self._suspects.append((task, lane))
+        self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
+
+
+def _crashed(task: Task, crashes: int) -> DeadLetter:
+    limit = task.handler.timeout
+    also = f" or it ran past its {limit} s" if limit is not None else ""
+    return DeadLetter(f"crashed the worker: {crashes} times the process died while it ran{also}")

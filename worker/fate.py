@@ -1,0 +1,159 @@
+"""What the outcome of a task means: the one place that decides the fate of a message.
+
+============  ===================================================================================
+Done          children are published and confirmed, then the id is recorded, then it is acknowledged
+RetryLater    the claim is given back, the lane of the key holds until the next attempt
+DeadLetter    by the handler's policy: to the dead-letter queue, the key parked, or the shard halted
+Abandoned     it never ran: the claim is given back without counting the attempt
+============  ===================================================================================
+
+When a handler fails for one message after another, that is an outage and no message's fault: its
+messages wait, without counting, until a probe succeeds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.outcome import Abandoned, DeadLetter, Done, RetryLater
+from worker.telemetry import (
+    AttemptFailed,
+    HeldTooMuch,
+    KeyParked,
+    OutageBegan,
+    OutageEnded,
+    ShardHalted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.detour import Detour
+    from worker.dialogue import Dialogue
+    from worker.dispatch import Dispatcher
+    from worker.executor import Executor, Task
+    from worker.link import Link
+    from worker.parking import Parking
+    from worker.sharding.lanes import Lane
+    from worker.telemetry import Counters, Telemetry
+    from worker.transport.inbound import ShardChannel
+
+_LEAVE_SHARE = 4  # keyless retries leave the process once they hold a quarter of the prefetch
+_CROWDED_SHARE = 2  # retries are cut short once they hold half of it
+
+
+class Fate:
+    """Resolves outcomes for one consumer. I/O thread only."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
+        self,
+        executor: Executor,
+        dispatcher: Dispatcher,
+        dialogue: Dialogue,
+        detour: Detour,
+        parking: Parking,
+        link: Link,
+        telemetry: Telemetry,
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._executor = executor
+        self._dispatcher = dispatcher
+        self._dialogue = dialogue
+        self._detour = detour
+        self._parking = parking
+        self._link = link
+        self._telemetry = telemetry
+        self._counters = counters
+        self._clock = clock
+        self._crowded: set[ShardChannel] = set()
+
+    def resolve(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
+        """Act on what became of ``task``; tell whether it goes back to its lane."""
+        match outcome:
+            case Done(children):
+                self._counters.executed += 1
+                task.effective = True
+                self._succeeded(task)
+                if children:
+                    self._detour.publish_children(task, children)
+                else:
+                    self._dialogue.complete(task)
+                return False
+            case RetryLater(delay, reason):
+                self._counters.executed += 1
+                return self._failed(task, DeadLetter(reason, exhausted=True), delay, lane)
+            case DeadLetter(exhausted=True):
+                self._counters.executed += 1
+                return self._failed(task, outcome, None, lane)
+            case DeadLetter():
+                self._counters.executed += 1
+                self._succeeded(task)
+                self._detour.dead_letter(task, outcome)
+                return False
+            case Abandoned():
+                self._dialogue.release(task, refund=True)
+                return True
+        raise AssertionError(f"no such outcome: {outcome!r}")
+
+    def _succeeded(self, task: Task) -> None:
+        breaker = self._dispatcher.breakers.get(task.handler_name)
+        if breaker is None:
+            return
+        opened_at = breaker.opened_at
+        if breaker.succeed() and opened_at is not None:
+            self._dispatcher.lanes.unblock(task.handler_name)
+            seconds = round(self._clock() - opened_at, 3)
+            self._telemetry.emit(OutageEnded(task.handler_name, seconds))
+
+    def _failed(
+        self, task: Task, last: DeadLetter, delay: float | None, lane: Lane[Task]
+    ) -> bool:
+        """A handler failed: an outage, another attempt after ``delay``, or the end (None)."""
+        name, channel, now = task.handler_name, task.delivery.channel, self._clock()
+        breaker = self._dispatcher.breaker(name)
+        if breaker.fail(task.record, now):
+            self._dispatcher.lanes.block(name)
+            self._telemetry.emit(OutageBegan(name, breaker.failures, last.reason))
+        if channel.closed or self._executor.draining:
+            self._dialogue.release(task, refund=False)  # it comes again, here or elsewhere
+            return False
+        if breaker.is_open:  # the message is not to blame
+            self._dialogue.release(task, refund=True)
+            return True
+        if delay is not None and channel.held * _CROWDED_SHARE >= channel.prefetch:
+            self._note_crowded(channel)
+            delay = None
+        if delay is None:
+            self._exhausted(task, last)
+            return False
+        self._counters.retried += 1
+        self._telemetry.emit(
+            AttemptFailed(name, task.message.id, task.attempt, round(delay, 3), last.reason)
+        )
+        if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
+            return False
+        self._dialogue.release(task, refund=False)
+        self._dispatcher.hold(task, lane, now + delay)
+        return True
+
+    def _exhausted(self, task: Task, last: DeadLetter) -> None:
+        policy = task.handler.retry.exhausted
+        message, channel = task.message, task.delivery.channel
+        if policy == "halt_shard":
+            self._dialogue.release(task, refund=False)
+            self._link.close_shard(channel)
+            halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)
+            self._telemetry.emit(halted)
+        elif policy == "park_key" and message.key is not None:
+            self._dialogue.release(task, refund=True)
+            self._parking.park(message)
+            self._telemetry.emit(KeyParked(task.handler_name, message.key, last.reason))
+            self._detour.park(task.delivery, last.reason, task)
+        else:
+            self._detour.dead_letter(task, last)
+
+    def _note_crowded(self, channel: ShardChannel) -> None:
+        if channel not in self._crowded:
+            self._crowded = {c for c in self._crowded if not c.closed} | {channel}
+            self._telemetry.emit(HeldTooMuch(channel.shard, channel.held, channel.prefetch))
