@@ -208,6 +208,10 @@ class Consumer:
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
         self._selector.register(fileobj, selectors.EVENT_READ, callback)
 
+    def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
+        """No longer watch ``fileobj``."""
+        self._selector.unregister(fileobj)
+
     # -- the tick ----------------------------------------------------------------------------------
 
     def tick(self, longest: float) -> bool:

@@ -124,11 +124,10 @@ def drain_allowance(timeout: float) -> float:
     return max(0.0, timeout - min(1.0, timeout * 0.1))
 
 
-def slept(since_last_round: float, longest_wait: float) -> float:
-    """Return for how long the supervisor itself did not run, if that is worth forgiving.
+def stood_still(waited: float, longest_wait: float) -> bool:
+    """Whether the supervisor itself did not run for a while, since its wait took much too long.
 
-    After a stop of the whole machine or container (SIGSTOP, the freezer, a suspended host) the
-    children could not give a sign of life either; their watchdogs get the time back.
+    When the whole machine or container stood (SIGSTOP, the freezer, a suspended host) the children
+    could not give a sign of life either, and their watchdogs begin anew.
     """
-    lost = since_last_round - longest_wait
-    return lost if lost > 1.0 else 0.0
+    return waited - longest_wait > 1.0

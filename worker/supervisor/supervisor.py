@@ -22,7 +22,7 @@ from worker.errors import ConfigurationError
 from worker.logs import configure_logging
 from worker.supervisor.control import EXIT_CODES, Fatal
 from worker.supervisor.fleet import Fleet
-from worker.supervisor.policy import BurstWatch, slept
+from worker.supervisor.policy import BurstWatch, stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
@@ -132,9 +132,10 @@ class Supervisor:
         began = time.monotonic()
         longest = min(max(0.0, self._fleet.next_deadline() - began), self._reporter.interval)
         self._selector.select(longest)
-        if lost := slept(time.monotonic() - began, longest):
-            logger.warning("nothing ran here for %.0f s: the machine or this process stood", lost)
-            self._fleet.forgive(lost)
+        waited = time.monotonic() - began
+        if stood_still(waited, longest):
+            logger.warning("nothing ran here for %.0f s: the machine or this process stood", waited)
+            self._fleet.forgive(waited)
 
     def _obey(self, number: int, now: float) -> None:
         """Do what a signal asks for."""

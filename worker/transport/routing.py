@@ -66,46 +66,84 @@ def make_router(type_: str, arguments: Mapping[str, Any], bindings: Sequence[Bin
     raise ValueError(f"unknown exchange type {type_!r}")
 
 
-class Route(NamedTuple):
-    """The queues of a message, each once, and whether its routing key alone decided on them."""
+class Found(NamedTuple):
+    """An exchange that was looked up: its router, and the name of its alternate exchange."""
+
+    router: Router
+    alternate: str | None
+
+
+class Plan(NamedTuple):
+    """How far a routing key alone leads, from one exchange.
+
+    ``queues`` have the message for sure; ``undecided`` are the routers that must see it first.
+    """
 
     queues: tuple[str, ...]
-    by_key_alone: bool
+    undecided: tuple[Found, ...]
 
 
-def route(
-    exchange: str,
-    key: str,
-    properties: Mapping[str, Any],
-    find: Callable[[str], tuple[Router, str | None] | None],
-) -> Route:
-    """Route one message that was published to ``exchange``.
+def plan(exchange: str, key: str, find: Callable[[str], Found | None]) -> Plan:
+    """Plan the way of the messages with ``key`` that are published to ``exchange``.
 
-    ``find`` gives an exchange's router and the name of its alternate exchange, or None where
-    there is no such exchange (what is bound to it, or falls back to it, is lost then). Every
-    exchange is passed at most once, so bindings in a circle end. The default exchange names a
-    queue whether or not there is one.
+    ``find`` looks up an exchange; None means that it is not there (what is bound to it, or falls
+    back to it, is lost then). Every exchange is passed at most once, so bindings in a circle end.
+    The default exchange names a queue whether or not there is one.
     """
+    return _walk([exchange], {exchange}, key, None, find)
+
+
+def resolve(
+    plan_: Plan, key: str, properties: Mapping[str, Any], find: Callable[[str], Found | None]
+) -> tuple[str, ...]:
+    """Return the queues of one message, each once, by the plan for its key."""
+    if not plan_.undecided:
+        return plan_.queues
+    queues = dict.fromkeys(plan_.queues)
+    further = []
+    for router, alternate in plan_.undecided:
+        destinations = router.match(key, properties)
+        if not destinations and alternate is not None:
+            further.append(alternate)
+        for name, is_queue in destinations:
+            if is_queue:
+                queues[name] = None
+            else:
+                further.append(name)
+    if further:
+        # Exchanges that the plan has passed may be passed once more; that adds nothing.
+        rest = _walk(further, set(further), key, properties, find)
+        queues.update(dict.fromkeys(rest.queues))
+    return tuple(queues)
+
+
+def _walk(
+    waiting: list[str],
+    seen: set[str],
+    key: str,
+    properties: Mapping[str, Any] | None,
+    find: Callable[[str], Found | None],
+) -> Plan:
+    """Walk from exchange to exchange; without properties, stop where they are asked for."""
     queues: dict[str, None] = {}
-    by_key_alone = True
-    seen = {exchange}
-    waiting = [exchange]
+    undecided = []
     while waiting:
         found = find(waiting.pop())
         if found is None:
             continue
-        router, alternate = found
-        by_key_alone = by_key_alone and router.by_key_alone
-        destinations = router.match(key, properties)
-        if not destinations and alternate is not None:
-            destinations = (Destination(alternate, is_queue=False),)
+        if properties is None and not found.router.by_key_alone:
+            undecided.append(found)
+            continue
+        destinations = found.router.match(key, properties or {})
+        if not destinations and found.alternate is not None:
+            destinations = (Destination(found.alternate, is_queue=False),)
         for name, is_queue in destinations:
             if is_queue:
                 queues[name] = None
             elif name not in seen:
                 seen.add(name)
                 waiting.append(name)
-    return Route(tuple(queues), by_key_alone)
+    return Plan(tuple(queues), tuple(undecided))
 
 
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:

@@ -17,9 +17,11 @@ from worker.transport.routing import (
     DEFAULT_ROUTER,
     Binding,
     Destination,
-    Router,
+    Found,
+    Plan,
     make_router,
-    route,
+    plan,
+    resolve,
 )
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
     from worker.transport.embedded.database import Database
 
-#: Routes that are remembered; then they are all forgotten and remembered anew.
-_REMEMBERED_ROUTES = 8192
+#: Plans that are remembered; then they are all forgotten and remembered anew.
+_REMEMBERED_PLANS = 8192
 
 _TOPOLOGY = "SELECT topology FROM broker_state"
 _QUEUES = "SELECT id, name, durable, auto_delete, connection, arguments FROM broker_queues WHERE "
@@ -108,8 +110,9 @@ class Catalog:
         self._queues: dict[str, Queue] = {}
         self._queues_by_id: dict[int, Queue] = {}
         self._exchanges: dict[str, Exchange] = {}
-        self._routers: dict[str, tuple[Router, str | None]] = {}
-        self._routes: dict[tuple[str, str], tuple[Queue, ...]] = {}
+        self._found: dict[str, Found] = {}
+        self._plans: dict[tuple[str, str], Plan] = {}
+        self._named: dict[tuple[str, ...], tuple[Queue, ...]] = {}
 
     @property
     def topology(self) -> int:
@@ -125,9 +128,12 @@ class Catalog:
         if topology == self._topology:
             return False
         self._topology = topology
-        for memory in (self._queues, self._queues_by_id, self._exchanges, self._routers):
-            memory.clear()
-        self._routes.clear()
+        self._queues.clear()
+        self._queues_by_id.clear()
+        self._exchanges.clear()
+        self._found.clear()
+        self._plans.clear()
+        self._named.clear()
         return True
 
     def queue(self, name: str, db: sqlite3.Connection | None = None) -> Queue | None:
@@ -166,26 +172,30 @@ class Catalog:
 
         Raises amqp NotFound where there is no such exchange.
         """
-        known = self._routes.get((exchange, key))
-        if known is not None:
-            return known
-        if exchange and self.exchange(exchange, db) is None:
-            raise exceptions.NotFound(f"NOT_FOUND - no exchange {exchange!r}", (60, 40))
-        names, by_key_alone = route(exchange, key, properties, lambda name: self._router(name, db))
-        found = (self.queue(name, db) for name in names)
-        queues = tuple(queue for queue in found if queue is not None)
-        if by_key_alone:
-            if len(self._routes) >= _REMEMBERED_ROUTES:
-                self._routes.clear()
-            self._routes[exchange, key] = queues
+        plan_ = self._plans.get((exchange, key))
+        if plan_ is None:
+            if exchange and self.exchange(exchange, db) is None:
+                raise exceptions.NotFound(f"NOT_FOUND - no exchange {exchange!r}", (60, 40))
+            plan_ = plan(exchange, key, lambda name: self._find(name, db))
+            if len(self._plans) >= _REMEMBERED_PLANS:
+                self._plans.clear()
+            self._plans[exchange, key] = plan_
+        names = resolve(plan_, key, properties, lambda name: self._find(name, db))
+        queues = self._named.get(names)
+        if queues is None:
+            found = (self.queue(name, db) for name in names)
+            queues = tuple(queue for queue in found if queue is not None)
+            if len(self._named) >= _REMEMBERED_PLANS:
+                self._named.clear()
+            self._named[names] = queues
         return queues
 
-    def _router(self, name: str, db: sqlite3.Connection | None) -> tuple[Router, str | None] | None:
-        router = self._routers.get(name)
-        if router is not None:
-            return router
+    def _find(self, name: str, db: sqlite3.Connection | None) -> Found | None:
+        found = self._found.get(name)
+        if found is not None:
+            return found
         if not name:
-            return DEFAULT_ROUTER, None
+            return Found(DEFAULT_ROUTER, None)
         exchange = self.exchange(name, db)
         if exchange is None:
             return None
@@ -198,12 +208,12 @@ class Catalog:
             Binding(Destination(destination, bool(is_queue)), key, decode_table(arguments))
             for is_queue, destination, key, arguments in rows
         ]
-        router = (
+        found = Found(
             make_router(exchange.type, exchange.arguments, bindings),
             exchange.arguments.get("alternate-exchange"),
         )
-        self._routers[name] = router
-        return router
+        self._found[name] = found
+        return found
 
     def _load_queue(self, sql: str, value: object, db: sqlite3.Connection | None) -> Queue | None:
         for row in self._rows(db)(sql, (value,)):

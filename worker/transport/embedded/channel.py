@@ -309,7 +309,8 @@ class Channel(DeclaringChannel):
         if not consumer.no_ack:
             place = Place(consumer.queue.id, rank, number, consumer.id)
             self._unsettled[tag] = (consumer, place)
-        message = amqp.Message(body, channel=self, **decode_properties(properties))
+        message = amqp.Message(body, channel=self)
+        message.properties = decode_properties(properties)
         message.delivery_info = {
             "consumer_tag": consumer.tag,
             "delivery_tag": tag,

@@ -1,0 +1,155 @@
+"""Events a second and CPU an event, by the real command line, on servers of its own.
+
+    python benchmarks/throughput.py [--events 40000] [--processes 1] [--shards 8] [--rounds 3]
+
+Each round publishes the events first, then starts ``qworker start --burst`` on the full queues and
+reads what its handlers noted. The bare kombu loop, which acknowledges in batches and does nothing
+else, is measured in turn on the same server, so that a noisy machine shows in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import amqp  # noqa: E402 - the path comes first
+import kombu  # noqa: E402
+from counting import NOTES, Tick, app  # noqa: E402
+from servers import Guard, RabbitMQ, Redis  # noqa: E402
+
+
+class Rate(NamedTuple):
+    """What one run did."""
+
+    per_second: float
+    cpu_microseconds: float
+
+
+def publish(events: int, keys: int) -> float:
+    """Publish ``events``; return confirmed events a second."""
+    began = time.perf_counter()
+    with app.publisher() as out:
+        for number in range(events):
+            out.publish(Tick(key=f"key-{number % keys}", number=number))
+    return events / (time.perf_counter() - began)
+
+
+def qworker(*arguments: str, notes: Path | None = None) -> None:
+    """Run the command line."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
+    if notes is not None:
+        environment["QWORKER_BENCH_NOTES"] = str(notes)
+    command = [sys.executable, "-m", "worker.cli", *arguments]
+    subprocess.run(command, check=True, env=environment, cwd=notes or ROOT)  # noqa: S603
+
+
+def consume(broker: str, dedup: str, shards: int, processes: int) -> Rate:
+    """Drain the queues by the real supervisor and return what its processes did together."""
+    with tempfile.TemporaryDirectory() as folder:
+        qworker(
+            "start", "--app", "counting", "--broker", broker, "--dedup", dedup,
+            "--shards", str(shards), "--processes", str(processes), "--burst",
+            "--log-level", "warning",
+            notes=Path(folder),
+        )  # fmt: skip
+        noted = [NOTES.unpack(file.read_bytes()) for file in Path(folder).glob("*.notes")]
+    noted = [note for note in noted if note[0]]
+    count = sum(note[0] for note in noted)
+    seconds = max(note[2] for note in noted) - min(note[1] for note in noted)
+    cpu = sum(note[4] - note[3] for note in noted)
+    return Rate(count / seconds, cpu / count * 1e6)
+
+
+def bare_loop(url: str, events: int) -> Rate:
+    """Consume as many messages with nothing but kombu and one ack for every fifty."""
+    with kombu.Connection(url) as connection:
+        channel = connection.channel()
+        arguments = {"x-queue-type": "quorum"}
+        channel.queue_declare("bare", durable=True, auto_delete=False, arguments=arguments)
+        body = json.dumps({"key": "key-1", "number": 1, "padding": "." * 60}).encode()
+        for number in range(events):
+            message = amqp.Message(
+                body, content_type="application/json", delivery_mode=2, message_id=f"{number:036}",
+                type="bench.tick", application_headers={"qw-key": "key-1"},
+            )  # fmt: skip
+            channel.basic_publish(message, "", "bare")
+        while channel.queue_declare("bare", passive=True).message_count < events:
+            time.sleep(0.05)
+        seen = 0
+
+        def receive(message: amqp.Message) -> None:
+            nonlocal seen
+            seen += 1
+            if seen % 50 == 0 or seen == events:
+                message.channel.basic_ack(message.delivery_tag, multiple=True)
+
+        channel.basic_qos(0, 256, False)  # noqa: FBT003 - AMQP's own signature
+        began, cpu = time.perf_counter(), time.process_time()
+        queue = kombu.Queue("bare", channel=channel, no_declare=True)
+        with kombu.Consumer(channel, [queue], on_message=receive):
+            while seen < events:
+                connection.drain_events(timeout=30)
+        seconds = time.perf_counter() - began
+        return Rate(events / seconds, (time.process_time() - cpu) / events * 1e6)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--events", type=int, default=40_000)
+    parser.add_argument("--keys", type=int, default=1_000)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    ours: list[Rate] = []
+    bare: list[Rate] = []
+    with tempfile.TemporaryDirectory() as name, Guard() as guard:
+        folder = Path(name)
+        (folder / "rabbitmq").mkdir()
+        (folder / "redis").mkdir()
+        with RabbitMQ(folder / "rabbitmq", guard) as rabbitmq, Redis(folder / "redis", guard) as redis:
+            rabbitmq.start()
+            redis.start()
+            app.configure({"broker": rabbitmq.url})
+            common = ("--app", "counting", "--broker", rabbitmq.url, "--dedup", redis.url)
+            qworker("start", *common, "--shards", str(options.shards), "--burst",
+                    "--log-level", "warning")  # declares the queues
+            for number in range(1, options.rounds + 1):
+                published = publish(options.events, options.keys)
+                rate = consume(rabbitmq.url, redis.url, options.shards, options.processes)
+                limit = bare_loop(rabbitmq.url, options.events)
+                ours.append(rate)
+                bare.append(limit)
+                print(
+                    f"round {number}: published {published:,.0f}/s confirmed;"
+                    f" qworker {rate.per_second:,.0f} events/s {rate.cpu_microseconds:.1f} us CPU;"
+                    f" bare kombu loop {limit.per_second:,.0f}/s {limit.cpu_microseconds:.1f} us CPU",
+                    flush=True,
+                )
+            app.close()
+    rate = statistics.median(r.per_second for r in ours)
+    cpu = statistics.median(r.cpu_microseconds for r in ours)
+    ratio = statistics.median(
+        o.cpu_microseconds / b.cpu_microseconds for o, b in zip(ours, bare, strict=True)
+    )
+    print(
+        f"RabbitMQ + Redis dedup, {options.processes} process(es), {options.shards} shards,"
+        f" {options.events:,} events of {options.keys:,} keys, median of {options.rounds}:"
+        f" {rate:,.0f} events/s, {cpu:.1f} us CPU an event, {ratio:.2f} times the bare kombu loop's"
+    )
+
+
+if __name__ == "__main__":
+    main()

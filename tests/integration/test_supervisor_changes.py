@@ -1,0 +1,216 @@
+"""Fresh code and another number of processes, while the service runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervised import Supervised, is_alive, overlaps
+from waiting import until
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Supervised]:
+    """A service that is not started yet."""
+    supervised = Supervised(tmp_path)
+    yield supervised
+    supervised.end()
+
+
+def replaced(service: Supervised, before: dict[int, int]) -> bool:
+    """Whether every process is another one than before."""
+    now = service.processes()
+    return (
+        service.status().get("state") == "running"
+        and now.keys() == before.keys()
+        and not now.items() & before.items()
+    )
+
+
+def test_a_reload_replaces_the_processes_one_by_one_without_a_gap(service: Supervised) -> None:
+    service.behave(drain_takes=0.2)
+    service.start_ready(processes=3)
+    before = service.processes()
+
+    service.signal(signal.SIGHUP)
+    until(lambda: replaced(service, before), 20)
+
+    assert overlaps(service.journal()) == []
+    changes = [e for e in service.journal() if e.what in ("boot", "drain", "close", "consume")][6:]
+    assert [(e.what, e.index) for e in changes] == [
+        (what, index) for index in range(3) for what in ("boot", "drain", "close", "consume")
+    ]
+    assert [entry.about for entry in service.journal("close")] == ["DRAINED"] * 3
+
+
+@pytest.mark.parametrize("how", ["wrong", "unreachable", "crash"])
+def test_code_that_does_not_boot_costs_nothing(service: Supervised, how: str) -> None:
+    service.start_ready()
+    before = service.processes()
+
+    service.behave(boot=how)
+    service.signal(signal.SIGHUP)
+
+    until(lambda: "the processes that run go on as they are" in service.log, 30)
+    until(lambda: service.status()["state"] == "running")
+    assert service.processes() == before
+    assert service.journal("drain") == []
+
+    service.behave()
+    service.signal(signal.SIGHUP)
+    until(lambda: replaced(service, before), 20, "code that boots again is taken")
+
+
+@pytest.mark.parametrize("terms", [{"shards": 8}, {"service": "mailer"}])
+def test_a_reload_refuses_settings_that_need_a_restart(
+    service: Supervised, terms: dict[str, object]
+) -> None:
+    service.start_ready()
+    before = service.processes()
+
+    service.behave(terms=terms)
+    service.signal(signal.SIGHUP)
+
+    until(lambda: "stop it and start it anew" in service.log)
+    until(lambda: service.status()["state"] == "running")
+    assert service.processes() == before
+
+
+def test_a_reload_takes_over_where_a_process_dies_meanwhile(service: Supervised) -> None:
+    service.behave(only=0, drain_takes=3)
+    service.start_ready()
+    before = service.processes()
+
+    service.signal(signal.SIGHUP)
+    until(lambda: service.journal("drain"))
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    until(lambda: replaced(service, before), 20)
+    assert overlaps(service.journal()) == []
+
+
+def test_a_reload_survives_the_death_of_a_successor(service: Supervised) -> None:
+    service.behave(boot="hang")
+    service.start()
+    service.end()
+    service.behave()
+    service.start_ready()
+    before = service.processes()
+    seen = service.pids_seen()
+
+    service.behave(boot="hang")
+    service.signal(signal.SIGHUP)
+    (successor,) = until(lambda: service.pids_seen() - seen)
+    service.behave()
+    os.kill(successor, signal.SIGKILL)
+
+    until(lambda: replaced(service, before), 20)
+
+
+def test_a_second_reload_while_the_first_boots_gets_the_latest_code(service: Supervised) -> None:
+    service.start_ready()
+    before = service.processes()
+    seen = service.pids_seen()
+
+    service.behave(boot="hang")
+    service.signal(signal.SIGHUP)
+    (hanging,) = until(lambda: service.pids_seen() - seen)
+    service.behave()
+    service.signal(signal.SIGHUP)
+
+    until(lambda: replaced(service, before), 20)
+    assert not is_alive(hanging)
+
+
+def test_a_drain_in_the_middle_of_a_reload_ends_everything(service: Supervised) -> None:
+    service.behave(drain_takes=1)
+    service.start_ready()
+
+    service.signal(signal.SIGHUP)
+    until(lambda: service.journal("drain"))
+    service.signal(signal.SIGTERM)
+
+    assert service.exit_code() == 0
+    assert not any(map(is_alive, service.pids_seen()))
+
+
+def test_one_more_process_and_one_fewer(service: Supervised) -> None:
+    service.behave(drain_takes=0.2)
+    service.start_ready(shards=4, processes=2)
+
+    service.signal(signal.SIGTTIN)
+    until(lambda: len(service.processes()) == 3 and service.status()["state"] == "running", 20)
+    dealt = [entry.about for entry in service.journal("consume")[-3:]]
+    assert sorted(dealt) == [[0, 3], [1], [2]]
+
+    for number in (2, 1):
+        service.signal(signal.SIGTTOU)
+        until(
+            lambda number=number: len(service.processes()) == number
+            and service.status()["state"] == "running",
+            20,
+        )
+    assert service.journal("consume")[-1].about == [0, 1, 2, 3]
+    assert overlaps(service.journal()) == []
+    assert set(e.about for e in service.journal("close")) == {"DRAINED"}
+
+
+def test_several_signals_add_up(service: Supervised) -> None:
+    service.start_ready(shards=4, processes=1)
+
+    for _ in range(3):
+        before = service.log.count("got SIGTTIN")
+        service.signal(signal.SIGTTIN)
+        until(lambda before=before: service.log.count("got SIGTTIN") > before)
+
+    until(lambda: len(service.processes()) == 4, 20)
+
+
+def test_the_number_of_processes_has_limits(service: Supervised) -> None:
+    service.start_ready(shards=2, processes=2, most_processes=2)
+    before = service.processes()
+
+    service.signal(signal.SIGTTIN)
+    until(lambda: "not going to 3 processes: 2 is the most" in service.log)
+    service.signal(signal.SIGTTOU)
+    until(lambda: len(service.processes()) == 1, 20)
+    service.signal(signal.SIGTTOU)
+    until(lambda: "not going below one process" in service.log)
+
+    assert service.running
+    assert before.keys() == {0, 1}
+
+
+def test_processes_that_do_not_boot_leave_their_number_as_it_was(service: Supervised) -> None:
+    service.start_ready(shards=4, processes=2)
+    before = service.processes()
+
+    service.behave(boot="wrong")
+    service.signal(signal.SIGTTIN)
+
+    until(lambda: "the processes that run go on as they are" in service.log)
+    until(lambda: service.status()["state"] == "running")
+    assert service.processes() == before
+
+    service.behave()
+    service.signal(signal.SIGTTIN)
+    until(lambda: len(service.processes()) == 3, 20, "it can be asked for again")
+
+
+def test_changed_code_is_loaded_by_itself(service: Supervised) -> None:
+    service.start_ready(reload=True)
+    before = service.processes()
+    code = service.folder / "handlers.py"
+
+    def changed() -> bool:
+        code.write_text(f"# {len(service.log)}\n")  # the watch begins some time after the start
+        return "changed: handlers.py" in service.log
+
+    until(changed)
+    until(lambda: not service.processes().items() & before.items() and service.processes(), 20)
+    assert overlaps(service.journal()) == []
