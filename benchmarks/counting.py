@@ -1,7 +1,8 @@
 """The app that is measured: a handler that does nothing but note how many events it saw, and when.
 
-The notes lie in a file that the measuring process reads afterwards; its name is in the environment
-variable ``QWORKER_BENCH_NOTES``. Handlers run in threads of one process, which alone writes its file.
+The notes lie in a file that the measuring process reads afterwards; its name is in the
+environment variable ``QWORKER_BENCH_NOTES``. Handlers run in threads of one process, which alone
+writes its file.
 """
 
 from __future__ import annotations

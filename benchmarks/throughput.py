@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 import amqp  # noqa: E402 - the path comes first
 import kombu  # noqa: E402
 from counting import NOTES, Tick, app  # noqa: E402
+
 from servers import Guard, RabbitMQ, Redis  # noqa: E402
 
 
@@ -51,7 +52,7 @@ def qworker(*arguments: str, notes: Path | None = None) -> None:
     if notes is not None:
         environment["QWORKER_BENCH_NOTES"] = str(notes)
     command = [sys.executable, "-m", "worker.cli", *arguments]
-    subprocess.run(command, check=True, env=environment, cwd=notes or ROOT)  # noqa: S603
+    subprocess.run(command, check=True, env=environment, cwd=notes or ROOT)
 
 
 def consume(broker: str, dedup: str, shards: int, processes: int) -> Rate:
@@ -94,7 +95,7 @@ def bare_loop(url: str, events: int) -> Rate:
             if seen % 50 == 0 or seen == events:
                 message.channel.basic_ack(message.delivery_tag, multiple=True)
 
-        channel.basic_qos(0, 256, False)  # noqa: FBT003 - AMQP's own signature
+        channel.basic_qos(0, 256, False)
         began, cpu = time.perf_counter(), time.process_time()
         queue = kombu.Queue("bare", channel=channel, no_declare=True)
         with kombu.Consumer(channel, [queue], on_message=receive):
@@ -106,7 +107,9 @@ def bare_loop(url: str, events: int) -> Rate:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=40_000)
     parser.add_argument("--keys", type=int, default=1_000)
     parser.add_argument("--shards", type=int, default=8)
@@ -119,13 +122,23 @@ def main() -> None:
         folder = Path(name)
         (folder / "rabbitmq").mkdir()
         (folder / "redis").mkdir()
-        with RabbitMQ(folder / "rabbitmq", guard) as rabbitmq, Redis(folder / "redis", guard) as redis:
+        with (
+            RabbitMQ(folder / "rabbitmq", guard) as rabbitmq,
+            Redis(folder / "redis", guard) as redis,
+        ):
             rabbitmq.start()
             redis.start()
             app.configure({"broker": rabbitmq.url})
             common = ("--app", "counting", "--broker", rabbitmq.url, "--dedup", redis.url)
-            qworker("start", *common, "--shards", str(options.shards), "--burst",
-                    "--log-level", "warning")  # declares the queues
+            qworker(
+                "start",
+                *common,
+                "--shards",
+                str(options.shards),
+                "--burst",
+                "--log-level",
+                "warning",
+            )  # declares the queues
             for number in range(1, options.rounds + 1):
                 published = publish(options.events, options.keys)
                 rate = consume(rabbitmq.url, redis.url, options.shards, options.processes)
@@ -135,7 +148,7 @@ def main() -> None:
                 print(
                     f"round {number}: published {published:,.0f}/s confirmed;"
                     f" qworker {rate.per_second:,.0f} events/s {rate.cpu_microseconds:.1f} us CPU;"
-                    f" bare kombu loop {limit.per_second:,.0f}/s {limit.cpu_microseconds:.1f} us CPU",
+                    f" bare kombu loop {limit.per_second:,.0f}/s {limit.cpu_microseconds:.1f} us",
                     flush=True,
                 )
             app.close()

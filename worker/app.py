@@ -112,7 +112,7 @@ class App:
         self,
         what: type[Event | Command] | str,
         *,
-        type: Any = None,  # noqa: A002 - the word of the public contract
+        type: Any = None,  # noqa: A002, ANN401 - the word of the public contract; any type will do
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
@@ -130,7 +130,9 @@ class App:
         """
 
         def register(target: F) -> F:
-            handler = self._handler(what, target, type, name, retry, timeout)
+            handler = self._handler(
+                what, target, kind=type, name=name, retry=retry, timeout=timeout
+            )
             if handler.name in self.handlers:
                 raise ConfigurationError(
                     f"App({self.name!r}): two handlers are named {handler.name!r}; give one of"
@@ -199,7 +201,7 @@ class App:
         able = capabilities_of(settings.broker)
         times = [(h.full_name, h.timeout, h.retry.longest()) for h in handlers]
         check_horizons(times, settings, able)
-        return plan(self.name, patterns, self.bindings, settings, able, generation)
+        return plan(self.name, patterns, self.bindings, settings, able=able, generation=generation)
 
     def configure(self, options: Mapping[str, object]) -> Settings:
         """Merge ``options`` of the command line with every other source, and keep the result."""
@@ -213,7 +215,7 @@ class App:
 
     # -- publishing ------------------------------------------------------------------------------
 
-    def publish(  # noqa: PLR0913 - what a message may carry
+    def publish(
         self,
         event: Event | Command,
         *,
@@ -259,6 +261,7 @@ class App:
         self,
         what: type[Event | Command] | str,
         target: Any,  # noqa: ANN401
+        *,
         kind: Any,  # noqa: ANN401
         name: str | None,
         retry: RetryPolicy | None,
@@ -291,7 +294,7 @@ class App:
             is_class=is_class,
             is_async=_is_async(call),
             takes_context=_takes_context(call, told, bound=not is_class),
-            decode=decoder_for(what if schema is not None and kind is None else kind),
+            decode=decoder_for(what if kind is None and not isinstance(what, str) else kind),
             schema=schema,
             retry=retry or _DEFAULT_RETRY,
             timeout=timeout,
@@ -311,9 +314,7 @@ def _takes_context(call: Any, told: str, *, bound: bool) -> bool:  # noqa: ANN40
         parameters = list(inspect.signature(call).parameters.values())
     except (ValueError, TypeError):
         return True
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return True
     if not bound:
@@ -343,8 +344,9 @@ def load_app(reference: str) -> App:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"--app {reference}: it imports {error.name!r}, which is not"
-                                     " installed") from error
+            raise ConfigurationError(
+                f"--app {reference}: it imports {error.name!r}, which is not installed"
+            ) from error
         raise ConfigurationError(
             f"--app {reference}: there is no module {error.name!r} in {here} or on sys.path"
         ) from None
@@ -359,8 +361,9 @@ def load_app(reference: str) -> App:
         return found
     apps = [name for name, value in vars(module).items() if isinstance(value, App)]
     hint = f"; it has {', '.join(apps)}" if apps else "; it holds no App at all"
-    raise ConfigurationError(f"--app {reference}: {module_name} has no App named"
-                             f" {attribute or 'app'!r}{hint}")
+    raise ConfigurationError(
+        f"--app {reference}: {module_name} has no App named {attribute or 'app'!r}{hint}"
+    )
 
 
 QWORKER_ERRORS = (ConfigurationError, UsageError)

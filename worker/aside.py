@@ -36,12 +36,13 @@ def set_aside(
     facts: Mapping[str, str | int],
 ) -> Outgoing:
     """Return ``arrival`` (as py-amqp delivered it) to be put into ``to_queue`` with ``facts``."""
-    return redirect(arrival, message_id, "", to_queue, facts)
+    return redirect(arrival, message_id, exchange="", routing_key=to_queue, facts=facts)
 
 
-def redirect(
+def redirect(  # noqa: PLR0913 - where to, and what changes on the way
     arrival: Any,  # noqa: ANN401
     message_id: str,
+    *,
     exchange: str,
     routing_key: str,
     facts: Mapping[str, str | int],

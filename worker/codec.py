@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import orjson
 
+from worker.ids import time_of_id
 from worker.message import (
     KEY_HEADER,
+    TIMESTAMP_HEADER,
     UNDECODABLE,
     Command,
     Context,
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from worker.config import Settings
 
 CAUSATION_HEADER = "qw-causation-id"
-TIMESTAMP_HEADER = "qw-timestamp"
 PERSISTENT, TRANSIENT = 2, 1
 
 _JSON = "application/json"
@@ -60,6 +62,20 @@ class _CloudEvent(msgspec.Struct):
 
 
 _cloudevent_decoder = msgspec.json.Decoder(_CloudEvent)
+
+
+class _Bad(Exception):
+    """The message cannot be one; the text becomes the reason of its dead letter."""
+
+
+class _Read(NamedTuple):
+    """What the envelope said."""
+
+    id: str
+    name: str
+    key: str | None
+    payload: bytes
+    time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,95 +115,81 @@ class Codec:
         shard: int = 0,
     ) -> Message | DeadLetter:
         """Return the message, or why it cannot be one."""
-        if len(body) > self.max_bytes:
-            return DeadLetter(f"the body has {len(body)} bytes; at most {self.max_bytes} are taken")
-        if UNDECODABLE in properties:
-            return DeadLetter(f"its AMQP properties cannot be decoded: {properties[UNDECODABLE]}")
-        headers = properties.get("application_headers") or {}
-        kind = properties.get("content_type")
-        if kind != _JSON and kind is not None:
-            media = str(kind).split(";", 1)[0].strip().lower()
-            if media == _CLOUDEVENT:
-                return self._cloudevent(body, properties, headers, redelivered, shard)
-            if media and not media.endswith(("/json", "+json")):
-                return DeadLetter(f"the content type {_short(kind)} is not JSON")
-        encoding = properties.get("content_encoding")
-        if encoding and str(encoding).lower() not in _CHARSETS:
-            return DeadLetter(f"the content encoding {_short(encoding)} is not understood")
-        parsed: Any = None
-        if "body:" in (self.id_from[:5], self.name_from[:5], self.key_from[:5]):
-            try:
-                parsed = orjson.loads(body)
-            except orjson.JSONDecodeError as error:
-                return DeadLetter(f"the body is not JSON: {error}")
-        message_id = self._find(self.id_from, body, properties, headers, routing_key, parsed)
-        name = self._find(self.name_from, body, properties, headers, routing_key, parsed)
-        key = self._find(self.key_from, body, properties, headers, routing_key, parsed)
-        if not isinstance(message_id, str) or not message_id:
-            return DeadLetter(_missing("id", self.id_from, message_id))
-        if not isinstance(name, str) or not name:
-            return DeadLetter(_missing("name", self.name_from, name))
-        if key is not None and not isinstance(key, str):
-            if isinstance(key, bool | dict | list | bytes):
-                return DeadLetter(f"the key ({self.key_from}) is {_short(key)}; it must be a text")
-            key = str(key)
-        if len(message_id) > _MAX_IDENTITY or len(name) > _MAX_IDENTITY:
-            return DeadLetter(f"its id or name is longer than {_MAX_IDENTITY} characters")
-        if key is not None and len(key) > _MAX_IDENTITY:
-            return DeadLetter(f"its key is longer than {_MAX_IDENTITY} characters")
+        try:
+            self._check_transport(body, properties)
+            headers = properties.get("application_headers") or {}
+            if _media_type(properties) == _CLOUDEVENT:
+                read = self._read_cloudevent(body, headers)
+            else:
+                read = self._read_plain(body, properties, headers, routing_key)
+            _check_identity(read)
+        except _Bad as bad:
+            return DeadLetter(str(bad))
+        message_id, name, key, payload, moment = read
         if not key or key == message_id:
             key = None
-        return Message(message_id, name, key, body, headers, properties, redelivered, shard)
+        message = Message(message_id, name, key, payload, headers, properties, redelivered, shard)
+        message.time = moment
+        return message
 
-    def _find(  # noqa: PLR0913 - every place where an identity can lie
+    def _check_transport(self, body: bytes, properties: Mapping[str, Any]) -> None:
+        """Refuse what must not even be looked into."""
+        if len(body) > self.max_bytes:
+            raise _Bad(f"the body has {len(body)} bytes; at most {self.max_bytes} are taken")
+        if UNDECODABLE in properties:
+            raise _Bad(f"its AMQP properties cannot be decoded: {properties[UNDECODABLE]}")
+        media = _media_type(properties)
+        if media and not media.endswith(("/json", "+json")):
+            raise _Bad(f"the content type {_short(properties['content_type'])} is not JSON")
+        encoding = properties.get("content_encoding")
+        if encoding and str(encoding).lower() not in _CHARSETS:
+            raise _Bad(f"the content encoding {_short(encoding)} is not understood")
+
+    def _read_plain(
         self,
-        where: str,
         body: bytes,
         properties: Mapping[str, Any],
         headers: Mapping[str, Any],
         routing_key: str,
-        parsed: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        place, _, name = where.partition(":")
-        if place == "property":
-            return properties.get(name)
-        if place == "header":
-            return headers.get(name) if isinstance(headers, dict) else None
-        if where == "routing-key":
-            return routing_key
-        if where == "body-hash":
-            return blake2b(body, digest_size=16).hexdigest()
-        value = parsed
-        for step in name.split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    ) -> _Read:
+        """Find the identity where the settings say that it lies."""
 
-    def _cloudevent(
-        self,
-        body: bytes,
-        properties: Mapping[str, Any],
-        headers: Mapping[str, Any],
-        redelivered: bool,  # noqa: FBT001
-        shard: int,
-    ) -> Message | DeadLetter:
+        def find(where: str) -> Any:  # noqa: ANN401
+            place, _, name = where.partition(":")
+            if place == "property":
+                return properties.get(name)
+            if place == "header":
+                return headers.get(name)
+            if where == "routing-key":
+                return routing_key
+            if where == "body-hash":
+                return blake2b(body, digest_size=16).hexdigest()
+            return _dig(body, name)
+
+        message_id, name, key = find(self.id_from), find(self.name_from), find(self.key_from)
+        if not isinstance(message_id, str) or not message_id:
+            raise _Bad(_missing("id", self.id_from, message_id))
+        if not isinstance(name, str) or not name:
+            raise _Bad(_missing("name", self.name_from, name))
+        if key is not None and not isinstance(key, str):
+            if not isinstance(key, int | float | Decimal) or isinstance(key, bool):
+                raise _Bad(f"the key ({self.key_from}) is {_short(key)}; it must be a text")
+            key = str(key)
+        return _Read(message_id, name, key, body)
+
+    def _read_cloudevent(self, body: bytes, headers: Mapping[str, Any]) -> _Read:
         try:
             event = _cloudevent_decoder.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            return DeadLetter(f"not a CloudEvent in structured mode: {error}")
+            raise _Bad(f"not a CloudEvent in structured mode: {error}") from None
         if event.specversion != "1.0":
-            return DeadLetter(f"CloudEvents {_short(event.specversion)} is not understood; 1.0 is")
+            raise _Bad(f"CloudEvents {_short(event.specversion)} is not understood; 1.0 is")
         if not event.id or not event.type:
-            return DeadLetter("a CloudEvent needs an id and a type that are not empty")
-        if max(len(event.id), len(event.type), len(event.partitionkey or "")) > _MAX_IDENTITY:
-            return DeadLetter(f"its id, type or key is longer than {_MAX_IDENTITY} characters")
+            raise _Bad("a CloudEvent needs an id and a type that are not empty")
         payload = bytes(event.data) if event.data_base64 is None else event.data_base64
         key = event.partitionkey or headers.get(KEY_HEADER)
-        key = key if isinstance(key, str) and key != event.id else None
-        message = Message(
-            event.id, event.type, key or None, payload, headers, properties, redelivered, shard
-        )
-        message.time = event.time
-        return message
+        key = key if isinstance(key, str) else None
+        return _Read(event.id, event.type, key, payload, event.time)
 
     def encode(  # noqa: PLR0913 - the facts of a message
         self,
@@ -246,6 +248,8 @@ class Codec:
         extra[KEY_HEADER] = message_id if key is None else key
         if causation_id:
             extra[CAUSATION_HEADER] = causation_id
+        if timestamp is not None and timestamp != time_of_id(message_id):
+            extra[TIMESTAMP_HEADER] = timestamp.isoformat()  # the property has whole seconds
         content_type = _JSON
         if self.event_format == "cloudevents":
             content_type = _CLOUDEVENT
@@ -301,6 +305,30 @@ class Codec:
         if key is not None:
             envelope["partitionkey"] = key
         return to_json(envelope)
+
+
+def _media_type(properties: Mapping[str, Any]) -> str:
+    kind = properties.get("content_type")
+    if kind is None or kind == _JSON:
+        return _JSON
+    return str(kind).split(";", 1)[0].strip().lower()
+
+
+def _dig(body: bytes, path: str) -> Any:  # noqa: ANN401
+    """Return what lies at ``path`` in the body; None where nothing does."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _Bad(f"the body is not JSON: {error}") from None
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_identity(read: _Read) -> None:
+    """Bound what becomes log fields, lanes and store keys."""
+    if max(len(read.id), len(read.name), len(read.key or "")) > _MAX_IDENTITY:
+        raise _Bad(f"its id, name or key is longer than {_MAX_IDENTITY} characters")
 
 
 def _missing(what: str, where: str, found: object) -> str:

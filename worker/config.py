@@ -1,8 +1,8 @@
 """Settings: every option of a service in one frozen dataclass, and where each was set.
 
-Sources, the first that says something wins: the command line, the environment
-(``QWORKER_…``), ``[tool.qworker]`` in pyproject.toml or ``qworker.toml``, ``App(...)``, the default.
-All mistakes are told at once, each with its source; an unknown key is a mistake too.
+Sources, the first that says something wins: the command line, the environment (``QWORKER_…``),
+``[tool.qworker]`` in pyproject.toml or ``qworker.toml``, ``App(...)``, the default. All mistakes
+are told at once, each with its source; an unknown key is a mistake too.
 """
 
 from __future__ import annotations
@@ -65,14 +65,10 @@ class Settings:
         shown="the broker's own file, or redis://localhost:6379/0",
     )
     shards: int = _option(1, "ordered shards of this service", low=1, high=_MAX_SHARDS)
-    processes: int = _option(
-        0, "handler processes", low=0, high=256, shown="min(cores, shards)"
-    )
+    processes: int = _option(0, "handler processes", low=0, high=256, shown="min(cores, shards)")
     concurrency: int = _option(16, "handlers running at once in one process", low=1, high=1024)
     prefetch: int = _option(256, "unacknowledged messages a shard", low=1, high=65535)
-    single_active: bool = _option(
-        False, "the whole service is consumed by one process at a time"
-    )
+    single_active: bool = _option(False, "the whole service is consumed by one process at a time")
     drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)
     handlers: tuple[str, ...] = _option((), "run only these handlers")
     burst: bool = _option(False, "exit 0 as soon as every queue of the service is empty")
@@ -125,12 +121,12 @@ class Settings:
         "plain", "how events are published", choices=("plain", "cloudevents")
     )
     id_from: str = _option(
-        "property:message_id", "where foreign publishers put the id: property:, header:, body:, "
-        "or body-hash"
+        "property:message_id",
+        "where foreign publishers put the id: property:, header:, body:, or body-hash",
     )
     name_from: str = _option(
-        "property:type", "where foreign publishers put the name: property:, header:, body:, "
-        "or routing-key"
+        "property:type",
+        "where foreign publishers put the name: property:, header:, body:, or routing-key",
     )
     key_from: str = _option(
         "header:qw-key", "where foreign publishers put the key: property:, header:, body:"
@@ -188,7 +184,8 @@ def load_settings(
     settings = Settings()
     for name, (value, source) in merged.items():
         try:
-            settings = replace(settings, **{name: _convert(FIELDS[name], value)})
+            changed: dict[str, Any] = {name: _convert(FIELDS[name], value)}
+            settings = replace(settings, **changed)
         except ValueError as error:
             mistakes.append(f"{_told(name, source)}: {error}")
     mistakes.extend(_conflicts(settings, {name: source for name, (_, source) in merged.items()}))
@@ -282,10 +279,10 @@ def _boolean(value: object) -> bool:
     raise ValueError(f"{value!r} is neither true nor false")
 
 
-def _number(value: object, kind: type[int] | type[float]) -> int | float:
+def _number(value: object, kind: type[int | float]) -> int | float:
     wanted = "a whole number" if kind is int else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not {wanted}")  # noqa: TRY004 - gathered with the others
+        raise ValueError(f"{value!r} is not {wanted}")
     try:
         return kind(value)
     except (ValueError, OverflowError):

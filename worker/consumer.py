@@ -24,7 +24,7 @@ import selectors
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from enum import Enum
 from random import Random
 from time import monotonic
@@ -37,7 +37,7 @@ from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
 from worker.errors import BrokerUnreachable, ConfigurationError, DedupUnavailable
-from worker.executor import Delivery, Executor, Task
+from worker.executor import Delivery, Executor
 from worker.fate import Fate
 from worker.intake import Intake
 from worker.link import Link
@@ -47,6 +47,8 @@ from worker.telemetry import Counters, HandlerStuck, SecondEffect
 from worker.timers import Timers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
@@ -127,7 +129,7 @@ class Consumer:
         Raises Unreachable where a server does not answer, ConfigurationError where something is
         set wrong, or where the app's lifespan raises.
         """
-        settings, app, clock, random = self.settings, self.app, self._clock, Random()  # noqa: S311 - spreads retries, guards nothing
+        settings, app, clock, random = self.settings, self.app, self._clock, Random()
         telemetry, counters, timers = self._telemetry, self.counters, self._timers
         topology = app.topology(settings)
         if self._store is None:
@@ -140,18 +142,48 @@ class Consumer:
         parking = Parking(self._store, app.name)
         parking.load()
         name = f"qworker {app.name} {os.getpid()}"
-        link = Link(settings, topology, self._shards, name, telemetry, random)
+        link = Link(
+            settings,
+            topology=topology,
+            shards=self._shards,
+            name=name,
+            telemetry=telemetry,
+            random=random,
+        )
         link.open()
         detour = Detour(
-            app.name, link, dialogue, parking, telemetry, counters, self._settled, timers.later
+            service=app.name,
+            link=link,
+            dialogue=dialogue,
+            parking=parking,
+            telemetry=telemetry,
+            counters=counters,
+            settled=self._settled,
+            later=timers.later,
         )
-        kinds = {handler.is_async for handler in app.handlers.values()}
         dispatcher = Dispatcher(
-            settings, executor, dialogue, detour, parking, timers, telemetry, counters,
-            self._settled, self._wake, kinds,
-        )  # fmt: skip
+            settings=settings,
+            executor=executor,
+            dialogue=dialogue,
+            detour=detour,
+            parking=parking,
+            timers=timers,
+            telemetry=telemetry,
+            counters=counters,
+            settled=self._settled,
+            wake=self._wake,
+            kinds={handler.is_async for handler in app.handlers.values()},
+        )
         self._fate = Fate(
-            executor, dispatcher, dialogue, detour, parking, link, telemetry, counters, clock
+            executor=executor,
+            dispatcher=dispatcher,
+            dialogue=dialogue,
+            detour=detour,
+            parking=parking,
+            link=link,
+            telemetry=telemetry,
+            counters=counters,
+            clock=clock,
         )
         self._executor, self._intake = executor, Intake(app, codec)
         self._dialogue, self._parking, self._detour = dialogue, parking, detour
@@ -262,16 +294,12 @@ class Consumer:
         """Wake the loop; any thread may call it, and most calls cost one comparison."""
         if self._sleeping:
             self._sleeping = False
-            try:
+            with suppress(OSError):  # the pipe is full: it is awake; or closed: it has ended
                 os.write(self._wake_out, b"\0")
-            except OSError:
-                pass  # the pipe is full: it is awake; or closed: it has ended
 
     def _empty_pipe(self) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            pass
 
     def _gather(self) -> int:
         """Step 2: take deliveries off the broker and put their tasks into lanes."""
@@ -372,10 +400,8 @@ class Consumer:
     def _watch_link(self) -> None:
         """Wait on the descriptors of the link that there is now."""
         for number in self._link_filenos:
-            try:
+            with suppress(KeyError, ValueError, OSError):  # it may have gone with its connection
                 self._selector.unregister(number)
-            except (KeyError, ValueError, OSError):
-                pass  # the descriptor went with its connection
         self._link_filenos = self._link.filenos()
         for number in self._link_filenos:
             self._selector.register(number, selectors.EVENT_READ, None)
@@ -399,10 +425,8 @@ class Consumer:
         stuck = self._dispatcher.stuck
         running = self._dispatcher.out - stuck
         if not running and not self._dialogue.busy and not self._detour.under_way:
-            try:
+            with suppress(BrokerUnreachable):  # what is not acknowledged comes again, a duplicate
                 self.counters.acked += self._link.settle(everything=True)
-            except BrokerUnreachable:
-                pass  # what was not acknowledged comes again, as a duplicate
             self._finish = Finish.STUCK if stuck else self._ending
         elif now >= deadline:
             self._finish = Finish.STUCK if stuck else Finish.ABANDONED

@@ -1,12 +1,12 @@
 """Messages that go elsewhere before their delivery is settled: step 6 of the tick.
 
-Children of a handler, dead letters, parked messages and retries that leave the process are published
-with a confirm first; only then is the task recorded, or the delivery acknowledged. A crash in
-between publishes again: under the same id, so that whoever receives it drops the second.
+Children of a handler, dead letters, parked messages and retries that leave the process are
+published with a confirm first; only then is the task recorded, or the delivery acknowledged. A
+crash in between publishes again: under the same id, so that whoever receives it drops the second.
 
 A message that the broker refuses is tried again and again, with the delivery unacknowledged: it
-is never dropped. A child that nobody would receive (a command whose recipient was never started) is
-tried as often as the handler's retry policy says, then its parent is dead-lettered.
+is never dropped. A child that nobody would receive (a command whose recipient was never started)
+is tried as often as the handler's retry policy says, then its parent is dead-lettered.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Detour:
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
         self,
+        *,
         service: str,
         link: Link,
         dialogue: Dialogue,
@@ -190,7 +191,11 @@ class Detour:
         delivery = task.delivery
         queue = self._link.declare_retry(self._service, delay)
         message = redirect(
-            delivery.arrival, task.message.id, queue, delivery.channel.queue, {}
+            delivery.arrival,
+            task.message.id,
+            exchange=queue,
+            routing_key=delivery.channel.queue,
+            facts={},
         )
         self._dialogue.release(task, refund=False)
         self._insist(message, lambda: self._settled(delivery))
@@ -216,4 +221,4 @@ class Detour:
 
 
 def _pause(attempt: int) -> float:
-    return min(_AGAIN * 2 ** (attempt - 1), _LONGEST_AGAIN)
+    return min(_AGAIN * 2.0 ** min(attempt - 1, 10), _LONGEST_AGAIN)

@@ -48,6 +48,7 @@ class Dispatcher:
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
         self,
+        *,
         settings: Settings,
         executor: Executor,
         dialogue: Dialogue,
@@ -80,6 +81,7 @@ class Dispatcher:
         self.breakers: dict[str, Breaker] = {}
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
+        self._probes: dict[str, Run[Task]] = {}
         self._solo: Run[Task] | None = None
         self._suspects: deque[tuple[Task, Lane[Task]]] = deque()
         self._executions = 0
@@ -130,11 +132,8 @@ class Dispatcher:
             for run in self.lanes.take(room, longest):
                 self._claim(run)
         for name, breaker in self.breakers.items():
-            if breaker.is_open and not breaker.probing and now >= breaker.next_probe:
-                probe = self.lanes.take_probe(name)
-                if probe is not None:
-                    breaker.probing = True
-                    self._claim(probe)
+            if breaker.is_open:
+                self._probe(name, breaker, now)
 
     def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> None:
         """Act on the answers to claims: what is fresh goes to a pool."""
@@ -234,6 +233,18 @@ class Dispatcher:
         self.in_flight += len(run.tasks)
         self._dialogue.claim(run, solo=solo)
 
+    def _probe(self, name: str, breaker: Breaker, now: float) -> None:
+        """Claim one task of a handler with an outage, when it is time to."""
+        if breaker.probing and self._probes.get(name) not in self.out:
+            breaker.probing = False  # it came back without telling: a duplicate, say
+        if breaker.probing or now < breaker.next_probe:
+            return
+        probe = self.lanes.take_probe(name)
+        if probe is not None:
+            breaker.probing = True
+            self._probes[name] = probe
+            self._claim(probe)
+
     def _take_suspect(self) -> None:
         while self._suspects:
             task, lane = self._suspects.popleft()
@@ -246,7 +257,7 @@ class Dispatcher:
                 self._claim(run, solo=True)
                 return
 
-    def _sort(
+    def _sort(  # noqa: C901 - one case for each answer
         self, run: Run[Task], verdicts: list[Verdict], now: float
     ) -> tuple[list[Task], list[Task]]:
         """Return what of a claimed run may run now, and what must go back to its lane."""

@@ -77,15 +77,17 @@ class PublishRefused(PublishError):
 
 
 class ConfirmTimeout(PublishError):
-    """The broker did not confirm in time. The message may or may not be stored: publish it
-    again with the same id, the consumer's memory of ids makes that harmless."""
+    """The broker did not confirm in time: the message may or may not be stored.
+
+    Publish it again with the same id; the consumer's memory of ids makes that harmless.
+    """
 
 
 class StoreCorrupt(QworkerError):
     """The dedup store answered something that its protocol does not know."""
 
 
-class HandlerSignal(Exception):  # noqa: N818 - a signal to the runtime, not an error
+class HandlerSignal(Exception):
     """Base of what a handler raises to steer the runtime."""
 
 

@@ -110,7 +110,7 @@ class Executor:
 
     def __init__(self, app: App, codec: Codec, state: Any, random: Random | None = None) -> None:  # noqa: ANN401
         self._state = state
-        self._random = random or Random()  # noqa: S311 - spreads retries, guards nothing
+        self._random = random or Random()
         self._encode = codec.child
         self._logger = logging.LoggerAdapter(logging.getLogger(f"worker.handler.{app.name}"), {})
         self._calls: dict[str, Callable[[Context], Any]] = {
@@ -180,7 +180,7 @@ class Executor:
             case Reject():
                 return DeadLetter(f"rejected by the handler: {error.reason}"[:_MAX_REASON])
             case TimeoutError() if task.is_async and task.handler.timeout is not None:
-                text = f"{type(error).__name__}: {error or f'over {task.handler.timeout} s'}"
+                text = f"TimeoutError: {str(error) or f'over its {task.handler.timeout} s'}"
             case _:
                 text = f"{type(error).__name__}: {error}"
         reason = text[:_MAX_REASON]
@@ -197,7 +197,10 @@ class Executor:
             wait = error.delay
         if not isinstance(error, Retry):
             self._logger.warning(
-                "%s failed at attempt %d", task.handler.full_name, task.attempt, exc_info=error,
+                "%s failed at attempt %d",
+                task.handler.full_name,
+                task.attempt,
+                exc_info=error,
                 extra={"message_id": task.message.id, "handler": task.handler_name},
             )
         return RetryLater(wait, reason)
@@ -216,13 +219,13 @@ def _call(handler: Handler) -> Callable[[Context], Any]:
         return call_async
 
     def call(context: Context) -> None:
-        if handler.takes_context:
-            result = target(context.event, context)
-        else:
-            result = target(context.event)
+        event = context.event
+        result = target(event, context) if handler.takes_context else target(event)
         if asyncio.iscoroutine(result):
             result.close()
-            raise TypeError(f"{handler.full_name} is a plain function that returned a coroutine;"
-                            " make it 'async def'")
+            raise TypeError(
+                f"{handler.full_name} is a plain function that returned a coroutine;"
+                " make it 'async def'"
+            )
 
     return call

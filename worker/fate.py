@@ -47,6 +47,7 @@ class Fate:
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
         self,
+        *,
         executor: Executor,
         dispatcher: Dispatcher,
         dialogue: Dialogue,
@@ -106,9 +107,7 @@ class Fate:
             seconds = round(self._clock() - opened_at, 3)
             self._telemetry.emit(OutageEnded(task.handler_name, seconds))
 
-    def _failed(
-        self, task: Task, last: DeadLetter, delay: float | None, lane: Lane[Task]
-    ) -> bool:
+    def _failed(self, task: Task, last: DeadLetter, delay: float | None, lane: Lane[Task]) -> bool:
         """A handler failed: an outage, another attempt after ``delay``, or the end (None)."""
         name, channel, now = task.handler_name, task.delivery.channel, self._clock()
         breaker = self._dispatcher.breaker(name)

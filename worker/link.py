@@ -8,6 +8,7 @@ the link broke is sent again on the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import BrokerUnreachable, PublishError
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from worker.transport.inbound import ShardChannel
 
 _RECONNECT = RetryPolicy(attempts=2**31, first_wait=0.1, max_wait=5.0, jitter=0.3)
-_CONNECT_TIMEOUT = 4.0
+#: Shorter than a claim lives: while it connects, the loop renews nothing.
+_CONNECT_TIMEOUT = 2.0
 
 Then = Callable[[PublishError | None], None]
 
@@ -41,6 +43,7 @@ class Link:
     def __init__(  # noqa: PLR0913 - what a link is made of
         self,
         settings: Settings,
+        *,
         topology: Topology,
         shards: Iterable[int],
         name: str,
@@ -143,19 +146,12 @@ class Link:
         self._telemetry.emit(BrokerLost(str(error)))
         self._lost_at = now
         self.next_try = now
-        if self._outbound is not None:
-            self._unsent = self._outbound.unconfirmed()
-        self._forget()
-
-    def _forget(self) -> None:
         inbound, outbound = self._inbound, self._outbound
         self._inbound = self._outbound = None
-        if inbound is not None:
-            for shard in inbound.shards:
-                shard.closed = True
-            inbound.close()
+        inbound.abandon()
         if outbound is not None:
-            outbound.close()
+            self._unsent = outbound.unconfirmed()
+            outbound.abandon()
 
     def filenos(self) -> list[int]:
         """Return the descriptors to wait on; none where the broker is polled."""
@@ -231,16 +227,20 @@ class Link:
             return {}
         queues = [s.queue for s in self._inbound.shards if not s.closed] + list(self._retry_queues)
         outbound = self._outbound
-        return {
-            queue: outbound.call(
-                lambda channel, name=queue: channel.queue_declare(name, passive=True)
-            ).message_count
-            for queue in queues
-        }
+        return {queue: outbound.call(partial(_depth, queue)) for queue in queues}
 
     def close(self) -> None:
         """Give back what is not acknowledged, in order, and disconnect. Never raises."""
-        self._forget()
+        inbound, outbound = self._inbound, self._outbound
+        self._inbound = self._outbound = None
+        if inbound is not None:
+            inbound.close()
+        if outbound is not None:
+            outbound.close()
+
+
+def _depth(queue: str, channel: Any) -> int:  # noqa: ANN401
+    return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 def _declare_retry(channel: Any, queue: Any) -> None:  # noqa: ANN401

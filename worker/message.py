@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
@@ -21,6 +23,8 @@ _MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need 
 
 #: Header that carries what orders a message.
 KEY_HEADER = "qw-key"
+#: Header that carries the time of an event where neither its id nor the property can.
+TIMESTAMP_HEADER = "qw-timestamp"
 #: The one property of a message whose AMQP properties could not be decoded; its value says why.
 #: No publisher can set it: AMQP has a fixed list of properties.
 UNDECODABLE = "qw-undecodable"
@@ -44,11 +48,15 @@ def check_name(name: object, what: str) -> str:
     """Return ``name`` if it can be a routing key; raise ConfigurationError else."""
     if not isinstance(name, str) or not name or len(name.encode()) > _MAX_NAME:
         raise ConfigurationError(
-            f"{what}: {name!r} cannot be a name: use 1 to {_MAX_NAME} bytes such as 'user.deposited'"
+            f"{what}: {name!r} cannot be a name; use 1 to {_MAX_NAME} bytes, as 'user.deposited'"
         )
     if any(c in "#*\0" or c.isspace() for c in name):
         raise ConfigurationError(f"{what}: {name!r} holds white space, '*', '#' or NUL")
     return name
+
+
+#: Stands for "take it from the id" until an event is made.
+_UNSET = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +66,7 @@ class _Published:
     #: Unique, and in time order: UUIDv7 text.
     event_id: str = ""
     #: When it happened: aware, UTC.
-    timestamp: datetime = None  # type: ignore[assignment] # filled in by __new__'s defaults below
+    timestamp: datetime = _UNSET
 
     #: The class's name on the wire.
     name: ClassVar[str] = ""
@@ -68,7 +76,7 @@ class _Published:
         """Fill in id and time from one reading of the clock."""
         if not self.event_id:
             object.__setattr__(self, "event_id", new_id())
-        if self.timestamp is None:
+        if self.timestamp is _UNSET:
             moment = time_of_id(self.event_id) or datetime.now(UTC)
             object.__setattr__(self, "timestamp", moment)
         elif self.timestamp.tzinfo is None:
@@ -79,7 +87,7 @@ def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySou
     """Make ``cls`` a frozen keyword-only dataclass and note its schema."""
     what = f"class {cls.__qualname__}"
     for reserved in _RESERVED:
-        if reserved in cls.__dict__.get("__annotations__", {}):
+        if reserved in inspect.get_annotations(cls):
             raise ConfigurationError(
                 f"{what}: the field {reserved!r} is the base class's own; choose another name"
             )
@@ -187,6 +195,11 @@ class Message:
         """When it was published: to the millisecond where the id is a UUIDv7 that agrees."""
         if self.time is not None:
             return self.time
+        told = self.headers.get(TIMESTAMP_HEADER)
+        if isinstance(told, str):
+            with suppress(ValueError):
+                given = datetime.fromisoformat(told)
+                return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
         stamp = self.properties.get("timestamp")
         if stamp is None:
             return time_of_id(self.id)

@@ -1,10 +1,11 @@
 """Parked keys: a key whose message could not be handled waits, with all its successors.
 
-A parked message lies in the queue ``NAME.parked``, its key and the number of parked messages in the
-dedup store, which is as durable as the ids. ``dlq replay --key`` sends the parked messages back to
-the shard they came from, in order, with the header :data:`UNPARKED`, and after the last one a
-marker of the name :data:`MARKER`. All of it passes through the one lane of the key, so at the marker
-everything before it was handled; where nothing was parked in between, the key is set free.
+A parked message lies in the queue ``NAME.parked``, its key and the number of parked messages in
+the dedup store, which is as durable as the ids. ``dlq replay --key`` sends the parked messages
+back to the shard they came from, in order, with the header :data:`UNPARKED`, and after the last
+one a marker of the name :data:`MARKER`. All of it passes through the one lane of the key, so at
+the marker everything before it was handled; where nothing was parked in between, the key is set
+free.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Decoder = Callable[["Message"], Any]
 
 
-class Unfit(Exception):  # noqa: N818 - becomes the reason of a dead letter
+class Unfit(Exception):
     """The payload does not fit the type. The text says which field, and why."""
 
 

@@ -8,7 +8,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from worker.errors import BrokerUnreachable, ConfirmTimeout, PublishError
 from worker.topology import declare_exchange, public_exchanges
@@ -72,7 +72,7 @@ class Publisher:
             self._depth -= 1
             self._lock.release()
 
-    def publish(  # noqa: PLR0913 - what a message may carry
+    def publish(
         self,
         event: Event | Command,
         *,
@@ -139,21 +139,22 @@ class Publisher:
             elif self._outbound.outstanding > until:
                 if monotonic() > deadline:
                     self._give_up()
-                number = self._outbound.fileno() if self._outbound is not None else None
-                if number is not None:
+                if self._outbound is None:
+                    return
+                if (number := self._outbound.fileno()) is not None:
                     select.select([number], [], [], 0.1)
 
     def _reconnect(self) -> None:
         assert self._outbound is not None  # noqa: S101 - only a connection can be lost
         unsent = self._outbound.unconfirmed()
-        self._outbound.close()
+        self._outbound.abandon()
         self._outbound = None
         self._outbound = self._connect(unsent)
 
     def _give_up(self) -> None:
         assert self._outbound is not None  # noqa: S101 - the caller looked
         lost = self._outbound.unconfirmed()
-        self._outbound.close()
+        self._outbound.abandon()
         self._outbound = None
         ids = ", ".join(item.message_id for item in lost[:3]) + (", …" if lost[3:] else "")
         self._refused.append(
@@ -165,14 +166,13 @@ class Publisher:
         )
 
     def _connect(self, unsent: list[Outgoing]) -> Outbound:
-        for attempt in Retrying(
+        retrying = Retrying(
             retry=retry_if_exception_type(BrokerUnreachable),
-            wait=wait_exponential_jitter(initial=0.05, max=_SLOWEST_RECONNECT),
+            wait=wait_random_exponential(multiplier=0.1, max=_SLOWEST_RECONNECT),
             stop=stop_after_delay(self._settings.connect_timeout),
             reraise=True,
-        ):
-            with attempt:
-                outbound = self._open()
+        )
+        outbound = retrying(self._open)
         outbound.send(unsent)
         return outbound
 

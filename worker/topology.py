@@ -140,11 +140,12 @@ def public_exchanges(settings: Settings) -> list[Exchange]:
     ]
 
 
-def plan(
+def plan(  # noqa: PLR0913 - what a topology follows from
     service: str,
     patterns: Iterable[tuple[str, bool]],
     bindings: Iterable[Binding],
     settings: Settings,
+    *,
     able: Capabilities,
     generation: int = 1,
 ) -> Topology:
@@ -174,9 +175,7 @@ def plan(
         binds.append(Bind(commands, front, service, to_queue=False))
     for binding in bindings:
         exchanges.append(Exchange(binding.exchange, binding.type, binding.durable))
-        binds.append(
-            Bind(binding.exchange, front, binding.routing_key, False, binding.arguments)
-        )
+        binds.append(Bind(binding.exchange, front, binding.routing_key, False, binding.arguments))
     unique = {exchange.name: exchange for exchange in exchanges}
     return Topology(
         prefix, generation, tuple(unique.values()), tuple(queues), tuple(binds), events, commands
@@ -249,11 +248,13 @@ def declare(channel: Any, topology: Topology) -> None:  # noqa: ANN401
         declare_queue(channel, queue)
     for bind in topology.binds:
         if bind.to_queue:
-            channel.queue_bind(bind.target, bind.source, bind.routing_key,
-                               arguments=dict(bind.arguments))
+            channel.queue_bind(
+                bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
+            )
         else:
-            channel.exchange_bind(bind.target, bind.source, bind.routing_key,
-                                  arguments=dict(bind.arguments))
+            channel.exchange_bind(
+                bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
+            )
 
 
 def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
@@ -276,7 +277,8 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
             raise
         raise ConfigurationError(
             "the broker has no exchange of type x-consistent-hash, which shards need: run"
-            f" 'rabbitmq-plugins enable rabbitmq_consistent_hash_exchange', or use 1 shard ({error})"
+            " 'rabbitmq-plugins enable rabbitmq_consistent_hash_exchange', or use 1 shard"
+            f" ({error})"
         ) from None
 
 

@@ -56,7 +56,7 @@ class ClusterOfOne(Redis):
         with redis.Redis(port=self.port) as client:
             if client.cluster("info")["cluster_slots_assigned"] == "0":
                 client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            return client.cluster("info")["cluster_state"] == "ok"
+            return bool(client.cluster("info")["cluster_state"] == "ok")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,6 @@ def test_a_reload_takes_over_where_a_process_dies_meanwhile(service: Supervised)
 
 
 def test_a_reload_survives_the_death_of_a_successor(service: Supervised) -> None:
-    service.behave(boot="hang")
-    service.start()
-    service.end()
-    service.behave()
     service.start_ready()
     before = service.processes()
     seen = service.pids_seen()
@@ -127,6 +124,22 @@ def test_a_second_reload_while_the_first_boots_gets_the_latest_code(service: Sup
     assert not is_alive(hanging)
 
 
+def test_a_reload_does_not_forget_that_another_process_was_asked_for(service: Supervised) -> None:
+    service.start_ready(shards=4, processes=2)
+    before = service.processes()
+    seen = service.pids_seen()
+
+    service.behave(boot="hang")
+    service.signal(signal.SIGTTIN)
+    until(lambda: service.pids_seen() - seen)
+    service.behave()
+    service.signal(signal.SIGHUP)
+
+    until(lambda: len(service.processes()) == 3 and service.status()["state"] == "running", 20)
+    assert not service.processes().items() & before.items()
+    assert overlaps(service.journal()) == []
+
+
 def test_a_drain_in_the_middle_of_a_reload_ends_everything(service: Supervised) -> None:
     service.behave(drain_takes=1)
     service.start_ready()
@@ -148,25 +161,25 @@ def test_one_more_process_and_one_fewer(service: Supervised) -> None:
     dealt = [entry.about for entry in service.journal("consume")[-3:]]
     assert sorted(dealt) == [[0, 3], [1], [2]]
 
-    for number in (2, 1):
-        service.signal(signal.SIGTTOU)
-        until(
-            lambda number=number: len(service.processes()) == number
-            and service.status()["state"] == "running",
-            20,
-        )
+    service.signal(signal.SIGTTOU)
+    until(lambda: len(service.processes()) == 2 and service.status()["state"] == "running", 20)
+    service.signal(signal.SIGTTOU)
+    until(lambda: len(service.processes()) == 1 and service.status()["state"] == "running", 20)
     assert service.journal("consume")[-1].about == [0, 1, 2, 3]
     assert overlaps(service.journal()) == []
-    assert set(e.about for e in service.journal("close")) == {"DRAINED"}
+    assert {entry.about for entry in service.journal("close")} == {"DRAINED"}
+
+
+def heard(service: Supervised, number: int) -> bool:
+    return service.log.count("got SIGTTIN") == number
 
 
 def test_several_signals_add_up(service: Supervised) -> None:
     service.start_ready(shards=4, processes=1)
 
-    for _ in range(3):
-        before = service.log.count("got SIGTTIN")
+    for number in range(1, 4):
         service.signal(signal.SIGTTIN)
-        until(lambda before=before: service.log.count("got SIGTTIN") > before)
+        until(partial(heard, service, number))
 
     until(lambda: len(service.processes()) == 4, 20)
 
@@ -186,11 +199,14 @@ def test_the_number_of_processes_has_limits(service: Supervised) -> None:
     assert before.keys() == {0, 1}
 
 
-def test_processes_that_do_not_boot_leave_their_number_as_it_was(service: Supervised) -> None:
+@pytest.mark.parametrize("only", [0, 2])
+def test_processes_that_do_not_boot_leave_their_number_as_it_was(
+    service: Supervised, only: int
+) -> None:
     service.start_ready(shards=4, processes=2)
     before = service.processes()
 
-    service.behave(boot="wrong")
+    service.behave(only=only, boot="wrong")
     service.signal(signal.SIGTTIN)
 
     until(lambda: "the processes that run go on as they are" in service.log)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from waiting import until
@@ -45,13 +46,13 @@ class Supervised:
         self._process: subprocess.Popen[bytes] | None = None
         self.behave()
 
-    def behave(self, **behaviour: Any) -> None:
+    def behave(self, **behaviour: object) -> None:
         """Tell every process, those to come and those that run, how to behave."""
         fresh = self.folder / "behaviour.new"
         fresh.write_text(json.dumps(behaviour))
         fresh.replace(self.folder / "behaviour.json")
 
-    def start(self, environ: Mapping[str, str] | None = None, **terms: Any) -> None:
+    def start(self, environ: Mapping[str, str] | None = None, **terms: object) -> None:
         """Start the supervisor; ``terms`` are settings of the service."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -69,7 +70,7 @@ class Supervised:
                 process_group=0,
             )
 
-    def start_ready(self, environ: Mapping[str, str] | None = None, **terms: Any) -> None:
+    def start_ready(self, environ: Mapping[str, str] | None = None, **terms: object) -> None:
         """Start the supervisor and wait until every process consumes."""
         self.start(environ, **terms)
         until(lambda: self.status().get("ready"), 30, "every process is ready")
@@ -159,7 +160,7 @@ def overlaps(journal: list[Entry]) -> list[tuple[int, int, int]]:
     found = []
     for shard, held in spans.items():
         held.sort()
-        for (_, end, first), (begin, _, second) in zip(held, held[1:], strict=False):
+        for (_, end, first), (begin, _, second) in pairwise(held):
             if begin < end:
                 found.append((shard, first, second))
     return found

@@ -2,7 +2,7 @@
 
 ``boot``, ``open``: ``ok``, ``crash``, ``hang``, ``wrong`` (a ConfigurationError), ``unreachable``.
 ``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``: seconds. ``busy``: not idle.
-``only``: the index of the process that the behaviour is meant for. ``terms``: settings that changed.
+``only``: the index of the process that the behaviour is meant for. ``terms``: changed settings.
 """
 
 import json
@@ -18,7 +18,8 @@ from typing import Any
 
 from worker.errors import BrokerUnreachable, ConfigurationError
 from worker.supervisor.child import Service, run_child
-from worker.supervisor.control import Boot, Terms
+from worker.supervisor.control import Boot, Channel, Terms
+from worker.supervisor.signals import Signals
 
 BEAT = 0.05
 
@@ -35,7 +36,7 @@ class Journal:
         self.index = index
         self._file = os.open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def write(self, what: str, about: Any = None) -> None:
+    def write(self, what: str, about: object = None) -> None:
         entry = {"at": time.monotonic(), "pid": os.getpid(), "index": self.index}
         os.write(self._file, json.dumps({**entry, "what": what, "about": about}).encode() + b"\n")
 
@@ -90,10 +91,10 @@ class StandIn:
         if self.on_beat is not None:
             self.on_beat()
 
-    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
+    def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         self._selector.register(fileobj, selectors.EVENT_READ, callback)
 
-    def unwatch(self, fileobj: Any) -> None:
+    def unwatch(self, fileobj: Channel | Signals) -> None:
         self._selector.unregister(fileobj)
 
     def drain(self, deadline: float) -> None:

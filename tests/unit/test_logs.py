@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,12 +22,10 @@ def record(message: str = "hello %s", *args: object, **extra: object) -> logging
 
 
 def raised(text: str) -> logging.LogRecord:
-    try:
-        raise RuntimeError(text)
-    except RuntimeError:
-        made = record("failed")
-        made.exc_info = sys.exc_info()
-        return made
+    made = record("failed")
+    error = RuntimeError(text)
+    made.exc_info = (type(error), error, None)
+    return made
 
 
 def as_json(made: logging.LogRecord, service: str = "bank") -> dict[str, object]:

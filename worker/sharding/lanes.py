@@ -1,14 +1,14 @@
 """Lanes: one FIFO a key, run one at a time. Pure.
 
 A task is a message at one handler. The lane of a key holds its tasks in the order of arrival; a
-keyless message is a lane of its own. ``take`` hands out *runs*: consecutive tasks of one lane, to be
-run one after the other by one thread. Until the run comes back by ``finish``, nothing else of that
-lane is handed out. So no two handlers of one key ever run at the same time in this process, and
-the tasks of one (key, handler) run in the order of arrival.
+keyless message is a lane of its own. ``take`` hands out *runs*: consecutive tasks of one lane, to
+be run one after the other by one thread. Until the run comes back by ``finish``, nothing else of
+that lane is handed out. So no two handlers of one key ever run at the same time in this process,
+and the tasks of one (key, handler) run in the order of arrival.
 
 A task that must run again *holds* its handler in its lane: it goes back to the front, and the
-lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler with an
-outage is *blocked* everywhere, but for one probe at a time.
+lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler with
+an outage is *blocked* everywhere, but for one probe at a time; here too other handlers go on.
 
 Lanes that are ready take turns, shard by shard, so that a busy shard or key never starves the
 others.
@@ -17,20 +17,22 @@ others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
 
 
 class Work(Protocol):
     """What a task must tell."""
 
-    #: The name of its handler.
     @property
-    def handler_name(self) -> str: ...
+    def handler_name(self) -> str:
+        """The name of its handler."""
 
-    #: Whether it runs in the event loop; a run is of one kind.
     @property
-    def is_async(self) -> bool: ...
+    def is_async(self) -> bool:
+        """Whether it runs in the event loop; a run is of one kind."""
 
 
 T = TypeVar("T", bound=Work)
@@ -74,7 +76,8 @@ class Lanes(Generic[T]):
         self._lanes: dict[Hashable, Lane[T]] = {}
         self._ready: dict[int, deque[Lane[T]]] = {}
         self._turns: deque[int] = deque()  # shards with ready lanes, in turn
-        self._blocked: dict[str, deque[Lane[T]]] = {}  # handler -> lanes that wait for it
+        self._blocked: dict[str, dict[Lane[T], None]] = {}  # handler -> lanes that wait for it
+        self._out: set[Lane[T]] = set()  # lanes whose run is out
         self.waiting = 0  # tasks in lanes, not handed out
 
     def __len__(self) -> int:
@@ -124,10 +127,15 @@ class Lanes(Generic[T]):
             else:
                 turns.popleft()
                 del ready[shard]
+            if lane.running:
+                continue  # one task of it was taken out of turn; finish brings it back
+            if lane.running:
+                continue  # taken out of turn meanwhile; finish queues it again
             tasks = self._pick(lane, min(room, longest))
             if not tasks:
                 continue  # all of it is held or blocked; resume or unblock brings it back
             lane.running = True
+            self._out.add(lane)
             room -= len(tasks)
             self.waiting -= len(tasks)
             runs.append(Run(lane, tasks))
@@ -139,6 +147,7 @@ class Lanes(Generic[T]):
             return None
         lane.tasks.remove(task)
         lane.running = True
+        self._out.add(lane)
         self.waiting -= 1
         return Run(lane, [task])
 
@@ -148,6 +157,7 @@ class Lanes(Generic[T]):
         lane.tasks.extendleft(reversed(rest))
         self.waiting += len(rest)
         lane.running = False
+        self._out.discard(lane)
         if lane.tasks:
             if not lane.queued:
                 self._queue(lane)
@@ -163,13 +173,12 @@ class Lanes(Generic[T]):
         lane.held.discard(handler)
         if lane.tasks and not lane.running and not lane.queued:
             self._queue(lane)
-        elif not lane.tasks and not lane.running and not lane.held and lane.key is not None:
-            if self._lanes.get(lane.key) is lane:
-                del self._lanes[lane.key]
+        elif not (lane.tasks or lane.running or lane.held) and self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]
 
     def block(self, handler: str) -> None:
         """Hand out nothing for ``handler`` but probes."""
-        self._blocked.setdefault(handler, deque())
+        self._blocked.setdefault(handler, {})
 
     def unblock(self, handler: str) -> None:
         """Hand out everything for ``handler`` again."""
@@ -181,14 +190,13 @@ class Lanes(Generic[T]):
         """Hand out one task of a blocked handler; None where none waits."""
         waiting = self._blocked.get(handler)
         while waiting:
-            lane = waiting.popleft()
+            lane = next(iter(waiting))
+            del waiting[lane]
             if lane.running or handler in lane.held:
                 continue  # it comes back by finish or resume
             for task in lane.tasks:
                 if task.handler_name == handler:
                     return self.take_one(task, lane)
-                if task.handler_name not in self._blocked:
-                    break
         return None
 
     def clear(self) -> int:
@@ -201,12 +209,11 @@ class Lanes(Generic[T]):
         self._turns.clear()
         for waiting in self._blocked.values():
             waiting.clear()
-        for key, lane in list(self._lanes.items()):
+        for lane in {*self._lanes.values(), *self._out}:  # keyless ones are known while they run
             lane.tasks.clear()
             lane.held.clear()
             lane.queued = False
-            if not lane.running:
-                del self._lanes[key]
+        self._lanes = {key: lane for key, lane in self._lanes.items() if lane.running}
         self.waiting = 0
         return dropped
 
@@ -222,6 +229,8 @@ class Lanes(Generic[T]):
     def _pick(self, lane: Lane[T], limit: int) -> list[T]:
         """Remove from ``lane`` the tasks of its next run."""
         tasks = lane.tasks
+        if not tasks:
+            return []
         if not lane.held and not self._blocked:
             first = tasks.popleft()
             picked = [first]
@@ -234,18 +243,14 @@ class Lanes(Generic[T]):
         while tasks and len(picked) < limit:
             task = tasks.popleft()
             name = task.handler_name
-            if name in self._blocked:
-                self._blocked[name].append(lane)
+            if name in lane.held:
                 kept.append(task)
-                # The handler's later tasks must not overtake this one.
-                kept.extend(tasks)
-                tasks.clear()
-            elif name in lane.held:
+            elif name in self._blocked:
+                self._blocked[name][lane] = None
                 kept.append(task)
             elif picked and picked[0].is_async is not task.is_async:
                 kept.append(task)
-                kept.extend(tasks)
-                tasks.clear()
+                break
             else:
                 picked.append(task)
         kept.extend(tasks)

@@ -115,6 +115,11 @@ class Plans:
             logger.info("going from %d to %d processes", before, wanted)
             self._processes = wanted if wanted != processes else None
 
+    def again(self, change: Change, processes: int) -> None:
+        """Ask once more for the number of processes of a change that was dropped for another."""
+        if change.processes != processes:
+            self._processes = change.processes
+
     def next(self, slots: list[Slot], processes: int, terms: Terms) -> Change | None:
         """Return the next change, or None. Slots that it needs are added to ``slots``."""
         if self._reload:

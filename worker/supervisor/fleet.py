@@ -102,6 +102,7 @@ class Fleet:
     def reload(self) -> None:
         """Replace every process by one with fresh code, one after the other."""
         if self._change is not None and not self._change.committed:
+            self._plans.again(self._change, self.processes)
             self._drop(self._change)
         self._plans.reload()
 
@@ -199,9 +200,11 @@ class Fleet:
     def _hand_over(self, slot: Slot, now: float) -> None:
         """Give the slot's successor its shards, if it booted and nobody else has any of them."""
         child, change = slot.successor, self._change
-        if child is None or child.stage is not Stage.GREETED or slot.holder is not None:
+        if child is None or child.stage is not Stage.GREETED or child.dismissed:
             return
-        if self.terms is None or (change and not change.committed and change.covers(slot)):
+        if slot.holder is not None or self.terms is None:
+            return
+        if change is not None and not change.committed and change.covers(slot):
             return
         shards = deal(self.terms.shards, self.processes)[slot.index]
         held = {shard for other in self.children() if other.consumes for shard in other.shards}
@@ -226,7 +229,7 @@ class Fleet:
             case Ready():
                 child.ready(now)
                 slot.restarts.ready()
-                logger.info("process %d is ready: %s", slot.index, child.describe(now))
+                logger.info("process %d: %s", slot.index, child.describe(now))
             case Beat(statistics):
                 child.beat(statistics, now)
                 self._on_beat(child.pid, statistics)
@@ -266,9 +269,9 @@ class Fleet:
                 if other.consumes:
                     other.say(Bury([child.owner]))
         self.abandoned = self.abandoned or (self._closing and not child.drained)
-        expected = child.dismissed or child.finish == "DRAINED"
+        expected = child.dismissed or child.fatal is not None or child.finish == "DRAINED"
         level = logging.INFO if expected else logging.WARNING
-        logger.log(level, "process %d ended: %s", child.index, child.epitaph())
+        logger.log(level, "process %d ended (pid %d): %s", slot.index, child.pid, child.epitaph())
         if child.dismissed:
             slot.respawn_at = now
         elif not self._closing:
@@ -318,6 +321,7 @@ class Fleet:
         """Forget a change that is not committed; nothing was drained for it."""
         for slot in change.slots:
             slot.restarts = Restarts()
-            if slot.successor is not None and slot.holder is not None:
+            surplus = slot.holder is not None or slot.index >= self.processes
+            if slot.successor is not None and surplus:
                 slot.successor.dismiss()
         self._change = None

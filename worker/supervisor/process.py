@@ -264,7 +264,7 @@ class ChildProcess:
     def describe(self, now: float) -> str:
         """Return the state of the process in one line."""
         shards = ", ".join(map(str, self.shards)) or "none"
-        text = f"pid {self.pid}, {self.stage.value}, shards {shards}"
+        text = f"{self.stage.value}, pid {self.pid}, shards {shards}"
         silence = self.silent_for(now)
         return f"{text}, silent for {silence:.1f} s" if silence > 2.0 else text  # noqa: PLR2004
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.errors import QworkerError
+from worker.supervisor.probes import Probes
 from worker.supervisor.status import StatusFile
 from worker.supervisor.systemd import from_environment
 
 if TYPE_CHECKING:
     from worker.supervisor.control import Terms
-    from worker.supervisor.probes import Probes
     from worker.supervisor.status import Status
 
 logger = logging.getLogger("worker.supervisor")
@@ -37,9 +37,6 @@ class Reporter:
         """Begin, now that the settings are known. Raises ConfigurationError for a wrong address."""
         self._status = status
         if terms.http:
-            # Half of this process's memory would be these modules; most run without them.
-            from worker.supervisor.probes import Probes  # noqa: PLC0415
-
             self._probes = Probes(terms.http, self._latest)
             logger.info("probes and metrics on http://%s", self._probes.address)
         try:
@@ -47,13 +44,14 @@ class Reporter:
         except (QworkerError, OSError) as error:
             logger.warning("no status file, so `qworker check --live` knows nothing: %s", error)
 
-    def due(self, text: str, now: float) -> bool:
-        """Whether it is time for a new status: a second passed, or the text of it changed."""
-        last = self._status
-        return last is None or now - last.at >= _INTERVAL or text != last.text
-
     def tell(self, status: Status) -> None:
-        """Publish ``status``."""
+        """Publish ``status`` if it says something new, or a second has passed since the last."""
+        last = self._status
+        news = (status.text, status.live, status.ready)
+        if last is None or (
+            status.at - last.at < _INTERVAL and news == (last.text, last.live, last.ready)
+        ):
+            return
         self._status = replace(status, http=self._probes.address if self._probes else "")
         self.systemd.status(status.text)
         if self._file is not None:

@@ -90,6 +90,7 @@ class Supervisor:
         self._state = State.STARTING
         self._failure: Fatal | None = None
         self._opened = False
+        self._on_terminal = sys.stderr.isatty()
 
     def run(self) -> int:
         """Go round until every process has ended and none shall be started again."""
@@ -151,7 +152,10 @@ class Supervisor:
             case signal.SIGUSR1:
                 self._fleet.dump(now)
             case signal.SIGHUP if not self._ending:
-                self._fleet.reload()
+                if self._on_terminal and not sys.stderr.isatty():
+                    self._drain(now)  # the terminal was closed: nobody asked for fresh code
+                else:
+                    self._fleet.reload()
             case signal.SIGTTIN if not self._ending:
                 self._fleet.resize(1)
             case signal.SIGTTOU if not self._ending:
@@ -193,7 +197,7 @@ class Supervisor:
         """Start what the settings ask for, now that they are known."""
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
         try:
-            self._reporter.open(terms, self._status("starting", now))
+            self._reporter.open(terms, self._status(now))
             if terms.reload:
                 reload = partial(self._signals.send, signal.SIGHUP)
                 self._code_watch = CodeWatch(Path.cwd(), reload)
@@ -203,22 +207,22 @@ class Supervisor:
     def _drain(self, now: float) -> None:
         """Let every process finish, within the time that the settings allow."""
         seconds = self._fleet.terms.drain_timeout if self._fleet.terms else 0.0
-        logger.info("draining, for up to %g s", seconds)
+        if any(child.consumes for child in self._fleet.children()):
+            logger.info("draining, for up to %g s", seconds)
         self._state = State.DRAINING
         self._reporter.systemd.stopping(seconds)
         self._fleet.drain(seconds, now)
 
     def _tell(self, now: float) -> None:
-        """Publish the state when it changed, and once a second."""
-        if self._fleet.responsive(now):
+        """Publish the state."""
+        status = self._status(now)
+        self._reporter.tell(status)
+        if status.live:
             self._reporter.alive(now)
-        ready = sum(child.stage is Stage.READY for child in self._fleet.children())
-        text = f"{self._state.value}, {ready} of {self._fleet.processes} processes ready"
-        if self._opened and self._reporter.due(text, now):
-            self._reporter.tell(self._status(text, now))
 
-    def _status(self, text: str, now: float) -> Status:
+    def _status(self, now: float) -> Status:
         fleet = self._fleet
+        ready = sum(child.stage is Stage.READY for child in fleet.children())
         statistics = [child.statistics for child in fleet.children()]
         return Status(
             service=fleet.terms.service if fleet.terms else "",
@@ -227,7 +231,7 @@ class Supervisor:
             live=fleet.responsive(now),
             ready=fleet.ready and not self._ending,
             at=now,
-            text=text,
+            text=f"{self._state.value}, {ready} of {fleet.processes} processes ready",
             restarts=fleet.restarts,
             processes=[child.facts(now) for child in fleet.children()],
             counters=fleet.totals.counters(statistics),

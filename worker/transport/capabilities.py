@@ -5,7 +5,6 @@ A URL is ``amqp(s)://…`` (several, by ``;``, fail over), ``sqlite:///file`` or
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> kombu.C
             raise ConfigurationError(
                 f"{mask_url(url)}: the broker refuses the user or the virtual host: {error}"
             ) from None
-        except (*connection.recoverable_connection_errors, OSError, socket.timeout) as error:
+        except (TimeoutError, *connection.recoverable_connection_errors, OSError) as error:
             errors.append(mask_url(f"{connection.as_uri()}: {error or type(error).__name__}"))
             connection.maybe_switch_next()
         else:

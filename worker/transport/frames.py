@@ -6,9 +6,9 @@ delivery costs no system call of its own. Blocking calls of py-amqp (declaring a
 through the same buffer, so both can be used in turn from one thread.
 
 It also keeps one hostile message from taking the connection down: where py-amqp cannot decode
-the properties of a message, the message is handed on with :data:`~worker.message.UNDECODABLE` as its only one. The
-raw properties of every message are kept in its ``frame_args`` (py-amqp needs them no more), so that
-a message can be set aside byte for byte.
+the properties of a message, the message is handed on with
+:data:`~worker.message.UNDECODABLE` as its only one. The raw properties of every message are kept
+in its ``frame_args`` (py-amqp needs them no more), so that it can be set aside byte for byte.
 """
 
 from __future__ import annotations
@@ -109,10 +109,7 @@ class FramePump:
     def _fill(self) -> bool:
         """Read what the socket holds; tell whether there was anything."""
         try:
-            if self._flags:
-                chunk = self._sock.recv(_CHUNK, self._flags)
-            else:
-                chunk = self._recv_tls()
+            chunk = self._sock.recv(_CHUNK, self._flags) if self._flags else self._recv_tls()
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return False
         if not chunk:

@@ -6,10 +6,8 @@ consumers are never rebuilt apart. Everything here is called by the I/O thread o
 
 from __future__ import annotations
 
-import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-import amqp.exceptions
 
 from worker.errors import BrokerUnreachable
 from worker.settlement import Settlement
@@ -19,6 +17,7 @@ from worker.transport.frames import FramePump
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import amqp
     import kombu
 
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
@@ -94,7 +93,7 @@ class Inbound:
                 self._pump.pump(limit)
             else:
                 self.connection.drain_events(timeout=0)
-        except (TimeoutError, socket.timeout):
+        except TimeoutError:
             pass
         except self._lost as error:
             raise _lost(error) from None
@@ -160,14 +159,32 @@ class Inbound:
             pass
         release(self.connection)
 
+    def abandon(self) -> None:
+        """Let go of a connection that is lost, without a word to the broker; never raises."""
+        for shard in self._by_channel.values():
+            shard.closed = True
+        abandon(self.connection, self.able)
+
 
 def release(connection: kombu.Connection) -> None:
-    """Let go of ``connection``, dead or alive; never raises."""
-    try:
+    """Close ``connection`` in order; never raises."""
+    with suppress(Exception):  # a dying connection may fail in any way when it is closed
         connection.release()
-    except Exception:  # noqa: BLE001, S110 - a dead connection may fail in any way when it is closed
-        pass
+
+
+def abandon(connection: kombu.Connection, able: Capabilities) -> None:
+    """Let go of a lost ``connection``; never raises.
+
+    An AMQP connection would wait for the broker's answer to its farewell, which may never come.
+    """
+    if not able.has_socket:
+        release(connection)
+        return
+    with suppress(Exception):  # as above
+        connection.collect(socket_timeout=0.1)
 
 
 def _lost(error: BaseException) -> BrokerUnreachable:
-    return BrokerUnreachable(f"the connection to the broker is lost: {error or type(error).__name__}")
+    return BrokerUnreachable(
+        f"the connection to the broker is lost: {error or type(error).__name__}"
+    )

@@ -12,8 +12,8 @@ same ids.
 
 from __future__ import annotations
 
-import socket
 from collections import Counter, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
@@ -22,7 +22,7 @@ import amqp.exceptions
 from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
 from worker.transport.capabilities import capabilities_of
 from worker.transport.frames import FramePump
-from worker.transport.inbound import release
+from worker.transport.inbound import abandon, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -141,8 +141,12 @@ class Outbound:
             raise self._gone(error) from None
 
     def close(self) -> None:
-        """Close the connection; never raises."""
+        """Close the connection in order; never raises."""
         release(self.connection)
+
+    def abandon(self) -> None:
+        """Let go of a connection that is lost; never raises."""
+        abandon(self.connection, self._able)
 
     def _publish_batch(self) -> None:
         while self._queue:
@@ -186,10 +190,8 @@ class Outbound:
 
     def _read(self) -> None:
         if self._pump is not None:
-            try:
+            with suppress(TimeoutError):
                 self._pump.pump(1)
-            except (TimeoutError, socket.timeout):
-                pass
 
     def _prepare(self, item: Outgoing) -> amqp.Message:
         if item.raw is not None:

@@ -8,9 +8,12 @@ and the field types as RabbitMQ reads them ("AMQP 0-9-1 Errata", section 3).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
 from struct import error as struct_error
 from struct import pack, unpack_from
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
 
 _HAS_CONTENT_TYPE, _HAS_ENCODING, _HAS_HEADERS = 0x8000, 0x4000, 0x2000
 _HAS_EXPIRATION, _HAS_USER = 0x0100, 0x0010
@@ -85,7 +88,16 @@ def _amend(
             if drop_prefix is None or not name.startswith(drop_prefix):
                 entries.append(_entry(rename.get(name, name), value))
         position = end
-    after = b""
+    after = _after_headers(raw, flags, position)
+    entries.extend(_entry(name.encode(), _encode(value)) for name, value in add.items())
+    table = b"".join(entries)
+    flags = (flags | _HAS_HEADERS) & ~(_HAS_EXPIRATION | _HAS_USER)
+    return pack(">H", flags) + before + pack(">I", len(table)) + table + after
+
+
+def _after_headers(raw: bytes, flags: int, position: int) -> bytes:
+    """Return the properties that follow the headers, less those that are dropped."""
+    kept = b""
     for flag, size in _AFTER_HEADERS:
         if not flags & flag:
             continue
@@ -93,12 +105,9 @@ def _amend(
         if end > len(raw):
             raise Malformed("the properties end too early")
         if flag not in (_HAS_EXPIRATION, _HAS_USER):
-            after += raw[position:end]
+            kept += raw[position:end]
         position = end
-    entries.extend(_entry(name.encode(), _encode(value)) for name, value in add.items())
-    table = b"".join(entries)
-    flags = (flags | _HAS_HEADERS) & ~(_HAS_EXPIRATION | _HAS_USER)
-    return pack(">H", flags) + before + pack(">I", len(table)) + table + after
+    return kept
 
 
 def _entries(raw: bytes, position: int, end: int) -> Iterator[tuple[bytes, bytes]]:

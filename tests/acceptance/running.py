@@ -1,0 +1,327 @@
+"""A service under test: started by its real command line, and everything it did, seen from outside.
+
+A :class:`Service` is what an operator has: a process to start, to signal and to kill, its exit
+code, its log and its status file. A :class:`Ledger` is what the world has: the effects that handlers
+left in a file of their own. Nothing here looks into the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from acceptance.apps.events import Step
+from waiting import until
+from worker import App
+
+TESTS = Path(__file__).parents[1]
+COMMAND = (sys.executable, os.environ["LAUNCH"]) if "LAUNCH" in os.environ else (sys.executable, "-m", "worker.cli")
+#: Seconds that anything may take on a busy machine before it counts as hung.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the ledger: a handler began, or its effect happened."""
+
+    what: str
+    handler: str
+    id: str
+    key: str
+    sequence: int
+    attempt: int
+    pid: int
+    at: float
+
+
+class Ledger:
+    """What handlers noted in a file outside the system."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def entries(self, what: str = "", handler: str = "") -> list[Entry]:
+        """Return the lines of that kind and handler, in the order of writing."""
+        text = self.file.read_text() if self.file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        found = [Entry(**json.loads(line)) for line in whole.splitlines()]
+        return [e for e in found if what in ("", e.what) and handler in ("", e.handler)]
+
+    def executions(self, handler: str = "") -> Counter[tuple[str, str]]:
+        """Return how often each (handler, id) began."""
+        return Counter((e.handler, e.id) for e in self.entries("begin", handler))
+
+    def effects(self, handler: str = "") -> Counter[tuple[str, str]]:
+        """Return how often each (handler, id) took effect."""
+        return Counter((e.handler, e.id) for e in self.entries("effect", handler))
+
+    def order(self, handler: str = "") -> dict[tuple[str, str], list[int]]:
+        """Return the sequence numbers of the effects of each (handler, key), in their order."""
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for entry in self.entries("effect", handler):
+            found[entry.handler, entry.key].append(entry.sequence)
+        return dict(found)
+
+    def out_of_order(self) -> dict[tuple[str, str], list[int]]:
+        """Return the (handler, key) whose effects did not happen in the order of publishing."""
+        return {place: s for place, s in self.order().items() if s != sorted(s)}
+
+    def overlaps(self) -> list[tuple[Entry, Entry]]:
+        """Return where a key's handler began before its last execution ended."""
+        found, under_way = [], {}
+        for entry in self.entries():
+            place = entry.handler, entry.key
+            if entry.what == "begin":
+                before = under_way.get(place)
+                if before is not None and before.pid == entry.pid:
+                    found.append((before, entry))
+                under_way[place] = entry
+            else:
+                under_way.pop(place, None)
+        return found
+
+
+class Service:
+    """One supervisor with its processes, in a folder and a process group of its own."""
+
+    def __init__(
+        self, folder: Path, app: str, *, broker: str, dedup: str = "", **settings: object
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.app = app
+        self.ledger = Ledger(folder / "ledger")
+        self._run_folder = folder / "run"
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen: set[int] = set()
+        self.environ = {
+            **os.environ,
+            "PYTHONPATH": str(TESTS),
+            "LEDGER": str(self.ledger.file),
+            "QWORKER_RUN_DIR": str(self._run_folder),
+            "QWORKER_BROKER_URL": broker,
+            "QWORKER_DEDUP_URL": dedup,
+        }
+        self.configure(**settings)
+
+    def configure(self, **settings: object) -> None:
+        """Set settings by their environment variables, for the starts to come."""
+        for name, value in settings.items():
+            self.environ[f"QWORKER_{name.upper()}"] = str(value)
+
+    # What an operator does
+
+    def start(self, *options: str) -> None:
+        """Run ``qworker start``; the log of each start is a file of its own."""
+        self._starts += 1
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, "start", "--app", self.app, *options],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def start_ready(self, *options: str) -> None:
+        """Start it and wait until every process consumes."""
+        self.start(*options)
+        until(self._ready_or_dead, PATIENCE, "every process is ready")
+        assert self.running, self.log
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor alone."""
+        os.kill(self.pid, number)
+
+    def drain(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.exit_code()
+
+    def exit_code(self, timeout: float = PATIENCE) -> int:
+        """Wait for the end of the supervisor and return its exit code."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
+
+    def end(self) -> None:
+        """Kill what is left of it, and show the log where the test failed."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+        for file in sorted(self.folder.glob("log.*")):
+            sys.stderr.write(f"---- {file.name}\n{file.read_text()}")
+
+    # What an operator sees
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def status(self) -> dict[str, Any]:
+        """Return what the status file says; nothing where there is none."""
+        with suppress(OSError, ValueError):
+            for file in self._run_folder.glob("*.json"):
+                content: dict[str, Any] = json.loads(file.read_bytes())
+                return content
+        return {}
+
+    def processes(self) -> list[int]:
+        """Return the pids of the processes that consume."""
+        listed = self.status().get("processes", [])
+        return [each["pid"] for each in listed if each["stage"] == "ready"]
+
+    @property
+    def log_file(self) -> Path:
+        """The log of the last start."""
+        return self.folder / f"log.{self._starts}"
+
+    @property
+    def log(self) -> str:
+        """The log since the last start."""
+        return self.log_file.read_text()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of the log since the last start (JSON: standard error is a file)."""
+        found = []
+        for line in self.log.splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return [record for record in found if isinstance(record, dict)]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the runtime events of that name in the log, by their details."""
+        return [
+            record["event"]
+            for record in self.records()
+            if "event" in record and record["message"].startswith(f"{name}:")
+        ]
+
+    def _ready_or_dead(self) -> bool:
+        return bool(self.status().get("ready")) or not self.running
+
+
+class Load:
+    """Publishes steps of several keys from a thread of its own, as an application would.
+
+    ``confirmed`` are the ids that the broker has confirmed.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self.confirmed: set[str] = set()
+
+    def publish(self, steps: Iterable[Step], *, batch: int = 50) -> set[str]:
+        """Publish ``steps``, each batch confirmed before the next; return the confirmed ids."""
+        pending: list[str] = []
+        steps = iter(steps)
+        while not self._stop.is_set():
+            with self._app.publisher() as out:
+                pending = [out.publish(step) for step, _ in zip(steps, range(batch), strict=False)]
+            if not pending:
+                break
+            self.confirmed.update(pending)
+        return self.confirmed
+
+    @contextmanager
+    def in_background(self, steps: Iterable[Step], *, batch: int = 5) -> Iterator[None]:
+        """Publish while the block runs, as fast as confirms come; stop at its end."""
+
+        def work() -> None:
+            try:
+                self.publish(steps, batch=batch)
+            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="load", daemon=True)
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the publisher hangs"
+        if self._error is not None:
+            raise self._error
+
+
+def steps(keys: int, each: int, **facts: Any) -> Iterator[Step]:
+    """Yield ``each`` steps of each of ``keys`` keys, the keys in turn."""
+    for sequence in range(each):
+        for key in range(keys):
+            yield Step(key=f"key-{key}", sequence=sequence, **facts)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message in a queue, as any AMQP client sees it."""
+
+    id: str
+    body: dict[str, Any]
+    headers: Mapping[str, Any]
+
+    @property
+    def reason(self) -> str:
+        """Why it was set aside."""
+        return str(self.headers["qw-dead-reason"])
+
+
+def letters(amqp_url: str, queue: str) -> list[Letter]:
+    """Return the messages of a queue, in order; they stay there."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    try:
+        channel = connection.channel()
+        found = []
+        while True:
+            method, properties, body = channel.basic_get(queue)
+            if method is None:
+                return found
+            try:
+                content = json.loads(body)
+            except ValueError:
+                content = {}
+            found.append(Letter(properties.message_id or "", content, properties.headers or {}))
+    finally:
+        connection.close()
+
+
+def eventually(condition: Callable[[], Any], message: str) -> None:
+    """Wait until ``condition`` holds, for as long as anything may take."""
+    until(condition, PATIENCE, message)

@@ -1,0 +1,351 @@
+"""Declaring on the embedded broker: what is there, what it refuses, what goes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import amqp
+import pytest
+from amqp import exceptions
+from kombu.connection import Connection
+
+from waiting import until
+from worker.transport.memory import forget
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+    """Opens connections to one broker of this test's own; closed at the end."""
+    place = str(tmp_path / "broker.db") if request.param == "sqlite" else str(tmp_path)
+    transport = f"worker.transport.{request.param}:Transport"
+    opened = []
+
+    def open_connection(**options: Any) -> Any:
+        connection = Connection(  # type: ignore[no-untyped-call] # kombu's
+            transport=transport, virtual_host=place, transport_options=options
+        )
+        connection.connect()
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.release()
+    forget(place.strip("/"))
+
+
+def durable(channel: Any, name: str, **arguments: Any) -> None:
+    channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+
+
+def exists(channel: Any, name: str) -> bool:
+    try:
+        channel.queue_declare(name, passive=True)
+    except exceptions.NotFound:
+        return False
+    return True
+
+
+def exchange_exists(channel: Any, name: str) -> bool:
+    try:
+        channel.exchange_declare(name, "direct", passive=True)
+    except exceptions.NotFound:
+        return False
+    return True
+
+
+def test_a_queue_is_declared_once_and_found_by_others(connect: Connect) -> None:
+    channel, other = connect().channel(), connect().channel()
+    assert channel.queue_declare("q", durable=True, auto_delete=False) == ("q", 0, 0)
+    channel.basic_publish(amqp.Message(b"1"), "", "q")
+    other.basic_consume("q")
+    assert other.queue_declare("q", durable=True, auto_delete=False) == ("q", 1, 1)
+    assert channel.queue_declare("q", passive=True) == ("q", 1, 1)
+
+
+def test_a_queue_without_a_name_gets_one_and_is_the_current_one(connect: Connect) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("ex", "fanout")
+    name = channel.queue_declare("").queue
+    assert name.startswith("amq.gen-")
+    channel.queue_bind("", "ex")
+    channel.basic_publish(amqp.Message(b"1"), "ex", "")
+    assert channel.queue_purge("") == 1
+    assert channel.queue_declare("").queue != name
+
+
+def test_a_queue_that_is_not_there(connect: Connect) -> None:
+    channel = connect().channel()
+    for call in (
+        lambda: channel.queue_declare("q", passive=True),
+        lambda: channel.queue_bind("q", "amq.direct"),
+        lambda: channel.queue_purge("q"),
+        lambda: channel.basic_consume("q"),
+        lambda: channel.basic_get("q"),
+        lambda: channel.exchange_bind("no", "amq.direct"),
+        lambda: channel.exchange_bind("amq.direct", "no"),
+        lambda: channel.exchange_declare("no", "direct", passive=True),
+    ):
+        with pytest.raises(exceptions.NotFound) as caught:
+            call()
+        assert caught.value.code == 404
+    assert channel.queue_delete("q") == 0, "deleting what is not there is no error"
+    channel.exchange_delete("no")
+    channel.queue_unbind("q", "amq.direct", "x")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"durable": False},
+        {"auto_delete": True},
+        {"arguments": {"x-message-ttl": 1000}},
+        {"arguments": {}},
+    ],
+)
+def test_a_queue_cannot_be_declared_otherwise(connect: Connect, other: dict[str, Any]) -> None:
+    channel = connect().channel()
+    as_it_is = {"durable": True, "auto_delete": False, "arguments": {"x-max-priority": 5}}
+    channel.queue_declare("q", **as_it_is)
+    with pytest.raises(exceptions.PreconditionFailed, match="inequivalent arg") as caught:
+        connect().channel().queue_declare("q", **as_it_is | other)
+    assert caught.value.code == 406
+    assert exists(channel, "q"), "the channel stays open"
+
+
+def test_an_exchange_cannot_be_declared_otherwise(connect: Connect) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("ex", "topic", durable=True, auto_delete=False)
+    channel.exchange_declare("ex", "topic", durable=True, auto_delete=False)
+    with pytest.raises(exceptions.PreconditionFailed, match="'type' for exchange 'ex'"):
+        channel.exchange_declare("ex", "direct", durable=True, auto_delete=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-message-ttl": -1},
+        {"x-message-ttl": "1000"},
+        {"x-expires": 0},
+        {"x-max-length": True},
+        {"x-max-priority": 256},
+        {"x-dead-letter-exchange": 7},
+        {"x-dead-letter-routing-key": "k"},
+        {"x-overflow": "reject-publish-dlx"},
+        {"x-max-length-bytes": 1000},
+        {"x-queue-type": "stream"},
+    ],
+)
+def test_arguments_that_cannot_be_kept_are_refused(
+    connect: Connect, arguments: dict[str, Any]
+) -> None:
+    channel = connect().channel()
+    with pytest.raises(exceptions.PreconditionFailed):
+        durable(channel, "q", **arguments)
+    assert not exists(channel, "q")
+
+
+def test_names_have_limits(connect: Connect) -> None:
+    channel = connect().channel()
+    with pytest.raises(ValueError, match="longer than 255 bytes"):
+        durable(channel, "q" * 256)
+    with pytest.raises(exceptions.AccessRefused):
+        durable(channel, "amq.mine")
+    with pytest.raises(exceptions.AccessRefused):
+        channel.exchange_declare("amq.mine", "direct")
+    with pytest.raises(exceptions.AccessRefused):
+        channel.exchange_declare("", "direct")
+    with pytest.raises(exceptions.AccessRefused):
+        channel.exchange_delete("amq.direct")
+    with pytest.raises(exceptions.InvalidCommand):
+        channel.exchange_declare("ex", "x-delayed-message")
+
+
+def test_the_default_exchange_takes_no_bindings(connect: Connect) -> None:
+    channel = connect().channel()
+    durable(channel, "q")
+    with pytest.raises(exceptions.AccessRefused):
+        channel.queue_bind("q", "", "q")
+
+
+def test_the_weight_of_a_hash_binding_is_checked(connect: Connect) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("hash", "x-consistent-hash")
+    durable(channel, "q")
+    with pytest.raises(exceptions.PreconditionFailed, match="weight"):
+        channel.queue_bind("q", "hash", "heavy")
+
+
+def test_bindings_come_and_go(connect: Connect) -> None:
+    channel, publisher = connect().channel(), connect().channel()
+    durable(channel, "q")
+
+    def arrives(exchange: str, key: str) -> bool:
+        publisher.basic_publish(amqp.Message(b"x"), exchange, key)
+        return channel.queue_purge("q") == 1
+
+    assert not arrives("amq.topic", "a.b")
+    channel.queue_bind("q", "amq.topic", "a.*", arguments={"x": 1})
+    channel.queue_bind("q", "amq.topic", "a.*", arguments={"x": 1})
+    assert arrives("amq.topic", "a.b")
+    channel.queue_unbind("q", "amq.topic", "a.*")
+    assert arrives("amq.topic", "a.b"), "that was a binding with other arguments"
+    channel.queue_unbind("q", "amq.topic", "a.*", arguments={"x": 1})
+    assert not arrives("amq.topic", "a.b")
+
+    channel.queue_bind("q", "amq.fanout")
+    channel.exchange_bind("amq.fanout", "amq.topic", "#")
+    assert arrives("amq.topic", "anything")
+    channel.exchange_unbind("amq.fanout", "amq.topic", "#")
+    assert not arrives("amq.topic", "anything")
+
+
+def test_a_deleted_queue_takes_its_messages_and_bindings_along(connect: Connect) -> None:
+    channel = connect().channel()
+    durable(channel, "q")
+    channel.queue_bind("q", "amq.fanout")
+    channel.basic_publish(amqp.Message(b"old"), "amq.fanout", "")
+    assert channel.queue_delete("q") == 1
+    durable(channel, "q")
+    channel.basic_publish(amqp.Message(b"new"), "amq.fanout", "")
+    assert channel.queue_declare("q", passive=True).message_count == 0
+
+
+def test_a_queue_is_deleted_only_if(connect: Connect) -> None:
+    channel = connect().channel()
+    durable(channel, "q")
+    channel.basic_publish(amqp.Message(b"x"), "", "q")
+    tag = channel.basic_consume("q")
+    with pytest.raises(exceptions.PreconditionFailed, match="in use"):
+        channel.queue_delete("q", if_unused=True)
+    channel.basic_cancel(tag)
+    with pytest.raises(exceptions.PreconditionFailed, match="not empty"):
+        channel.queue_delete("q", if_empty=True)
+    assert channel.queue_delete("q", if_unused=True) == 1
+
+
+def test_an_exchange_is_deleted_only_if_unused(connect: Connect) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("ex", "fanout", durable=True, auto_delete=False)
+    durable(channel, "q")
+    channel.queue_bind("q", "ex")
+    with pytest.raises(exceptions.PreconditionFailed, match="in use"):
+        channel.exchange_delete("ex", if_unused=True)
+    channel.exchange_delete("ex")
+    assert not exchange_exists(channel, "ex")
+    with pytest.raises(exceptions.NotFound):
+        channel.basic_publish(amqp.Message(b"x"), "ex", "")
+
+
+def test_an_automatic_exchange_goes_with_its_last_binding(connect: Connect) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("first", "fanout", auto_delete=True)
+    channel.exchange_declare("second", "fanout", auto_delete=True)
+    channel.exchange_bind("second", "first")
+    durable(channel, "q")
+    durable(channel, "r")
+    channel.queue_bind("q", "second")
+    channel.queue_bind("r", "second")
+    channel.queue_unbind("q", "second")
+    assert exchange_exists(channel, "second")
+    channel.queue_delete("r")
+    assert not exchange_exists(channel, "second")
+    assert not exchange_exists(channel, "first"), "its only binding led to the second"
+
+
+def test_an_automatic_queue_goes_with_its_last_consumer(connect: Connect) -> None:
+    connection, other = connect(), connect()
+    channel, watcher = connection.channel(), other.channel()
+    channel.queue_declare("q", auto_delete=True)
+    assert exists(watcher, "q"), "it waits for its first consumer"
+    tag, second = channel.basic_consume("q"), channel.basic_consume("q")
+    channel.basic_cancel(tag)
+    assert exists(watcher, "q")
+    channel.basic_cancel(second)
+    assert not exists(watcher, "q")
+
+    for leave in (channel.close, connection.close):
+        opened = connection.channel()
+        opened.queue_declare("q", auto_delete=True)
+        opened.basic_consume("q")
+        leave = opened.close if leave == channel.close else leave
+        leave()
+        assert not exists(watcher, "q")
+
+
+def test_an_exclusive_queue_is_its_connection_s_alone(connect: Connect) -> None:
+    connection, stranger = connect(), connect().channel()
+    channel = connection.channel()
+    channel.queue_declare("mine", exclusive=True, auto_delete=False)
+    connection.channel().queue_declare("mine", exclusive=True, auto_delete=False)
+    for call in (
+        lambda: stranger.queue_declare("mine", exclusive=True, auto_delete=False),
+        lambda: stranger.queue_declare("mine", passive=True),
+        lambda: stranger.basic_consume("mine"),
+        lambda: stranger.basic_get("mine"),
+        lambda: stranger.queue_purge("mine"),
+        lambda: stranger.queue_delete("mine"),
+        lambda: stranger.queue_bind("mine", "amq.fanout"),
+    ):
+        with pytest.raises(exceptions.ResourceLocked) as caught:
+            call()
+        assert caught.value.code == 405
+    stranger.basic_publish(amqp.Message(b"reply"), "", "mine")
+    assert channel.basic_get("mine").body == b"reply", "anybody may publish to it"
+    connection.close()
+    assert not exists(stranger, "mine")
+
+
+def test_an_exclusive_consumer_is_the_only_one(connect: Connect) -> None:
+    channel, other = connect().channel(), connect().channel()
+    durable(channel, "q")
+    tag = channel.basic_consume("q", exclusive=True)
+    with pytest.raises(exceptions.AccessRefused) as caught:
+        other.basic_consume("q")
+    assert caught.value.code == 403
+    channel.basic_cancel(tag)
+    other.basic_consume("q")
+    with pytest.raises(exceptions.AccessRefused):
+        channel.basic_consume("q", exclusive=True)
+
+
+def test_a_consumer_of_a_deleted_queue_is_told(connect: Connect) -> None:
+    connection, other = connect(), connect()
+    channel = connection.channel()
+    for name in ("told", "raised"):
+        durable(channel, name)
+    told: list[str] = []
+    channel.basic_consume("told", consumer_tag="t", on_cancel=told.append)
+    channel.basic_consume("raised", consumer_tag="r")
+    other.channel().queue_delete("told")
+
+    def drain() -> list[str]:
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.05)
+        return told
+
+    assert until(drain) == ["t"]
+    channel.queue_delete("raised")
+    with pytest.raises(exceptions.ConsumerCancelled):
+        connection.drain_events(timeout=5)
+    assert isinstance(exceptions.ConsumerCancelled(), connection.recoverable_connection_errors)
+
+
+def test_an_unused_queue_expires(connect: Connect) -> None:
+    connection = connect()
+    channel = connection.channel()
+    durable(channel, "brief", **{"x-expires": 200})
+    durable(channel, "kept", **{"x-expires": 200})
+    channel.basic_consume("kept")
+
+    def gone() -> bool:
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.02)
+        return not exists(channel, "brief")
+
+    until(gone)
+    assert exists(channel, "kept")

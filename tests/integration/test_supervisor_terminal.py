@@ -1,0 +1,40 @@
+"""A supervisor on a terminal: closing the window ends it, as nobody could see it any more."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervised import MAIN, ROOT, Supervised, is_alive
+from waiting import until
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Supervised]:
+    """A service that is not started yet."""
+    supervised = Supervised(tmp_path)
+    yield supervised
+    supervised.end()
+
+
+def test_closing_the_terminal_drains(
+    service: Supervised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("QWORKER_RUN_DIR", str(service.run_folder))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, str(MAIN), "{}"])
+    until(lambda: service.status().get("ready"), 30)
+
+    os.close(terminal)
+
+    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), message="it ended with exit code 0")
+    assert [entry.about for entry in service.journal("close")] == ["DRAINED", "DRAINED"]
+    assert not any(map(is_alive, service.pids_seen()))

@@ -1,0 +1,190 @@
+"""Whatever happens to lanes, in any order: nothing is lost, nothing overtakes, nothing overlaps.
+
+A state machine drives real lanes through arrivals, failures, outages, suspects and lost
+connections, and a model of a few lists says what may be handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from worker.sharding.lanes import Lane, Lanes, Run
+
+#: Each handler is of one kind, as in an app.
+HANDLERS = {"plain": False, "other": False, "coroutine": True}
+KEYS = ("a", "b", "c")
+ALL = 10_000
+
+handlers = st.sampled_from(sorted(HANDLERS))
+
+
+@dataclass(eq=False)
+class Job:
+    """A message at a handler. ``line`` is what must stay in order."""
+
+    number: int
+    handler_name: str
+    key: Hashable
+    is_async: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_async = HANDLERS[self.handler_name]
+
+    @property
+    def line(self) -> tuple[Hashable, str]:
+        return self.key, self.handler_name
+
+    def __repr__(self) -> str:
+        return f"{self.number}@{self.handler_name}/{self.key}"
+
+
+class LanesMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes: Lanes[Job] = Lanes()
+        self.numbers = iter(range(ALL))
+        #: What waits, in the order in which it must be handed out, by (key, handler).
+        self.waiting: dict[tuple[Hashable, str], list[Job]] = {}
+        self.out: list[Run[Job]] = []
+        self.dead: set[Job] = set()
+        self.held: dict[tuple[Hashable, str], Lane[Job]] = {}
+        self.suspects: list[tuple[Job, Lane[Job]]] = []
+        self.blocked: set[str] = set()
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    @rule(
+        key=st.sampled_from((*KEYS, None)),
+        names=st.lists(handlers, min_size=1, max_size=3, unique=True),
+        shard=st.integers(0, 2),
+    )
+    def a_message_arrives(self, key: str | None, names: list[str], shard: int) -> None:
+        number = next(self.numbers)
+        jobs = [Job(number, name, f"only {number}" if key is None else key) for name in names]
+        for job in jobs:
+            self.waiting.setdefault(job.line, []).append(job)
+        self.lanes.add_together(jobs, key, shard)
+
+    @rule(room=st.integers(1, 8), longest=st.integers(1, 4))
+    def runs_are_taken(self, room: int, longest: int) -> None:
+        runs = self.lanes.take(room, longest)
+        assert sum(len(run.tasks) for run in runs) <= room
+        for run in runs:
+            assert 1 <= len(run.tasks) <= longest
+            assert all(job.handler_name not in self.blocked for job in run.tasks)
+            assert all(job.line not in self.held for job in run.tasks)
+            self.check_handed_out(run)
+
+    @precondition(lambda self: self.blocked)
+    @rule(data=st.data())
+    def a_blocked_handler_is_probed(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.blocked)))
+        probe = self.lanes.take_probe(name)
+        if probe is not None:
+            (job,) = probe.tasks
+            assert job.handler_name == name
+            assert job.line not in self.held
+            self.check_handed_out(probe)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def a_run_comes_back(self, data: st.DataObject) -> None:
+        """All of it is done, or one failed: it and what is behind it must run (again)."""
+        run = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        done = data.draw(st.integers(0, len(run.tasks)))
+        rest = [job for job in run.tasks[done:] if job not in self.dead]
+        failed = rest[0] if rest else None
+        if failed is not None and data.draw(st.booleans()) and failed.line not in self.held:
+            self.lanes.hold(run.lane, failed.handler_name)
+            if data.draw(st.booleans()):
+                self.suspects.append((failed, run.lane))
+            self.held[failed.line] = run.lane
+        for job in reversed(rest):
+            self.waiting.setdefault(job.line, []).insert(0, job)
+        self.lanes.finish(run.lane, rest)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def a_hold_ends(self, data: st.DataObject) -> None:
+        suspected = {job.line for job, _ in self.suspects}
+        lines = sorted((line for line in self.held if line not in suspected), key=str)
+        if lines:
+            line = data.draw(st.sampled_from(lines))
+            self.lanes.resume(self.held.pop(line), line[1])
+
+    @precondition(lambda self: self.suspects)
+    @rule()
+    def a_suspect_runs_alone(self) -> None:
+        job, lane = self.suspects.pop(0)
+        self.lanes.resume(lane, job.handler_name)
+        self.held.pop(job.line)
+        run = self.lanes.take_one(job, lane)
+        if run is not None:
+            assert run.tasks == [job]
+            self.check_handed_out(run)
+
+    @rule(name=handlers)
+    def an_outage_begins(self, name: str) -> None:
+        self.blocked.add(name)
+        self.lanes.block(name)
+
+    @rule(name=handlers)
+    def an_outage_ends(self, name: str) -> None:
+        self.blocked.discard(name)
+        self.lanes.unblock(name)
+
+    @rule()
+    def the_connection_is_lost(self) -> None:
+        assert self.lanes.clear() == self.count_waiting()
+        self.waiting.clear()
+        self.dead.update(job for run in self.out for job in run.tasks)
+        self.held.clear()
+        self.suspects.clear()
+
+    # -- what must hold ----------------------------------------------------------------------------
+
+    def check_handed_out(self, run: Run[Job]) -> None:
+        assert len({job.is_async for job in run.tasks}) == 1, "a run goes to one pool"
+        assert len({job.key for job in run.tasks}) == 1, "a run is of one lane"
+        busy = {job.key for other in self.out for job in other.tasks}
+        assert run.tasks[0].key not in busy, "two runs of one key at a time"
+        for job in run.tasks:
+            assert self.waiting[job.line].pop(0) is job, f"{job} overtook another of its line"
+        self.out.append(run)
+
+    def count_waiting(self) -> int:
+        return sum(len(jobs) for jobs in self.waiting.values())
+
+    @invariant()
+    def the_count_of_what_waits_is_right(self) -> None:
+        assert self.lanes.waiting == self.count_waiting()
+
+    def teardown(self) -> None:
+        """Once every fault ends, everything that waits is handed out: nothing was lost."""
+        for line, lane in self.held.items():
+            self.lanes.resume(lane, line[1])
+        self.held.clear()
+        for name in sorted(self.blocked):
+            self.an_outage_ends(name)
+        while True:
+            for run in self.out:
+                self.lanes.finish(run.lane)
+            self.out.clear()
+            runs = self.lanes.take(ALL, ALL)
+            if not runs:
+                break
+            for run in runs:
+                self.check_handed_out(run)
+        assert self.count_waiting() == 0
+        assert len(self.lanes) == 0, "an idle key leaves nothing behind"
+
+
+LanesMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
+)
+TestLanes = LanesMachine.TestCase

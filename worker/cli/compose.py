@@ -1,0 +1,127 @@
+"""From what a user asks to publish to the message: checked against the app, where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from worker.cli.events import event_classes
+from worker.errors import ConfigurationError, UsageError
+from worker.ids import new_id
+from worker.message import Message, check_name, key_of, schema_of
+from worker.payload import Decoder, Unfit, decoder_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.app import App
+    from worker.cli.events import EventClass
+    from worker.codec import Codec
+    from worker.message import Outgoing
+
+#: The id travels in an AMQP short string.
+_MAX_ID_BYTES = 255
+_MAX_KEY = 1024
+
+
+class WrongMessage(UsageError):
+    """What was asked for cannot be published. The text does not say where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A message to publish, as its user described it. ``payload`` is JSON."""
+
+    name: str
+    payload: bytes = b"{}"
+    key: str | None = None
+    id: str | None = None
+    to: str | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    priority: int | None = None
+    transient: bool = False
+
+
+class Composer:
+    """Makes messages for one publisher.
+
+    With an ``app`` every name must be one that it knows, the payload must fit the class of that
+    name, and the class gives the key and the recipient.
+    """
+
+    def __init__(self, codec: Codec, app: App | None) -> None:
+        self._codec = codec
+        self._app = app
+        self._classes = event_classes() if app is not None else {}
+        self._decoders: dict[str, Decoder] = {}
+
+    def compose(self, wanted: Wanted) -> Outgoing:
+        """Return the message. Raises WrongMessage."""
+        message_id = wanted.id or new_id()
+        key, to = wanted.key, wanted.to
+        self._check(wanted, message_id)
+        kind = self._classes.get(wanted.name)
+        if kind is not None:
+            to = _recipient(kind, to)
+            derived = self._key(kind, wanted, message_id)
+            key = derived if key is None else key
+        elif self._app is not None and not self._app.route(wanted.name):
+            raise WrongMessage(f"{wanted.name!r}: {self._unknown(wanted.name)}")
+        try:
+            return self._codec.pack(
+                wanted.name,
+                wanted.payload,
+                message_id=message_id,
+                key=key,
+                to=to,
+                headers=wanted.headers,
+                priority=wanted.priority,
+                transient=wanted.transient,
+            )
+        except ValueError as error:
+            raise WrongMessage(str(error)) from None
+
+    def _check(self, wanted: Wanted, message_id: str) -> None:
+        try:
+            check_name(wanted.name, "the name")
+            if wanted.to is not None:
+                check_name(wanted.to, "the recipient")
+        except ConfigurationError as error:
+            raise WrongMessage(str(error)) from None
+        if len(message_id.encode("utf-8", "surrogatepass")) > _MAX_ID_BYTES:
+            raise WrongMessage(f"the id is longer than {_MAX_ID_BYTES} bytes")
+        if wanted.key is not None and not 0 < len(wanted.key) <= _MAX_KEY:
+            raise WrongMessage(f"a key has 1 to {_MAX_KEY} characters")
+
+    def _key(self, kind: EventClass, wanted: Wanted, message_id: str) -> str | None:
+        """Read the payload as ``kind``, as its consumers will; return its key."""
+        decode = self._decoders.get(wanted.name)
+        if decode is None:
+            decode = self._decoders[wanted.name] = decoder_for(kind)
+        try:
+            event = decode(Message(message_id, wanted.name, None, wanted.payload, {}, {}))
+        except Unfit as error:
+            raise WrongMessage(f"{wanted.name}: {error}") from None
+        try:
+            return key_of(event)
+        except Exception as error:
+            raise WrongMessage(f"{wanted.name}: its key: {error}") from error
+
+    def _unknown(self, name: str) -> str:
+        assert self._app is not None  # noqa: S101 - the caller looked
+        known = [*self._classes, *(h.pattern for h in self._app.handlers.values())]
+        near = get_close_matches(name, known, n=1)
+        if near:
+            return f"the app has no such event or command; did you mean {near[0]!r}?"
+        return f"the app has no such event or command; it has {', '.join(sorted(set(known)))}"
+
+
+def _recipient(kind: EventClass, asked: str | None) -> str | None:
+    schema = schema_of(kind)
+    assert schema is not None  # noqa: S101 - every event class has one
+    if asked in (None, schema.to):
+        return schema.to
+    if schema.to is None:
+        raise WrongMessage(f"{schema.name} is an event: it is not sent to {asked!r} alone")
+    raise WrongMessage(f"{schema.name} is a command to {schema.to!r}, not to {asked!r}")

@@ -1,0 +1,100 @@
+"""Runs a command; turns whatever it raises into words for its user and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.group import qworker
+from worker.config import mask_url
+from worker.errors import QworkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+_BUG = (
+    "this is a mistake in qworker, not in what you did: please report it, with the lines above"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the program's exit code; never raises.
+
+    ``arguments`` are those of the process where they are left out. Errors are texts on standard
+    error; a traceback is shown of exceptions alone that nobody foresaw.
+    """
+    try:
+        answer = qworker.main(args=arguments, prog_name="qworker", standalone_mode=False)
+        code = answer if isinstance(answer, int) else 0
+    except SystemExit as error:  # click's answer to a reader of our output that went away
+        code = error.code if isinstance(error.code, int) else EXIT_BUG
+    except BaseException as error:  # noqa: BLE001 - the last one to be asked
+        code = _tell(error)
+    return _flush(code)
+
+
+def _tell(error: BaseException) -> int:
+    """Say on standard error what is wrong; return the exit code."""
+    match error:
+        case click.ClickException():
+            _say(_usage(error))
+            return error.exit_code
+        case KeyboardInterrupt():
+            return EXIT_INTERRUPTED
+        case click.Abort() if isinstance(error.__cause__, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        case click.Abort():
+            _say("no answer; nothing was done")
+            return EXIT_BUG
+        case QworkerError():
+            if shown := getattr(error, "user_traceback", ""):
+                click.echo(mask_url(shown), err=True)
+            _say(str(error))
+            return error.exit_code
+        case BaseExceptionGroup() if all(isinstance(e, QworkerError) for e in _leaves(error)):
+            told = [e for e in _leaves(error) if isinstance(e, QworkerError)]
+            for each in told:
+                _say(str(each))
+            return max(each.exit_code for each in told)
+    text = "".join(traceback.format_exception(error))
+    click.echo(mask_url(text.rstrip()), err=True)
+    _say(_BUG)
+    return EXIT_BUG
+
+
+def _usage(error: click.ClickException) -> str:
+    text = error.format_message()
+    context = getattr(error, "ctx", None)
+    return text if context is None else f"{text}\nTry '{context.command_path} --help'."
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        click.echo(f"qworker: {mask_url(text)}", err=True)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _flush(code: int) -> int:
+    """Write what is buffered while a broken pipe can still be met in silence."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter flushes once more when it ends, and would say that this failed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or EXIT_BUG
+    return code

@@ -1,0 +1,88 @@
+"""From the options of a command to an app and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.app import load_app
+from worker.codec import Codec
+from worker.config import load_settings
+from worker.errors import ConfigurationError
+from worker.supervisor.service import user_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.app import App
+    from worker.config import Settings
+
+
+class BrokenApp(ConfigurationError):
+    """The app's module raised when it was imported. ``user_traceback`` has its author's frames."""
+
+    def __init__(self, text: str, user_traceback: str) -> None:
+        super().__init__(text)
+        self.user_traceback = user_traceback
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The service that a command is about."""
+
+    service: str
+    settings: Settings
+    #: None where only the service's name was said.
+    app: App | None = None
+
+    @property
+    def codec(self) -> Codec:
+        """Reads and writes the messages of the service."""
+        return Codec.of(self.service, self.settings)
+
+
+def load(options: Mapping[str, object]) -> tuple[App, Settings]:
+    """Import the app that the options, the environment or a file name, and settle its settings.
+
+    Raises ConfigurationError, and UsageError for a handler that it does not have.
+    """
+    reference = str(options.get("app") or load_settings(options).app)
+    try:
+        app = load_app(reference)
+    except ConfigurationError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, ModuleNotFoundError):
+            raise
+        raise BrokenApp(str(error), user_traceback(cause)) from None
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"--app {reference}: importing it called sys.exit({error.code!r}); a module with"
+            " handlers must import without ending the program"
+        ) from None
+    settings = app.configure(options)
+    app.only(settings.handlers)
+    return app, settings
+
+
+def target(options: Mapping[str, object], service: str | None) -> Target:
+    """Return the service that ``--service`` names, or that of the app.
+
+    Raises ConfigurationError, and click.UsageError where neither says which.
+    """
+    if service is None:
+        if not options.get("app") and not load_settings(options).app:
+            raise click.UsageError(
+                "which service? Say --service NAME, or --app MODULE[:ATTRIBUTE] (QWORKER_APP)"
+            )
+        app, settings = load(options)
+        return Target(app.name, settings, app)
+    if options.get("app"):
+        raise click.UsageError("say --service or --app: the app has a name already")
+    return Target(service, load_settings(options))
+
+
+service_option = click.option(
+    "--service", metavar="NAME", help="The service, where its code is not here to be an --app."
+)

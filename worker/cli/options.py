@@ -1,0 +1,167 @@
+"""Options of commands, made from the settings: their names, help and defaults have one home."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from worker.config import FIELDS, environment_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+#: The settings that help shows first; all others tune what seldom needs it.
+_FIRST = (
+    "app",
+    "broker",
+    "dedup",
+    "shards",
+    "processes",
+    "concurrency",
+    "prefetch",
+    "single_active",
+    "drain_timeout",
+    "handlers",
+    "burst",
+    "http",
+    "log_format",
+    "log_level",
+    "reload",
+    "connect_timeout",
+)
+_METAVARS = {
+    "app": "MODULE[:ATTRIBUTE]",
+    "broker": "URL",
+    "dedup": "URL",
+    "handlers": "NAME",
+    "http": "HOST:PORT",
+}
+
+
+class _Value(click.ParamType):
+    """The text of a setting. ``worker.config`` converts it: it tells all mistakes at once."""
+
+    name = "text"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = tuple(filter(None, choices))
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Offer the choices, where there is a choice."""
+        return [CompletionItem(c) for c in self.choices if c.startswith(incomplete)]
+
+
+class Look(NamedTuple):
+    """How a setting looks on the command line."""
+
+    flags: str
+    metavar: str | None
+    help: str
+
+
+def look(name: str) -> Look:
+    """Return how the setting ``name`` looks on the command line."""
+    spec = FIELDS[name]
+    facts, default = spec.metadata, spec.default
+    dashed = name.replace("_", "-").removesuffix("s" if name == "handlers" else "")
+    flags, metavar = f"--{dashed}", _METAVARS.get(name)
+    if isinstance(default, bool):
+        flags = f"--{dashed}/--no-{dashed}"
+        shown = "on" if default else "off"
+    else:
+        shown = _shown(default)
+        if facts["choices"]:
+            metavar = "|".join(filter(None, facts["choices"]))
+        elif metavar is None:
+            metavar = _metavar(default)
+    shown = facts["shown"] or shown
+    help_ = facts["help"]
+    if help_.partition(" ")[0].isalpha():  # not a URL
+        help_ = help_[0].upper() + help_[1:]
+    if name == "handlers":
+        help_, shown = f"{help_} (repeatable)", "all"
+    told = [f"default: {shown}"] if shown else []
+    if facts["env"]:
+        told.insert(0, environment_name(name))
+    return Look(flags, metavar, f"{help_}. [{'; '.join(told)}]" if told else f"{help_}.")
+
+
+def _shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) and default < 1e6 else str(default or "")  # noqa: PLR2004 - where 'g' turns to exponents
+
+
+def _metavar(default: object) -> str:
+    if isinstance(default, float):
+        return "SECONDS"
+    return "N" if isinstance(default, int) else "TEXT"
+
+
+class SettingsCommand(click.Command):
+    """A command whose help shows the seldom used settings last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in two sections."""
+        tuning = {name for name in FIELDS if name not in _FIRST}
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Tuning": []}
+        for parameter in self.get_params(ctx):
+            record = None
+            if isinstance(parameter, click.Option):
+                record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections["Tuning" if parameter.name in tuning else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """Give a command the options of these settings; of all, where none is named.
+
+    The command gets ``options`` as its first argument: the settings that the command line really
+    gave, by name, as text, so that the environment, files and the app can say the others.
+    """
+    wanted = names or tuple(FIELDS)
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def command(*args: Any, **values: Any) -> Any:  # noqa: ANN401 - whatever the command takes
+            given = {name: values.pop(name) for name in wanted}
+            options = {n: v for n, v in given.items() if v is not None and v != ()}
+            return function(options, *args, **values)
+
+        decorated: Any = command
+        for name in reversed(wanted):
+            decorated = _option(name)(decorated)
+        return decorated  # type: ignore[no-any-return] # click's decorators return what they get
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Any], Any]:
+    flags, metavar, help_ = look(name)
+    facts: dict[str, Any] = {"default": None, "help": help_, "metavar": metavar}
+    if isinstance(FIELDS[name].default, bool):
+        return click.option(flags, name, default=None, help=help_)
+    return click.option(
+        flags, name, type=_Value(FIELDS[name].metadata["choices"]), multiple=name == "handlers",
+        **facts,
+    )  # fmt: skip
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help that shows how it is used."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,179 @@
+"""``qworker publish``: one event from arguments, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.compose import Composer, Wanted, WrongMessage
+from worker.cli.lines import Bare, Source, reader
+from worker.cli.loading import load
+from worker.cli.options import SettingsCommand, example, settings_options
+from worker.cli.output import emit
+from worker.cli.stream import Stream
+from worker.codec import Codec
+from worker.config import load_settings
+from worker.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.app import App
+    from worker.config import Settings
+
+_SERVICE = "cli"
+_DASH = "-"
+
+
+@click.command(
+    cls=SettingsCommand,
+    epilog=example(
+        "qworker publish user.deposited --key u1 user_id=u1 amount=10",
+        'qworker publish user.deposited --key u1 --json \'{"user_id": "u1", "amount": "10"}\'',
+        "qworker publish mailer.send_email --command --to mailer user_id=u1 text=Hello",
+        "qworker publish --file events.jsonl",
+        "qworker publish --file rows.jsonl --name file.changed --key-field path",
+    ),
+)
+@settings_options(
+    "app",
+    "broker",
+    "connect_timeout",
+    "confirm_timeout",
+    "max_message_bytes",
+    "events_exchange",
+    "commands_exchange",
+    "event_format",
+)
+@click.argument("event", metavar="[NAME]", required=False)
+@click.argument("fields", metavar="[FIELD=TEXT|FIELD:=JSON]...", nargs=-1)
+@click.option("--json", "payload", metavar="JSON", help="The payload, instead of fields.")
+@click.option("--key", metavar="TEXT", help="What orders the event. [default: its class's key]")
+@click.option("--id", "message_id", metavar="TEXT", help="The event's id. [default: a new one]")
+@click.option("--to", metavar="SERVICE", help="Send a command to this service.")
+@click.option("--command", "is_command", is_flag=True, help="It is a command: --to is needed.")
+@click.option("--header", "headers", metavar="NAME=TEXT", multiple=True, help="(repeatable)")
+@click.option("--priority", type=click.IntRange(0, 255), metavar="N", help="Its priority.")
+@click.option("--transient", is_flag=True, help="It need not survive a restart of the broker.")
+@click.option("--file", "file", metavar="FILE", help="JSON lines; '-' is standard input.")
+@click.option("--name", metavar="NAME", help="Lines are bare payloads of events of this name.")
+@click.option("--key-field", metavar="PATH", help="Where in a bare payload the key is.")
+@click.option("--id-field", metavar="PATH", help="Where in a bare payload the id is.")
+@click.option("--from-line", type=click.IntRange(1), metavar="N", help="Leave out what is before.")
+def publish(options: dict[str, Any], event: str | None, file: str | None, **given: Any) -> int:  # noqa: ANN401 - as varied as the options
+    """Publish one event and print its id, or publish a file of JSON lines.
+
+    With --file FILE or '-' (standard input) each line is an object {"name": …, "payload": {…}}
+    that may have "key", "id", "to", "headers", "priority" and "transient"; or, with --name, a
+    payload. Everything is confirmed by the broker. A line that cannot be published ends the
+    command, after all lines before it are confirmed, and --from-line goes on there.
+
+    With --app names and payloads are checked against the app's classes, which also give the key
+    and the recipient.
+    """
+    if file is None and event == _DASH:
+        file, event = _DASH, None
+    _check_usage(event, file, given)
+    headers = dict(_split(text, "--header") for text in given["headers"])
+    if event is not None:
+        wanted = Wanted(
+            name=event,
+            payload=_payload(given["payload"], given["fields"]),
+            key=given["key"],
+            id=given["message_id"],
+            to=given["to"],
+            headers=headers,
+            priority=given["priority"],
+            transient=given["transient"],
+        )
+        return _publish_one(options, wanted)
+    bare = None
+    if given["name"] is not None:
+        bare = Bare(given["name"], given["key_field"], given["id_field"], given["to"])
+    read = reader(bare, headers, given["priority"], transient=given["transient"])
+    app, settings = _setting(options)
+    source = Source(str(file))
+    publisher, composer = _parts(app, settings)
+    try:
+        return Stream(publisher, composer, read, source).run(given["from_line"] or 1)
+    finally:
+        source.close()
+        publisher.close()
+
+
+def _publish_one(options: Mapping[str, object], wanted: Wanted) -> int:
+    app, settings = _setting(options)
+    publisher, composer = _parts(app, settings)
+    outgoing = composer.compose(wanted)
+    try:
+        with publisher:
+            publisher.send(outgoing)
+    finally:
+        publisher.close()
+    emit(outgoing.message_id)
+    return 0
+
+
+def _setting(options: Mapping[str, object]) -> tuple[App | None, Settings]:
+    if options.get("app") or load_settings(options).app:
+        return load(options)
+    return None, load_settings(options)
+
+
+def _parts(app: App | None, settings: Settings) -> tuple[Publisher, Composer]:
+    codec = Codec.of(app.name if app is not None else _SERVICE, settings)
+    return Publisher(codec, settings), Composer(codec, app)
+
+
+def _check_usage(event: str | None, file: str | None, given: Mapping[str, Any]) -> None:
+    """Raise click.UsageError where one event and many are mixed, or neither is said."""
+    of_one = {"fields": "fields", "payload": "--json", "key": "--key", "message_id": "--id"}
+    of_many = {"name": "--name", "key_field": "--key-field", "id_field": "--id-field"}
+    if event is None and file is None:
+        raise click.UsageError("name an event, or say --file FILE ('-' is standard input)")
+    if event is not None and file is not None:
+        raise click.UsageError(f"either the event {event!r}, or --file; lines say their names")
+    refused = of_one if file is not None else {**of_many, "from_line": "--from-line"}
+    for name, shown in refused.items():
+        if given[name]:
+            what = "one event from arguments" if refused is of_one else "lines (--file)"
+            raise click.UsageError(f"{shown} is for {what}")
+    for name in ("key_field", "id_field", "to"):
+        if file is not None and given[name] and given["name"] is None:
+            shown = of_many.get(name, "--to")
+            raise click.UsageError(f"{shown} is for bare payloads: say their --name as well")
+    if given["is_command"] and given["to"] is None:
+        raise click.UsageError("a command has one recipient: --to SERVICE")
+    if given["payload"] is not None and given["fields"]:
+        raise click.UsageError("either fields or --json")
+
+
+def _payload(text: str | None, fields: tuple[str, ...]) -> bytes:
+    """Return the payload as JSON. Raises click.UsageError."""
+    if text is not None:
+        try:
+            json.loads(text)
+            return text.strip().encode()
+        except ValueError as error:  # also what UTF-8 cannot carry
+            raise WrongMessage(f"--json {text!r}: {error}") from None
+    payload: dict[str, Any] = {}
+    for field in fields:
+        name, value = _split(field, "field")
+        if name.endswith(":"):
+            name = name[:-1]
+            try:
+                payload[name] = json.loads(value)
+            except ValueError as error:
+                raise WrongMessage(f"{field!r}: {value!r} is not JSON: {error}") from None
+        else:
+            payload[name] = value
+    return json.dumps(payload, ensure_ascii=False).encode("utf-8", "surrogateescape")
+
+
+def _split(text: str, what: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip(":"):
+        raise click.UsageError(f"{what} {text!r}: write NAME=TEXT")
+    return name, value
