@@ -4,12 +4,17 @@ The body and the publisher's own headers and properties stay byte for byte; the 
 the message came from, are added as headers ``qw-dead-…`` so that people can read, mend and replay
 it. What would harm the message in its new place is renamed (``CC`` and ``BCC`` would copy it to
 other queues) or dropped (``expiration``, ``user_id``).
+
+A content header must fit into one frame (AMQP 0-9-1, section 4.2.6), or the broker ends the
+connection. So a publisher's headers that leave no room are left out, and the message says so.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import amqp
 
 from worker.message import UNDECODABLE, Outgoing
 from worker.transport.properties import Malformed, amend, amend_decoded, without
@@ -24,6 +29,13 @@ QUEUE = "qw-dead-queue"
 TIME = "qw-dead-time"
 ATTEMPTS = "qw-dead-attempts"
 DETAIL = "qw-dead-detail"
+MALFORMED = "qw-dead-malformed"
+PROPERTIES = "qw-dead-properties"
+LEFT_OUT = "qw-dead-left-out"
+#: The properties that surely fit a frame of 128 KiB, the size that brokers and clients agree on
+#: unless they are set otherwise.
+_MOST_BYTES = 128 * 1024 - 64
+_MOST_SHOWN = 16 * 1024
 _RENAMED = {"CC": "qw-dead-CC", "BCC": "qw-dead-BCC"}
 _RENAMED_RAW = {old.encode(): new.encode() for old, new in _RENAMED.items()}
 _DROPPED = ("application_headers", "expiration", "user_id")
@@ -50,18 +62,52 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 ) -> Outgoing:
     """Return ``arrival`` to be sent elsewhere, otherwise as it came."""
     body = bytes(arrival.body)
+    facts = {name: _legible(value) for name, value in facts.items()}
+    brief = {name: value for name, value in facts.items() if name != DETAIL}
     raw = getattr(arrival, "frame_args", None)
     if isinstance(raw, bytes) and raw:
+        prefix = None if drop_prefix is None else drop_prefix.encode()
         try:
-            prefix = None if drop_prefix is None else drop_prefix.encode()
-            changed = amend(raw, add=facts, rename=_RENAMED_RAW, drop_prefix=prefix)
-            return Outgoing(exchange, routing_key, body, message_id, {}, {}, raw=changed)
+            for added in (facts, brief):
+                changed = amend(raw, add=added, rename=_RENAMED_RAW, drop_prefix=prefix)
+                if len(changed) <= _MOST_BYTES:
+                    return Outgoing(exchange, routing_key, body, message_id, {}, {}, raw=changed)
         except Malformed as error:
-            facts = {**facts, "qw-dead-properties": raw.hex(), "qw-dead-malformed": str(error)}
+            brief[MALFORMED] = str(error)
+            brief[PROPERTIES] = raw[:_MOST_SHOWN].hex()
     headers = arrival.properties.get("application_headers") or {}
-    changed_headers = amend_decoded(headers, add=facts, rename=_RENAMED, drop_prefix=drop_prefix)
-    properties: dict[str, Any] = without(arrival.properties, (*_DROPPED, UNDECODABLE))
-    return Outgoing(exchange, routing_key, body, message_id, properties, changed_headers)
+    properties = without(arrival.properties, (*_DROPPED, UNDECODABLE))
+    left_out = {**brief, LEFT_OUT: "the publisher's headers: too many, or not to be encoded"}
+    for kept, changed_headers in (
+        (properties, _changed(headers, {**facts, **brief}, drop_prefix)),
+        (properties, _changed(headers, brief, drop_prefix)),
+        (properties, left_out),
+    ):
+        if _can_be_sent(kept, changed_headers):
+            return Outgoing(exchange, routing_key, body, message_id, kept, changed_headers)
+    left_out[LEFT_OUT] = "the publisher's headers and properties: not to be encoded"
+    return Outgoing(exchange, routing_key, body, message_id, {}, left_out)
+
+
+def _changed(
+    headers: Mapping[str, object], facts: Mapping[str, str | int], drop_prefix: str | None
+) -> dict[str, Any]:
+    return amend_decoded(headers, add=facts, rename=_RENAMED, drop_prefix=drop_prefix)
+
+
+def _can_be_sent(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    """Tell whether py-amqp can encode them, and a frame carry them."""
+    message = amqp.Message(b"", application_headers=headers, **properties)
+    try:
+        encoded: bytes = message._serialize_properties()  # noqa: SLF001 - what publishing calls
+    except Exception:  # noqa: BLE001 - py-amqp raises many kinds
+        return False
+    return len(encoded) <= _MOST_BYTES
+
+
+def _legible(value: str | int) -> str | int:
+    """Return text as every broker and reader takes it: without lone surrogates."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def dead_letter_facts(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.outcome import DeadLetter
-from worker.parking import PLACE
+from worker.parking import KEY, PLACE
 from worker.telemetry import DeadLettered
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
 
@@ -159,6 +159,7 @@ class Detour:
             attempts=task.attempt if task is not None else 0,
         )
         facts[PLACE] = self._parking.place(message)
+        facts[KEY] = key
         letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
 
         def done() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 UNPARKED = "qw-unparked"
 #: Header that orders the parked messages of a key.
 PLACE = "qw-parked-place"
+#: Header that keeps the key of a parked message, which a foreign publisher may have nowhere else
+#: but in the payload.
+KEY = "qw-parked-key"
 #: Name of the message that ends a replay of one key.
 MARKER = "qw.unpark"
 

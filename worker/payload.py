@@ -142,7 +142,8 @@ def _event_decoder(kind: type[Any]) -> Decoder:
         attributes = event.__dict__
         attributes.update(decode(message.body).__dict__)
         attributes["event_id"] = message.id
-        attributes["timestamp"] = message.timestamp
+        if (moment := message.timestamp) is not None:
+            attributes["timestamp"] = moment
         try:
             event.__post_init__()
         except (ValueError, TypeError) as error:

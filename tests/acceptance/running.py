@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from acceptance.apps.events import Step
 from waiting import until
 from worker import App
 
+STEP_FIELDS = ("key", "sequence", "fault", "seconds")
 TESTS = Path(__file__).parents[1]
 COMMAND = (sys.executable, os.environ["LAUNCH"]) if "LAUNCH" in os.environ else (sys.executable, "-m", "worker.cli")
 #: Seconds that anything may take on a busy machine before it counts as hung.
@@ -51,32 +53,49 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._entries: list[Entry] = []
+        self._position = 0
 
     def entries(self, what: str = "", handler: str = "") -> list[Entry]:
         """Return the lines of that kind and handler, in the order of writing."""
-        text = self.file.read_text() if self.file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        found = [Entry(**json.loads(line)) for line in whole.splitlines()]
-        return [e for e in found if what in ("", e.what) and handler in ("", e.handler)]
+        self._read()
+        return [e for e in self._entries if what in ("", e.what) and handler in ("", e.handler)]
 
-    def executions(self, handler: str = "") -> Counter[tuple[str, str]]:
-        """Return how often each (handler, id) began."""
-        return Counter((e.handler, e.id) for e in self.entries("begin", handler))
+    def _read(self) -> None:
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._entries.append(Entry(**json.loads(line)))
+                self._position += len(line)
 
-    def effects(self, handler: str = "") -> Counter[tuple[str, str]]:
-        """Return how often each (handler, id) took effect."""
-        return Counter((e.handler, e.id) for e in self.entries("effect", handler))
+    def has(self, ids: Iterable[str], *handlers: str) -> bool:
+        """Tell whether each of ``ids`` took effect at each of ``handlers``."""
+        effects = {(e.handler, e.id) for e in self.entries("effect")}
+        return effects.issuperset(product(handlers, ids))
 
-    def order(self, handler: str = "") -> dict[tuple[str, str], list[int]]:
+    def executions(self, *ids: str) -> Counter[tuple[str, str]]:
+        """Return how often each (handler, id) began; of these ids, if any are given."""
+        return Counter((e.handler, e.id) for e in self.entries("begin") if not ids or e.id in ids)
+
+    def twice(self, what: str) -> dict[tuple[str, str], int]:
+        """Return the (handler, id) with more than one line of that kind, and how many."""
+        times = Counter((e.handler, e.id) for e in self.entries(what))
+        return {place: number for place, number in times.items() if number > 1}
+
+    def sequences(self) -> dict[tuple[str, str], list[int]]:
         """Return the sequence numbers of the effects of each (handler, key), in their order."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for entry in self.entries("effect", handler):
+        for entry in self.entries("effect"):
             found[entry.handler, entry.key].append(entry.sequence)
         return dict(found)
 
-    def out_of_order(self) -> dict[tuple[str, str], list[int]]:
+    def disorder(self) -> dict[tuple[str, str], list[int]]:
         """Return the (handler, key) whose effects did not happen in the order of publishing."""
-        return {place: s for place, s in self.order().items() if s != sorted(s)}
+        return {place: each for place, each in self.sequences().items() if each != sorted(each)}
 
     def overlaps(self) -> list[tuple[Entry, Entry]]:
         """Return where a key's handler began before its last execution ended."""
@@ -106,7 +125,6 @@ class Service:
         self._run_folder = folder / "run"
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._seen: set[int] = set()
         self.environ = {
             **os.environ,
             "PYTHONPATH": str(TESTS),
@@ -196,6 +214,10 @@ class Service:
         listed = self.status().get("processes", [])
         return [each["pid"] for each in listed if each["stage"] == "ready"]
 
+    def counter(self, name: str) -> int:
+        """Return a counter of the service since its start."""
+        return int(self.status().get("counters", {}).get(name, 0))
+
     @property
     def log_file(self) -> Path:
         """The log of the last start."""
@@ -239,25 +261,27 @@ class Load:
         self._error: BaseException | None = None
         self.confirmed: set[str] = set()
 
-    def publish(self, steps: Iterable[Step], *, batch: int = 50) -> set[str]:
+    def publish(
+        self, steps: Iterable[Step], *, batch: int = 100, pause: float = 0.0
+    ) -> set[str]:
         """Publish ``steps``, each batch confirmed before the next; return the confirmed ids."""
-        pending: list[str] = []
         steps = iter(steps)
         while not self._stop.is_set():
             with self._app.publisher() as out:
-                pending = [out.publish(step) for step, _ in zip(steps, range(batch), strict=False)]
+                pending = [out.publish(step) for step in islice(steps, batch)]
             if not pending:
                 break
             self.confirmed.update(pending)
+            self._stop.wait(pause)
         return self.confirmed
 
     @contextmanager
-    def in_background(self, steps: Iterable[Step], *, batch: int = 5) -> Iterator[None]:
-        """Publish while the block runs, as fast as confirms come; stop at its end."""
+    def in_background(self, steps: Iterable[Step]) -> Iterator[None]:
+        """Publish a few hundred a second while the block runs; stop at its end."""
 
         def work() -> None:
             try:
-                self.publish(steps, batch=batch)
+                self.publish(steps, batch=5, pause=0.02)
             except BaseException as error:  # noqa: BLE001 - told by the test's own thread
                 self._error = error
 
@@ -278,6 +302,11 @@ def steps(keys: int, each: int, **facts: Any) -> Iterator[Step]:
     for sequence in range(each):
         for key in range(keys):
             yield Step(key=f"key-{key}", sequence=sequence, **facts)
+
+
+def forever(keys: int, **facts: Any) -> Iterator[Step]:
+    """Yield steps of ``keys`` keys in turn, without an end."""
+    yield from steps(keys, sys.maxsize, **facts)
 
 
 def is_alive(pid: int) -> bool:
@@ -318,6 +347,26 @@ def letters(amqp_url: str, queue: str) -> list[Letter]:
             except ValueError:
                 content = {}
             found.append(Letter(properties.message_id or "", content, properties.headers or {}))
+    finally:
+        connection.close()
+
+
+def put(amqp_url: str, queue: str, step: Step) -> None:
+    """Put a step straight into a queue, past every exchange, as a plain AMQP client."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    try:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        body = {name: value for name, value in vars(step).items() if name in STEP_FIELDS}
+        channel.basic_publish(
+            "",
+            queue,
+            json.dumps(body).encode(),
+            pika.BasicProperties(
+                message_id=step.event_id, type=step.name, headers={"qw-key": step.key}
+            ),
+            mandatory=True,
+        )
     finally:
         connection.close()
 

@@ -30,7 +30,7 @@ def test_closing_the_terminal_drains(
     monkeypatch.setenv("QWORKER_RUN_DIR", str(service.run_folder))
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, str(MAIN), "{}"])
+        os.execv(sys.executable, [sys.executable, str(MAIN), "{}"])  # noqa: S606 - our own
     until(lambda: service.status().get("ready"), 30)
 
     os.close(terminal)

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from waiting import until

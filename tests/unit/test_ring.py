@@ -13,7 +13,9 @@ from worker.sharding.ring import Ring
 
 KEYS = [f"user-{number}" for number in range(20_000)]
 
-members = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(1, 5), min_size=1, max_size=8)
+members = st.dictionaries(
+    st.text(min_size=1, max_size=8), st.integers(1, 5), min_size=1, max_size=8
+)
 
 
 def test_a_mapping_is_pinned_for_ever() -> None:

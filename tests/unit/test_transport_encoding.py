@@ -105,7 +105,9 @@ def test_python_types_travel_as_amqp_has_them() -> None:
         RED = "red"
 
     headers = {"tuple": (1, 2), "enum": Colour.RED, "array": bytearray(b"x"), "big": 2**200}
-    found = decode_properties(encode_properties({"application_headers": headers, "type": Colour.RED}))
+    found = decode_properties(
+        encode_properties({"application_headers": headers, "type": Colour.RED})
+    )
     assert same(
         found,
         {

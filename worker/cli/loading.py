@@ -43,14 +43,14 @@ class Target:
         return Codec.of(self.service, self.settings)
 
 
-def load(options: Mapping[str, object]) -> tuple[App, Settings]:
-    """Import the app that the options, the environment or a file name, and settle its settings.
+def import_app(options: Mapping[str, object]) -> App:
+    """Import the app that the options, the environment or a file name.
 
-    Raises ConfigurationError, and UsageError for a handler that it does not have.
+    Raises ConfigurationError; BrokenApp where the app's own module raised.
     """
     reference = str(options.get("app") or load_settings(options).app)
     try:
-        app = load_app(reference)
+        return load_app(reference)
     except ConfigurationError as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, ModuleNotFoundError):
@@ -61,9 +61,22 @@ def load(options: Mapping[str, object]) -> tuple[App, Settings]:
             f"--app {reference}: importing it called sys.exit({error.code!r}); a module with"
             " handlers must import without ending the program"
         ) from None
+
+
+def settle(app: App, options: Mapping[str, object]) -> Settings:
+    """Merge the options with every other source of settings.
+
+    Raises ConfigurationError, and UsageError for a handler that the app does not have.
+    """
     settings = app.configure(options)
     app.only(settings.handlers)
-    return app, settings
+    return settings
+
+
+def load(options: Mapping[str, object]) -> tuple[App, Settings]:
+    """Import the app and settle its settings. Raises as both of them do."""
+    app = import_app(options)
+    return app, settle(app, options)
 
 
 def target(options: Mapping[str, object], service: str | None) -> Target:

@@ -18,10 +18,8 @@ from worker.errors import ConfigurationError
 from worker.ids import derived_id
 from worker.message import Context, Event
 
-#: Environment: the SQLite file of state and ledger; and, if set, that every effect is on disk
-#: before its handler returns.
+#: Environment: the SQLite file of the table and the ledger.
 STATE = "QWORKER_DEMO_STATE"
-SYNCED = "QWORKER_DEMO_SYNCED"
 
 app = App("git-history")
 
@@ -62,7 +60,7 @@ def open_ledger() -> Iterator[Ledger]:
     """Open the database, once a process."""
     if not (file := os.environ.get(STATE)):
         raise ConfigurationError(f"{STATE} must name the SQLite file that the demo writes to")
-    with Ledger.writing(Path(file), synced=bool(os.environ.get(SYNCED))) as ledger:
+    with Ledger.open(Path(file)) as ledger:
         yield ledger
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from worker.supervisor.status import Status
 
+_MAIN = "import sys; from worker.cli import main; sys.exit(main())"
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 40
 _PACKAGE_FOLDER = Path(worker.__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ class Service:
 
     def start(self) -> None:
         """Start the supervisor, which starts its processes."""
-        command = [sys.executable, "-P", "-m", "worker.cli", "start", "--app", self.app]
+        command = [sys.executable, "-P", "-c", _MAIN, "start", "--app", self.app]
         kept = {
             name: value
             for name, value in os.environ.items()

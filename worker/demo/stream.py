@@ -53,18 +53,17 @@ class Flow:
     rate: float | None
 
 
-class Stream(threading.Thread):
+class Stream:
     """Publishes a history, in a thread of its own. Its numbers may be read by any other."""
 
     def __init__(
         self, changes: Sequence[Change], flow: Flow, settings: Settings, random: Random
     ) -> None:
-        super().__init__(name="publisher", daemon=True)
         self._messages = at_least_once(changes, flow.duplicates, random)
         self._flow = flow
         self._publisher = Publisher(Codec.of(app.name, settings), settings)
-        self._stop = threading.Event()
-        self.size = len(changes)
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._ending = threading.Event()
         #: Messages that the broker confirmed, copies included, and how many of them are copies.
         self.published = 0
         self.copies = 0
@@ -74,24 +73,27 @@ class Stream(threading.Thread):
     @property
     def finished(self) -> bool:
         """Whether everything is published and confirmed."""
-        return self.ident is not None and not self.is_alive() and self.error is None
+        return self._thread.ident is not None and not self._thread.is_alive() and not self.error
 
-    def run(self) -> None:
-        """Publish everything; called by the thread."""
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, early if need be, and wait for it."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
         try:
             began = monotonic()
-            while self._some(began) and not self._stop.wait(self._pause):
+            while self._some(began) and not self._ending.wait(self._pause):
                 pass
         except Exception as error:  # noqa: BLE001 - told by the thread that waits for this one
             self.error = error
         finally:
             self._publisher.close()
-
-    def stop(self) -> None:
-        """End early, and wait for it."""
-        self._stop.set()
-        if self.ident is not None:
-            self.join()
 
     @property
     def _pause(self) -> float:

@@ -129,8 +129,6 @@ class Lanes(Generic[T]):
                 del ready[shard]
             if lane.running:
                 continue  # one task of it was taken out of turn; finish brings it back
-            if lane.running:
-                continue  # taken out of turn meanwhile; finish queues it again
             tasks = self._pick(lane, min(room, longest))
             if not tasks:
                 continue  # all of it is held or blocked; resume or unblock brings it back

@@ -3,18 +3,20 @@
 py-amqp reads a frame with three blocking reads of a few bytes each. This pump reads what the
 socket holds in one call and hands complete frames to py-amqp's own frame handler, so that a
 delivery costs no system call of its own. Blocking calls of py-amqp (declaring a queue, say) read
-through the same buffer, so both can be used in turn from one thread.
+through the same buffer and the same handler, so both can be used in turn from one thread.
 
 It also keeps one hostile message from taking the connection down: where py-amqp cannot decode
 the properties of a message, the message is handed on with
 :data:`~worker.message.UNDECODABLE` as its only one. The raw properties of every message are kept
 in its ``frame_args`` (py-amqp needs them no more), so that it can be set aside byte for byte.
+A message without a body has an empty one.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+from struct import error as struct_error
 from struct import pack, unpack_from
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,6 @@ class FramePump:
     """
 
     def __init__(self, connection: amqp.Connection, arrivals: list[Any]) -> None:
-        self._connection = connection
         self._sock: socket.socket = connection.transport.sock
         self._arrivals = arrivals
         self._data = b""
@@ -48,8 +49,10 @@ class FramePump:
         self._headers: dict[int, bytes] = {}
         self._undecodable: dict[int, str] = {}
         self._flags = 0 if isinstance(self._sock, ssl.SSLSocket) else socket.MSG_DONTWAIT
-        # py-amqp's blocking reads take from our buffer first.
+        # py-amqp's blocking reads take from our buffer first, and what they read comes to us.
         connection.transport._quick_recv = self._recv  # noqa: SLF001 - its one seam for reading
+        self._handle = connection.on_inbound_frame
+        connection.on_inbound_frame = self._on_frame
 
     def fileno(self) -> int:
         """Return the descriptor to wait on for reading."""
@@ -67,7 +70,6 @@ class FramePump:
         Raises what py-amqp raises for a connection or channel that the broker closed, and
         OSError where the socket ended.
         """
-        handle = self._connection.on_inbound_frame
         arrivals = self._arrivals
         while len(arrivals) < limit:
             end = self._frame_end()
@@ -79,23 +81,38 @@ class FramePump:
             kind, channel, _ = unpack_from(">BHI", data, start)
             if data[end - 1] != _FRAME_END:
                 raise UnexpectedFrame("an AMQP frame does not end where it should")
-            payload = data[start + _FRAME_HEADER : end - 1]
             self._position = end
-            before = len(arrivals)
+            self._on_frame((kind, channel, data[start + _FRAME_HEADER : end - 1]))
+
+    def _on_frame(self, frame: tuple[int, int, bytes]) -> bool:
+        """Hand a frame to py-amqp, and mend the message that it completes."""
+        kind, channel, payload = frame
+        arrivals = self._arrivals
+        before = len(arrivals)
+        try:
             if kind == _HEADER_FRAME:
-                self._headers[channel] = payload
-                try:
-                    handle((kind, channel, payload))
-                except Exception as error:  # noqa: BLE001 - whatever a hostile header brings about
-                    self._undecodable[channel] = str(error) or type(error).__name__
-                    handle((kind, channel, payload[:_HEADER_LENGTH] + pack(">H", 0)))
+                complete = self._on_header(channel, payload)
             else:
-                handle((kind, channel, payload))
-            if len(arrivals) > before:
-                message = arrivals[-1]
-                message.frame_args = self._headers[channel][_HEADER_LENGTH:]
-                if channel in self._undecodable:
-                    message.properties = {UNDECODABLE: self._undecodable.pop(channel)}
+                complete = bool(self._handle(frame))
+        except (struct_error, LookupError, UnicodeError) as error:
+            raise UnexpectedFrame(f"an AMQP frame cannot be read: {error!r}") from error
+        if len(arrivals) > before:
+            message = arrivals[-1]
+            message.frame_args = self._headers[channel][_HEADER_LENGTH:]
+            message.body = message.body or b""
+            if channel in self._undecodable:
+                message.properties = {UNDECODABLE: self._undecodable.pop(channel)}
+        return complete
+
+    def _on_header(self, channel: int, payload: bytes) -> bool:
+        self._headers[channel] = payload
+        try:
+            return bool(self._handle((_HEADER_FRAME, channel, payload)))
+        except Exception as error:  # noqa: BLE001 - whatever a hostile header brings about
+            self._undecodable[channel] = str(error) or type(error).__name__
+        # The same message without its properties. What is wrong with more than these raises again.
+        bare = payload[:_HEADER_LENGTH] + pack(">H", 0)
+        return bool(self._handle((_HEADER_FRAME, channel, bare)))
 
     def _frame_end(self) -> int | None:
         """Return where the next frame ends; None while it is not whole."""

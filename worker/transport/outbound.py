@@ -21,6 +21,7 @@ import amqp.exceptions
 
 from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
 from worker.transport.capabilities import capabilities_of
+from worker.transport.embedded.encoding import Unencodable
 from worker.transport.frames import FramePump
 from worker.transport.inbound import abandon, release
 
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 #: socket buffers hold, so that writing does not block when the broker stops reading.
 WINDOW = 1000
 WINDOW_BYTES = 1024 * 1024
+
+
+#: What a content header frame has beside the properties; it must not exceed the frame size, or
+#: the broker ends the connection.
+_HEADER_OVERHEAD = 8 + 12
 
 
 class Sent(NamedTuple):
@@ -85,6 +91,7 @@ class Outbound:
                 native.on_blocked = self._on_blocked
                 native.on_unblocked = self._on_unblocked
                 self._pump = FramePump(native, [])
+                self._most_properties = native.frame_max - _HEADER_OVERHEAD
         except self._lost as error:
             raise self._gone(error) from None
 
@@ -157,6 +164,11 @@ class Outbound:
                 ready.append((message, item.exchange, item.routing_key, item.mandatory))
             try:
                 unroutable = set(self._channel.publish_many(ready))
+            except Unencodable as error:  # of which nothing is stored; the others go again
+                item = batch.pop(error.index)
+                self._queue.extendleft(reversed(batch))
+                self._sent.append(Sent(item, _unencodable(item, error)))
+                continue
             except BaseException:
                 self._queue.extendleft(reversed(batch))
                 raise
@@ -174,11 +186,15 @@ class Outbound:
             item = self._queue[0]
             try:
                 message = self._prepare(item)
-                message._serialize_properties()  # noqa: SLF001 - what cannot be encoded fails here, alone
+                encoded = message._serialize_properties()  # noqa: SLF001 - what cannot be encoded fails here, alone
+                if len(encoded) > self._most_properties:
+                    raise ValueError(  # noqa: TRY301 - refused like all others
+                        f"its headers and properties have {len(encoded)} bytes; the broker takes"
+                        f" {self._most_properties} at most"
+                    )
             except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds
                 self._queue.popleft()
-                refused = PublishRefused(f"{item.message_id}: cannot be encoded: {error}")
-                self._sent.append(Sent(item, refused))
+                self._sent.append(Sent(item, _unencodable(item, error)))
                 continue
             self._channel.basic_publish(
                 message, item.exchange, item.routing_key, mandatory=item.mandatory
@@ -236,6 +252,10 @@ class Outbound:
     def _gone(self, error: BaseException) -> BrokerUnreachable:
         text = str(error) or type(error).__name__
         return BrokerUnreachable(f"the publishing connection to the broker is lost: {text}")
+
+
+def _unencodable(item: Outgoing, error: Exception) -> PublishRefused:
+    return PublishRefused(f"{item.message_id}: cannot be encoded: {error}")
 
 
 def _unroutable(item: Outgoing) -> Unroutable:

@@ -53,9 +53,9 @@ def amend(
     """Return ``raw`` (property flags and list) with other headers.
 
     ``rename`` gives headers another name, ``drop_prefix`` removes those that begin with it, and
-    ``add`` is appended. The properties *expiration* and *user id* are dropped: the first would
-    make the message vanish from where it is put, the second is refused from another user. Raises
-    Malformed where ``raw`` does not follow the layout.
+    ``add`` is appended, in place of headers of the same names. The properties *expiration* and
+    *user id* are dropped: the first would make the message vanish from where it is put, the second
+    is refused from another user. Raises Malformed where ``raw`` does not follow the layout.
     """
     try:
         return _amend(raw, add, rename, drop_prefix)
@@ -84,9 +84,12 @@ def _amend(
         (length,) = unpack_from(">I", raw, position)
         position += 4
         end = position + length
+        replaced = {name.encode() for name in add}
         for name, value in _entries(raw, position, end):
-            if drop_prefix is None or not name.startswith(drop_prefix):
-                entries.append(_entry(rename.get(name, name), value))
+            kept = rename.get(name, name)
+            if kept in replaced or (drop_prefix is not None and name.startswith(drop_prefix)):
+                continue
+            entries.append(_entry(kept, value))
         position = end
     after = _after_headers(raw, flags, position)
     entries.extend(_entry(name.encode(), _encode(value)) for name, value in add.items())

@@ -122,7 +122,6 @@ class Channel(DeclaringChannel):
             raise _not_implemented("immediate=true", _BASIC_PUBLISH)
         if self._broker.publish(((msg, exchange, routing_key, mandatory),)):
             self._give_back(msg, exchange, routing_key)
-        self._stir()
         if self._confirms is not None:
             self._connection.confirmed(self, next(self._confirms))
 
@@ -134,9 +133,7 @@ class Channel(DeclaringChannel):
         MessageNacked, PreconditionFailed as for one; Unencodable, whose ``index`` is the place
         of the message that AMQP cannot carry.
         """
-        unroutable = self._broker.publish(batch)
-        self._stir()
-        return unroutable
+        return self._broker.publish(batch)
 
     def confirm_select(self, nowait: bool = False) -> None:
         """Have ``basic_ack`` events for publishes, in the drain_events after each.
@@ -211,7 +208,6 @@ class Channel(DeclaringChannel):
             consumer.held -= len(undelivered)
         broker.presence.cancel_consumer(consumer.id, consumer.queue, holds=consumer.held > 0)
         self.forget_consumer(consumer)
-        self._stir()
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> amqp.Message | None:
         """Take one message, or None. Raises ResourceLocked where a single active consumer is."""
@@ -236,7 +232,7 @@ class Channel(DeclaringChannel):
     def flow(self, active: bool) -> None:
         """Stop or resume deliveries on this channel; what is already fetched still comes."""
         self.active = active
-        self._stir()
+        self._connection.look()
 
     # Settling
 
@@ -365,7 +361,6 @@ class Channel(DeclaringChannel):
             connection.broker.presence.remove_consumers([consumer.id])
         if count < len(tags):
             connection.doubt()
-        connection.stirred = True
 
     def _give_back(self, message: amqp.Message, exchange: str, routing_key: str) -> None:
         error = exceptions.error_for_code(

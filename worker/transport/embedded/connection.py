@@ -53,15 +53,13 @@ class Connection:
         self.broker = Broker(database, lease=lease, keeps_transient=keeps_transient)
         self.connected = True
         self.channels: dict[int, Channel] = {}
-        #: This connection itself did something since the last poll.
-        self.stirred = True
         self._database = database
         self._ids = itertools.count(1)
         self._consumers: dict[int, Consumer] = {}
         self._undelivered: deque[_Delivery] = deque()
         self._confirmed: deque[tuple[Channel, int]] = deque()
         self._next_turn = 0
-        self._version = -1
+        self._version: tuple[int, int] | None = None
         self._topology = -1
         self._expiry: float | None = None
         self._next_tick = 0.0
@@ -117,7 +115,7 @@ class Connection:
     def add_consumer(self, consumer: Consumer) -> None:
         """Deliver to ``consumer`` from now on."""
         self._consumers[consumer.id] = consumer
-        self.stirred = True
+        self.look()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """Deliver to ``consumer`` no more."""
@@ -126,7 +124,6 @@ class Connection:
     def remove_channel(self, channel: Channel) -> None:
         """Forget a channel that is closed."""
         self.channels.pop(channel.channel_id, None)
-        self.stirred = True
 
     def withdraw(self, consumer: Consumer) -> list[Leased]:
         """Return what was fetched for ``consumer`` and not delivered yet, and forget it."""
@@ -138,6 +135,10 @@ class Connection:
     def confirmed(self, channel: Channel, tag: int) -> None:
         """Have a publish confirmed by the next drain_events."""
         self._confirmed.append((channel, tag))
+
+    def look(self) -> None:
+        """Have the next poll look for messages, whether or not the database changed."""
+        self._version = None
 
     def doubt(self) -> None:
         """Look soon whether the lease is still there: a settlement found less than it should."""
@@ -192,10 +193,8 @@ class Connection:
         if version != self._version:
             # Read before looking: what is committed after it makes it differ again.
             self._version = version
-        elif not self.stirred and (self._expiry is None or time.time() * 1000 < self._expiry):
-            return False
-        self.stirred = False
-        return True
+            return True
+        return self._expiry is not None and time.time() * 1000 >= self._expiry
 
     def _fetch(self) -> bool:
         """Look around, and fetch for the consumers that have room; tell whether anything came."""
@@ -206,7 +205,6 @@ class Connection:
         self._expiry = broker.next_expiry()
         if self._expiry is not None and self._expiry <= time.time() * 1000:
             broker.expire()
-            self.stirred = True
         wanted = self._wanted(broker.ready())
         if not wanted:
             return False
@@ -217,7 +215,6 @@ class Connection:
                 consumer.held += len(rows)
             self._undelivered.extend([(consumer, row) for row in rows])
             fetched = fetched or bool(rows)
-        self.stirred = self.stirred or fetched  # there may be more
         return fetched
 
     def _wanted(self, ready: Iterable[tuple[int, int, int]]) -> list[Wanted]:

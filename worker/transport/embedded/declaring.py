@@ -162,9 +162,7 @@ class DeclaringChannel(base.StdChannel):
             found = self._queue(queue, QUEUE_DELETE)
         except exceptions.NotFound:
             return 0
-        count = broker.declarations.delete_queue(found, if_unused=if_unused, if_empty=if_empty)
-        self._stir()
-        return count
+        return broker.declarations.delete_queue(found, if_unused=if_unused, if_empty=if_empty)
 
     def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - kombu's
         """Translate kombu's queue options into queue arguments."""
@@ -181,11 +179,6 @@ class DeclaringChannel(base.StdChannel):
     @property
     def _broker(self) -> Broker:
         return self._connection.broker
-
-    def _stir(self) -> None:
-        """Say that there may be something to deliver."""
-        if self.connection is not None:
-            self.connection.stirred = True
 
     def _queue(self, name: str, method: tuple[int, int]) -> Queue:
         """Return the queue that a method names; the last declared one if it names none."""

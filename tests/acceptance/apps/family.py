@@ -1,0 +1,26 @@
+"""A handler that publishes children, which go to other shards and have children of their own."""
+
+import time
+
+from acceptance.apps.events import Step
+from acceptance.apps.ledger import note
+from worker import App, Context, RetryPolicy
+
+GENERATIONS = 3
+
+app = App("family")
+
+
+@app.on(Step, retry=RetryPolicy(attempts=3, wait="fixed", first_wait=1.0))
+def handle(event: Step, context: Context) -> None:
+    """Have two children, slowly; the event with a fault fails at first, and waits."""
+    note("begin", event, context)
+    if event.fault and context.attempt == 1:
+        raise TimeoutError("not yet")
+    time.sleep(event.seconds)
+    if event.sequence < GENERATIONS:
+        for child in "ab":
+            context.publish(
+                Step(key=event.key + child, sequence=event.sequence + 1, seconds=event.seconds)
+            )
+    note("effect", event, context)

@@ -1,0 +1,7 @@
+"""``python -m worker.cli`` is ``qworker``."""
+
+import sys
+
+from worker.cli.entry import main
+
+sys.exit(main())

@@ -1,0 +1,249 @@
+"""The checks behind ``qworker check``: what an app asks for against what is there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import amqp.exceptions
+
+from worker.cli.events import recipients
+from worker.cli.inspector import Inspector
+from worker.cli.loading import import_app, settle
+from worker.cli.output import count
+from worker.config import mask_url
+from worker.dedup.base import StoreOptions
+from worker.dedup.open import open_store
+from worker.errors import ConfigurationError, QworkerError
+from worker.topology import dead_letter_queue, declare_exchange, declare_queue, shard_queue
+from worker.transport.capabilities import capabilities_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from worker.app import App
+    from worker.config import Settings
+    from worker.topology import Topology
+
+_HASH = "x-consistent-hash"
+
+
+class Level(Enum):
+    """How good or bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer of one check."""
+
+    check: str
+    level: Level
+    text: str
+    #: What the program exits with if nothing worse is found.
+    exit_code: int = 0
+
+
+def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
+    """Yield what is found about the service that ``options`` name, as it is found."""
+    try:
+        app = import_app(options)
+        yield _ok("app", f"{app.name!r} has {count(len(app.handlers), 'handler')}:"
+                  f" {', '.join(app.handlers)}") if app.handlers else _warning(
+            "app", f"{app.name!r} has no handlers: it would consume nothing")  # fmt: skip
+    except QworkerError as error:
+        yield _error("app", error)
+        return
+    try:
+        settings = settle(app, options)
+        topology = app.topology(settings)
+    except QworkerError as error:
+        yield _error("settings", error)
+        return
+    yield _ok("settings", _settings(settings))
+    yield _ok("horizons", _horizons(app, settings))
+    yield from _check_broker(app, settings, topology)
+    yield from _check_store(settings)
+
+
+def _settings(settings: Settings) -> str:
+    processes = count(settings.process_count, "process", "processes")
+    told = f"{count(settings.shards, 'shard')} in {processes}"
+    if settings.handlers:
+        told += f", only {', '.join(settings.handlers)}"
+    return told
+
+
+def _horizons(app: App, settings: Settings) -> str:
+    longest = max((h.retry.longest() for h in app.handlers.values()), default=0.0)
+    return (
+        f"retries wait up to {_duration(longest)} in all, ids are remembered for"
+        f" {_duration(settings.retention)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _check_broker(app: App, settings: Settings, topology: Topology) -> Iterator[Finding]:
+    try:
+        with Inspector(app.name, settings) as inspector:
+            yield _ok("broker", f"{inspector.product} answers at {mask_url(settings.broker)}")
+            if settings.broker.startswith("memory:"):
+                yield _warning("broker", "memory:// lives and dies with one process: nobody else"
+                               " can publish to it")  # fmt: skip
+            yield from _check_hash(settings, topology, inspector)
+            yield from _check_declarations(topology, inspector)
+            yield from _check_shards(settings, topology, inspector)
+            yield from _check_recipients(app, inspector)
+    except QworkerError as error:
+        yield _error("broker", error)
+
+
+def _check_hash(settings: Settings, topology: Topology, inspector: Inspector) -> Iterator[Finding]:
+    """Tell who spreads messages over the shards."""
+    hashes = [exchange.name for exchange in topology.exchanges if exchange.type == _HASH]
+    if not hashes:
+        return
+    if capabilities_of(settings.broker).embedded:
+        yield _ok("hash exchange", "the embedded broker spreads keys over the shards")
+    elif all(map(inspector.has_exchange, hashes)) or _has_hash_type(settings, topology.service):
+        yield _ok("hash exchange", f"the broker spreads keys over the shards ({_HASH})")
+    else:
+        yield Finding(
+            "hash exchange",
+            Level.ERROR,
+            f"the broker has no exchange of type {_HASH}, which shards need: run 'rabbitmq-plugins"
+            " enable rabbitmq_consistent_hash_exchange', or use 1 shard",
+            ConfigurationError.exit_code,
+        )
+
+
+def _has_hash_type(settings: Settings, service: str) -> bool:
+    """Declare an exchange of the type, and remove it; AMQP has no other way to ask."""
+    name = f"{service}.check.{os.getpid()}"
+
+    def declare(channel: Any) -> None:  # noqa: ANN401 - kombu has no types
+        channel.exchange_declare(name, _HASH, durable=False, auto_delete=True)
+        channel.exchange_delete(name)
+
+    # A connection of its own: the broker ends one that asks for a type that it does not know.
+    with Inspector(service, settings) as inspector:
+        try:
+            inspector.ask(declare)
+        except amqp.exceptions.AccessRefused:
+            return True  # may not ask, so nothing is known against it
+        except (amqp.exceptions.AMQPError, QworkerError):
+            return False
+    return True
+
+
+def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Finding]:
+    """Compare the exchanges and queues that are there with what start would declare.
+
+    Declaring again what is there changes nothing, and the broker compares; what is not there is
+    not declared.
+    """
+    missing, there, problems = 0, 0, []
+    asked: list[tuple[bool, Callable[[Any], None]]] = [
+        (inspector.has_exchange(x.name), lambda channel, x=x: declare_exchange(channel, x))  # type: ignore[misc]
+        for x in topology.exchanges
+    ]
+    asked += [
+        (inspector.depth(q.name) is not None, lambda channel, q=q: declare_queue(channel, q))  # type: ignore[misc]
+        for q in topology.queues
+    ]
+    for exists, declare in asked:
+        if not exists:
+            missing += 1
+            continue
+        try:
+            inspector.ask(declare)
+            there += 1
+        except ConfigurationError as error:
+            problems.append(error)
+        except amqp.exceptions.AccessRefused as error:
+            problems.append(ConfigurationError(f"the broker's user may not declare: {error}"))
+    for error in problems:
+        yield _error("declarations", error)
+    if not problems:
+        told = [f"{there} exchanges and queues are as they should be"] if there else []
+        told += [f"{missing} will be declared at the first start"] if missing else []
+        yield _ok("declarations", ", ".join(told))
+
+
+def _check_shards(
+    settings: Settings, topology: Topology, inspector: Inspector
+) -> Iterator[Finding]:
+    """Compare the number of shards with the queues that are there."""
+    names = topology.shard_queues
+    found = sum(inspector.depth(name) is not None for name in names)
+    beyond = shard_queue(topology.service, topology.generation, settings.shards)
+    if found and inspector.depth(beyond) is not None:
+        yield Finding(
+            "shards",
+            Level.ERROR,
+            f"the broker has the queue {beyond!r}, so more shards than {settings.shards}: nobody"
+            " would consume it",
+            ConfigurationError.exit_code,
+        )
+    elif 0 < found < len(names):
+        yield Finding(
+            "shards",
+            Level.ERROR,
+            f"the broker has {found} of {len(names)} shards: adding more by a start would reorder"
+            " the messages of keys that move",
+            ConfigurationError.exit_code,
+        )
+
+
+def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:
+    """Look whether somebody receives the commands that the app's code knows."""
+    for service, names in sorted(recipients().items()):
+        if service == app.name:
+            continue
+        if inspector.depth(dead_letter_queue(service)) is None:
+            yield _warning(
+                "recipients",
+                f"no service {service!r} was ever started on this broker: publishing"
+                f" {', '.join(sorted(names))} fails until it was",
+            )
+        else:
+            yield _ok("recipients", f"{service!r} receives {', '.join(sorted(names))}")
+
+
+def _check_store(settings: Settings) -> Iterator[Finding]:
+    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
+    try:
+        store = open_store(settings.dedup_url, options)
+        try:
+            yield _ok("dedup", f"{store.tier} ({mask_url(settings.dedup_url)})")
+            for warning in store.warnings():
+                yield _warning("dedup", warning)
+        finally:
+            store.close()
+    except QworkerError as error:
+        yield _error("dedup", error)
+
+
+def _ok(check: str, text: str) -> Finding:
+    return Finding(check, Level.OK, text)
+
+
+def _warning(check: str, text: str) -> Finding:
+    return Finding(check, Level.WARNING, text)
+
+
+def _error(check: str, error: QworkerError) -> Finding:
+    shown = getattr(error, "user_traceback", "")
+    text = f"{shown}\n{error}" if shown else str(error)
+    return Finding(check, Level.ERROR, mask_url(text), error.exit_code)

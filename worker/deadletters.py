@@ -1,0 +1,226 @@
+"""Reads messages that were set aside: the dead-letter and the parked queue of a service.
+
+Reading takes nothing away and reorders nothing: messages are consumed on a channel of their own and
+not acknowledged, and when the channel closes the broker puts them back where they were. On a
+quorum queue each reading adds one to their delivery count, which our queues allow a million times.
+What somebody else is reading at the same moment is not seen.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Self
+
+import amqp.exceptions
+
+from worker.aside import ATTEMPTS, DETAIL, HANDLER, PREFIX, QUEUE, REASON, TIME, redirect
+from worker.dedup.base import record_ids
+from worker.errors import BrokerUnreachable, UsageError
+from worker.message import KEY_HEADER, UNDECODABLE, Message
+from worker.parking import KEY, PLACE
+from worker.transport.capabilities import connect
+from worker.transport.inbound import Inbound, release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import TracebackType
+
+    from worker.codec import Codec
+    from worker.config import Settings
+    from worker.message import Outgoing
+
+#: The most that AMQP lets a consumer hold: a reading goes no further, unless it removes.
+MOST_HELD = 65_535
+_FETCH = 1000
+#: Seconds without a delivery after which what was counted is somebody else's by now.
+_SILENCE = 3.0
+_POLL = 0.005
+
+
+class NoSuchQueue(UsageError):
+    """The service has no such queue on this broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message as it lies in the queue; what cannot be read of it is empty."""
+
+    id: str
+    name: str
+    #: What orders it; None: nothing does.
+    key: str | None
+    headers: Mapping[str, Any]
+    #: AMQP basic properties by py-amqp's names.
+    properties: Mapping[str, Any]
+    body: bytes = field(repr=False)
+    #: The delivery, as py-amqp has it.
+    arrival: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, arrival: Any, codec: Codec) -> Letter:  # noqa: ANN401 - py-amqp's Message
+        """Read a delivery by the wire format of its service."""
+        properties, body = arrival.properties, bytes(arrival.body or b"")
+        headers = properties.get("application_headers") or {}
+        known = {name: value for name, value in properties.items() if name != "application_headers"}
+        message = codec.decode(body, properties)
+        if isinstance(message, Message):
+            id_, name, key = message.id, message.name, message.key
+        else:
+            id_, name = (str(properties.get(what) or "") for what in ("message_id", "type"))
+            key = headers.get(KEY_HEADER)
+        key = key or headers.get(KEY)  # a foreign publisher's, which a handler's class found
+        return cls(id_, name, None if key is None else str(key), headers, known, body, arrival)
+
+    @property
+    def reason(self) -> str:
+        """Why it was set aside."""
+        return self._text(REASON)
+
+    @property
+    def detail(self) -> str:
+        """The traceback, where an exception is the reason."""
+        return self._text(DETAIL)
+
+    @property
+    def handler(self) -> str:
+        """The handler that could not do it; empty where it reached none."""
+        return self._text(HANDLER)
+
+    @property
+    def time(self) -> str:
+        """When it was set aside: ISO 8601, UTC."""
+        return self._text(TIME)
+
+    @property
+    def attempts(self) -> int:
+        """How often the handler was tried."""
+        value = self.headers.get(ATTEMPTS)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def place(self) -> str:
+        """What orders the parked messages of a key."""
+        return self._text(PLACE)
+
+    @property
+    def queue(self) -> str:
+        """The queue that it came from; empty where nothing tells."""
+        if said := self._text(QUEUE):
+            return said
+        deaths = self.headers.get("x-death")  # a broker's own dead-lettering
+        first = deaths[-1] if isinstance(deaths, list) and deaths else None
+        return str(first.get("queue") or "") if isinstance(first, dict) else ""
+
+    @property
+    def undecodable(self) -> str:
+        """Why its AMQP properties cannot be decoded; empty where they can."""
+        return str(self.properties.get(UNDECODABLE) or "")
+
+    def record(self, service: str) -> bytes | None:
+        """Return its record in the dedup store; None where it reached no handler."""
+        if not self.handler or not self.id:
+            return None
+        return record_ids(f"{service}.{self.handler}")(self.id)
+
+    def back(self, add: Mapping[str, str | int]) -> Outgoing:
+        """Return it to be sent to the queue that it came from, with the headers ``add``.
+
+        It is an error where that queue is no more.
+        """
+        # Not the id that the codec found: a message that comes back is known by its property.
+        message_id = str(self.properties.get("message_id") or "")
+        outgoing = redirect(self.arrival, message_id, "", self.queue, add, drop_prefix=PREFIX)
+        outgoing.mandatory = True
+        return outgoing
+
+    def _text(self, header: str) -> str:
+        return str(self.headers.get(header) or "")
+
+
+class Box:
+    """One queue of set-aside messages, open for reading. A context manager, for one thread.
+
+    Raises NoSuchQueue where the service has none, BrokerUnreachable where no broker answers.
+    """
+
+    def __init__(self, queue: str, codec: Codec, settings: Settings) -> None:
+        self.queue = queue
+        self._codec = codec
+        connection = connect(
+            settings.broker,
+            heartbeat=settings.heartbeat,
+            timeout=settings.connect_timeout,
+            name=f"qworker {codec.service} letters {os.getpid()}",
+        )
+        try:
+            counted = connection.channel().queue_declare(queue, passive=True)
+            #: How many messages it held when it was opened.
+            self.depth = int(counted.message_count)
+            self._inbound = Inbound(
+                connection, settings.broker, {0: queue}, min(max(self.depth, 1), MOST_HELD)
+            )
+        except amqp.exceptions.NotFound:
+            release(connection)
+            raise NoSuchQueue(
+                f"the broker has no queue {queue!r}: was the service {codec.service!r} ever"
+                " started on it?"
+            ) from None
+        except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+            release(connection)
+            raise BrokerUnreachable(f"cannot read {queue!r}: {error}") from None
+        #: Messages that were counted and not read: others have them, or they are too many.
+        self.unread = self.depth
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put everything back that was not removed."""
+        self._inbound.close()
+
+    def read(self) -> Iterator[Letter]:
+        """Yield the messages that it held when it was opened, in order. Walk it once.
+
+        Raises BrokerUnreachable where the connection is lost.
+        """
+        last = monotonic()
+        while self.unread:
+            arrived = self._inbound.fetch(_FETCH)
+            self.keep_alive()
+            for _, arrival in arrived[: self.unread]:
+                self.unread -= 1
+                yield Letter.of(arrival, self._codec)
+                last = monotonic()
+            if not arrived and monotonic() - last > _SILENCE:
+                return
+            if not arrived:
+                wait_readable(self._inbound.fileno())
+
+    def remove(self, letters: Iterable[Letter]) -> None:
+        """Take messages out of the queue for good. Raises BrokerUnreachable."""
+        (channel,) = self._inbound.shards
+        for letter in letters:
+            channel.settlement.finish(letter.arrival.delivery_info["delivery_tag"])
+        self._inbound.settle(everything=True)
+
+    def keep_alive(self) -> None:
+        """Send a heartbeat if it is time to. Raises BrokerUnreachable."""
+        self._inbound.keep_alive()
+
+
+def wait_readable(descriptor: int | None, seconds: float = 0.1) -> None:
+    """Wait until there may be something to read; a broker without a descriptor is polled."""
+    if descriptor is None:
+        sleep(_POLL)
+        return
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        selector.select(seconds)

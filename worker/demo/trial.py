@@ -1,0 +1,342 @@
+"""One trial: a stream of events, a service that is killed again and again, and the verdict.
+
+Everything is real: the service is ``qworker start`` in processes of its own, on the broker and the
+dedup store that the plan names; what kills them is SIGKILL; what judges is the ledger that the
+handler wrote.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from worker.config import load_settings
+from worker.demo.checker import Checker, Findings, story
+from worker.demo.handlers import STATE, app
+from worker.demo.ledger import Ledger
+from worker.demo.service import Service
+from worker.demo.stream import Flow, Stream
+from worker.errors import QworkerError
+from worker.topology import dead_letter_queue
+from worker.transport.capabilities import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from worker.config import Settings
+    from worker.demo.history import Change
+    from worker.demo.ledger import Kill
+    from worker.supervisor.status import Status
+
+_TICK = 0.05
+#: Kills come at this share of their interval at the earliest, and as much later at the latest.
+_EARLIEST = 0.6
+#: What of the status may be this old before the service counts as quiet: processes tell their
+#: numbers once a second.
+_QUIET_SECONDS = 1.2
+#: Kills come so often here that a message may meet several of them without being their cause.
+_CRASH_LIMIT = 20
+_QUIET = ("in_flight", "waiting", "unsettled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do in a trial."""
+
+    changes: Sequence[Change]
+    #: Path and blob of every file that must be there in the end.
+    tree: Mapping[str, str]
+    #: Part of every event's id.
+    repository: str
+    #: Where the database, the logs and the embedded broker are. Must exist.
+    folder: Path
+    #: URLs; by default SQLite files in the folder.
+    broker: str = ""
+    dedup: str = ""
+    shards: int = 8
+    processes: int = 2
+    #: The share of events that is published twice.
+    duplicates: float = 0.05
+    #: Messages a second; None: as fast as the broker confirms them.
+    rate: float | None = None
+    #: Mean seconds from one kill to the next; None: nobody is killed.
+    kill_every: float | None = 1.0
+    #: The share of the work after which the whole service is restarted; None: it is not.
+    restart_at: float | None = None
+    seed: int = 0
+    #: Seconds after which a trial that is not done has failed.
+    patience: float = 120.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What came out of a trial."""
+
+    events: int
+    published: int
+    #: By the runtime's own count. A killed process takes up to a second of its numbers with it.
+    delivered: int
+    findings: Findings
+    kills: list[Kill]
+    #: Of every supervisor, in order.
+    exit_codes: list[int]
+    dead_letters: int
+    #: Messages that are still in a shard's queue.
+    left: int
+    seconds: float
+    #: Why it ended before everything was done; empty where it did not.
+    trouble: str = ""
+    #: What went wrong, in lines to read. Empty where nothing did.
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def duplicates(self) -> int:
+        """Messages that were published, or held in the store, beyond one for each event."""
+        return max(0, self.published - self.findings.applied)
+
+    @property
+    def second_effects(self) -> int:
+        """Effects that happened twice, each explained by a kill."""
+        return len(self.findings.explained)
+
+    @property
+    def longest_window(self) -> float:
+        """Seconds between an effect and the kill that made it happen twice, at most."""
+        return max((effect.window for effect in self.findings.explained), default=0.0)
+
+    @property
+    def summary(self) -> str:
+        """The numbers, in one line."""
+        found = self.findings
+        window = f" (crash window: up to {self.longest_window:.3f} s)" if found.explained else ""
+        return (
+            f"{self.events} events published {self.published} times, delivered"
+            f" {self.delivered} times, applied {found.applied}, second effects after"
+            f" {len(self.kills)} kills: {self.second_effects}{window}, others"
+            f" {len(found.unexplained)}, out of order {len(found.out_of_order)}, lost"
+            f" {len(found.lost)}, wrong files {len(found.differences)}, dead letters"
+            f" {self.dead_letters}, exit codes {self.exit_codes}, {self.seconds:.0f} s"
+        )
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was held."""
+        orderly = not any(self.exit_codes) and not self.trouble
+        return orderly and self.findings.held and not self.dead_letters and not self.left
+
+
+class _GaveUp(QworkerError):
+    """The trial cannot go on."""
+
+
+class Trial:
+    """Runs a plan once. While it runs, its public numbers may be looked at by ``watch``."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Settle the settings. Raises ConfigurationError where a URL is wrong."""
+        self.plan = plan
+        own = f"sqlite:///{plan.folder.resolve() / 'broker.db'}"
+        broker = plan.broker or own
+        dedup = plan.dedup or (own if broker.startswith("amqp") else broker)
+        options = {
+            "broker": broker,
+            "dedup": dedup,
+            "shards": str(plan.shards),
+            "processes": str(plan.processes),
+            "crash_limit": str(_CRASH_LIMIT),
+        }
+        # Nothing but these: neither the environment nor the files of whoever watches.
+        self.settings: Settings = load_settings(options, environ={}, folder=plan.folder)
+        self.topology = app.topology(self.settings)
+        random = Random(plan.seed)
+        self._random = Random(random.random())
+        flow = Flow(plan.repository, plan.duplicates, plan.rate)
+        self.stream = Stream(plan.changes, flow, self.settings, Random(random.random()))
+        self.checker = Checker(Counter(change.path for change in plan.changes))
+        file = plan.folder / "state.db"
+        self.service = Service(
+            "worker.demo.handlers",
+            plan.folder,
+            [f"--{name.replace('_', '-')}={value}" for name, value in options.items()],
+            {STATE: str(file.resolve())},
+        )
+        self.kills: list[Kill] = []
+        self.exit_codes: list[int] = []
+        self.status: Status | None = None
+        #: What it is at, in a word or two.
+        self.phase = ""
+        self._file = file
+        self._delivered: dict[int, int] = {}
+        self._began = self._next_kill = self._looked = 0.0
+        self._complete_at: float | None = None
+        self._watch: Callable[[Trial], None] = lambda _: None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first event was published; 0 before."""
+        return monotonic() - self._began if self._began else 0.0
+
+    @property
+    def delivered(self) -> int:
+        """How many deliveries the runtime counted."""
+        return sum(self._delivered.values())
+
+    def run(self, watch: Callable[[Trial], None] | None = None) -> Report:
+        """Do it all and judge it. ``watch`` is called many times a second."""
+        self._watch = watch or self._watch
+        trouble = ""
+        with Ledger.open(self._file) as self._ledger:
+            try:
+                self._begin()
+                self._trouble_it()
+                self._settle()
+                self._end()
+            except QworkerError as error:
+                trouble = str(error)
+            finally:
+                seconds = self.seconds
+                try:
+                    self.stream.stop()
+                finally:
+                    self.service.end()
+            self.checker.see(self._ledger.news())
+            return self._report(trouble, seconds)
+
+    # -- the acts ----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._enter("starting")
+        self.service.start()
+        self._until(self.service.ready, "all processes consume")
+        self._began = monotonic()
+        self.stream.start()
+
+    def _trouble_it(self) -> None:
+        """Kill, and restart, until everything is published and applied."""
+        self._enter("running")
+        restart_at = self.plan.restart_at
+        self._plan_kill()
+        while not (self.stream.finished and self.checker.complete):
+            self._look()
+            if monotonic() >= self._next_kill:
+                self._kill()
+            if restart_at is not None and self.checker.applied >= restart_at * self.checker.wanted:
+                restart_at = None
+                self._restart()
+
+    def _settle(self) -> None:
+        """Wait until no message is left anywhere: late copies, redeliveries."""
+        self._enter("settling")
+        since = monotonic()
+        self._until(lambda: self._quiet(since), "every queue is empty and all is settled")
+
+    def _end(self) -> None:
+        self._enter("draining")
+        self.service.terminate()
+        self._until(lambda: not self.service.running, "the service drains", alive=False)
+        self.exit_codes.append(self.service.exit_code or 0)
+
+    def _restart(self) -> None:
+        """Drain the whole service and start it anew, while events go on coming."""
+        self._end()
+        self._enter("restarting")
+        self.service.start()
+        self._until(self.service.ready, "all processes consume again")
+        self._enter("running")
+        self._plan_kill()
+
+    # -- the steps ---------------------------------------------------------------------------------
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._watch(self)
+
+    def _kill(self) -> None:
+        """Kill one process, if one is there; where none is, the blow goes into the air.
+
+        Waiting for the next one to come up would hit every process in its first moments.
+        """
+        kill = self.service.kill_one(self._random)
+        if kill is not None:
+            self._ledger.note_kill(kill)
+            self.kills.append(kill)
+        self._plan_kill()
+
+    def _plan_kill(self) -> None:
+        every = self.plan.kill_every
+        wait = float("inf")
+        if every is not None:
+            wait = every * self._random.uniform(_EARLIEST, 2 - _EARLIEST)
+        self._next_kill = monotonic() + wait
+
+    def _until(self, condition: Callable[[], bool], what: str, *, alive: bool = True) -> None:
+        """Look on until ``condition`` holds. Raises _GaveUp in time."""
+        while not condition():
+            self._look(what, alive=alive)
+
+    def _look(self, what: str = "all is applied", *, alive: bool = True) -> None:
+        """Take in what is new, let it be seen, and wait for a moment."""
+        self.checker.see(self._ledger.news())
+        status = self.service.status()
+        if status is not None:
+            self.status = status
+            self._delivered[status.pid] = int(status.counters.get("received", 0))
+        self._watch(self)
+        if self.stream.error is not None:
+            raise _GaveUp(f"the publisher failed: {self.stream.error}")
+        if alive and not self.service.running:
+            raise _GaveUp(f"the service ended by itself, exit code {self.service.exit_code}")
+        if self._began and self.seconds > self.plan.patience:
+            raise _GaveUp(f"not within {self.plan.patience:g} s: {what}")
+        time.sleep(_TICK)
+
+    def _quiet(self, since: float) -> bool:
+        """Whether the service has had nothing to do, and its queues nothing in them."""
+        status = self.service.status()
+        if status is None or not status.ready or status.at < since + _QUIET_SECONDS:
+            return False
+        idle = not any(status.gauges.get(name) for name in _QUIET)
+        return idle and not any(self._depths()[queue] for queue in self.topology.shard_queues)
+
+    def _depths(self) -> dict[str, int]:
+        """Return how many messages wait in every queue of the service. Raises Unreachable."""
+        connection = connect(self.settings.broker, heartbeat=0, timeout=10.0, name="qworker demo")
+        try:
+            channel = connection.channel()
+            return {
+                queue.name: channel.queue_declare(queue.name, passive=True).message_count
+                for queue in self.topology.queues
+            }
+        finally:
+            connection.release()
+
+    def _report(self, trouble: str, seconds: float) -> Report:
+        found = self.checker.findings(self._ledger.kills(), self.plan.tree, self._ledger.tree())
+        lines = [trouble] if trouble else []
+        depths: dict[str, int] = {}
+        try:
+            depths = self._depths()
+        except QworkerError as error:
+            lines.append(str(error))
+        report = Report(
+            events=len(self.plan.changes),
+            published=self.stream.published,
+            delivered=self.delivered,
+            findings=found,
+            kills=self.kills,
+            exit_codes=self.exit_codes,
+            dead_letters=depths.get(dead_letter_queue(app.name), 0),
+            left=sum(depths.get(queue, 0) for queue in self.topology.shard_queues),
+            seconds=seconds,
+            trouble=trouble,
+            story=lines,
+        )
+        if not report.held:
+            lines += story(found, self._ledger.executions)
+            lines += [f"the last lines of {self.service.log_file}:", *self.service.log_tail()]
+        return report

@@ -1,0 +1,217 @@
+"""Sends messages that were set aside back to the queues they came from.
+
+The order of steps is what keeps every message: *forget* its id, *publish* it with a confirm,
+*remove* it from where it lay. Killed in between, the message is still there, and a second replay
+sends it once more.
+
+The messages of a parked key return in their order, while new ones of the key go on being parked.
+Behind the last one goes a marker, at which the service sets the key free unless more was parked
+meanwhile; that is then sent after, until the key is free. :mod:`worker.parking` has the other side.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Self
+
+from worker.codec import Codec
+from worker.deadletters import Box, Letter, wait_readable
+from worker.dedup.base import Batch
+from worker.errors import ConfirmTimeout, PublishError
+from worker.ids import new_id
+from worker.parking import MARKER, UNPARKED
+from worker.payload import to_json
+from worker.topology import parked_queue
+from worker.transport.capabilities import connect
+from worker.transport.outbound import Outbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from worker.config import Settings
+    from worker.dedup.base import DedupStore
+    from worker.message import Outgoing
+
+#: Messages that are on their way at once: so many a kill may send twice.
+_BATCH = 200
+_FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of a replay of dead letters."""
+
+    returned: int = 0
+    #: What stayed where it was, and why.
+    refused: list[tuple[Letter, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Unparked:
+    """What became of a replay of a parked key."""
+
+    #: Messages that were sent back.
+    returned: int = 0
+    #: The key is not parked any more: everything that was sent back was handled.
+    freed: bool = False
+    #: The message that failed again. It and its successors are parked as before.
+    failed: Letter | None = None
+
+
+class Replay:
+    """Sends letters of one service back. A context manager, for one thread."""
+
+    def __init__(self, service: str, settings: Settings, store: DedupStore) -> None:
+        self._service = service
+        self._settings = settings
+        self._store = store
+        self._codec = Codec.of(service, settings)
+        connection = connect(
+            settings.broker,
+            heartbeat=settings.heartbeat,
+            timeout=settings.connect_timeout,
+            name=f"qworker {service} replay {os.getpid()}",
+        )
+        self._outbound = Outbound(connection, settings.broker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._outbound.close()
+
+    def letters(
+        self,
+        box: Box,
+        letters: Iterable[Letter],
+        *,
+        header: str | None = None,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> Replayed:
+        """Send ``letters``, which ``box`` yielded, back, so that their handlers run again.
+
+        ``header`` lets them pass although their key is parked; ``tell`` is called with the number
+        sent so far. Raises BrokerUnreachable and DedupUnavailable: then what was not confirmed is
+        still in the box.
+        """
+        done = Replayed()
+        batch: list[Letter] = []
+        for letter in letters:
+            batch.append(letter)
+            if len(batch) >= _BATCH:
+                self._return(box, batch, header, done)
+                tell(done.returned)
+                batch.clear()
+        self._return(box, batch, header, done)
+        return done
+
+    def _return(self, box: Box, batch: list[Letter], header: str | None, done: Replayed) -> None:
+        ready = [letter for letter in batch if letter.queue]
+        done.refused += [(x, "nothing says where it came from") for x in batch if not x.queue]
+        records = [letter.record(self._service) for letter in ready]
+        if forgets := [record for record in records if record is not None]:
+            self._store.apply(Batch(forgets=forgets))
+        errors = self._send(box, [letter.back(_passing(header)) for letter in ready])
+        sent = [letter for letter, error in zip(ready, errors, strict=True) if error is None]
+        box.remove(sent)
+        done.returned += len(sent)
+        done.refused += [(x, str(e)) for x, e in zip(ready, errors, strict=True) if e is not None]
+
+    def key(self, key: str, replay_id: str, wait: float) -> Unparked:
+        """Send the parked messages of ``key`` back in order, and wait until the key is free.
+
+        ``wait`` is in seconds from the last message sent; the service must run. Raises
+        PublishError where a message cannot be sent (nothing after it is), BrokerUnreachable and
+        DedupUnavailable; called again it goes on where it was.
+        """
+        done = Unparked()
+        deadline = monotonic() + wait
+        count, pause = self._parked(key), _FIRST_LOOK
+        marked = False
+        while count is not None:
+            if count or not marked:
+                # Each marker ends what was sent before it, so one more does no harm.
+                moved, queues, done.failed = self._move(key, replay_id)
+                if done.failed is not None:
+                    return done
+                done.returned += moved
+                if moved or not marked:
+                    self._mark(key, queues)
+                    marked, deadline, pause = True, monotonic() + wait, _FIRST_LOOK
+            if monotonic() > deadline:
+                return done
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+            self._outbound.keep_alive()
+            count = self._parked(key)
+        done.freed = True
+        return done
+
+    def _parked(self, key: str) -> int | None:
+        return self._store.parked(self._service).get(key)
+
+    def _move(self, key: str, replay_id: str) -> tuple[int, list[str], Letter | None]:
+        """Move what is parked of ``key``; return how much, to which queues, and what came back."""
+        with Box(parked_queue(self._service), self._codec, self._settings) as box:
+            mine = [letter for letter in box.read() if letter.key == key]
+            mine.sort(key=lambda letter: letter.place)
+            for letter in mine:
+                if letter.headers.get(UNPARKED) == replay_id:
+                    return 0, [], letter
+            queues = list(dict.fromkeys(letter.queue for letter in mine))
+            for start in range(0, len(mine), _BATCH):
+                batch = mine[start : start + _BATCH]
+                errors = self._send(box, [x.back({UNPARKED: replay_id}) for x in batch])
+                sent = [x for x, error in zip(batch, errors, strict=True) if error is None]
+                # Counted down before it is removed: too low a count makes a second copy look
+                # like a stranger, too high a one would keep the key parked for ever.
+                self._store.add_parked(self._service, key, -len(sent))
+                box.remove(sent)
+                for error in errors:
+                    if error is not None:
+                        raise error
+        return len(mine), queues, None
+
+    def _mark(self, key: str, queues: Sequence[str]) -> None:
+        """Send the marker behind what was sent, or to where the key's messages go."""
+        marker = self._codec.pack(MARKER, to_json({"key": key}), message_id=new_id(), key=key)
+        places = [("", queue) for queue in queues] or [(f"{self._service}.g1", "")]
+        for exchange, routing_key in places:
+            marker.exchange, marker.routing_key, marker.mandatory = exchange, routing_key, True
+            for error in self._send(None, [marker]):
+                if error is not None:
+                    raise error
+
+    def _send(self, box: Box | None, messages: list[Outgoing]) -> list[PublishError | None]:
+        """Publish in order; return what became of each, once everything is known."""
+        outbound = self._outbound
+        outbound.send(messages)
+        fates: dict[int, PublishError | None] = {}
+        deadline = monotonic() + self._settings.confirm_timeout
+        while len(fates) < len(messages):
+            decided = outbound.pump()
+            fates.update({id(message): error for message, error in decided})
+            if decided:
+                continue
+            if monotonic() > deadline:
+                raise ConfirmTimeout(
+                    f"the broker did not confirm within {self._settings.confirm_timeout} s;"
+                    " nothing was removed, so the same command can be given again"
+                )
+            outbound.keep_alive()
+            if box is not None:
+                box.keep_alive()
+            wait_readable(outbound.fileno())
+        return [fates[id(message)] for message in messages]
+
+
+def _passing(header: str | None) -> dict[str, str | int]:
+    return {} if header is None else {UNPARKED: header}
