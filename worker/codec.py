@@ -117,7 +117,9 @@ class Codec:
         """Return the message, or why it cannot be one."""
         try:
             self._check_transport(body, properties)
-            headers = properties.get("application_headers") or {}
+            headers = properties.get("application_headers")
+            if not isinstance(headers, dict):
+                headers = {}
             if _media_type(properties) == _CLOUDEVENT:
                 read = self._read_cloudevent(body, headers)
             else:

@@ -20,7 +20,11 @@ from worker.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]*(?=@)", re.IGNORECASE)
+#: Up to the last @: passwords hold signs that a URL should escape. Rather too much is masked than
+#: too little. Lengths are bounded, because this is searched for in texts from outside.
+_PASSWORD = re.compile(
+    r"(?P<head>[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,255}:)[^\s;]{0,1024}(?=@)", re.IGNORECASE
+)
 _PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
 
 DEFAULT_BROKER = "sqlite:///qworker.db"
@@ -227,11 +231,22 @@ def _files(folder: Path, mistakes: list[str]) -> list[tuple[str, dict[str, objec
             mistakes.append(f"{file}: cannot be read: {error}")
             continue
         if file.name == "pyproject.toml":
-            content = content.get("tool", {}).get("qworker", {})
+            content = _section(content, "tool", "qworker", file=file, mistakes=mistakes)
         values = {name.replace("-", "_"): value for name, value in content.items()}
         if values:
             found.append((file.name, values))
     return found
+
+
+def _section(
+    content: dict[str, Any], *path: str, file: Path, mistakes: list[str]
+) -> dict[str, Any]:
+    for name in path:
+        content = content.get(name, {})
+        if not isinstance(content, dict):
+            mistakes.append(f"{file}: [{'.'.join(path)}] is not a table")
+            return {}
+    return content
 
 
 def _told(name: str, source: str) -> str:
@@ -284,9 +299,12 @@ def _number(value: object, kind: type[int | float]) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is not {wanted}")
     try:
-        return kind(value)
+        number = kind(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{value!r} is not {wanted}") from None
+    if number != number or (isinstance(value, float) and number != value):  # noqa: PLR0124 - NaN
+        raise ValueError(f"{value!r} is not {wanted}")
+    return number
 
 
 def _check_range(spec: Field[Any], value: object) -> None:
@@ -295,7 +313,7 @@ def _check_range(spec: Field[Any], value: object) -> None:
         raise ValueError(f"{value!r} is none of {', '.join(c for c in facts['choices'] if c)}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         low, high = facts["low"], facts["high"]
-        if value != value or (low is not None and value < low):  # noqa: PLR0124 - NaN
+        if low is not None and value < low:
             raise ValueError(f"{value} is too small; at least {low}")
         if high is not None and value > high:
             raise ValueError(f"{value} is too large; at most {high}")

@@ -132,7 +132,14 @@ class Letter:
         """
         # Not the id that the codec found: a message that comes back is known by its property.
         message_id = str(self.properties.get("message_id") or "")
-        outgoing = redirect(self.arrival, message_id, "", self.queue, add, drop_prefix=PREFIX)
+        outgoing = redirect(
+            self.arrival,
+            message_id,
+            exchange="",
+            routing_key=self.queue,
+            facts=add,
+            drop_prefix=PREFIX,
+        )
         outgoing.mandatory = True
         return outgoing
 

@@ -173,7 +173,14 @@ class Executor:
         )
 
     def _judge(self, task: Task, error: BaseException) -> Outcome:
-        """Turn what a handler raised into an outcome, by its retry policy."""
+        """Turn what a handler raised into an outcome, by its retry policy. Never raises."""
+        try:
+            return self._decide(task, error)
+        except Exception as broken:  # noqa: BLE001 - an error without a text, a wait strategy that fails
+            names = f"{type(error).__name__}, and judging that: {type(broken).__name__}"
+            return DeadLetter(f"failed at attempt {task.attempt}: {names}", exhausted=True)
+
+    def _decide(self, task: Task, error: BaseException) -> Outcome:
         match error:
             case Unfit():
                 return DeadLetter(str(error)[:_MAX_REASON])

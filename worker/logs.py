@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from worker.config import mask_url
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TextIO
 
 #: What every LogRecord has of itself; everything else in its ``__dict__`` came by ``extra``.
@@ -97,6 +99,19 @@ def configure_logging(
             root.removeHandler(installed)
     root.addHandler(handler)
     root.setLevel(log_level.upper())
+
+
+def configure_early(options: Mapping[str, object]) -> None:
+    """Configure logging by what is known before the settings are: options and environment.
+
+    A value that is wrong is not used; the settings will tell of it.
+    """
+    log_format = str(options.get("log_format") or os.environ.get("QWORKER_LOG_FORMAT", ""))
+    log_level = str(options.get("log_level") or os.environ.get("QWORKER_LOG_LEVEL", ""))
+    configure_logging(
+        log_format if log_format in ("text", "json") else "",
+        log_level if log_level.upper() in logging.getLevelNamesMapping() else "info",
+    )
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -46,7 +46,8 @@ def _builtin(value: object) -> object:
         case Decimal():
             return str(value)
         case set() | frozenset():
-            return list(value)
+            # Sorted, so that a second execution publishes the same bytes: sets have no order.
+            return sorted(value, key=to_json)
         case bytes() | bytearray() | memoryview():
             return b64encode(value).decode()
         case timedelta():
@@ -55,7 +56,7 @@ def _builtin(value: object) -> object:
     if callable(dump):
         return dump(mode="json")
     try:
-        return msgspec.to_builtins(value)  # Structs, attrs classes
+        return msgspec.to_builtins(value, order="deterministic")  # Structs, attrs classes
     except TypeError:
         raise TypeError(f"{type(value).__qualname__} is not JSON") from None
 
@@ -123,8 +124,13 @@ def _event_decoder(kind: type[Any]) -> Decoder:
     except NameError as error:
         raise ConfigurationError(f"{kind.__qualname__}: an annotation names {error}") from None
     payload_fields = []
+    made_here = {}
     for spec in dataclasses.fields(kind):
-        if spec.name not in schema.fields or not spec.init:
+        if spec.name not in schema.fields:
+            continue
+        if not spec.init:
+            if spec.default_factory is not dataclasses.MISSING:
+                made_here[spec.name] = spec.default_factory
             continue
         default: dict[str, Any] = {}
         if spec.default is not dataclasses.MISSING:
@@ -142,6 +148,8 @@ def _event_decoder(kind: type[Any]) -> Decoder:
         attributes = event.__dict__
         attributes.update(decode(message.body).__dict__)
         attributes["event_id"] = message.id
+        for name, make in made_here.items():
+            attributes[name] = make()
         if (moment := message.timestamp) is not None:
             attributes["timestamp"] = moment
         try:

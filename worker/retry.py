@@ -59,15 +59,17 @@ class RetryPolicy:
         """Refuse what cannot be meant."""
         if self.attempts < 1:
             raise ValueError(f"RetryPolicy(attempts={self.attempts}): at least 1, the first run")
-        if isinstance(self.wait, str) and self.wait not in _WAITS:
+        if isinstance(self.wait, list):
+            object.__setattr__(self, "wait", tuple(self.wait))
+        if not (self.wait in _WAITS or isinstance(self.wait, tuple) or callable(self.wait)):
             raise ValueError(
                 f"RetryPolicy(wait={self.wait!r}): one of {', '.join(_WAITS)}, a sequence of"
                 " seconds, or a wait strategy of tenacity"
             )
-        if isinstance(self.wait, list):
-            object.__setattr__(self, "wait", tuple(self.wait))
-        if isinstance(self.wait, tuple) and not self.wait:
-            raise ValueError("RetryPolicy(wait=()): at least one number of seconds")
+        if isinstance(self.wait, tuple) and not (self.wait and all(map(_is_seconds, self.wait))):
+            raise ValueError(
+                f"RetryPolicy(wait={self.wait!r}): at least one number of seconds, none below zero"
+            )
         if self.first_wait < 0 or self.max_wait < 0:
             raise ValueError("RetryPolicy: first_wait and max_wait are seconds, zero or more")
         if not 0 <= self.jitter <= 1:
@@ -104,6 +106,10 @@ class RetryPolicy:
         if self.wait == "fixed":
             return wait_fixed(self.first_wait)
         return cast("wait_base", self.wait)
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and value >= 0
 
 
 def _call_state(attempt: int, error: BaseException) -> RetryCallState:

@@ -21,6 +21,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pika
 
 from acceptance.apps.events import Step
@@ -264,16 +265,18 @@ class Load:
     def publish(
         self, steps: Iterable[Step], *, batch: int = 100, pause: float = 0.0
     ) -> set[str]:
-        """Publish ``steps``, each batch confirmed before the next; return the confirmed ids."""
+        """Publish ``steps``, each batch confirmed before the next; return their ids."""
         steps = iter(steps)
+        ids: set[str] = set()
         while not self._stop.is_set():
             with self._app.publisher() as out:
                 pending = [out.publish(step) for step in islice(steps, batch)]
             if not pending:
                 break
+            ids.update(pending)
             self.confirmed.update(pending)
             self._stop.wait(pause)
-        return self.confirmed
+        return ids
 
     @contextmanager
     def in_background(self, steps: Iterable[Step]) -> Iterator[None]:
@@ -297,9 +300,9 @@ class Load:
             raise self._error
 
 
-def steps(keys: int, each: int, **facts: Any) -> Iterator[Step]:
+def steps(keys: int, each: int, begin: int = 0, **facts: Any) -> Iterator[Step]:
     """Yield ``each`` steps of each of ``keys`` keys, the keys in turn."""
-    for sequence in range(each):
+    for sequence in range(begin, begin + each):
         for key in range(keys):
             yield Step(key=f"key-{key}", sequence=sequence, **facts)
 
@@ -361,7 +364,7 @@ def put(amqp_url: str, queue: str, step: Step) -> None:
         channel.basic_publish(
             "",
             queue,
-            json.dumps(body).encode(),
+            orjson.dumps(body),
             pika.BasicProperties(
                 message_id=step.event_id, type=step.name, headers={"qw-key": step.key}
             ),

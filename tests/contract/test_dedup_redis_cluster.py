@@ -91,7 +91,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> It
 
 @pytest.fixture
 def store(cluster: Cluster) -> Iterator[RedisStore]:
-    url = f"redis://127.0.0.1:{cluster.nodes[0].port}/?cluster=1&prefix={os.urandom(4).hex()}:"
+    # The layout is kept by the server that the URL does not name.
+    prefixes = (f"{os.urandom(4).hex()}:" for _ in range(1000))
+    prefix = next(p for p in prefixes if key_slot(f"{p}layout".encode()) >= ALL_SLOTS // 2)
+    url = f"redis://127.0.0.1:{cluster.nodes[0].port}/?cluster=1&prefix={prefix}"
     store = RedisStore.open(url, StoreOptions(timeout=1.0))
     yield store
     store.close()

@@ -1,18 +1,25 @@
 """Expiry, rejection and dead-letter exchanges of the embedded broker."""
 
+# ruff: noqa: ANN401 - kombu's objects have no types
+
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import amqp
+import kombu.connection
 import pytest
-from kombu.connection import Connection
 
 from waiting import until
 from worker.transport.memory import forget
+
+#: kombu's, without its half of types.
+Connection: Any = kombu.connection.Connection
 
 Connect = Callable[..., Any]
 
@@ -25,9 +32,7 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]
     opened = []
 
     def open_connection(**options: Any) -> Any:
-        connection = Connection(  # type: ignore[no-untyped-call] # kombu's
-            transport=transport, virtual_host=place, transport_options=options
-        )
+        connection = Connection(transport=transport, virtual_host=place, transport_options=options)
         connection.connect()
         opened.append(connection)
         return connection
@@ -54,11 +59,19 @@ def consume(connection: Any, queue: str) -> list[amqp.Message]:
     return given
 
 
-def drain(connection: Any) -> None:
-    try:
-        connection.drain_events(timeout=0.005)
-    except TimeoutError:
-        pass
+def eventually(connection: Any, condition: Callable[[], object]) -> None:
+    """Drain the connection until the condition holds."""
+
+    def drained() -> object:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.005)
+        return condition()
+
+    until(drained)
+
+
+def is_as_long(given: list[amqp.Message], length: int) -> bool:
+    return len(given) == length
 
 
 def count(channel: Any, queue: str) -> int:
@@ -77,7 +90,7 @@ def test_a_message_expires_by_its_queue_and_tells_its_story(connect: Connect) ->
     dead = consume(connection, "dlq")
     publish(channel, "wait", b"x", message_id="m", application_headers={"own": 1})
     published = time.monotonic()
-    until(lambda: drain(connection) or dead)
+    eventually(connection, lambda: dead)
     assert 0.07 <= time.monotonic() - published < 1
     (message,) = dead
     assert (message.body, message.message_id) == (b"x", "m")
@@ -99,16 +112,11 @@ def test_expiry_is_prompt_while_any_consumer_lives(connect: Connect) -> None:
     due = time.monotonic() + 0.06
     rows = publisher.connection.broker.database.rows
 
-    def arrived() -> bool:
-        drain(watcher)
-        return bool(
-            rows(
-                "SELECT 1 FROM broker_queues JOIN broker_depths ON queue = id"
-                " WHERE name = 'dlq' AND ready = 1"
-            )
-        )
-
-    until(arrived)
+    arrived = (
+        "SELECT 1 FROM broker_queues JOIN broker_depths ON queue = id"
+        " WHERE name = 'dlq' AND ready = 1"
+    )
+    eventually(watcher, lambda: rows(arrived))
     assert time.monotonic() - due < 1, "within milliseconds, on a machine that is not busy"
 
 
@@ -128,7 +136,7 @@ def test_expired_messages_are_given_to_nobody(connect: Connect) -> None:
     publish(channel, "q", b"dead on arrival", expiration="0")
     publish(channel, "q", b"alive")
     given = consume(connection, "q")
-    until(lambda: drain(connection) or given)
+    eventually(connection, lambda: given)
     assert [m.body for m in given] == [b"alive"]
 
 
@@ -140,7 +148,7 @@ def test_a_held_message_does_not_expire_before_it_is_given_back(connect: Connect
     publish(channel, "q", b"x", expiration="40")
     held = channel.basic_get("q")
     later = time.monotonic() + 0.1
-    until(lambda: drain(connection) or time.monotonic() > later)
+    eventually(connection, lambda: time.monotonic() > later)
     assert count(channel, "dlq") == 0
     channel.basic_reject(held.delivery_tag, requeue=True)
     assert channel.basic_get("q") is None
@@ -220,9 +228,9 @@ def test_a_retry_goes_round_as_long_as_it_is_rejected(connect: Connect) -> None:
     channel.basic_consume("work", callback=given.append)
     publish(channel, "work", b"x")
     for attempt in range(1, 4):
-        until(lambda attempt=attempt: drain(connection) or len(given) == attempt)
+        eventually(connection, partial(is_as_long, given, attempt))
         channel.basic_reject(given[-1].delivery_tag, requeue=False)
-    until(lambda: drain(connection) or len(given) == 4)
+    eventually(connection, lambda: len(given) == 4)
     deaths = {d["queue"]: d["count"] for d in given[-1].headers["x-death"]}
     assert deaths == {"wait": 3, "work": 3}
 
@@ -243,7 +251,7 @@ def test_a_circle_without_a_rejection_ends(
             },
         )
     publish(channel, "a", b"x")
-    until(lambda: drain(connection) or "is lost" in caplog.text)
+    eventually(connection, lambda: "is lost" in caplog.text)
     assert count(channel, "a") == count(channel, "b") == 0
 
 
@@ -270,5 +278,5 @@ def test_many_messages_expire_in_order(connect: Connect) -> None:
                 for n in range(start, start + 300)
             ]
         )
-    until(lambda: drain(connection) or len(dead) == 1200)
+    eventually(connection, lambda: len(dead) == 1200)
     assert [int(m.body) for m in dead] == list(range(1200))

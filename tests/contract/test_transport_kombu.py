@@ -1,5 +1,7 @@
 """The embedded broker under kombu's own producers, consumers, queues and mixins."""
 
+# ruff: noqa: ANN401 - kombu's objects have no types
+
 from __future__ import annotations
 
 import threading
@@ -7,16 +9,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kombu.common
+import kombu.connection
+import kombu.entity
+import kombu.mixins
+import kombu.pools
 import pytest
-from kombu import Exchange, Queue, binding
-from kombu.common import eventloop
-from kombu.connection import Connection
-from kombu.mixins import ConsumerMixin
-from kombu.pools import producers, reset
 
 from waiting import until
 from worker.transport import memory, sqlite
 from worker.transport.memory import forget
+
+#: kombu's, without its half of types.
+Connection: Any = kombu.connection.Connection
+Exchange: Any = kombu.entity.Exchange
+Queue: Any = kombu.entity.Queue
+binding: Any = kombu.entity.binding
+ConsumerMixin: Any = kombu.mixins.ConsumerMixin
+pools: Any = kombu.pools
+common: Any = kombu.common
 
 Connect = Callable[..., Any]
 
@@ -29,9 +40,7 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]
     opened = []
 
     def open_connection(**options: Any) -> Any:
-        connection = Connection(  # type: ignore[no-untyped-call] # kombu's
-            transport=transport, virtual_host=place, transport_options=options
-        )
+        connection = Connection(transport=transport, virtual_host=place, transport_options=options)
         connection.connect()
         opened.append(connection)
         return connection
@@ -46,7 +55,7 @@ EVENTS = Exchange("events", "topic", durable=True)
 
 
 def consume_all(connection: Any, timeout: float = 0.1) -> None:
-    for _ in eventloop(connection, timeout=timeout, ignore_timeouts=False):
+    for _ in common.eventloop(connection, timeout=timeout, ignore_timeouts=False):
         pass
 
 
@@ -141,13 +150,13 @@ def test_messages_are_settled_through_kombu_s_own_objects(connect: Connect) -> N
 def test_a_producer_pool_and_publish_with_retry(connect: Connect) -> None:
     connection = connect()
     queue = Queue("q", EVENTS, routing_key="k")
-    with producers[connection].acquire(block=True) as producer:
+    with pools.producers[connection].acquire(block=True) as producer:
         producer.publish({"n": 1}, exchange=EVENTS, routing_key="k", declare=[queue], retry=True)
         with producer.batch():
             producer.publish({"n": 2}, exchange=EVENTS, routing_key="k")
     bound = queue(connection.channel())
     assert [bound.get().payload["n"] for _ in range(2)] == [1, 2]
-    reset()
+    pools.reset()
 
 
 def test_ensure_reconnects_and_delivers_again(connect: Connect) -> None:
@@ -169,7 +178,7 @@ def test_ensure_reconnects_and_delivers_again(connect: Connect) -> None:
 
 
 def test_a_consumer_mixin_in_a_thread_of_its_own(connect: Connect) -> None:
-    class Service(ConsumerMixin):
+    class Service(ConsumerMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             self.connection = connect()
             self.given: list[int] = []
@@ -214,7 +223,7 @@ def test_what_kombu_asks_a_transport(connect: Connect) -> None:
 
 def test_a_file_is_named_by_host_or_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(url: str) -> Any:
-        connection = Connection(url, transport=sqlite.Transport)  # type: ignore[no-untyped-call]
+        connection = Connection(url, transport=sqlite.Transport)
         connection.connect()
         connection.release()
 
@@ -230,7 +239,7 @@ def test_a_file_is_named_by_host_or_url(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_brokers_in_memory_are_told_apart_by_name() -> None:
     def open_named(url: str) -> Any:
-        connection = Connection(url, transport=memory.Transport)  # type: ignore[no-untyped-call]
+        connection = Connection(url, transport=memory.Transport)
         connection.connect()
         return connection
 

@@ -104,7 +104,7 @@ class PostgreSQL(Server):
         until(lambda: not any(map(_is_alive, children)), message="PostgreSQL's children are gone")
 
     def close(self) -> None:
-        """Stop rather than kill, for the shared memory's sake; remove a folder that is not pytest's."""
+        """Stop, so that no shared memory stays; remove the folder where it is not pytest's."""
         self.stop()
         super().close()
         if self._user:

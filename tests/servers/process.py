@@ -109,7 +109,7 @@ class Server(ABC):
 
     def close(self) -> None:
         """End the server for good and remove its data; the log stays."""
-        self.kill()
+        self._end(signal.SIGKILL)
         for entry in self.folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)

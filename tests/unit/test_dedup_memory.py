@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -102,6 +103,36 @@ def test_an_id_that_is_done_again_after_its_retention_is_known_again(
     assert complete(store, record) is Answer.KEPT
     clock.now += 99
     assert claim(store, record) == DUPLICATE
+
+
+def test_an_expired_id_behind_one_that_is_kept_longer_is_forgotten_in_time(
+    clock: Clock, memory: Memory
+) -> None:
+    long, short = (
+        MemoryStore(StoreOptions(retention=retention), clock, memory) for retention in (1000, 100)
+    )
+    records = [new_record() for _ in range(2)]
+    complete(long, records[0])
+    complete(short, records[1])
+    clock.now += 100
+    assert [claim(short, record) for record in records] == [DUPLICATE, FRESH]
+
+
+def test_threads_share_one_handle(store: MemoryStore) -> None:
+    records = [new_record() for _ in range(2000)]
+
+    def race(number: int) -> int:
+        claims = [Claim(record, bytes([number]) * 12, b"body") for record in records]
+        verdicts = store.apply(Batch(claims=claims)).claims
+        return sum(verdict.answer is Answer.FRESH for verdict in verdicts)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(race, range(8))) == [0] * 7 + [2000]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_name_means_the_same_records_to_all_who_open_it() -> None:

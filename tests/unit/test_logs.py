@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.logs import JsonFormatter, TextFormatter, configure_logging
+from worker.logs import JsonFormatter, TextFormatter, configure_early, configure_logging
 
 URL = "amqp://bank:hunter2@broker:5672/"
 
@@ -107,6 +107,17 @@ def test_values_that_contain_themselves_come_to_an_end() -> None:
     endless.append(endless)
 
     assert as_json(record("x", endless=endless))["endless"]
+
+
+def test_a_wrong_level_or_format_is_left_to_the_settings_to_tell(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWORKER_LOG_LEVEL", "warning")
+
+    configure_early({"log_format": "xml"})
+    assert root.level == logging.WARNING
+    configure_early({"log_level": "loud"})
+    assert root.level == logging.INFO
 
 
 @pytest.fixture

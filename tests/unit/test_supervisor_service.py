@@ -47,6 +47,16 @@ def test_the_terms_come_from_every_source_the_app_included(folder: Path) -> None
     assert (terms.drain_timeout, terms.watchdog) == (7, 9)
 
 
+def test_more_processes_than_shards_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "handlers.py").write_text(APP)
+
+    load_service(boot())
+
+    assert "8 processes were asked for" in caplog.text
+
+
 @pytest.mark.parametrize("store", ["broker", "dedup"])
 def test_what_lives_in_memory_lives_in_one_process(folder: Path, store: str) -> None:
     (folder / "handlers.py").write_text(APP.replace(', "processes": 8', ""))

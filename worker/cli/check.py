@@ -26,7 +26,7 @@ _EXIT_NOT = 1
     ),
 )
 @settings_options()
-@click.option("--live", is_flag=True, help="Only tell whether the service here gives signs of life.")
+@click.option("--live", is_flag=True, help="Only tell whether the service here is alive.")
 @click.option("--ready", is_flag=True, help="Only tell whether the service here consumes.")
 @click.option("--service", metavar="NAME", help="Of --live and --ready: only this service.")
 @json_option

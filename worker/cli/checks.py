@@ -153,7 +153,8 @@ def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Fi
     Declaring again what is there changes nothing, and the broker compares; what is not there is
     not declared.
     """
-    missing, there, problems = 0, 0, []
+    missing, there = 0, 0
+    problems: list[QworkerError] = []
     asked: list[tuple[bool, Callable[[Any], None]]] = [
         (inspector.has_exchange(x.name), lambda channel, x=x: declare_exchange(channel, x))  # type: ignore[misc]
         for x in topology.exchanges
@@ -173,8 +174,8 @@ def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Fi
             problems.append(error)
         except amqp.exceptions.AccessRefused as error:
             problems.append(ConfigurationError(f"the broker's user may not declare: {error}"))
-    for error in problems:
-        yield _error("declarations", error)
+    for problem in problems:
+        yield _error("declarations", problem)
     if not problems:
         told = [f"{there} exchanges and queues are as they should be"] if there else []
         told += [f"{missing} will be declared at the first start"] if missing else []

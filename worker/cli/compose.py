@@ -25,6 +25,13 @@ _MAX_ID_BYTES = 255
 _MAX_KEY = 1024
 
 
+#: What to tell of an event that no queue is bound for.
+UNHEARD = (
+    "no service observes it, so it went nowhere; a service's queues are there from its first start"
+    " (or 'qworker topology --declare')"
+)
+
+
 class WrongMessage(UsageError):
     """What was asked for cannot be published. The text does not say where it was asked for."""
 
@@ -69,7 +76,7 @@ class Composer:
         elif self._app is not None and not self._app.route(wanted.name):
             raise WrongMessage(f"{wanted.name!r}: {self._unknown(wanted.name)}")
         try:
-            return self._codec.pack(
+            outgoing = self._codec.pack(
                 wanted.name,
                 wanted.payload,
                 message_id=message_id,
@@ -81,6 +88,13 @@ class Composer:
             )
         except ValueError as error:
             raise WrongMessage(str(error)) from None
+        # Events too, so that their publisher can be told that nobody observes them yet.
+        outgoing.mandatory = True
+        return outgoing
+
+    def is_event(self, outgoing: Outgoing) -> bool:
+        """Tell whether a message is an event, which may have no observers."""
+        return outgoing.exchange == self._codec.events_exchange
 
     def _check(self, wanted: Wanted, message_id: str) -> None:
         try:

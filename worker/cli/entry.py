@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 EXIT_BUG = 1
+EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 
-_BUG = (
-    "this is a mistake in qworker, not in what you did: please report it, with the lines above"
-)
+_BUG = "this is a mistake in qworker, not in what you did: please report it, with the lines above"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,27 +46,22 @@ def _tell(error: BaseException) -> int:
         case click.ClickException():
             _say(_usage(error))
             return error.exit_code
-        case KeyboardInterrupt():
+        case click.Abort() if not isinstance(error.__cause__, KeyboardInterrupt):
+            _say("nothing was done")
+            return EXIT_REFUSED
+        case KeyboardInterrupt() | click.Abort():
             return EXIT_INTERRUPTED
-        case click.Abort() if isinstance(error.__cause__, KeyboardInterrupt):
-            return EXIT_INTERRUPTED
-        case click.Abort():
-            _say("no answer; nothing was done")
-            return EXIT_BUG
-        case QworkerError():
-            if shown := getattr(error, "user_traceback", ""):
-                click.echo(mask_url(shown), err=True)
-            _say(str(error))
-            return error.exit_code
-        case BaseExceptionGroup() if all(isinstance(e, QworkerError) for e in _leaves(error)):
-            told = [e for e in _leaves(error) if isinstance(e, QworkerError)]
-            for each in told:
-                _say(str(each))
-            return max(each.exit_code for each in told)
-    text = "".join(traceback.format_exception(error))
-    click.echo(mask_url(text.rstrip()), err=True)
-    _say(_BUG)
-    return EXIT_BUG
+    leaves = list(_leaves(error))
+    told = [leaf for leaf in leaves if isinstance(leaf, QworkerError)]
+    if len(told) < len(leaves):
+        click.echo(mask_url("".join(traceback.format_exception(error)).rstrip()), err=True)
+        _say(_BUG)
+        return EXIT_BUG
+    for each in told:
+        if shown := getattr(each, "user_traceback", ""):
+            click.echo(mask_url(shown), err=True)
+        _say(str(each))
+    return max(each.exit_code for each in told)
 
 
 def _usage(error: click.ClickException) -> str:
@@ -81,12 +75,13 @@ def _say(text: str) -> None:
         click.echo(f"qworker: {mask_url(text)}", err=True)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions of a group of groups; a single one yields itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 def _flush(code: int) -> int:

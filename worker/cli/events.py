@@ -36,7 +36,8 @@ def recipients() -> dict[str, list[str]]:
     return found
 
 
-def _subclasses(kind: type) -> Iterator[type]:
-    for child in kind.__subclasses__():
+def _subclasses(kind: EventClass) -> Iterator[EventClass]:
+    children: list[EventClass] = kind.__subclasses__()  # type: ignore[assignment] # of either kind
+    for child in children:
         yield child
         yield from _subclasses(child)

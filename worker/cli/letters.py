@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from worker.cli.output import clean
@@ -48,29 +47,6 @@ class Filter:
             and (self.key is None or letter.key == self.key)
             and (self.reason is None or self.reason.lower() in letter.reason.lower())
         )
-
-
-class Mistyped:
-    """Remembers what letters have, to say what a filter that took none may have meant."""
-
-    def __init__(self, wanted: Filter) -> None:
-        self._wanted = wanted
-        self._seen: dict[str, set[str]] = {"handler": set(), "name": set()}
-
-    def look(self, letter: Letter) -> None:
-        """Note a letter, taken or not."""
-        self._seen["handler"].add(letter.handler)
-        self._seen["name"].add(letter.name)
-
-    def hint(self) -> str:
-        """Return such as ``; did you mean --handler audit?``, or nothing."""
-        for what, values in self._seen.items():
-            asked = getattr(self._wanted, what)
-            if asked is not None and asked not in values:
-                near = get_close_matches(asked, filter(None, values), n=1)
-                if near:
-                    return f"; did you mean --{what} {near[0]}?"
-        return ""
 
 
 def row(letter: Letter) -> tuple[object, ...]:

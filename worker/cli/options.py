@@ -6,7 +6,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from worker.config import FIELDS, environment_name
 
@@ -41,24 +40,6 @@ _METAVARS = {
     "handlers": "NAME",
     "http": "HOST:PORT",
 }
-
-
-class _Value(click.ParamType):
-    """The text of a setting. ``worker.config`` converts it: it tells all mistakes at once."""
-
-    name = "text"
-
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        self.choices = tuple(filter(None, choices))
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """Offer the choices, where there is a choice."""
-        return [CompletionItem(c) for c in self.choices if c.startswith(incomplete)]
 
 
 class Look(NamedTuple):
@@ -150,13 +131,23 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
 def _option(name: str) -> Callable[[Any], Any]:
     flags, metavar, help_ = look(name)
-    facts: dict[str, Any] = {"default": None, "help": help_, "metavar": metavar}
     if isinstance(FIELDS[name].default, bool):
         return click.option(flags, name, default=None, help=help_)
+    choices = tuple(filter(None, FIELDS[name].metadata["choices"]))
+
+    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    # Always text: worker.config converts it, and tells all mistakes at once.
     return click.option(
-        flags, name, type=_Value(FIELDS[name].metadata["choices"]), multiple=name == "handlers",
-        **facts,
-    )  # fmt: skip
+        flags,
+        name,
+        default=None,
+        help=help_,
+        metavar=metavar,
+        multiple=name == "handlers",
+        shell_complete=complete,
+    )
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")

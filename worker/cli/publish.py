@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.compose import Composer, Wanted, WrongMessage
+from worker.cli.compose import UNHEARD, Composer, Wanted, WrongMessage
 from worker.cli.lines import Bare, Source, reader
 from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, settings_options
-from worker.cli.output import emit
+from worker.cli.output import emit, note
 from worker.cli.stream import Stream
 from worker.codec import Codec
 from worker.config import load_settings
+from worker.errors import Unroutable
 from worker.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ def _publish_one(options: Mapping[str, object], wanted: Wanted) -> int:
     try:
         with publisher:
             publisher.send(outgoing)
+    except Unroutable:
+        if not composer.is_event(outgoing):
+            raise
+        note(f"qworker: {wanted.name}: {UNHEARD}")
     finally:
         publisher.close()
     emit(outgoing.message_id)

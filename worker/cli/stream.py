@@ -1,4 +1,4 @@
-"""Publishes lines, many at a time on their way, and knows at every moment how far it is for sure."""
+"""Publishes lines, many on their way at a time, and always knows how far it is for sure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.cli.compose import WrongMessage
+from worker.cli.compose import UNHEARD, WrongMessage
 from worker.cli.output import emit, note
-from worker.errors import ConfirmTimeout, PublishError, Unreachable, UsageError
+from worker.errors import ConfirmTimeout, PublishError, Unreachable, Unroutable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from worker.cli.compose import Composer, Wanted
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 _CHUNK = 1000
 _MOST_TOLD = 10
 _INTERRUPTED = 130
+
+
+class _UnderWay(NamedTuple):
+    """A line whose message may not be confirmed yet."""
+
+    number: int
+    is_event: bool
 
 
 class _Refused(NamedTuple):
@@ -46,8 +53,10 @@ class Stream:
         self._composer = composer
         self._read = read
         self._source = source
-        #: The lines that may not be confirmed yet, by the id of their message.
-        self._under_way: dict[str, int] = {}
+        #: By the id of the message.
+        self._under_way: dict[str, _UnderWay] = {}
+        #: Events that were taken and that no queue is bound for.
+        self._unheard = 0
         self._next_line = 1
         self._last = 0
 
@@ -66,10 +75,16 @@ class Stream:
             note(f"interrupted; {self._so_far()}")
             return _INTERRUPTED
         seconds = monotonic() - began
-        done = self._publisher.confirmed
+        done = self._published
         rate = f"{done / seconds:.0f}/s" if seconds > 0 else "at once"
         emit(f"published {done} in {seconds:.2f} s, {rate}")
+        if self._unheard:
+            note(f"qworker: {self._unheard} of them: {UNHEARD}")
         return 0
+
+    @property
+    def _published(self) -> int:
+        return self._publisher.confirmed + self._unheard
 
     def _publish(self, first: int, progress: Callable[[int], None]) -> None:
         try:
@@ -80,13 +95,15 @@ class Stream:
                     outgoing = self._composer.compose(self._read(line))
                 except WrongMessage as error:
                     raise UsageError(f"line {number}: {error}") from error.__cause__
-                self._under_way[outgoing.message_id] = self._last = number
+                self._last = number
+                event = self._composer.is_event(outgoing)
+                self._under_way[outgoing.message_id] = _UnderWay(number, event)
                 self._publisher.send(outgoing)
                 if len(self._under_way) >= _CHUNK:
                     self._confirm()
-                    progress(self._publisher.confirmed)
+                    progress(self._published)
             self._confirm()
-            progress(self._publisher.confirmed)
+            progress(self._published)
         except UsageError as error:
             self._confirm()
             raise UsageError(f"{error}\n{self._so_far()}") from error.__cause__
@@ -98,39 +115,43 @@ class Stream:
 
     def _confirm(self) -> None:
         """Wait until everything so far is confirmed."""
+        errors: list[PublishError] = []
         try:
             self._publisher.flush()
         except PublishError as error:
-            raise self._refusal([error]) from None
+            errors.append(error)
         except ExceptionGroup as group:
-            errors = [e for e in group.exceptions if isinstance(e, PublishError)]
-            raise self._refusal(errors) from None
+            errors += [error for error in group.exceptions if isinstance(error, PublishError)]
+        refused = [r for r in map(self._place, errors) if r is not None]
+        self._unheard += len(errors) - len(refused)
+        if refused:
+            raise self._refusal(sorted(refused, key=lambda each: each.number))
         self._under_way.clear()
         self._next_line = self._last + 1
 
-    def _refusal(self, errors: list[PublishError]) -> PublishError:
+    def _place(self, error: PublishError) -> _Refused | None:
+        """Return the line that ``error`` speaks of; None for an event that nobody observes."""
+        text = str(error)
+        line = self._under_way.get(text.partition(": ")[0])
+        if line is None:
+            return _Refused(self._next_line, error)
+        if line.is_event and isinstance(error, Unroutable):
+            return None
+        return _Refused(line.number, error)
+
+    def _refusal(self, refused: list[_Refused]) -> PublishError:
         """Return what to tell of lines that the broker did not take."""
-        refused = sorted(self._refused(errors))
+        unclear = [error for _, error in refused if isinstance(error, ConfirmTimeout)]
+        if unclear:
+            return ConfirmTimeout(f"{unclear[0]}\n{self._so_far()}")
         told = [f"line {number}: {error}" for number, error in refused[:_MOST_TOLD]]
         if len(refused) > _MOST_TOLD:
             told.append(f"… and {len(refused) - _MOST_TOLD} more lines")
-        unclear = [error for error in errors if isinstance(error, ConfirmTimeout)]
-        told += map(str, unclear)
-        if unclear:
-            told.append(self._so_far())
-        else:
-            told.append(
-                f"All other lines up to {self._last} are published. Publish what was refused by"
-                f" itself, and go on with --from-line {self._last + 1}"
-            )
-        return type(errors[0])("\n".join(told))
-
-    def _refused(self, errors: list[PublishError]) -> Iterator[_Refused]:
-        for error in errors:
-            text = str(error)
-            for message_id, number in self._under_way.items():
-                if text.startswith(f"{message_id}: "):
-                    yield _Refused(number, error)
+        told.append(
+            f"All other lines up to {self._last} are published. Publish what was refused by"
+            f" itself, and go on with --from-line {self._last + 1}"
+        )
+        return type(refused[0].error)("\n".join(told))
 
     def _so_far(self) -> str:
         number = self._next_line
@@ -138,8 +159,8 @@ class Stream:
             return f"Everything before line {number} is published; go on with --from-line {number}"
         return (
             f"Everything before line {number} is published, and perhaps lines {number} to"
-            f" {self._last}: go on with --from-line {number} if they have ids of their own, which makes a second"
-            " copy harmless"
+            f" {self._last}: go on with --from-line {number} if they have ids of their own, which"
+            " makes a second copy harmless"
         )
 
 

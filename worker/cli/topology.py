@@ -98,9 +98,7 @@ def _show(settings: Settings, plan: Topology, depths: Mapping[str, Depth | None]
         ],
     )  # fmt: skip
     emit()
-    emit_table(
-        ("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in plan.binds]
-    )
+    emit_table(("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in plan.binds])
 
 
 def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, object]:
@@ -121,14 +119,16 @@ def _facts(
     queues = []
     for queue in plan.queues:
         depth = depths.get(queue.name)
-        queues.append({
-            "name": queue.name,
-            "shard": queue.shard,
-            "arguments": dict(queue.arguments),
-            "there": None if queue.name not in depths else depth is not None,
-            "ready": None if depth is None else depth.ready,
-            "consumers": None if depth is None else depth.consumers,
-        })
+        queues.append(
+            {
+                "name": queue.name,
+                "shard": queue.shard,
+                "arguments": dict(queue.arguments),
+                "there": None if queue.name not in depths else depth is not None,
+                "ready": None if depth is None else depth.ready,
+                "consumers": None if depth is None else depth.consumers,
+            }
+        )
     return {
         "service": plan.service,
         "broker": mask_url(settings.broker),

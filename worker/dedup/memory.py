@@ -79,8 +79,8 @@ class Records:
         held = self.held.get(entry.record)
         if held is None or held.token != entry.token:
             return Answer.STALE
-        attempts = max(0, held.attempts - 1) if entry.refund else held.attempts
-        if attempts == 0 and held.crashes == 0:
+        attempts = held.attempts - entry.refund
+        if attempts == 0:  # then crashes is too: each came with an attempt
             del self.held[entry.record]
         else:
             self.held[entry.record] = Held(None, now, attempts, held.crashes)

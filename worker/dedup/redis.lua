@@ -131,8 +131,8 @@ local function change(kind, key, token)
     hold(key, token, deadline, attempts, crashes)
     return KEPT
   end
-  if kind == REFUND then attempts = math.max(0, attempts - 1) end
-  if attempts == 0 and crashes == 0 then
+  if kind == REFUND then attempts = attempts - 1 end
+  if attempts == 0 then   -- then crashes is too: each came with an attempt
     call('DEL', key)
   else
     call('SET', key, IDLE .. pack(HELD, 0, attempts, crashes), 'PX', idle_for)

@@ -52,7 +52,7 @@ _LOOK_HELD = "SELECT token, deadline, attempts, crashes FROM dedup_held WHERE re
 _HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)"
 _LET_GO = "DELETE FROM dedup_held WHERE record = ? AND (token = ? OR token IS NULL)"
 _GIVE_BACK = """UPDATE dedup_held
-    SET token = NULL, deadline = ?, attempts = max(0, attempts - ?)
+    SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
 _RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)

@@ -149,21 +149,21 @@ def story(found: Findings, executions: Callable[[str], Sequence[Execution]]) -> 
         if facts[_MOST_TOLD:]:
             lines.append("  …")
 
-    tell("out of order", [(r.path, f"revision {r.revision}, row {r.number}")
-                          for r in found.out_of_order])
+    tell(
+        "out of order",
+        [(r.path, f"revision {r.revision}, row {r.number}") for r in found.out_of_order],
+    )
     tell("lost", [(path, f"revision {revision}") for path, revision in found.lost])
     tell(
         "second effects without an explanation",
-        [
-            (s.second.path, f"revision {s.second.revision}, rows {s.first.number} and"
-                            f" {s.second.number}; process {s.first.pid} was not killed between")
-            for s in found.unexplained
-        ],
+        [(s.second.path, _unexplained(s)) for s in found.unexplained],
     )
     tell(
         "files that differ",
-        [(path, f"should be {want or 'gone'}, is {have or 'gone'}")
-         for path, want, have in found.differences],
+        [
+            (path, f"should be {want or 'gone'}, is {have or 'gone'}")
+            for path, want, have in found.differences
+        ],
     )
     for path in paths:
         lines.append(f"ledger of {path}:")
@@ -173,3 +173,11 @@ def story(found: Findings, executions: Callable[[str], Sequence[Execution]]) -> 
             for row in executions(path)
         ]
     return lines
+
+
+def _unexplained(effect: SecondEffect) -> str:
+    first, second = effect.first, effect.second
+    return (
+        f"revision {second.revision}, rows {first.number} and {second.number}: process {first.pid}"
+        " was not killed between them"
+    )

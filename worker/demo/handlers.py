@@ -7,16 +7,20 @@ runtime: the handler never asks whether it saw an event before, or whether it is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker.app import App
-from worker.demo.history import Change
 from worker.demo.ledger import Ledger
 from worker.errors import ConfigurationError
 from worker.ids import derived_id
 from worker.message import Context, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.demo.history import Change
 
 #: Environment: the SQLite file of the table and the ledger.
 STATE = "QWORKER_DEMO_STATE"

@@ -10,11 +10,13 @@ import gzip
 import os
 import subprocess
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha1
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import orjson
@@ -22,17 +24,18 @@ import orjson
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
 #: Against the first parent, merges and the first commit too, whatever the user's own git says.
 _LOG = (
-    "-c log.showRoot=true -c log.showSignature=false -c core.quotePath=false"
-    " log --first-parent -m --reverse --raw -z --no-abbrev --no-renames --no-notes --no-color"
-    " --no-ext-diff --ignore-submodules=none --format=%x01%H%x20%ct HEAD"
-).split()
+    *("-c", "log.showRoot=true", "-c", "log.showSignature=false", "log"),
+    *("--first-parent", "-m", "--reverse", "--raw", "-z", "--no-abbrev", "--no-renames"),
+    *("--no-notes", "--no-color", "--no-ext-diff", "--ignore-submodules=none"),
+    *("--format=%x01%H%x20%ct", "HEAD"),
+)
 _COMMIT = b"\x01"
-_GIT_SECONDS = 120.0
+_CHUNK = 64 * 1024
 _GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
 
 #: What a made-up history looks like: changes a commit, and the shares of what they are.
@@ -40,6 +43,8 @@ _CHANGES_A_COMMIT = 6
 _CHANGED, _RETURNED, _DELETED = 0.9, 0.92, 0.03
 _FOLDERS = ("", "docs/", "src/", "src/core/", "src/web/", "tests/", "tests/unit/")
 _FIRST_DAY = 1_700_000_000
+
+Letter = Literal["A", "M", "D", "T"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Change:
     time: int
     path: str
     #: In git's letters: added, modified, deleted, or of another type (a file became a link).
-    change: Literal["A", "M", "D", "T"]
+    change: Letter
     #: The id of the content, and the file's mode, after the change; None where it was deleted.
     blob: str | None
     mode: str | None
@@ -59,43 +64,44 @@ class Change:
     revision: int
 
 
-def read_git(repository: Path) -> list[Change]:
+def read_git(repository: Path, most: int | None = None) -> list[Change]:
     """Return the first-parent history of ``HEAD``, oldest first.
 
-    Renames are a deletion and an addition. Raises UsageError where git cannot tell.
+    Renames are a deletion and an addition. With ``most``, ends with the commit in which so many
+    changes are reached. Raises UsageError where git cannot tell.
     """
     changes: list[Change] = []
     revisions: Counter[str] = Counter()
     commit, time = "", 0
-    fields = iter(_git(repository, *_LOG).split(b"\0"))
-    for raw in fields:
-        field = raw.lstrip(b"\n")
-        if field.startswith(_COMMIT):
-            commit, _, seconds = field[1:].decode().partition(" ")
-            time = int(seconds)
-        elif field.startswith(b":"):
-            _, mode, _, blob, status = field.decode().split(" ")
-            path = _text(next(fields))
-            revisions[path] += 1
-            gone = status == "D"
-            changes.append(
-                Change(
-                    commit,
-                    time,
-                    path,
-                    status,
-                    None if gone else blob,
-                    None if gone else mode,
-                    revisions[path],
-                )
-            )
+    with closing(_git(repository, *_LOG)) as fields:
+        for raw in fields:
+            field = raw.lstrip(b"\n")
+            if field.startswith(_COMMIT):
+                if most is not None and len(changes) >= most:
+                    break
+                commit, _, seconds = field[1:].decode().partition(" ")
+                time = int(seconds)
+            elif field.startswith(b":"):
+                path = _text(next(fields))
+                revisions[path] += 1
+                changes.append(_change(commit, time, field.decode(), path, revisions[path]))
     return changes
 
 
-def read_git_tree(repository: Path) -> dict[str, str]:
-    """Return path and blob of every file of ``HEAD``. Raises UsageError where git cannot tell."""
+def _change(commit: str, time: int, entry: str, path: str, revision: int) -> Change:
+    """Return what an entry of ``git log --raw`` says."""
+    _, mode, _, blob, letter = entry.split(" ")
+    if letter not in ("A", "M", "D", "T"):
+        raise UsageError(f"commit {commit}: git tells {letter!r} of {path}, which is no change")
+    if letter == "D":
+        return Change(commit, time, path, "D", None, None, revision)
+    return Change(commit, time, path, cast("Letter", letter), blob, mode, revision)
+
+
+def read_git_tree(repository: Path, commit: str = "HEAD") -> dict[str, str]:
+    """Return path and blob of every file of ``commit``. Raises UsageError where git cannot."""
     tree = {}
-    for entry in _git(repository, "ls-tree", "-r", "-z", "HEAD").split(b"\0"):
+    for entry in _git(repository, "ls-tree", "-r", "-z", commit):
         if entry:
             facts, _, path = entry.partition(b"\t")
             tree[_text(path)] = facts.split(b" ")[2].decode()
@@ -105,17 +111,16 @@ def read_git_tree(repository: Path) -> dict[str, str]:
 def read_changes(file: Path) -> list[Change]:
     """Return the changes of a file of JSON lines, gzipped or not. Raises UsageError."""
     decode = msgspec.json.Decoder(Change).decode
-    number = 0
+    changes: list[Change] = []
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            changes = []
-            for number, line in enumerate(lines, 1):
-                changes.append(decode(line))
-            return changes
+            changes.extend(map(decode, lines))
     except (OSError, EOFError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
     except msgspec.MsgspecError as error:
-        raise UsageError(f"{file}, line {number}: not a change of a file: {error}") from None
+        line = len(changes) + 1
+        raise UsageError(f"{file}, line {line}: not a change of a file: {error}") from None
+    return changes
 
 
 def write_changes(file: Path, changes: Iterable[Change]) -> None:
@@ -154,7 +159,7 @@ def made_up(size: int, seed: int = 0) -> list[Change]:
             deleted = path in alive and random.random() < _DELETED
             blob = None if deleted else _digest(f"{seed} {path} {revisions[path]}")
             mode = None if deleted else "100644"
-            letter: Literal["A", "M", "D"] = "D" if deleted else "M" if path in alive else "A"
+            letter: Letter = "D" if deleted else "M" if path in alive else "A"
             changes.append(Change(commit, time, path, letter, blob, mode, revisions[path]))
             if deleted:
                 alive.remove(path)
@@ -191,26 +196,38 @@ def side_by_side(changes: Sequence[Change], copies: int) -> Iterator[Change]:
             yield replace(change, path=f"copy-{number}/{change.path}")
 
 
-def _git(repository: Path, *arguments: str) -> bytes:
+def _git(repository: Path, *arguments: str) -> Generator[bytes, None, None]:
+    """Run git and yield what it prints, cut at NULs. Raises UsageError."""
     # A hook of git names its own repository in the environment; ours is another one.
     environ = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
     environ |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    try:
-        return subprocess.run(  # noqa: S603 - a fixed command; the folder is no option
-            ["git", "-C", str(repository), *arguments],  # noqa: S607 - the user's own git
-            check=True,
-            capture_output=True,
-            env=environ,
-            timeout=_GIT_SECONDS,
-        ).stdout
-    except FileNotFoundError:
-        raise UsageError("git is not installed, or not on PATH") from None
-    except subprocess.TimeoutExpired:
-        raise UsageError(f"{repository}: git took longer than {_GIT_SECONDS:g} s") from None
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[0].removeprefix("fatal: ") if lines else f"exit code {error.returncode}"
-        raise UsageError(f"{repository}: no history from git: {reason}") from None
+    with TemporaryFile() as errors:
+        try:
+            git = subprocess.Popen(  # noqa: S603 - a fixed command; the folder is no option
+                ["git", "-C", str(repository), *arguments],  # noqa: S607 - the user's own git
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environ,
+            )
+        except OSError as error:
+            raise UsageError(f"git cannot be run: {error.strerror}") from None
+        with git:
+            assert git.stdout is not None  # noqa: S101 - a pipe, as asked for
+            try:
+                rest = b""
+                while chunk := git.stdout.read(_CHUNK):
+                    *whole, rest = (rest + chunk).split(b"\0")
+                    yield from whole
+                yield rest
+            except GeneratorExit:
+                git.kill()
+                raise
+        if git.returncode:
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            reason = lines[0].removeprefix("fatal: ") if lines else f"exit code {git.returncode}"
+            raise UsageError(f"{repository}: no history from git: {reason}")
 
 
 def _text(path: bytes) -> str:

@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import worker
 from worker.demo.ledger import Kill
@@ -17,14 +18,34 @@ from worker.supervisor.status import read_status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from random import Random
-    from typing import Any
 
     from worker.supervisor.status import Status
 
-_MAIN = "import sys; from worker.cli import main; sys.exit(main())"
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 40
 _PACKAGE_FOLDER = Path(worker.__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the service, as the status file tells of it."""
+
+    index: int
+    pid: int
+    stage: str
+    shards: tuple[int, ...]
+
+
+def processes_of(status: Status | None) -> list[Process]:
+    """Return the processes that there are."""
+    listed: Sequence[Mapping[str, Any]] = status.processes if status is not None else ()
+    return [Process(p["index"], p["pid"], p["stage"], tuple(p["shards"])) for p in listed]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without settings of this package."""
+    kept = "QWORKER_RUN_DIR"  # where this process looks for the status file
+    return {n: v for n, v in os.environ.items() if not n.startswith("QWORKER_") or n == kept}
 
 
 class Service:
@@ -51,19 +72,15 @@ class Service:
 
     def start(self) -> None:
         """Start the supervisor, which starts its processes."""
-        command = [sys.executable, "-P", "-c", _MAIN, "start", "--app", self.app]
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("QWORKER_") or name == "QWORKER_RUN_DIR"
-        }
-        paths = [*filter(None, [kept.get("PYTHONPATH")]), str(_PACKAGE_FOLDER)]
-        kept["PYTHONPATH"] = os.pathsep.join(paths)
+        command = [sys.executable, "-P", "-m", "worker.cli", "start", "--app", self.app]
+        kept = clean_environment()
+        paths = (self._environ.get("PYTHONPATH"), kept.get("PYTHONPATH"), str(_PACKAGE_FOLDER))
+        environ = {**kept, **self._environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
                 [*command, *self._options],
                 cwd=self._folder,
-                env={**kept, **self._environ},
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -91,18 +108,13 @@ class Service:
         status = self.status()
         return status is not None and status.ready
 
-    def processes(self) -> list[Mapping[str, Any]]:
-        """Return the processes that consume, and were not killed here."""
-        status = self.status()
-        listed: Sequence[Mapping[str, Any]] = status.processes if status is not None else ()
-        return [p for p in listed if p["stage"] == "ready" and p["pid"] not in self._killed]
-
     def kill_one(self, random: Random) -> Kill | None:
         """Kill one of the processes with SIGKILL; None where none is there to be killed."""
-        living = self.processes()
+        processes = processes_of(self.status())
+        living = [p.pid for p in processes if p.stage == "ready" and p.pid not in self._killed]
         if not living:
             return None
-        victim = int(random.choice(living)["pid"])
+        victim = random.choice(living)
         self._killed.add(victim)
         kill = Kill(victim, monotonic())
         try:

@@ -59,7 +59,10 @@ class Stream:
     def __init__(
         self, changes: Sequence[Change], flow: Flow, settings: Settings, random: Random
     ) -> None:
-        self._messages = at_least_once(changes, flow.duplicates, random)
+        messages = list(at_least_once(changes, flow.duplicates, random))
+        #: How many messages there are, copies included.
+        self.size = len(messages)
+        self._messages = iter(messages)
         self._flow = flow
         self._publisher = Publisher(Codec.of(app.name, settings), settings)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)

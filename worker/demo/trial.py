@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from worker.config import load_settings
-from worker.demo.checker import Checker, Findings, story
+from worker.config import environment_name, load_settings
+from worker.demo.checker import Checker, story
 from worker.demo.handlers import STATE, app
 from worker.demo.ledger import Ledger
+from worker.demo.report import Report
 from worker.demo.service import Service
 from worker.demo.stream import Flow, Stream
 from worker.errors import QworkerError
@@ -41,6 +43,8 @@ _EARLIEST = 0.6
 _QUIET_SECONDS = 1.2
 #: Kills come so often here that a message may meet several of them without being their cause.
 _CRASH_LIMIT = 20
+#: The handlers of a process write to one file in turn; more of them would only wait.
+_CONCURRENCY = 4
 _QUIET = ("in_flight", "waiting", "unsettled")
 
 
@@ -66,68 +70,12 @@ class Plan:
     rate: float | None = None
     #: Mean seconds from one kill to the next; None: nobody is killed.
     kill_every: float | None = 1.0
+    most_kills: int | None = None
     #: The share of the work after which the whole service is restarted; None: it is not.
     restart_at: float | None = None
     seed: int = 0
     #: Seconds after which a trial that is not done has failed.
     patience: float = 120.0
-
-
-@dataclass(slots=True)
-class Report:
-    """What came out of a trial."""
-
-    events: int
-    published: int
-    #: By the runtime's own count. A killed process takes up to a second of its numbers with it.
-    delivered: int
-    findings: Findings
-    kills: list[Kill]
-    #: Of every supervisor, in order.
-    exit_codes: list[int]
-    dead_letters: int
-    #: Messages that are still in a shard's queue.
-    left: int
-    seconds: float
-    #: Why it ended before everything was done; empty where it did not.
-    trouble: str = ""
-    #: What went wrong, in lines to read. Empty where nothing did.
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def duplicates(self) -> int:
-        """Messages that were published, or held in the store, beyond one for each event."""
-        return max(0, self.published - self.findings.applied)
-
-    @property
-    def second_effects(self) -> int:
-        """Effects that happened twice, each explained by a kill."""
-        return len(self.findings.explained)
-
-    @property
-    def longest_window(self) -> float:
-        """Seconds between an effect and the kill that made it happen twice, at most."""
-        return max((effect.window for effect in self.findings.explained), default=0.0)
-
-    @property
-    def summary(self) -> str:
-        """The numbers, in one line."""
-        found = self.findings
-        window = f" (crash window: up to {self.longest_window:.3f} s)" if found.explained else ""
-        return (
-            f"{self.events} events published {self.published} times, delivered"
-            f" {self.delivered} times, applied {found.applied}, second effects after"
-            f" {len(self.kills)} kills: {self.second_effects}{window}, others"
-            f" {len(found.unexplained)}, out of order {len(found.out_of_order)}, lost"
-            f" {len(found.lost)}, wrong files {len(found.differences)}, dead letters"
-            f" {self.dead_letters}, exit codes {self.exit_codes}, {self.seconds:.0f} s"
-        )
-
-    @property
-    def held(self) -> bool:
-        """Whether every promise was held."""
-        orderly = not any(self.exit_codes) and not self.trouble
-        return orderly and self.findings.held and not self.dead_letters and not self.left
 
 
 class _GaveUp(QworkerError):
@@ -140,18 +88,17 @@ class Trial:
     def __init__(self, plan: Plan) -> None:
         """Settle the settings. Raises ConfigurationError where a URL is wrong."""
         self.plan = plan
-        own = f"sqlite:///{plan.folder.resolve() / 'broker.db'}"
+        own = "sqlite:///" + quote(str(plan.folder.resolve() / "broker.db"))
         broker = plan.broker or own
-        dedup = plan.dedup or (own if broker.startswith("amqp") else broker)
+        urls = {"broker": broker, "dedup": plan.dedup or (own if plan.broker else broker)}
         options = {
-            "broker": broker,
-            "dedup": dedup,
             "shards": str(plan.shards),
             "processes": str(plan.processes),
+            "concurrency": str(_CONCURRENCY),
             "crash_limit": str(_CRASH_LIMIT),
         }
         # Nothing but these: neither the environment nor the files of whoever watches.
-        self.settings: Settings = load_settings(options, environ={}, folder=plan.folder)
+        self.settings: Settings = load_settings(urls | options, environ={}, folder=plan.folder)
         self.topology = app.topology(self.settings)
         random = Random(plan.seed)
         self._random = Random(random.random())
@@ -163,7 +110,9 @@ class Trial:
             "worker.demo.handlers",
             plan.folder,
             [f"--{name.replace('_', '-')}={value}" for name, value in options.items()],
-            {STATE: str(file.resolve())},
+            # URLs may hold passwords, which a command line would show to everybody.
+            {environment_name(name): url for name, url in urls.items()}
+            | {STATE: str(file.resolve())},
         )
         self.kills: list[Kill] = []
         self.exit_codes: list[int] = []
@@ -171,9 +120,8 @@ class Trial:
         #: What it is at, in a word or two.
         self.phase = ""
         self._file = file
-        self._delivered: dict[int, int] = {}
-        self._began = self._next_kill = self._looked = 0.0
-        self._complete_at: float | None = None
+        self._counters: dict[int, Mapping[str, float]] = {}
+        self._began = self._next_kill = 0.0
         self._watch: Callable[[Trial], None] = lambda _: None
 
     @property
@@ -181,10 +129,9 @@ class Trial:
         """Seconds since the first event was published; 0 before."""
         return monotonic() - self._began if self._began else 0.0
 
-    @property
-    def delivered(self) -> int:
-        """How many deliveries the runtime counted."""
-        return sum(self._delivered.values())
+    def counted(self, name: str) -> int:
+        """Return a counter of the runtime, over all supervisors; it may be a second old."""
+        return int(sum(counters.get(name, 0) for counters in self._counters.values()))
 
     def run(self, watch: Callable[[Trial], None] | None = None) -> Report:
         """Do it all and judge it. ``watch`` is called many times a second."""
@@ -268,9 +215,9 @@ class Trial:
         self._plan_kill()
 
     def _plan_kill(self) -> None:
-        every = self.plan.kill_every
+        every, most = self.plan.kill_every, self.plan.most_kills
         wait = float("inf")
-        if every is not None:
+        if every is not None and (most is None or len(self.kills) < most):
             wait = every * self._random.uniform(_EARLIEST, 2 - _EARLIEST)
         self._next_kill = monotonic() + wait
 
@@ -285,7 +232,7 @@ class Trial:
         status = self.service.status()
         if status is not None:
             self.status = status
-            self._delivered[status.pid] = int(status.counters.get("received", 0))
+            self._counters[status.pid] = status.counters
         self._watch(self)
         if self.stream.error is not None:
             raise _GaveUp(f"the publisher failed: {self.stream.error}")
@@ -323,15 +270,19 @@ class Trial:
             depths = self._depths()
         except QworkerError as error:
             lines.append(str(error))
+        left = sum(depths.get(queue, 0) for queue in self.topology.shard_queues)
         report = Report(
             events=len(self.plan.changes),
+            files=len(self.plan.tree),
             published=self.stream.published,
-            delivered=self.delivered,
+            # Each message was delivered, and each copy dropped, or it would still be in a queue.
+            delivered=max(self.counted("received"), self.stream.published - left),
+            duplicates=max(self.counted("duplicates"), self.stream.copies - left),
             findings=found,
             kills=self.kills,
             exit_codes=self.exit_codes,
             dead_letters=depths.get(dead_letter_queue(app.name), 0),
-            left=sum(depths.get(queue, 0) for queue in self.topology.shard_queues),
+            left=left,
             seconds=seconds,
             trouble=trouble,
             story=lines,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker.supervisor")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """The place of one process: who has its shards now, and who will."""
 
@@ -44,8 +44,8 @@ class Change:
 
     slots: Sequence[Slot]
     processes: int
-    #: The processes to be replaced, by pid.
-    old: frozenset[int]
+    #: The processes to be replaced.
+    old: Sequence[ChildProcess]
     committed: bool = False
 
     def covers(self, slot: Slot) -> bool:
@@ -54,7 +54,7 @@ class Change:
 
     def needs(self, slot: Slot) -> bool:
         """Whether ``slot`` needs a new process: it stays, and has none but an old one."""
-        return slot.index < self.processes and (slot.holder is None or slot.holder.pid in self.old)
+        return slot.index < self.processes and (slot.holder is None or slot.holder in self.old)
 
     def booted(self) -> bool:
         """Whether every new process waits for its shards."""
@@ -135,5 +135,5 @@ class Plans:
         else:
             return None
         changed = [slot for slot in slots if slot.index in chosen]
-        old = frozenset(slot.holder.pid for slot in changed if slot.holder is not None)
+        old = [slot.holder for slot in changed if slot.holder is not None]
         return Change(changed, wanted, old)

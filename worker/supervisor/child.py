@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError, QworkerError
-from worker.logs import configure_logging
+from worker.logs import configure_early, configure_logging
 from worker.supervisor.control import (
     EXIT_CODES,
     PROTOCOL,
@@ -111,14 +111,9 @@ def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
     os.set_inheritable(descriptor, False)  # a handler's own subprocess must not keep it open
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    signals = Signals()
-    # Ctrl-C in a terminal reaches every process; only the supervisor acts on it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with signals.noted([signal.SIGTERM]):
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        child = Child(Channel(socket.socket(fileno=descriptor)), signals)
-        code = child.run(load)
+    _ignore_terminal()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    code = Child(Channel(socket.socket(fileno=descriptor))).run(load)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever read it is gone
@@ -128,12 +123,18 @@ def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
     os._exit(code)  # without waiting for threads that were abandoned
 
 
+def _ignore_terminal() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the supervisor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class Child:
     """This process, between its supervisor and its consumer. Used by the main thread only."""
 
-    def __init__(self, channel: Channel, signals: Signals) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._signals = signals
+        self._signals = Signals()
         self._owner = secrets.token_bytes(8)
         self._drain_timeout = 0.0
         self._consumer: Runnable | None = None
@@ -160,11 +161,13 @@ class Child:
                 "this package was replaced by another release while the service runs:"
                 " restart the service, a reload is not enough"
             )
-        options = boot.options
-        configure_logging(
-            str(options.get("log_format") or ""), str(options.get("log_level") or "info")
-        )
+        configure_early(boot.options)
         service = load(boot)
+        _ignore_terminal()  # whatever the app did to signals
+        with self._signals.noted([signal.SIGTERM]):
+            return self._serve(service)
+
+    def _serve(self, service: Service) -> str:
         terms = service.terms
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
         self._drain_timeout = terms.drain_timeout

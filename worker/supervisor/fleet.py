@@ -118,9 +118,10 @@ class Fleet:
         """Make every process write its stacks and what is in flight."""
         for child in self.children():
             logger.info("process %d: %s", child.index, child.describe(now))
-            if child.stage is Stage.READY:
+            hears = child.stage in (Stage.READY, Stage.DRAINING) and child.silent_for(now) < _DEAF
+            if hears:
                 child.say(Dump())
-            if child.stage is not Stage.READY or child.silent_for(now) > _DEAF:
+            else:
                 child.dump_stack()
 
     def drain(self, seconds: float, now: float) -> None:
@@ -176,7 +177,7 @@ class Fleet:
             self._change = self._plans.next(self._slots, self.processes, self.terms)
         for slot in self._slots:
             if now >= slot.respawn_at and self._needs(slot):
-                slot.successor = ChildProcess(slot.index, self._options, self._command, now)
+                self._spawn(slot, now)
         if self._change is not None and not self._change.committed and self._change.booted():
             self._commit(self._change, now)
         for slot in self._slots:
@@ -196,6 +197,13 @@ class Fleet:
         if self._change is not None and self._change.covers(slot):
             return self._change.needs(slot)
         return slot.holder is None and slot.index < self.processes
+
+    def _spawn(self, slot: Slot, now: float) -> None:
+        try:
+            slot.successor = ChildProcess(slot.index, self._options, self._command, now)
+        except OSError as error:  # no memory, too many processes or files
+            logger.error("process %d cannot be started: %s", slot.index, error)  # noqa: TRY400
+            self._retry(slot, slot.restarts.after_death(None), now)
 
     def _hand_over(self, slot: Slot, now: float) -> None:
         """Give the slot's successor its shards, if it booted and nobody else has any of them."""
@@ -279,30 +287,30 @@ class Fleet:
             self._replace(slot, child, now)
 
     def _replace(self, slot: Slot, child: ChildProcess, now: float) -> None:
-        """Decide when a process that died by itself is started again, or who gives up."""
-        if child.fatal is not None and not self.booted:
-            self.failure = child.fatal
-            return
-        delay: float | None
-        if child.fatal is None:
-            delay = slot.restarts.after_death(child.lived(now))
+        """Decide when a process that died by itself is started again."""
+        fatal = child.fatal
+        if fatal is None:
+            self._retry(slot, slot.restarts.after_death(child.lived(now)), now)
+        elif not self.booted:
+            self.failure = fatal
         else:
-            logger.error("process %d cannot start:\n%s", slot.index, child.fatal.text)
-            outage = child.fatal.exit_code == _EXIT_UNREACHABLE
-            delay = slot.restarts.after_outage() if outage else slot.restarts.after_death(None)
-        change = self._change
-        if change and not change.committed and (delay is None or child.fatal is not None):
-            logger.error("the change is given up; the processes that run go on as they are")
-            self._plans.clear()
-            self._drop(change)
-        elif delay is None:
+            logger.error("process %d cannot go on:\n%s", slot.index, fatal.text)
+            self._give_up_change()
+            outage = fatal.exit_code == _EXIT_UNREACHABLE
+            restarts = slot.restarts
+            delay = restarts.after_outage() if outage else restarts.after_death(child.lived(now))
+            self._retry(slot, delay, now)
+
+    def _retry(self, slot: Slot, delay: float | None, now: float) -> None:
+        """Start a process of ``slot`` in ``delay`` seconds; None: it was tried often enough."""
+        if delay is None and not self._give_up_change():
             self.failure = Fatal(
                 _EXIT_KEEP_DYING,
                 f"process {slot.index} died {slot.restarts.startup_deaths} times in a row before it"
                 " was ready; the log has the reasons",
             )
         slot.respawn_at = now + (delay or 0.0)
-        if delay:
+        if delay and self._needs(slot):
             logger.info("process %d starts again in %.1f s", slot.index, delay)
 
     # Planned changes
@@ -316,6 +324,15 @@ class Fleet:
         for slot in change.slots:
             if slot.holder is not None:
                 slot.holder.drain(self.terms.drain_timeout, now)
+
+    def _give_up_change(self) -> bool:
+        """Give up the change under way, if nothing was drained for it; return whether there was."""
+        if self._change is None or self._change.committed:
+            return False
+        logger.error("the change is given up; the processes that run go on as they are")
+        self._plans.clear()
+        self._drop(self._change)
+        return True
 
     def _drop(self, change: Change) -> None:
         """Forget a change that is not committed; nothing was drained for it."""

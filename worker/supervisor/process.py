@@ -30,7 +30,7 @@ CHILD_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("bootstrap.p
 #: Seconds from the start of a process until its app must have been imported.
 _IMPORT_LIMIT = 120.0
 #: Seconds past ``connect_timeout`` within which an assigned process must be ready.
-_OPEN_MARGIN = 30.0
+_OPEN_MARGIN = 60.0
 #: Seconds that a drain waits for a process that is still connecting.
 _OPEN_GRACE = 1.0
 #: Seconds that a process has left after it said that it finished, or closed its pipe.
@@ -93,6 +93,9 @@ class ChildProcess:
                     stdin=subprocess.DEVNULL,
                     env=without_notify(os.environ),
                 )
+        except OSError:
+            ours.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self._process.pid
@@ -203,7 +206,8 @@ class ChildProcess:
             return
         if self.kill_at is not None:
             if now >= self.kill_at:
-                self.kill("its time is up")
+                late = "it finished but does not exit: a thread of the app may still run"
+                self.kill(late if self.stage is Stage.FINISHED else "its time is up")
         elif complaint := self._complaint(now, terms):
             logger.error("process %d (pid %d) hangs: %s", self.index, self.pid, complaint)
             self.dump_stack()

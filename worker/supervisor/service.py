@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.supervisor.control import Boot
+
+logger = logging.getLogger("worker.supervisor.child")
 
 _PACKAGE = Path(worker.__path__[0]).resolve()
 
@@ -42,6 +45,14 @@ def load_service(boot: Boot) -> Service:
             " handlers must import without ending the program"
         ) from None
     settings = app.configure(boot.options)
+    if settings.processes > settings.shards and boot.index == 0:
+        logger.warning(
+            "%d processes were asked for, but a shard is consumed by one: with %d shards there will"
+            " be %d",
+            settings.processes,
+            settings.shards,
+            settings.process_count,
+        )
     app.only(settings.handlers)
     return Service(terms_of(app, settings), partial(_consumer, app, settings))
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
-from worker.logs import configure_logging
+from worker.logs import configure_early, configure_logging
 from worker.supervisor.control import EXIT_CODES, Fatal
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.policy import BurstWatch, stood_still
@@ -69,7 +69,7 @@ def run_supervisor(options: Mapping[str, object], *, command: Sequence[str] = CH
     ``options`` are the settings that the command line gave. Errors of the start are on standard
     error when this returns. Must be called in the main thread.
     """
-    configure_logging(str(options.get("log_format") or ""), str(options.get("log_level") or "info"))
+    configure_early(options)
     supervisor = Supervisor(options, command)
     try:
         return supervisor.run()

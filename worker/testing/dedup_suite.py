@@ -468,6 +468,17 @@ class DedupStoreSuite:
             assert peer.complete(record, bytes(4)) is KEPT
             assert peer.claim(record, bytes(4)) == Verdict(DUPLICATE)
 
+    def test_a_token_of_zeros_is_a_token_and_not_nobody(self, peers: Peers) -> None:
+        (peer, other), idle, held = peers(2), new_record(), new_record()
+        other.claim(idle)
+        other.release(idle)
+        peer.token = bytes(TOKEN_BYTES)
+        assert [peer.renew(idle), peer.release(idle)] == [STALE] * 2
+        assert peer.claim(idle) == Verdict(FRESH, 2)
+        assert peer.claim(held) == Verdict(FRESH, 1)
+        assert other.claim(held).answer is BUSY
+        assert other.complete(held) is STALE
+
     # Time
 
     def test_a_done_id_is_remembered_for_the_retention_and_then_forgotten(

@@ -1,4 +1,4 @@
-"""Takes AMQP frames off a socket without blocking, as many as are there.
+"""Takes AMQP frames off a socket without blocking, as many as are there, and writes many at once.
 
 py-amqp reads a frame with three blocking reads of a few bytes each. This pump reads what the
 socket holds in one call and hands complete frames to py-amqp's own frame handler, so that a
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+from struct import Struct, pack, unpack_from
 from struct import error as struct_error
-from struct import pack, unpack_from
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import UnexpectedFrame
@@ -32,7 +32,54 @@ _FRAME_HEADER = 7
 _FRAME_OVERHEAD = 8
 _FRAME_END = 0xCE
 _HEADER_FRAME = 2
+_FRAME_MAX = 131072
+_ACK = Struct(">BHIHHQBB")
+_PUBLISH = pack(">HHH", 60, 40, 0)
 _HEADER_LENGTH = 12  # class id, weight, body size; then flags and properties
+
+
+def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Return a basic.ack (AMQP 0-9-1, section 1.8.3.13)."""
+    return _ACK.pack(1, channel, 13, 60, 80, tag, multiple, _FRAME_END)
+
+
+def publish_frames(  # noqa: PLR0913 - the parts of a publish
+    channel: int,
+    *,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool,
+    properties: bytes,
+    body: bytes,
+    frame_max: int,
+) -> bytes:
+    """Return a basic.publish with its content header and body (sections 1.8.3.7 and 4.2.6).
+
+    ``properties`` are flags and list as they go on the wire. Raises ValueError for names that are
+    too long, and for properties that do not fit into a frame: the broker would end the connection.
+    """
+    largest = (frame_max or _FRAME_MAX) - _FRAME_OVERHEAD
+    if _HEADER_LENGTH + len(properties) > largest:
+        raise ValueError(
+            f"its headers and properties have {len(properties)} bytes; the broker takes"
+            f" {largest - _HEADER_LENGTH} at most"
+        )
+    method = _PUBLISH + _short_string(exchange) + _short_string(routing_key) + bytes((mandatory,))
+    header = pack(">HHQ", 60, 0, len(body)) + properties
+    parts = [_frame(1, channel, method), _frame(_HEADER_FRAME, channel, header)]
+    parts += [_frame(3, channel, body[at : at + largest]) for at in range(0, len(body), largest)]
+    return b"".join(parts)
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def _short_string(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) > 255:  # noqa: PLR2004 - the length is one byte
+        raise ValueError(f"{text[:40]!r}… has {len(raw)} bytes; AMQP names have 255 at most")
+    return bytes((len(raw),)) + raw
 
 
 class FramePump:
@@ -42,6 +89,7 @@ class FramePump:
     """
 
     def __init__(self, connection: amqp.Connection, arrivals: list[Any]) -> None:
+        self._connection = connection
         self._sock: socket.socket = connection.transport.sock
         self._arrivals = arrivals
         self._data = b""
@@ -63,6 +111,11 @@ class FramePump:
         if len(self._data) - self._position >= _FRAME_OVERHEAD:
             return self._frame_end() is not None
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames, in one system call where the socket takes them."""
+        self._connection.transport.write(frames)
+        self._connection.bytes_sent += 1  # what py-amqp counts heartbeats by
 
     def pump(self, limit: int) -> None:
         """Handle the frames that are there, until ``limit`` arrivals wait.

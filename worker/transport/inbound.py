@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from worker.errors import BrokerUnreachable
 from worker.settlement import Settlement
 from worker.transport.capabilities import Capabilities, capabilities_of
-from worker.transport.frames import FramePump
+from worker.transport.frames import FramePump, ack_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,6 +113,7 @@ class Inbound:
     def settle(self, *, everything: bool = False) -> int:
         """Acknowledge what is finished, a frame a channel where possible; return how many."""
         count = 0
+        frames: list[bytes] = []
         try:
             for shard in self._by_channel.values():
                 settlement = shard.settlement
@@ -120,14 +121,32 @@ class Inbound:
                     continue
                 before = settlement.finished
                 upto, singles = settlement.take(everything=everything)
-                if upto is not None:
-                    shard.channel.basic_ack(upto, multiple=True)
-                for tag in singles:
-                    shard.channel.basic_ack(tag)
+                self._acknowledge(shard.channel, upto, singles, frames)
                 count += before - settlement.finished
+            if frames and self._pump is not None:
+                self._pump.write(b"".join(frames))
         except self._lost as error:
             raise _lost(error) from None
         return count
+
+    def _acknowledge(
+        self,
+        channel: Any,  # noqa: ANN401 - kombu has no types
+        upto: int | None,
+        singles: list[int],
+        frames: list[bytes],
+    ) -> None:
+        """Acknowledge now, or add to ``frames`` what acknowledges."""
+        if self._pump is None:
+            if upto is not None:
+                channel.basic_ack(upto, multiple=True)
+            for tag in singles:
+                channel.basic_ack(tag)
+            return
+        number = channel.channel_id
+        if upto is not None:
+            frames.append(ack_frame(number, upto, multiple=True))
+        frames.extend(ack_frame(number, tag, multiple=False) for tag in singles)
 
     def close_shard(self, shard: ShardChannel) -> None:
         """Give back what is not acknowledged, in order, and consume the shard no longer.

@@ -13,7 +13,6 @@ same ids.
 from __future__ import annotations
 
 from collections import Counter, deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
@@ -22,7 +21,7 @@ import amqp.exceptions
 from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
 from worker.transport.capabilities import capabilities_of
 from worker.transport.embedded.encoding import Unencodable
-from worker.transport.frames import FramePump
+from worker.transport.frames import FramePump, publish_frames
 from worker.transport.inbound import abandon, release
 
 if TYPE_CHECKING:
@@ -38,25 +37,11 @@ WINDOW = 1000
 WINDOW_BYTES = 1024 * 1024
 
 
-#: What a content header frame has beside the properties; it must not exceed the frame size, or
-#: the broker ends the connection.
-_HEADER_OVERHEAD = 8 + 12
-
-
 class Sent(NamedTuple):
     """The fate of one message: confirmed where ``error`` is None."""
 
     message: Outgoing
     error: PublishError | None
-
-
-class _RawMessage(amqp.Message):  # type: ignore[misc] # py-amqp has no types
-    """A message whose properties leave exactly as they came."""
-
-    raw: bytes
-
-    def _serialize_properties(self) -> bytes:
-        return self.raw
 
 
 class Outbound:
@@ -91,7 +76,6 @@ class Outbound:
                 native.on_blocked = self._on_blocked
                 native.on_unblocked = self._on_unblocked
                 self._pump = FramePump(native, [])
-                self._most_properties = native.frame_max - _HEADER_OVERHEAD
         except self._lost as error:
             raise self._gone(error) from None
 
@@ -116,11 +100,10 @@ class Outbound:
         try:
             if self._able.publishes_batches:
                 self._publish_batch()
-            else:
-                self._read()
+            elif self._pump is not None:
+                self._read(self._pump)
                 if self._queue:
-                    self._write()
-                    self._read()
+                    self._write(self._pump)
         except self._lost as error:
             raise self._gone(error) from None
         sent, self._sent = self._sent, []
@@ -176,44 +159,44 @@ class Outbound:
                 error = _unroutable(item) if index in unroutable else None
                 self._sent.append(Sent(item, error))
 
-    def _write(self) -> None:
+    def _write(self, pump: FramePump) -> None:
+        frames: list[bytes] = []
         while (
             self._queue
             and not self.blocked
             and len(self._pending) < WINDOW
             and self._pending_bytes < WINDOW_BYTES
         ):
-            item = self._queue[0]
+            item = self._queue.popleft()
             try:
-                message = self._prepare(item)
-                encoded = message._serialize_properties()  # noqa: SLF001 - what cannot be encoded fails here, alone
-                if len(encoded) > self._most_properties:
-                    raise ValueError(  # noqa: TRY301 - refused like all others
-                        f"its headers and properties have {len(encoded)} bytes; the broker takes"
-                        f" {self._most_properties} at most"
-                    )
+                frames.append(self._encode(item))
             except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds
-                self._queue.popleft()
                 self._sent.append(Sent(item, _unencodable(item, error)))
                 continue
-            self._channel.basic_publish(
-                message, item.exchange, item.routing_key, mandatory=item.mandatory
-            )
-            self._queue.popleft()
             self._sequence += 1
             self._pending[self._sequence] = item
             self._pending_bytes += len(item.body)
+        if frames:
+            pump.write(b"".join(frames))
 
-    def _read(self) -> None:
-        if self._pump is not None:
-            with suppress(TimeoutError):
-                self._pump.pump(1)
+    def _encode(self, item: Outgoing) -> bytes:
+        properties = item.raw
+        if properties is None:
+            properties = self._prepare(item)._serialize_properties()  # noqa: SLF001 - its one encoder
+        return publish_frames(
+            self._channel.channel_id,
+            exchange=item.exchange,
+            routing_key=item.routing_key,
+            mandatory=item.mandatory,
+            properties=properties,
+            body=item.body,
+            frame_max=self.connection.connection.frame_max,
+        )
+
+    def _read(self, pump: FramePump) -> None:
+        pump.pump(1)  # no message ever arrives here: all frames that are there
 
     def _prepare(self, item: Outgoing) -> amqp.Message:
-        if item.raw is not None:
-            message = _RawMessage(item.body)
-            message.raw = item.raw
-            return message
         return amqp.Message(item.body, application_headers=item.headers, **item.properties)
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature

@@ -14,9 +14,14 @@ from amqp import exceptions
 
 from worker.transport.embedded import store
 from worker.transport.embedded.catalog import Catalog
-from worker.transport.embedded.dead_letters import REJECTED, DeadLetters, make_letter
+from worker.transport.embedded.dead_letters import (
+    REJECTED,
+    DeadLetters,
+    address,
+    make_letter,
+)
 from worker.transport.embedded.declarations import Declarations
-from worker.transport.embedded.encoding import Unencodable, check_short_string, encode_properties
+from worker.transport.embedded.encoding import Unencodable, check_short_string
 from worker.transport.embedded.presence import Presence
 
 if TYPE_CHECKING:
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
 
 #: Messages that one transaction expires, so that it never holds the lock for long.
 _EXPIRED_AT_ONCE = 500
-_PERSISTENT = 2
 
 _READY = """
     SELECT c.id, d.ready, (SELECT count(*) FROM broker_consumers o
@@ -44,12 +48,9 @@ _READY = """
 class Sealed(NamedTuple):
     """A message that was checked and encoded, before it is routed."""
 
-    exchange: str
-    routing_key: str
     mandatory: bool
     properties: Mapping[str, Any]
-    encoded: bytes
-    body: bytes
+    letter: Letter
 
 
 class Wanted(NamedTuple):
@@ -88,7 +89,7 @@ class Broker:
         """
         sealed = [_seal(index, *entry) for index, entry in enumerate(batch)]
         # Transient messages are promised to nobody, so they need not be waited for.
-        durable = any(s.properties.get("delivery_mode") == _PERSISTENT for s in sealed)
+        durable = any(s.letter.persistent for s in sealed)
         # Routed before the lock is taken, for others' sake, and again if that was too early.
         self.catalog.refresh()
         letters, unroutable = self._address(sealed, None)
@@ -196,16 +197,16 @@ class Broker:
         letters: dict[Queue, list[Letter]] = {}
         unroutable = []
         route = self.catalog.route
-        for index, (exchange, key, mandatory, properties, encoded, body) in enumerate(sealed):
-            queues = route(exchange, key, properties, db)
+        for index, (mandatory, properties, letter) in enumerate(sealed):
+            queues = route(letter.exchange, letter.routing_key, properties, db)
             if not queues and mandatory:
                 unroutable.append(index)
             for queue in queues:
-                letter = make_letter(queue, properties, encoded, body, exchange, key, now)
+                addressed = address(letter, queue, properties, now)
                 if queue in letters:
-                    letters[queue].append(letter)
+                    letters[queue].append(addressed)
                 else:
-                    letters[queue] = [letter]
+                    letters[queue] = [addressed]
         return letters, unroutable
 
 
@@ -226,9 +227,8 @@ def _seal(
         body = bytes(body or b"")
     try:
         check_short_string(routing_key, "a routing key")
-        return Sealed(
-            exchange, routing_key, mandatory, properties, encode_properties(properties), body
-        )
+        letter = make_letter(properties, body, exchange, routing_key)
+        return Sealed(mandatory, properties, letter)
     except Unencodable as error:
         error.index = index
         raise

@@ -62,6 +62,8 @@ class Queue:
     single_active: bool
     max_priority: int
     ttl: int | None
+    #: Whether its messages have ranks, or expire by themselves.
+    ranks_or_expires: bool
     max_length: int | None
     rejects_when_full: bool
     dead_letter_exchange: str | None
@@ -84,6 +86,7 @@ class Queue:
     ) -> Queue:
         """Make it from its row."""
         table = decode_table(arguments)
+        max_priority, ttl = table.get("x-max-priority", 0), table.get("x-message-ttl")
         return cls(
             id=id_,
             name=name,
@@ -92,8 +95,9 @@ class Queue:
             connection=connection,
             arguments=table,
             single_active=bool(table.get("x-single-active-consumer", False)),
-            max_priority=table.get("x-max-priority", 0),
-            ttl=table.get("x-message-ttl"),
+            max_priority=max_priority,
+            ttl=ttl,
+            ranks_or_expires=max_priority > 0 or ttl is not None,
             max_length=table.get("x-max-length"),
             rejects_when_full=table.get("x-overflow") == "reject-publish",
             dead_letter_exchange=table.get("x-dead-letter-exchange"),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from worker.transport.embedded.catalog import Catalog, Queue
     from worker.transport.embedded.store import Letter, Removed
 
+#: AMQP's delivery mode of messages that outlive the broker.
+PERSISTENT = 2
 REJECTED, EXPIRED, FULL = "rejected", "expired", "maxlen"
 
 _LARGEST_TTL_DIGITS = 15
@@ -98,42 +100,37 @@ class DeadLetters:
                     "a message that %s in queue %r is lost: exchange %r takes it nowhere (key %r)",
                     reason, queue.name, exchange, key,
                 )  # fmt: skip
-            encoded = encode_properties(properties)
+            letter = make_letter(properties, message.body, exchange, key)
             for target in targets:
-                letter = make_letter(
-                    target, properties, encoded, message.body, exchange, key, int(now * 1000)
-                )
-                letters.setdefault(target, []).append(letter)
+                addressed = address(letter, target, properties, int(now * 1000))
+                letters.setdefault(target, []).append(addressed)
         return letters
 
 
-def make_letter(  # noqa: PLR0913, PLR0917 - called for every message, so by position
-    queue: Queue,
-    properties: Mapping[str, Any],
-    encoded: bytes,
-    body: bytes,
-    exchange: str,
-    routing_key: str,
-    now: int,
+def make_letter(
+    properties: Mapping[str, Any], body: bytes, exchange: str, routing_key: str
 ) -> Letter:
-    """Return a message as it is to be stored in ``queue``. ``now`` is in ms since 1970.
+    """Return a message as most queues store it. Raises Unencodable where AMQP cannot carry it."""
+    persistent = properties.get("delivery_mode") == PERSISTENT
+    encoded = encode_properties(properties)
+    return store.Letter(0, None, persistent, exchange, routing_key, encoded, body)
+
+
+def address(letter: Letter, queue: Queue, properties: Mapping[str, Any], now: int) -> Letter:
+    """Return ``letter`` with its rank and expiry in ``queue``. ``now`` is in ms since 1970.
 
     Raises amqp PreconditionFailed where its property ``expiration`` is not a number of ms.
     """
-    rank = -min(properties.get("priority") or 0, queue.max_priority) if queue.max_priority else 0
-    ttl = queue.ttl
     expiration = properties.get("expiration")
+    if expiration is None and not queue.ranks_or_expires:
+        return letter
+    priority = properties.get("priority") or 0
+    ttl = queue.ttl
     if expiration is not None:
         own = _milliseconds(expiration)
         ttl = own if ttl is None else min(own, ttl)
-    return store.Letter(
-        rank,
-        None if ttl is None else now + ttl,
-        properties.get("delivery_mode") == 2,  # noqa: PLR2004 - AMQP's number for persistent
-        exchange,
-        routing_key,
-        encoded,
-        body,
+    return letter._replace(
+        rank=-min(priority, queue.max_priority), expires=None if ttl is None else now + ttl
     )
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,30 +26,37 @@ _SURELY_SHORT = _SHORT_STRING // 4
 _LARGEST_OCTET = 255
 _INTEGER_BITS = 63  # and a sign
 
-_SHORT, _TABLE, _OCTET, _NUMBER = range(4)
-#: What the properties are, by py-amqp's names.
-_KINDS = {
-    "app_id": _SHORT,
-    "application_headers": _TABLE,
-    "cluster_id": _SHORT,
-    "content_encoding": _SHORT,
-    "content_type": _SHORT,
-    "correlation_id": _SHORT,
-    "delivery_mode": _OCTET,
-    "expiration": _SHORT,
-    "message_id": _SHORT,
-    "priority": _OCTET,
-    "reply_to": _SHORT,
-    "timestamp": _NUMBER,
-    "type": _SHORT,
-    "user_id": _SHORT,
-}
-
 #: Types that MessagePack takes as they are. Exact types: an enum, say, is handled apart.
 _PLAIN = frozenset((str, int, float, bool, bytes, type(None)))
 
 #: The numbers of the extension types.
 _DECIMAL, _DATETIME, _INTEGER = 1, 2, 3
+
+_ShortText: TypeAlias = Annotated[str, Meta(max_length=_SURELY_SHORT)]
+_Octet: TypeAlias = Annotated[int, Meta(ge=0, le=_LARGEST_OCTET)]
+
+
+class _Properties(msgspec.Struct, omit_defaults=True, gc=False):
+    """The properties of nearly every message, by py-amqp's names; what does not fit is special."""
+
+    app_id: _ShortText | None = None
+    application_headers: dict[_ShortText, Any] | None = None
+    cluster_id: _ShortText | None = None
+    content_encoding: _ShortText | None = None
+    content_type: _ShortText | None = None
+    correlation_id: _ShortText | None = None
+    delivery_mode: _Octet | None = None
+    expiration: _ShortText | None = None
+    message_id: _ShortText | None = None
+    priority: _Octet | None = None
+    reply_to: _ShortText | None = None
+    timestamp: int | None = None
+    type: _ShortText | None = None
+    user_id: _ShortText | None = None
+
+
+_NAMES = frozenset(_Properties.__struct_fields__)
+_OCTETS = frozenset(("delivery_mode", "priority"))
 
 
 class Unencodable(ValueError):
@@ -80,24 +88,14 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
 
     Raises Unencodable where AMQP has no room or no type for one of them.
     """
-    kept: dict[str, Any] = {}
-    for name, value in properties.items():
-        kind = _KINDS.get(name)
-        if kind is None or value is None:
-            continue
-        kept[name] = value
-        if kind == _SHORT:
-            if type(value) is not str or len(value) > _SURELY_SHORT:
-                kept[name] = str.__str__(check_short_string(value, name))
-        elif kind == _TABLE:
-            if not _is_plain(value):
-                kept[name] = _special(value)
-        elif kind == _OCTET:
-            if not isinstance(value, int) or not 0 <= value <= _LARGEST_OCTET:
-                raise Unencodable(f"{name} must be a number from 0 to 255, not {value!r}")
-        elif type(value) is not int:
-            kept[name] = _special(value)
-    return _encode(kept, _encoder)
+    try:
+        plain = msgspec.convert(properties, _Properties)
+        headers = plain.application_headers
+        if not headers or _PLAIN.issuperset(map(type, headers.values())):
+            return _encoder.encode(plain)
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):
+        pass
+    return _encode_specially(properties)
 
 
 def decode_properties(data: bytes) -> dict[str, Any]:
@@ -109,7 +107,8 @@ def decode_properties(data: bytes) -> dict[str, Any]:
 def encode_table(table: Mapping[str, Any] | None) -> bytes:
     """Encode an argument table. Equal tables, in whatever order, give equal bytes."""
     table = table or {}
-    return _encode(table if _is_plain(table) else _special(table), _sorting)
+    _check_table(table)
+    return _encode(_special(table), _sorting)
 
 
 def decode_table(data: bytes) -> dict[str, Any]:
@@ -118,32 +117,44 @@ def decode_table(data: bytes) -> dict[str, Any]:
     return table
 
 
+def _encode_specially(properties: Mapping[str, Any]) -> bytes:
+    """Encode what needs a closer look, and say what is wrong with it if anything is."""
+    kept: dict[str, Any] = {}
+    for name, value in properties.items():
+        if name not in _NAMES or value is None:
+            continue
+        if name == "application_headers":
+            _check_table(value)
+            kept[name] = _special(value)
+        elif name in _OCTETS:
+            if not isinstance(value, int) or not 0 <= value <= _LARGEST_OCTET:
+                raise Unencodable(f"{name} must be a number from 0 to 255, not {value!r}")
+            kept[name] = int(value)
+        elif name == "timestamp":
+            kept[name] = _special(value)
+        else:
+            kept[name] = str.__str__(check_short_string(value, name))
+    return _encode(kept, _encoder)
+
+
 def _encode(value: object, encoder: msgspec.msgpack.Encoder) -> bytes:
     try:
         return encoder.encode(value)
-    except OverflowError:  # an integer beyond 64 bits
-        return encoder.encode(_special(value))
     except (UnicodeEncodeError, RecursionError) as error:
         raise Unencodable(f"cannot be encoded: {error}") from None
 
 
-def _is_plain(table: object) -> bool:
-    """Check the keys of ``table``; tell whether MessagePack can take its values as they are."""
+def _check_table(table: object) -> None:
     if not isinstance(table, dict):
         raise Unencodable(f"a table of headers or arguments must be a dict, not {table!r}")
-    plain = True
-    for key, value in table.items():
-        if type(key) is not str or len(key) > _SURELY_SHORT:
-            check_short_string(key, "the name of a header or argument")
-        if type(value) not in _PLAIN:
-            plain = False
-    return plain
+    for key in table:
+        check_short_string(key, "the name of a header or argument")
 
 
 def _special(value: object) -> object:  # noqa: PLR0911 - one return a type is the clearest
     """Return ``value`` with what MessagePack does not know wrapped into extension types."""
     match value:
-        case bool() | float() | bytes() | None | msgspec.msgpack.Ext():
+        case bool() | float() | bytes() | None:
             return value
         case str():
             return str.__str__(value)
@@ -152,7 +163,7 @@ def _special(value: object) -> object:  # noqa: PLR0911 - one return a type is t
                 return int(value)
             return msgspec.msgpack.Ext(_INTEGER, str(int(value)).encode())
         case dict():
-            _is_plain(value)
+            _check_table(value)
             return {key: _special(item) for key, item in value.items()}
         case list() | tuple():
             return [_special(item) for item in value]

@@ -124,8 +124,15 @@ class Presence:
             _clear_up(db, [self.id])
 
     def clear_up_after_others(self) -> None:
-        """Clear up after connections that are over. Writes nothing where there are none."""
-        if any(row.is_over(self._here, time.monotonic()) for row in self._others()):
+        """Clear up after connections that are over. Writes nothing where there are none.
+
+        Raises LeaseLost where another one cleared up after this one.
+        """
+        rows = [_row(row) for row in self._database.rows(_CONNECTIONS)]
+        now = time.monotonic()
+        if all(row.id != self.id for row in rows):
+            raise LeaseLost
+        if any(row.id != self.id and row.is_over(self._here, now) for row in rows):
             with self._database.transaction() as db:
                 self.clear_up_in(db)
 
@@ -201,10 +208,6 @@ class Presence:
             (queue.id, State.CONSUMING),
         ).fetchall()
         return any(exclusive or others_exclusive for (others_exclusive,) in others)
-
-    def _others(self) -> list[Connected]:
-        rows = self._database.rows(_CONNECTIONS)
-        return [row for row in map(_row, rows) if row.id != self.id]
 
     def _over(self, db: sqlite3.Connection) -> list[Connected]:
         now = time.monotonic()

@@ -1,0 +1,69 @@
+"""What the stories of the examples have in common: services that run, and waiting for something."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from worker.demo.service import Service, clean_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+BROKER, DEDUP = "QWORKER_BROKER_URL", "QWORKER_DEDUP_URL"
+
+__all__ = ["ROOT", "Service", "TooLate", "clean_environment", "servers", "service", "start", "until"]
+
+
+class TooLate(Exception):
+    """Something that should have happened did not."""
+
+
+@contextmanager
+def story_folder() -> Iterator[Path]:
+    """Give a folder for databases and logs; it stays where something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="qworker-example-"))
+    try:
+        yield folder
+    except BaseException:
+        print(f"databases and logs are in {folder}")
+        raise
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def servers(folder: Path) -> dict[str, str]:
+    """Return where broker and ids are: as the environment says, else in a file of the folder."""
+    broker = os.environ.get(BROKER) or f"sqlite:///{folder / 'broker.db'}"
+    found = {BROKER: broker}
+    if dedup := os.environ.get(DEDUP):
+        found[DEDUP] = dedup
+    return found
+
+
+def service(app: str, folder: Path, environ: Mapping[str, str], *options: str) -> Service:
+    """Return ``qworker start --app examples.APP``, not started yet."""
+    found = {"PYTHONPATH": str(ROOT), **servers(folder), **environ}
+    return Service(f"examples.{app}", folder, options, found)
+
+
+def start(*services: Service) -> None:
+    """Start services and wait until all their processes consume."""
+    for each in services:
+        each.start()
+    for each in services:
+        until(lambda each=each: each.ready() or not each.running, f"{each.app} is ready")  # type: ignore[misc] # mypy and defaults of lambdas
+        if not each.running:
+            raise TooLate("\n".join([f"{each.app} ended by itself:", *each.log_tail()]))
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait until ``condition`` holds. Raises TooLate."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TooLate(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)

@@ -1,0 +1,328 @@
+"""``qworker publish``: what arrives, and what is said where something cannot be published."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.commands import Result, Shell, depth, messages
+from acceptance.conftest import Place
+from worker.ids import time_of_id
+
+_APP = """\
+from decimal import Decimal
+
+from worker import App, Command, Event
+
+app = App("bank")
+
+
+class UserDeposited(Event, name="user.deposited", key="user_id"):
+    user_id: str
+    amount: Decimal
+
+
+class Charge(Command, name="bank.charge", to="bank", key=lambda command: command.card.upper()):
+    card: str
+
+
+@app.on(UserDeposited)
+@app.on(Charge, name="charge")
+@app.on("file.changed", name="changed")
+def handle(event):
+    pass
+"""
+
+
+class Bench(Shell):
+    """A shell beside a service whose queues are declared and that does not run."""
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        super().__init__(folder)
+        self.environ |= {"QWORKER_BROKER_URL": place.broker, "QWORKER_DEDUP_URL": place.dedup}
+        self.broker = place.broker
+        self.write("handlers.py", _APP)
+        self.run("topology", "--app", "handlers", "--declare")
+
+    def publish(self, *arguments: str, stdin: str | bytes = "", code: int | None = 0) -> Result:
+        return self.run("publish", *arguments, stdin=stdin, code=code)
+
+    def arrived(self) -> list[Any]:
+        return messages(self.broker, "bank.g1.0")
+
+    def payloads(self) -> list[Any]:
+        return [json.loads(message.body) for message in self.arrived()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, place: Place) -> Bench:
+    """On RabbitMQ, and on the embedded broker."""
+    return Bench(tmp_path, place)
+
+
+@pytest.fixture
+def embedded_bench(tmp_path: Path, embedded: Place) -> Bench:
+    return Bench(tmp_path, embedded)
+
+
+def line(**facts: Any) -> str:  # noqa: ANN401 - fields of a line
+    return json.dumps({"name": "user.deposited", **facts}) + "\n"
+
+
+def deposits(number: int) -> str:
+    return "".join(line(id=f"d-{n}", key="u1", payload={"n": n}) for n in range(number))
+
+
+def test_an_event_arrives_as_the_wire_format_says_and_its_id_is_printed(bench: Bench) -> None:
+    payload = '{"user_id":"u1","amount":"10"}'
+
+    result = bench.publish(
+        "user.deposited", "--key", "u1", "--json", payload, "--header", "tenant=acme"
+    )
+
+    (message,) = bench.arrived()
+    properties = message.properties
+    assert bytes(message.body) == payload.encode()
+    assert properties["message_id"] == result.out.strip()
+    assert time_of_id(properties["message_id"]) is not None
+    assert properties["type"] == "user.deposited"
+    assert properties["app_id"] == "cli"
+    assert properties["content_type"] == "application/json"
+    assert properties["delivery_mode"] == 2
+    assert properties["application_headers"]["qw-key"] == "u1"
+    assert properties["application_headers"]["tenant"] == "acme"
+
+
+def test_fields_are_text_or_json(embedded_bench: Bench) -> None:
+    embedded_bench.publish("user.deposited", "user_id=u1", "amount=10", "tags:=[1,null]", "a=b=c")
+
+    expected = {"user_id": "u1", "amount": "10", "tags": [1, None], "a": "b=c"}
+    assert embedded_bench.payloads() == [expected]
+
+
+def test_what_a_message_may_carry_can_be_said(embedded_bench: Bench) -> None:
+    embedded_bench.publish(
+        "user.deposited", "--id", "d-1", "--priority", "3", "--transient", "--header", "a=b"
+    )
+
+    (message,) = embedded_bench.arrived()
+    assert message.properties["message_id"] == "d-1"
+    assert message.properties["priority"] == 3
+    assert message.properties["delivery_mode"] == 1
+
+
+def test_a_command_goes_to_its_recipient(bench: Bench) -> None:
+    bench.publish("bank.charge", "--command", "--to", "bank", "card=x")
+
+    assert bench.payloads() == [{"card": "x"}]
+
+
+def test_a_command_that_nobody_receives_is_an_error(bench: Bench) -> None:
+    result = bench.publish("mailer.send", "--to", "mailer", "user_id=u1", code=1)
+
+    assert result.out == ""
+    assert "no queue is bound to exchange 'qw.commands' for 'mailer'" in result.err
+
+
+def test_an_event_that_nobody_observes_is_published_and_told(bench: Bench) -> None:
+    result = bench.publish("nobody.cares", "a=b")
+
+    assert result.out.strip()
+    assert "no service observes it" in result.err
+
+
+def test_the_app_gives_the_key_and_the_recipient(embedded_bench: Bench) -> None:
+    deposit = ("user.deposited", "user_id=u1", "amount=10")
+    embedded_bench.publish("--app", "handlers", *deposit)
+    embedded_bench.publish("--app", "handlers", "bank.charge", "card=x")
+
+    first, second = embedded_bench.arrived()
+    assert first.properties["application_headers"]["qw-key"] == "u1"
+    assert second.properties["application_headers"]["qw-key"] == "X"
+    assert second.properties["app_id"] == "bank"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("user.deposted", "user_id=u1"), "did you mean 'user.deposited'?"),
+        (("user.deposited", "user_id=u1"), "missing required field `amount`"),
+        (("user.deposited", "user_id=u1", "amount=x"), "$.amount"),
+        (("user.deposited", "user_id=", "amount=1"), "its key is ''"),
+        (("user.deposited", "--to", "mailer", "user_id=u1", "amount=1"), "is an event"),
+        (("bank.charge", "--to", "mailer", "card=x"), "is a command to 'bank'"),
+    ],
+)
+def test_the_app_refuses_what_its_handlers_could_not_take(
+    embedded_bench: Bench, arguments: tuple[str, ...], said: str
+) -> None:
+    result = embedded_bench.publish("--app", "handlers", *arguments, code=2)
+
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert embedded_bench.arrived() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name an event, or say --file"),
+        (("a.b", "--file", "x"), "either the event"),
+        (("a.b", "--command"), "--to SERVICE"),
+        (("a.b", "--json", "{}", "a=b"), "either fields or --json"),
+        (("a.b", "nothing"), "write NAME=TEXT"),
+        (("a.b", "--json", "{"), "--json '{'"),
+        (("a.b", "n:=x"), "is not JSON"),
+        (("a b",), "white space"),
+        (("-", "--key", "u1"), "--key is for one event"),
+        (("-", "--key-field", "u"), "say their --name"),
+        (("a.b", "--from-line", "2"), "--from-line is for lines"),
+        (("--file", "absent.jsonl"), "No such file"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    embedded_bench: Bench, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in embedded_bench.publish(*arguments, code=2).err
+
+
+def test_lines_arrive_in_order_and_are_counted(bench: Bench) -> None:
+    bench.write("events.jsonl", deposits(3000))
+
+    result = bench.publish("--file", "events.jsonl")
+
+    assert result.out.startswith("published 3000 in ")
+    assert result.out.rstrip().endswith("/s")
+    assert bench.payloads() == [{"n": n} for n in range(3000)]
+
+
+def test_lines_come_from_standard_input_and_compressed_files_too(embedded_bench: Bench) -> None:
+    (embedded_bench.folder / "events.jsonl.gz").write_bytes(gzip.compress(deposits(2).encode()))
+
+    embedded_bench.publish("-", stdin=deposits(1) + "\n\n" + deposits(1))
+    embedded_bench.publish("--file", "events.jsonl.gz")
+
+    assert embedded_bench.payloads() == [{"n": 0}, {"n": 0}, {"n": 0}, {"n": 1}]
+
+
+def test_a_payload_arrives_byte_for_byte(embedded_bench: Bench) -> None:
+    payload = b'{"amount": 10.10, "big": 123456789012345678901234567890, "z":"\\u00e9"}'
+
+    embedded_bench.publish("-", stdin=b'{"name": "user.deposited", "payload":' + payload + b"}")
+
+    (message,) = embedded_bench.arrived()
+    assert bytes(message.body) == payload
+
+
+def test_a_line_may_say_everything_of_its_message(embedded_bench: Bench) -> None:
+    embedded_bench.publish(
+        "-",
+        "--header", "a=1", "--header", "b=1",
+        stdin=line(id=7, key=5, headers={"b": 2}, priority=1, transient=True),
+    )  # fmt: skip
+
+    (message,) = embedded_bench.arrived()
+    headers = message.properties["application_headers"]
+    assert (message.properties["message_id"], headers["qw-key"]) == ("7", "5")
+    assert (headers["a"], headers["b"]) == ("1", 2)
+    assert (message.properties["priority"], message.properties["delivery_mode"]) == (1, 1)
+
+
+def test_bare_payloads_become_events_of_one_name(embedded_bench: Bench) -> None:
+    rows = [{"path": f"p{n}", "of": {"rev": n}} for n in range(3)]
+
+    embedded_bench.publish(
+        "-", "--name", "file.changed", "--key-field", "path", "--id-field", "of.rev",
+        stdin="".join(json.dumps(row) + "\n" for row in rows),
+    )  # fmt: skip
+
+    arrived = embedded_bench.arrived()
+    assert [json.loads(m.body) for m in arrived] == rows
+    assert [m.properties["message_id"] for m in arrived] == ["0", "1", "2"]
+    keys = [m.properties["application_headers"]["qw-key"] for m in arrived]
+    assert keys == ["p0", "p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ('{"name": "user.deposited"', "not JSON"),
+        ('{"payload": {}}', "missing required field `name`"),
+        ('{"name": "user.deposited", "keys": "u1"}', "did you mean 'key'?"),
+        ('{"user_id": "u1"}', "for lines that are bare payloads say --name NAME"),
+        ('{"name": "user deposited"}', "white space"),
+        (json.dumps({"name": "user.deposited", "id": "x" * 256}), "longer than 255 bytes"),
+    ],
+)
+def test_a_broken_line_stops_after_all_before_it_are_confirmed_and_tells_how_to_go_on(
+    embedded_bench: Bench, broken: str, said: str
+) -> None:
+    before, after = deposits(5), deposits(7)
+    embedded_bench.write("events.jsonl", f"{before}{broken}\n{after}")
+
+    result = embedded_bench.publish("--file", "events.jsonl", code=2)
+
+    assert result.err.startswith("qworker: line 6: ")
+    assert said in result.err
+    assert "go on with --from-line 6" in result.err
+    assert len(embedded_bench.arrived()) == 5
+
+    embedded_bench.publish("--file", "events.jsonl", "--from-line", "7")
+    assert len(embedded_bench.arrived()) == 7
+
+
+def test_lines_are_checked_against_the_app(embedded_bench: Bench) -> None:
+    good = line(payload={"user_id": "u1", "amount": "1"})
+
+    result = embedded_bench.publish(
+        "-", "--app", "handlers", stdin=good + line(payload={"user_id": "u1"}), code=2
+    )
+
+    assert "line 2: user.deposited: the payload does not fit" in result.err
+    (message,) = embedded_bench.arrived()
+    assert message.properties["application_headers"]["qw-key"] == "u1"
+
+
+def test_a_line_that_the_broker_does_not_take_is_named(bench: Bench) -> None:
+    lines = deposits(2) + line(to="mailer", name="mailer.send") + deposits(2)
+
+    result = bench.publish("-", stdin=lines, code=1)
+
+    assert "line 3: " in result.err
+    assert "'mailer'" in result.err
+    assert "--from-line 6" in result.err
+    assert len(bench.arrived()) == 4
+
+
+def test_events_that_nobody_observes_are_counted(bench: Bench) -> None:
+    lines = deposits(2) + "".join(line(name="nobody.cares") for _ in range(3))
+
+    result = bench.publish("-", stdin=lines)
+
+    assert result.out.startswith("published 5 in ")
+    assert "3 of them: no service observes it" in result.err
+
+
+def test_a_terminal_shows_progress_and_the_count(embedded_bench: Bench) -> None:
+    embedded_bench.write("events.jsonl", deposits(3000))
+
+    result = embedded_bench.on_terminal("publish", "--file", "events.jsonl")
+
+    assert result.code == 0
+    assert "publishing" in result.out
+    assert "published 3000 in " in result.out
+    assert depth(embedded_bench.broker, "bank.g1.0") == 3000
+
+
+def test_a_broker_that_is_not_there_is_told(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    broker = ("--broker", "amqp://127.0.0.1:1", "--connect-timeout", "0.5")
+
+    result = shell.run("publish", *broker, "user.deposited", code=4)
+
+    assert "the broker does not answer" in result.err
+    assert "Traceback" not in result.err

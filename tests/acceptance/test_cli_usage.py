@@ -1,0 +1,231 @@
+"""The command line itself: help, mistakes, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.commands import COMMAND, Shell
+from waiting import until
+
+_APP = """\
+from worker import App
+
+app = App("bank")
+
+
+@app.on("user.deposited")
+def record(event: dict) -> None:
+    pass
+"""
+COMMANDS = ("start", "check", "demo", "publish", "dlq", "topology", "completion")
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.close()
+
+
+def test_help_lists_every_command_with_what_it_does_and_an_example(shell: Shell) -> None:
+    shown = shell.run("--help").out
+
+    for command in COMMANDS:
+        assert any(
+            line.startswith(f"  {command} ") and line.endswith(".") for line in shown.splitlines()
+        ), command
+    assert "qworker start --app handlers" in shown
+
+
+@pytest.mark.parametrize(
+    "command", [(name,) for name in COMMANDS] + [("dlq", n) for n in ("list", "replay", "purge")]
+)
+def test_the_help_of_a_command_has_an_example(shell: Shell, command: tuple[str, ...]) -> None:
+    shown = shell.run(*command, "--help").out
+
+    if command != ("dlq",):
+        assert f"  qworker {' '.join(command)}" in shown.partition("Example:")[2]
+
+
+def test_start_has_the_options_of_the_contract_with_their_defaults(shell: Shell) -> None:
+    shown = " ".join(shell.run("start", "--help").out.split())
+
+    for option, default in {
+        "--app MODULE[:ATTRIBUTE]": "QWORKER_APP",
+        "--broker URL": "QWORKER_BROKER_URL; default: sqlite:///qworker.db",
+        "--dedup URL": "QWORKER_DEDUP_URL",
+        "--shards N": "default: 1",
+        "--processes N": "default: min(cores, shards)",
+        "--concurrency N": "default: 16",
+        "--prefetch N": "default: 256",
+        "--single-active": "default: off",
+        "--drain-timeout SECONDS": "default: 25",
+        "--handler NAME": "default: all",
+        "--burst": "default: off",
+        "--http HOST:PORT": "default: off",
+        "--log-format text|json": "default: text on a terminal, else json",
+        "--log-level": "default: info",
+        "--reload": "default: off",
+    }.items():
+        place = shown.index(option)
+        assert default in shown[place : place + 250], option
+
+
+def test_the_version_is_told(shell: Shell) -> None:
+    assert shell.run("--version").out.startswith("qworker ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("strat", "--app", "handlers"), "start"),
+        (("dlq", "lsit"), "list"),
+        (("start", "--shard", "8"), "--shards"),
+        (("publish", "--piority", "8", "user.deposited"), "--priority"),
+    ],
+)
+def test_a_mistyped_word_is_a_usage_error_that_names_the_nearest(
+    shell: Shell, arguments: tuple[str, ...], hint: str
+) -> None:
+    result = shell.run(*arguments, code=2)
+
+    assert result.err.startswith("qworker: No such ")
+    assert hint in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_mistyped_handler_is_a_usage_error_that_names_the_nearest(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+
+    result = shell.run("check", "--app", "handlers", "--handler", "recrod", code=2)
+
+    assert "did you mean record?" in result.out
+
+
+def test_an_app_that_raises_shows_its_author_where(shell: Shell) -> None:
+    shell.write(
+        "handlers.py", "from worker import App\n\ndef make():\n    return 1 / 0\n\nmake()\n"
+    )
+
+    result = shell.run("topology", "--app", "handlers", code=3)
+
+    assert "line 4, in make" in result.err
+    assert "ZeroDivisionError" in result.err.splitlines()[-1]
+    assert "importlib" not in result.err
+    assert "worker/app.py" not in result.err
+
+
+@pytest.mark.parametrize("command", [("start",), ("topology",), ("dlq", "list")])
+def test_wrong_settings_are_told_all_at_once_each_with_its_source(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    shell.write("handlers.py", _APP)
+    shell.write("qworker.toml", "prefetch = 0\n")
+    shell.environ["QWORKER_CLAIM_TTL"] = "soon"
+
+    result = shell.run(*command, "--app", "handlers", "--broker", "ampq://host", code=3)
+
+    assert "prefetch in qworker.toml: 0 is too small" in result.err
+    assert "QWORKER_CLAIM_TTL: 'soon' is not a number" in result.err
+    assert "--broker: no broker speaks 'ampq'" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_wrong_log_level_is_a_mistake_like_every_other(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+
+    result = shell.run("start", "--app", "handlers", "--log-level", "loud", "--shards", "x", code=3)
+
+    assert "--log-level: 'loud' is none of debug, info, warning, error" in result.err
+    assert "--shards: 'x' is not a whole number" in result.err
+
+
+def test_what_was_set_by_the_environment_can_be_turned_off_by_an_option(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+    shell.environ["QWORKER_SINGLE_ACTIVE"] = "true"
+
+    shell.run("topology", "--app", "handlers", "--shards", "2", code=3)
+    shell.run("topology", "--app", "handlers", "--shards", "2", "--no-single-active")
+
+
+def test_no_password_is_shown(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+    broker = "amqp://user:s3cret@127.0.0.1:1/vhost"
+    dedup = "redis://:s3cret@127.0.0.1:1/0"
+    shell.environ |= {"QWORKER_BROKER_URL": broker, "QWORKER_DEDUP_URL": dedup}
+
+    for command, code in ((("check",), 4), (("topology",), 0), (("dlq", "list"), 4)):
+        result = shell.run(*command, "--app", "handlers", "--connect-timeout", "1", code=code)
+        assert "s3cret" not in result.out + result.err
+        assert "user:***@127.0.0.1" in result.out + result.err
+
+
+def test_a_reader_that_goes_away_is_no_error(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+    read, write = os.pipe()
+    os.close(read)
+
+    done = subprocess.run(
+        [COMMAND, "topology", "--app", "handlers"],
+        cwd=shell.folder, env=shell.environ, stdout=write, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(write)
+
+    assert done.stderr == b""
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(shell: Shell) -> None:
+    process = shell.start("publish", "-")
+    assert process.stdin is not None
+    process.stdin.write(b'{"name": "user.deposited"}\n')
+    process.stdin.flush()
+    database = shell.folder / "qworker.db"
+    until(database.exists, 30, "it has connected to the broker")
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert b"go on with --from-line 2" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("bash", "complete"), ("zsh", "#compdef"), ("fish", "complete")]
+)
+def test_completion_prints_the_script_of_each_shell(shell: Shell, name: str, said: str) -> None:
+    shown = shell.run("completion", name).out
+
+    assert said in shown
+    assert "_QWORKER_COMPLETE" in shown
+
+
+def test_completion_knows_commands_options_and_values(shell: Shell) -> None:
+    def complete(line: str) -> list[str]:
+        shell.environ |= {
+            "_QWORKER_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - (not line.endswith(" "))),
+        }
+        return [word.partition(",")[2] for word in shell.run(code=None).out.splitlines()]
+
+    assert complete("qworker to") == ["topology"]
+    assert complete("qworker dlq re") == ["replay"]
+    assert "--shards" in complete("qworker start --sh")
+    assert complete("qworker start --log-level w") == ["warning"]
+
+
+def test_help_comes_at_once(shell: Shell) -> None:
+    """Without importing a command, the broker's client or the library of tables."""
+    shell.environ["PYTHONPROFILEIMPORTTIME"] = "1"
+
+    imported = {line.rpartition("|")[2].strip() for line in shell.run("--help").err.splitlines()}
+
+    assert "click" in imported
+    assert not imported & {"worker.cli.publish", "rich", "redis", "prometheus_client"}

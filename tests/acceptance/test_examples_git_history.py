@@ -1,0 +1,137 @@
+"""A history of files through a service that is killed all along: the example, and the demo."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from acceptance.examples import ROOT, Outcome, run
+from worker.demo.history import made_up, read_changes, write_changes
+
+DATA = Path(os.environ.get("QWORKER_HISTORY_DATA") or ROOT.parent.joinpath("shared", "data"))
+SLICE = 1500
+
+
+def number(story: Outcome, name: str) -> int:
+    """Return a number of the table at the end."""
+    found = re.search(rf"^{name} +(?:≥ )?([\d,]+)", story.output, re.MULTILINE)
+    assert found, f"no {name!r} in:\n{story.output}"
+    return int(found[1].replace(",", ""))
+
+
+def assert_held(story: Outcome) -> None:
+    assert story.exit_code == 0, story.output
+    for name in ("other second effects", "out of order", "lost", "dead letters", "wrong files"):
+        assert number(story, name) == 0, story.output
+    assert "All promises held" in story.output
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A git repository with merges, renames, deletions, links, odd names and empty commits."""
+    folder = tmp_path / "a repository"
+    folder.mkdir()
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "core.hooksPath=")
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, timeout=30
+        )
+
+    def commit(**files: str) -> None:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        git("add", "--all")
+        git("commit", "-m", "change", "--allow-empty")
+
+    git("init", "--initial-branch=main")
+    commit(a="1", b="1", keep="1")
+    (folder / "ünïcödé \t name").write_text("1")
+    commit(a="2")
+    for round_ in range(8):
+        git("switch", "-c", f"side-{round_}")
+        commit(**{f"side-{round_}": "1", "b": f"side {round_}"})
+        commit(**{f"side-{round_}": "2"})
+        git("switch", "main")
+        commit(a=f"main {round_}")
+        git("merge", "--no-ff", "-m", "merge", f"side-{round_}")
+    git("mv", "a", "renamed")
+    commit()
+    (folder / "keep").unlink()
+    (folder / "keep").symlink_to("renamed")
+    commit()
+    git("rm", "b")
+    commit()
+    commit()
+    return folder
+
+
+def test_the_history_of_a_repository_with_merges_and_renames(repository: Path) -> None:
+    story = run("examples.git_history", str(repository), "--shards=4", "--seed=7", "--rate=40")
+
+    assert_held(story)
+    assert number(story, "applied") == 2 + 1 + 1 + 1 + 8 * 3 + 2 + 1 + 1, story.output
+
+
+def test_a_prepared_file_through_rabbitmq_and_redis_with_a_restart(
+    tmp_path: Path, amqp_url: str, redis_url: str
+) -> None:
+    real = DATA / "kombu-history.jsonl.gz"
+    changes = read_changes(real)[:SLICE] if real.exists() else made_up(SLICE)
+    file = tmp_path / "history.jsonl.gz"
+    write_changes(file, changes)
+
+    story = run(
+        "examples.git_history", str(file), "--restart", "--seed=3", broker=amqp_url, dedup=redis_url
+    )
+
+    assert_held(story)
+    assert number(story, "applied") == SLICE
+    assert number(story, "published") > SLICE
+    assert number(story, "processes killed") > 0
+
+
+def test_publishing_a_history_again_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    write_changes(file, made_up(300))
+    options = (str(file), f"--folder={tmp_path / 'state'}", "--shards=2", "--kill-every=0")
+    assert_held(run("examples.git_history", *options))
+
+    again = run("examples.git_history", *options)
+
+    assert_held(again)
+    assert number(again, "duplicates dropped") >= number(again, "published") >= 300
+    assert number(again, "applied") == 300
+
+
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"commit": 1}\n')
+
+    story = run("examples.git_history", str(tmp_path / "broken.jsonl"))
+
+    assert story.exit_code == 2
+    assert story.output.startswith("git_history:")
+    assert "line 1: not a change of a file" in story.output
+
+
+def test_the_demo_holds_every_promise_and_says_so() -> None:
+    story = run("worker.cli", "demo", "--events=1000", "--seconds=6", "--kills=4")
+
+    assert_held(story)
+    assert "kill -9" in story.output
+    assert 900 <= number(story, "applied") <= 1000
+
+
+def test_the_demo_makes_up_a_history_where_there_is_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+
+    story = run("worker.cli", "demo", "--events=200", "--seconds=1", "--kills=0", folder=tmp_path)
+
+    assert_held(story)
+    assert "A made-up history: " in story.output

@@ -1,0 +1,105 @@
+"""AMQP frames by hand, and a py-amqp connection that reads them off a socket without a broker."""
+
+from __future__ import annotations
+
+import socket
+from struct import pack
+from types import SimpleNamespace
+from typing import Any
+
+import amqp
+from amqp.method_framing import frame_handler
+
+from worker.transport.frames import FramePump
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+FRAME_MAX = 128 * 1024
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    """Return a whole frame."""
+    return pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def short(text: str | bytes) -> bytes:
+    """Return a short string."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return bytes([len(data[:255])]) + data[:255]
+
+
+def delivery(
+    tag: int, body: bytes, properties: bytes, routing_key: str = "", channel: int = 1
+) -> bytes:
+    """Return the frames of one message as a broker delivers it."""
+    method = pack(">HH", 60, 60) + short("tag") + pack(">QB", tag, 0) + short("x")
+    header = pack(">HHQ", 60, 0, len(body)) + properties
+    size = FRAME_MAX - 8
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(
+        (
+            frame(METHOD, channel, method + short(routing_key)),
+            frame(HEADER, channel, header),
+            *(frame(BODY, channel, part) for part in parts),
+        )
+    )
+
+
+class Wire:
+    """A real py-amqp connection and channel over a socket whose other end is the test's.
+
+    ``far`` is that other end; ``pump`` reads ours, and ``arrivals`` is where deliveries land.
+    """
+
+    def __init__(self) -> None:
+        ours, self.far = socket.socketpair()
+        self.arrivals: list[Any] = []
+        connection = amqp.Connection("nowhere:1")
+        transport = SimpleNamespace(sock=ours, _quick_recv=ours.recv)
+        connection._transport = transport  # noqa: SLF001 - a connection without a broker
+        connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
+        self.pump = FramePump(connection, self.arrivals)
+        self.connection = connection
+        self.add_channel(1)
+
+    def add_channel(self, number: int) -> amqp.Channel:
+        """Return a channel whose deliveries land in ``arrivals``."""
+        channel = amqp.Channel(self.connection, number)
+        channel.callbacks["tag"] = self.arrivals.append
+        return channel
+
+    def send(self, data: bytes) -> None:
+        """Write what the broker says."""
+        self.far.sendall(data)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.pump._sock.close()  # noqa: SLF001 - ours to close
+        self.far.close()
+
+
+class _Instant:
+    """A socket that holds some bytes and never blocks."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def recv(self, size: int, _flags: int = 0) -> bytes:
+        if not self.data:
+            raise BlockingIOError
+        chunk, self.data = self.data[:size], self.data[size:]
+        return chunk
+
+
+def deliver(body: bytes, properties: bytes, routing_key: str = "user.deposited") -> amqp.Message:
+    """Return a message as it comes out of the pump: encoded, through frames, and read again."""
+    sock = _Instant()
+    connection = amqp.Connection("nowhere:1")
+    connection._transport = SimpleNamespace(sock=sock, _quick_recv=sock.recv)  # noqa: SLF001
+    connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
+    arrivals: list[Any] = []
+    pump = FramePump(connection, arrivals)
+    amqp.Channel(connection, 1).callbacks["tag"] = arrivals.append
+    sock.data = delivery(1, body, properties, routing_key)
+    pump.pump(1)
+    (arrival,) = arrivals
+    return arrival

@@ -1,0 +1,41 @@
+"""``qworker demo``: a service at work while its processes are killed, with no server."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.options import example
+from worker.demo.run import EVENTS, SECONDS, run_demo
+
+
+@click.command(epilog=example("qworker demo", "qworker demo --events 2000 --kills 3 --no-live"))
+@click.option(
+    "--events",
+    type=click.IntRange(1),
+    default=EVENTS,
+    metavar="N",
+    help=f"How many events to publish. [default: {EVENTS}]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=SECONDS,
+    metavar="S",
+    help=f"How long publishing takes, about. [default: {SECONDS:g}]",
+)
+@click.option(
+    "--kills",
+    type=click.IntRange(0),
+    metavar="N",
+    help="How often a process is killed. [default: about once a second]",
+)
+@click.option("--live/--no-live", default=None, help="Show it live. [default: on a terminal]")
+@click.option("--seed", type=int, metavar="N", help="Choose the same copies and victims again.")
+def demo(
+    *, events: int, seconds: float, kills: int | None, live: bool | None, seed: int | None
+) -> int:
+    """Stream a history of files through a service whose processes are killed; check the result.
+
+    Needs nothing but qworker. Exit code 0 says that every promise was held.
+    """
+    return run_demo(events=events, seconds=seconds, kills=kills, live=live, seed=seed)

@@ -1,0 +1,147 @@
+"""``qworker dlq replay``: send what was set aside back."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.letters import Filter
+from worker.cli.loading import service_option, target
+from worker.cli.options import SettingsCommand, example, settings_options
+from worker.cli.output import count, emit, note
+from worker.cli.reading import SETTINGS, Search, filter_options, open_box
+from worker.dedup.base import StoreOptions
+from worker.dedup.open import open_store
+from worker.errors import ConfigurationError
+from worker.ids import new_id
+from worker.replay import Replay
+
+if TYPE_CHECKING:
+    from worker.cli.loading import Target
+    from worker.dedup.base import DedupStore
+    from worker.replay import Replayed
+
+_WAIT = 30.0
+_EXIT_INCOMPLETE = 1
+
+
+@click.command(
+    cls=SettingsCommand,
+    epilog=example(
+        "qworker dlq replay --app handlers --handler charge --dry-run",
+        "qworker dlq replay --app handlers --handler charge",
+        "qworker dlq replay --app handlers --key u1       # also the parked messages of u1",
+    ),
+)
+@settings_options(*SETTINGS)
+@service_option
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@filter_options
+@click.option("--dry-run", is_flag=True, help="Only tell what would be sent back.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=_WAIT,
+    metavar="SECONDS",
+    help=f"How long a parked key may take to become free. [default: {_WAIT:g}]",
+)
+def replay(
+    options: dict[str, Any],
+    service: str | None,
+    ids: tuple[str, ...],
+    wait: float,
+    *,
+    dry_run: bool,
+    **wanted: Any,  # noqa: ANN401 - the filter's options
+) -> int:
+    """Send dead letters back to the queues they came from: all, some ids, or what a filter takes.
+
+    The handler that failed forgets the id and runs again; the others, which are done, do not.
+    Killed at any moment it loses nothing: what was not sent for sure is still there.
+
+    With --key alone the parked messages of that key return as well, in order, and the key is free
+    again when all of them were handled; the service must run for that.
+    """
+    place = target(options, service)
+    choice = Filter(ids=ids, **wanted)
+    if dry_run:
+        return _rehearse(place, choice)
+    replay_id = new_id() if choice.only_key else None
+    with closing(_store(place)) as store, Replay(place.service, place.settings, store) as sender:
+        with open_box(place) as box:
+            search = Search(box, choice)
+            done = sender.letters(box, search, header=replay_id, tell=_progress)
+        code = _tell(done)
+        parked = store.parked(place.service)
+        if replay_id is not None and choice.key is not None and choice.key in parked:
+            return max(code, _unpark(sender, choice.key, replay_id, wait))
+        search.tell(done.returned + len(done.refused))
+        if parked and not choice:
+            keys = count(len(parked), "key is", "keys are")
+            note(f"{keys} parked, with {count(sum(parked.values()), 'message')}: dlq list --parked")
+        return code
+
+
+def _rehearse(place: Target, choice: Filter) -> int:
+    number = 0
+    for parked in (False, True) if choice.only_key else (False,):
+        with open_box(place, parked=parked) as box:
+            search = Search(box, choice)
+            found = list(search)
+        search.tell(len(found))
+        if parked:
+            found.sort(key=lambda letter: letter.place)
+        for letter in found:
+            emit(f"{letter.id} {letter.name} would go to {letter.queue or 'nowhere'}")
+        number += len(found)
+    emit(f"{count(number, 'message')} would be sent back")
+    return 0
+
+
+def _tell(done: Replayed) -> int:
+    """Tell what became of dead letters; return the exit code."""
+    for letter, why in done.refused:
+        note(f"qworker: stays: {letter.id or 'a message without id'}: {why}")
+    emit(f"{count(done.returned, 'message')} sent back")
+    return _EXIT_INCOMPLETE if done.refused else 0
+
+
+def _unpark(sender: Replay, key: str, replay_id: str, wait: float) -> int:
+    """Return the parked messages of a key; tell how it went and return the exit code."""
+    done = sender.key(key, replay_id, wait)
+    emit(f"{count(done.returned, 'parked message')} sent back")
+    if done.failed is not None:
+        note(
+            f"qworker: {key!r} stays parked: {done.failed.id} ({done.failed.name}) failed again:"
+            f" {done.failed.reason}"
+        )
+        return _EXIT_INCOMPLETE
+    if not done.freed:
+        note(
+            f"qworker: {key!r} is still parked after {wait:g} s: its messages wait in their queue."
+            " Does the service run? Then give the same command again"
+        )
+        return _EXIT_INCOMPLETE
+    emit(f"{key!r} is free")
+    return 0
+
+
+def _store(place: Target) -> DedupStore:
+    settings = place.settings
+    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
+    store = open_store(settings.dedup_url, options)
+    if not store.shared:
+        store.close()
+        raise ConfigurationError(
+            f"{settings.dedup_url} lives in the process of the service, where this command cannot"
+            " make it forget an id: what is sent back would be dropped as a duplicate"
+        )
+    return store
+
+
+def _progress(returned: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{returned} sent back", nl=False, err=True)

@@ -1,0 +1,86 @@
+"""Opening the queues of a service's letters, and saying which letters are meant."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from worker.cli.output import count, note
+from worker.deadletters import Box, Letter, NoSuchQueue
+from worker.errors import ConfigurationError
+from worker.topology import dead_letter_queue, parked_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from worker.cli.letters import Filter
+    from worker.cli.loading import Target
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+#: The settings that a command about letters needs.
+SETTINGS = ("app", "broker", "dedup", "connect_timeout", "confirm_timeout", "dedup_timeout")
+
+_FILTERS = (
+    click.option("--handler", metavar="NAME", help="Only what this handler could not do."),
+    click.option("--name", metavar="NAME", help="Only events of this name, or pattern."),
+    click.option("--key", metavar="TEXT", help="Only what has this key."),
+    click.option("--reason", metavar="TEXT", help="Only where the reason contains this."),
+)
+
+
+def filter_options(function: F) -> F:
+    """Give a command the options of a :class:`~worker.cli.letters.Filter`."""
+    for option in reversed(_FILTERS):
+        function = option(function)
+    return function
+
+
+def open_box(place: Target, *, parked: bool = False) -> Box:
+    """Open the dead-letter queue, or the parked one, of a service. Raises as :class:`Box` does."""
+    queue = (parked_queue if parked else dead_letter_queue)(place.service)
+    try:
+        return Box(queue, place.codec, place.settings)
+    except NoSuchQueue as error:
+        if place.app is None:
+            raise
+        raise ConfigurationError(str(error)) from None  # the name is right; it never started
+
+
+class Search:
+    """Reads the letters of a box that a user means, and knows what to say where there are none."""
+
+    def __init__(self, box: Box, wanted: Filter) -> None:
+        self._box = box
+        self._wanted = wanted
+        self._seen: dict[str, set[str]] = {"handler": set(), "name": set()}
+
+    def __iter__(self) -> Iterator[Letter]:
+        """Yield the letters that are meant, in order. Raises as :meth:`Box.read` does."""
+        for letter in self._box.read():
+            self._seen["handler"].add(letter.handler)
+            self._seen["name"].add(letter.name)
+            if self._wanted.takes(letter):
+                yield letter
+
+    def tell(self, found: int) -> None:
+        """Say on standard error where nothing was found, or not everything was read."""
+        box = self._box
+        if box.unread:
+            held = count(box.unread, "message")
+            note(f"{held} of {box.queue} could not be read: others hold them, or it holds too many")
+        elif not box.depth:
+            note(f"{box.queue} is empty")
+        elif not found:
+            note(f"none of {count(box.depth, 'message')} in {box.queue} is meant{self._hint()}")
+
+    def _hint(self) -> str:
+        for what, values in self._seen.items():
+            asked = getattr(self._wanted, what)
+            if asked is not None and asked not in values:
+                near = get_close_matches(asked, filter(None, values), n=1)
+                if near:
+                    return f"; did you mean --{what} {near[0]}?"
+        return ""
