@@ -14,7 +14,16 @@ from worker.demo.service import Service, clean_environment
 ROOT = Path(__file__).resolve().parents[1]
 BROKER, DEDUP = "QWORKER_BROKER_URL", "QWORKER_DEDUP_URL"
 
-__all__ = ["ROOT", "Service", "TooLate", "clean_environment", "servers", "service", "start", "until"]
+__all__ = [
+    "ROOT",
+    "Service",
+    "TooLate",
+    "clean_environment",
+    "servers",
+    "service",
+    "start",
+    "until",
+]
 
 
 class TooLate(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import cache
 from struct import pack
 from types import SimpleNamespace
 from typing import Any
@@ -63,9 +64,7 @@ class Wire:
 
     def add_channel(self, number: int) -> amqp.Channel:
         """Return a channel whose deliveries land in ``arrivals``."""
-        channel = amqp.Channel(self.connection, number)
-        channel.callbacks["tag"] = self.arrivals.append
-        return channel
+        return _channel(self.connection, number, self.arrivals)
 
     def send(self, data: bytes) -> None:
         """Write what the broker says."""
@@ -75,6 +74,13 @@ class Wire:
         """Close both ends."""
         self.pump._sock.close()  # noqa: SLF001 - ours to close
         self.far.close()
+
+
+def _channel(connection: amqp.Connection, number: int, arrivals: list[Any]) -> amqp.Channel:
+    channel = amqp.Channel(connection, number)
+    channel.auto_decode = False
+    channel.callbacks["tag"] = arrivals.append
+    return channel
 
 
 class _Instant:
@@ -90,16 +96,38 @@ class _Instant:
         return chunk
 
 
+class _Desk:
+    """A pump that takes one message at a time, in no time."""
+
+    def __init__(self) -> None:
+        self._sock = _Instant()
+        self._arrivals: list[Any] = []
+        connection = amqp.Connection("nowhere:1")
+        connection._transport = SimpleNamespace(  # noqa: SLF001 - a connection without a broker
+            sock=self._sock, _quick_recv=self._sock.recv
+        )
+        connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
+        self._pump = FramePump(connection, self._arrivals)
+        self._connection = connection
+        _channel(connection, 1, self._arrivals)
+
+    def take(self, frames: bytes) -> amqp.Message:
+        self._sock.data = frames
+        self._pump.pump(1)
+        (arrival,) = self._arrivals
+        self._arrivals.clear()
+        return arrival
+
+
+@cache
+def _desk() -> _Desk:
+    return _Desk()
+
+
 def deliver(body: bytes, properties: bytes, routing_key: str = "user.deposited") -> amqp.Message:
     """Return a message as it comes out of the pump: encoded, through frames, and read again."""
-    sock = _Instant()
-    connection = amqp.Connection("nowhere:1")
-    connection._transport = SimpleNamespace(sock=sock, _quick_recv=sock.recv)  # noqa: SLF001
-    connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
-    arrivals: list[Any] = []
-    pump = FramePump(connection, arrivals)
-    amqp.Channel(connection, 1).callbacks["tag"] = arrivals.append
-    sock.data = delivery(1, body, properties, routing_key)
-    pump.pump(1)
-    (arrival,) = arrivals
-    return arrival
+    try:
+        return _desk().take(delivery(1, body, properties, routing_key))
+    except BaseException:
+        _desk.cache_clear()  # it may be in the middle of a message
+        raise

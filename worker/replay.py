@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Self
 
 from worker.codec import Codec
 from worker.deadletters import Box, Letter, wait_readable
-from worker.dedup.base import Batch
 from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
 from worker.parking import MARKER, UNPARKED
@@ -118,7 +117,7 @@ class Replay:
         done.refused += [(x, "nothing says where it came from") for x in batch if not x.queue]
         records = [letter.record(self._service) for letter in ready]
         if forgets := [record for record in records if record is not None]:
-            self._store.apply(Batch(forgets=forgets))
+            self._store.forget(forgets)
         errors = self._send(box, [letter.back(_passing(header)) for letter in ready])
         sent = [letter for letter, error in zip(ready, errors, strict=True) if error is None]
         box.remove(sent)

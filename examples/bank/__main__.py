@@ -81,7 +81,9 @@ def check(
 
 
 def notified(folder: Path) -> list[tuple[str, str]]:
-    return rows(folder / "notifications.db", "SELECT user_id, text FROM notifications ORDER BY rowid")
+    return rows(
+        folder / "notifications.db", "SELECT user_id, text FROM notifications ORDER BY rowid"
+    )
 
 
 def booked(folder: Path) -> dict[str, tuple[str, Decimal]]:

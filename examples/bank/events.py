@@ -1,4 +1,4 @@
-"""What happened, for whoever wants to know. A library that services share; it knows none of them."""
+"""What happened, for whoever wants to know: a library that services share."""
 
 from decimal import Decimal
 

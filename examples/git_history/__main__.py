@@ -60,7 +60,7 @@ def history(source: Path) -> tuple[list[Change], dict[str, str]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.git_history",
-        description="Stream the history of a repository through a service that is killed all along.",
+        description="Stream a repository's history through a service that is killed all along.",
         epilog="QWORKER_BROKER_URL and QWORKER_DEDUP_URL name servers; without them it is SQLite.",
     )
     add = parser.add_argument

@@ -39,6 +39,7 @@ def main() -> None:
         print("the mail server is away: the view answers all the same, the mailer tries again")
         killed = mailer.kill_one(Random())
         print(f"process {killed.pid} of the mailer is killed" if killed else "no process to kill")
+        until(mailer.mourned, "the mailer replaces it")
         mailer.end()
         if mailer.exit_code:
             raise SystemExit(f"the mailer ended with exit code {mailer.exit_code}")
@@ -56,7 +57,7 @@ def ask(port: int, word: str) -> list[tuple[str, str]]:
     asked = []
     for number in range(REQUESTS):
         user, password = USERS[number % len(USERS)], f"{word}-{number}"
-        with urlopen(f"http://127.0.0.1:{port}/{user}", password.encode(), timeout=30):  # noqa: S310 - our own URL
+        with urlopen(f"http://127.0.0.1:{port}/{user}", password.encode(), timeout=30):
             asked.append((user, f"The new password you requested is {password}"))
     return asked
 
@@ -84,7 +85,7 @@ def by_user(mails: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 @contextmanager
 def running(folder: Path, program: str, port: str, *arguments: str) -> Iterator[None]:
-    """Run ``python -m examples.mailer.PROGRAM PORT``, from when it listens to the end of the block."""
+    """Run ``python -m examples.mailer.PROGRAM PORT`` while the block runs."""
     command = [sys.executable, "-m", f"examples.mailer.{program}", port, *arguments]
     environ = {**clean_environment(), **servers(folder)}
     with subprocess.Popen(command, cwd=ROOT, env=environ) as process:  # noqa: S603 - our own programs

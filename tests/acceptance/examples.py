@@ -1,4 +1,4 @@
-"""Runs a program of the examples, or a command, as its reader would, and gives back what it said."""
+"""Runs a program of the examples as its reader would, and gives back what it said."""
 
 from __future__ import annotations
 

@@ -39,13 +39,16 @@ def handle(event):
 
 
 class Bench(Shell):
-    """A shell beside a service whose queues are declared and that does not run."""
+    """A shell beside an app, and what arrived in the queue of its service."""
 
     def __init__(self, folder: Path, place: Place) -> None:
         super().__init__(folder)
         self.environ |= {"QWORKER_BROKER_URL": place.broker, "QWORKER_DEDUP_URL": place.dedup}
         self.broker = place.broker
         self.write("handlers.py", _APP)
+
+    def declare(self) -> None:
+        """Have the queues of the service, which does not run."""
         self.run("topology", "--app", "handlers", "--declare")
 
     def publish(self, *arguments: str, stdin: str | bytes = "", code: int | None = 0) -> Result:
@@ -61,11 +64,22 @@ class Bench(Shell):
 @pytest.fixture
 def bench(tmp_path: Path, place: Place) -> Bench:
     """On RabbitMQ, and on the embedded broker."""
-    return Bench(tmp_path, place)
+    bench = Bench(tmp_path, place)
+    bench.declare()
+    return bench
 
 
 @pytest.fixture
 def embedded_bench(tmp_path: Path, embedded: Place) -> Bench:
+    """On the embedded broker."""
+    bench = Bench(tmp_path, embedded)
+    bench.declare()
+    return bench
+
+
+@pytest.fixture
+def bare_bench(tmp_path: Path, embedded: Place) -> Bench:
+    """For what is refused before anybody looks for a broker."""
     return Bench(tmp_path, embedded)
 
 
@@ -104,15 +118,21 @@ def test_fields_are_text_or_json(embedded_bench: Bench) -> None:
     assert embedded_bench.payloads() == [expected]
 
 
-def test_what_a_message_may_carry_can_be_said(embedded_bench: Bench) -> None:
-    embedded_bench.publish(
-        "user.deposited", "--id", "d-1", "--priority", "3", "--transient", "--header", "a=b"
-    )
+def test_what_a_message_may_carry_can_be_said(tmp_path: Path, servers: Place) -> None:
+    bench = Bench(tmp_path, servers)
+    bench.declare()
 
-    (message,) = embedded_bench.arrived()
-    assert message.properties["message_id"] == "d-1"
-    assert message.properties["priority"] == 3
-    assert message.properties["delivery_mode"] == 1
+    bench.publish("user.deposited", "--id", "d-1", "--priority", "3", "--transient")
+    bench.publish(
+        "-",
+        "--header", "a=1", "--header", "b=1",
+        stdin=line(id=7, key=5, headers={"b": 2}, priority=1, transient=True),
+    )  # fmt: skip
+
+    first, second = (message.properties for message in bench.arrived())
+    assert (first["message_id"], first["priority"], first["delivery_mode"]) == ("d-1", 3, 1)
+    assert (second["message_id"], second["priority"], second["delivery_mode"]) == ("7", 1, 1)
+    assert second["application_headers"] == {"qw-key": "5", "a": "1", "b": 2}
 
 
 def test_a_command_goes_to_its_recipient(bench: Bench) -> None:
@@ -158,13 +178,13 @@ def test_the_app_gives_the_key_and_the_recipient(embedded_bench: Bench) -> None:
     ],
 )
 def test_the_app_refuses_what_its_handlers_could_not_take(
-    embedded_bench: Bench, arguments: tuple[str, ...], said: str
+    bare_bench: Bench, arguments: tuple[str, ...], said: str
 ) -> None:
-    result = embedded_bench.publish("--app", "handlers", *arguments, code=2)
+    result = bare_bench.publish("--app", "handlers", *arguments, code=2)
 
     assert said in result.err
     assert "Traceback" not in result.err
-    assert embedded_bench.arrived() == []
+    assert not (bare_bench.folder / "qworker.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -185,9 +205,9 @@ def test_the_app_refuses_what_its_handlers_could_not_take(
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(
-    embedded_bench: Bench, arguments: tuple[str, ...], said: str
+    bare_bench: Bench, arguments: tuple[str, ...], said: str
 ) -> None:
-    assert said in embedded_bench.publish(*arguments, code=2).err
+    assert said in bare_bench.publish(*arguments, code=2).err
 
 
 def test_lines_arrive_in_order_and_are_counted(bench: Bench) -> None:
@@ -218,20 +238,6 @@ def test_a_payload_arrives_byte_for_byte(embedded_bench: Bench) -> None:
     assert bytes(message.body) == payload
 
 
-def test_a_line_may_say_everything_of_its_message(embedded_bench: Bench) -> None:
-    embedded_bench.publish(
-        "-",
-        "--header", "a=1", "--header", "b=1",
-        stdin=line(id=7, key=5, headers={"b": 2}, priority=1, transient=True),
-    )  # fmt: skip
-
-    (message,) = embedded_bench.arrived()
-    headers = message.properties["application_headers"]
-    assert (message.properties["message_id"], headers["qw-key"]) == ("7", "5")
-    assert (headers["a"], headers["b"]) == ("1", 2)
-    assert (message.properties["priority"], message.properties["delivery_mode"]) == (1, 1)
-
-
 def test_bare_payloads_become_events_of_one_name(embedded_bench: Bench) -> None:
     rows = [{"path": f"p{n}", "of": {"rev": n}} for n in range(3)]
 
@@ -258,21 +264,26 @@ def test_bare_payloads_become_events_of_one_name(embedded_bench: Bench) -> None:
         (json.dumps({"name": "user.deposited", "id": "x" * 256}), "longer than 255 bytes"),
     ],
 )
-def test_a_broken_line_stops_after_all_before_it_are_confirmed_and_tells_how_to_go_on(
-    embedded_bench: Bench, broken: str, said: str
-) -> None:
-    before, after = deposits(5), deposits(7)
-    embedded_bench.write("events.jsonl", f"{before}{broken}\n{after}")
+def test_a_broken_line_is_told(bare_bench: Bench, broken: str, said: str) -> None:
+    result = bare_bench.publish("-", stdin=broken, code=2)
 
-    result = embedded_bench.publish("--file", "events.jsonl", code=2)
-
-    assert result.err.startswith("qworker: line 6: ")
+    assert result.err.startswith("qworker: line 1: ")
     assert said in result.err
-    assert "go on with --from-line 6" in result.err
-    assert len(embedded_bench.arrived()) == 5
+    assert "Traceback" not in result.err
 
-    embedded_bench.publish("--file", "events.jsonl", "--from-line", "7")
-    assert len(embedded_bench.arrived()) == 7
+
+def test_a_broken_line_stops_after_all_before_it_are_confirmed_and_tells_how_to_go_on(
+    bench: Bench,
+) -> None:
+    bench.write("events.jsonl", f"{deposits(1500)}\n{{broken\n{deposits(7)}")
+
+    result = bench.publish("--file", "events.jsonl", code=2)
+
+    assert result.err.startswith("qworker: line 1502: not JSON")
+    assert "Everything before line 1502 is published; go on with --from-line 1502" in result.err
+    assert depth(bench.broker, "bank.g1.0") == 1500
+    bench.publish("--file", "events.jsonl", "--from-line", "1503")
+    assert depth(bench.broker, "bank.g1.0") == 1507
 
 
 def test_lines_are_checked_against_the_app(embedded_bench: Bench) -> None:

@@ -159,6 +159,37 @@ def test_any_set_can_be_settled_at_once(connect: Connect) -> None:
     assert Taker(connect(), queue).drain() == [0, 3, 5]
 
 
+def test_many_channels_can_be_settled_at_once(connect: Connect) -> None:
+    setup = connect().channel()
+    declare(setup, "a", "b", "c")
+    connection = connect()
+    takers = [Taker(connection, queue) for queue in ("a", "b", "c")]
+    for queue in ("a", "b", "c"):
+        publish(setup, queue, *range(5))
+    takers[0].drain()
+    statements: list[str] = []
+    trace(connection, statements)
+    connection.connection.settle(
+        [
+            (takers[0].channel, 2, (4,)),
+            (takers[1].channel, None, [5, 1, 5]),
+            (takers[2].channel, 0, ()),
+        ]
+    )
+    assert statements.count("COMMIT") == 1
+    with pytest.raises(exceptions.PreconditionFailed):
+        connection.connection.settle([(takers[0].channel, 3, ()), (takers[1].channel, 1, ())])
+    connection.close()
+    left = [Taker(connect(), queue).drain() for queue in ("a", "b", "c")]
+    assert left == [[2, 4], [1, 2, 3], []]
+
+
+def trace(connection: Any, statements: list[str]) -> None:
+    """Have the connection's statements appended to ``statements``."""
+    database = connection.connection.broker.database._connection  # noqa: SLF001 - to watch it
+    database.set_trace_callback(statements.append)
+
+
 def test_settling_twice_or_what_was_never_given_is_an_error(connect: Connect) -> None:
     taker = Taker(connect(), prepared(connect, range(3)))
     taker.drain()
@@ -375,6 +406,17 @@ def test_basic_get_takes_one_and_holds_it(connect: Connect) -> None:
     assert connect().channel().basic_get(queue) is None
 
 
+def test_what_basic_get_holds_survives_a_get_that_finds_nothing(connect: Connect) -> None:
+    queue = prepared(connect, range(2))
+    channel = connect().channel()
+    first = channel.basic_get(queue)
+    channel.basic_get(queue, no_ack=True)
+    assert channel.basic_get(queue) is None
+    assert connect().channel().basic_get(queue) is None
+    channel.basic_reject(first.delivery_tag, requeue=True)
+    assert int(channel.basic_get(queue).body) == 0
+
+
 def test_cancelling_keeps_what_is_held_and_returns_what_was_not_given(connect: Connect) -> None:
     queue = prepared(connect, range(6))
     connection = connect()
@@ -474,8 +516,7 @@ def test_an_idle_poll_is_cheap(connect: Connect) -> None:
     taker = Taker(connect(), prepared(connect, []))
     taker.drain()
     statements: list[str] = []
-    sqlite = taker.connection.connection.broker.database._connection  # noqa: SLF001 - to watch it
-    sqlite.set_trace_callback(statements.append)
+    trace(taker.connection, statements)
     for _ in range(10):
         with pytest.raises(TimeoutError):
             taker.connection.drain_events(timeout=0)

@@ -22,11 +22,12 @@ from amqp import exceptions
 
 from waiting import until
 
-#: Prints each message's body; acknowledges it if told to. Says "lost" when its lease is lost.
+#: Prints each message's body; acknowledges it if told to; kills itself when it has printed as many
+#: as it is told. Says "lost" when its lease is lost.
 CONSUMER = """
-import sys
+import os, signal, sys
 from kombu.connection import Connection
-path, queue, prefetch, acks, lease = sys.argv[1:]
+path, queue, prefetch, acks, lease, life = *sys.argv[1:6], (*sys.argv, 0)[6]
 connection = Connection(
     transport="worker.transport.sqlite:Transport",
     virtual_host=path,
@@ -38,6 +39,8 @@ held = []
 def receive(message):
     print(message.body.decode(), flush=True)
     held.append(message)
+    if len(held) == int(life):
+        os.kill(os.getpid(), signal.SIGKILL)
     if acks == "acks":
         channel.basic_ack(message.delivery_tag)
 channel.basic_consume(queue, callback=receive)
@@ -94,10 +97,6 @@ class Child:
         """Wait until it has printed ``line``."""
         until(lambda: line in self.lines, 30, f"{line!r} in what it printed")
         return self
-
-    def prints(self, count: int) -> None:
-        """Wait until it has printed more than ``count`` lines."""
-        until(lambda: len(self.lines) > count, 30, f"{count} lines")
 
     @property
     def numbers(self) -> list[int]:
@@ -303,6 +302,23 @@ def test_a_living_consumer_keeps_its_lease(connect: Connect, how: str) -> None:
     holder.channel.basic_ack(1)
 
 
+def test_who_only_publishes_need_not_renew_anything(connect: Connect) -> None:
+    connection = connect(lease=0.2)
+    channel = connection.channel()
+    channel.queue_declare("brief", durable=False, auto_delete=False)
+    channel.queue_declare("q", durable=True, auto_delete=False)
+    taker = Taker(connect())
+    assert taker.watch(0.6) == [], "the lease is over, three times"
+    connect().release()
+    assert exists(channel, "brief"), "it still counts as connected"
+    channel.basic_publish(amqp.Message("1", delivery_mode=2), "", "q")
+    until(lambda: taker.drain() == [1])
+    late = Taker(connection, "brief")
+    channel.queue_declare("mine", exclusive=True, auto_delete=False)
+    taker.watch(0.15)
+    assert late.drain() == []
+
+
 def rewrite(connect: Connect, column: str, value: str, but: int) -> None:
     """Let all connections but one look as if they came from elsewhere."""
     with connect().connection.broker.database.transaction() as db:
@@ -387,9 +403,8 @@ def test_nothing_is_lost_while_publishers_and_consumers_are_killed(
     publishers = [start(PUBLISHER, path, "q", f"{name}:", 10, 300) for name in range(3)]
     seen: list[str] = []
     for _ in range(4):
-        child = start(CONSUMER, path, "q", 20, "acks", 600)
-        child.prints(60)
-        child.kill()
+        child = start(CONSUMER, path, "q", 20, "acks", 600, 60)
+        child.finish()
         seen += child.lines
     for publisher in publishers:
         publisher.printed("done")

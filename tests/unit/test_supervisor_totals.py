@@ -19,7 +19,7 @@ def test_counters_go_on_where_a_process_ends() -> None:
 
 def test_gauges_are_what_the_living_say_and_counters_are_not_among_them() -> None:
     living: list[dict[str, object]] = [
-        {"received": 5, "in_flight": 1, "connected": True, "outages": ["a"]},
+        {"received": 5, "in_flight": 1, "connected": True, "outages": ["a"], "idle": True},
         {"received": 7, "in_flight": 2, "connected": False},
     ]
 

@@ -11,7 +11,6 @@ from worker.app import load_app
 from worker.codec import Codec
 from worker.config import load_settings
 from worker.errors import ConfigurationError
-from worker.supervisor.service import user_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +54,9 @@ def import_app(options: Mapping[str, object]) -> App:
         cause = error.__cause__
         if cause is None or isinstance(cause, ModuleNotFoundError):
             raise
+        # Brings the whole consumer, which no command needs else.
+        from worker.supervisor.service import user_traceback  # noqa: PLC0415
+
         raise BrokenApp(str(error), user_traceback(cause)) from None
     except SystemExit as error:
         raise ConfigurationError(

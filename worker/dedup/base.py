@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 #: Bytes of a record id: a BLAKE2b digest of (handler, message id).
 RECORD_BYTES = 16
@@ -208,6 +208,14 @@ class DedupStore(Protocol):
         Raises DedupUnavailable when the store is away: then nothing is known of the batch, and
         the caller applies the same batch again later. Never blocks past ``options.timeout`` by
         much. Reconnects by itself.
+        """
+        ...
+
+    def forget(self, records: Sequence[bytes]) -> None:
+        """Make each record absent that is done or idle; one that is claimed stays as it is.
+
+        For replays: what was set aside counts as done, and must run again. Raises
+        DedupUnavailable; forgetting twice is harmless.
         """
         ...
 

@@ -11,7 +11,7 @@ from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, V
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from worker.dedup.base import Claim, Complete, Release, Renew, StoreOptions
@@ -126,7 +126,7 @@ class Memory:
     lock: Lock = field(default_factory=Lock)
     next_sweep: float = 0.0
 
-    def forget(self, now: float, options: StoreOptions) -> None:
+    def drop_expired(self, now: float, options: StoreOptions) -> None:
         """Drop what has expired. The lock is held by the caller."""
         done = self.records.done
         # Insertion order is expiry order where every handle has one retention; where not, a
@@ -196,8 +196,18 @@ class MemoryStore(DedupStore):
         """Apply the whole batch; never fails, never waits but for another thread's batch."""
         with self._memory.lock:
             now = self._clock()
-            self._memory.forget(now, self._options)
+            self._memory.drop_expired(now, self._options)
             return self._memory.records.apply(batch, now, self._options)
+
+    def forget(self, records: Sequence[bytes]) -> None:
+        """Make the records absent that nobody owns."""
+        with self._memory.lock:
+            known = self._memory.records
+            for record in records:
+                known.done.pop(record, None)
+                held = known.held.get(record)
+                if held is not None and held.token is None:
+                    del known.held[record]
 
     def warnings(self) -> list[str]:
         """Tell that the process's end is the end of the memory."""

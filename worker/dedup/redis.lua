@@ -18,6 +18,7 @@
 -- are read by one command and deleted by one.
 local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
 local COMPLETE, RELEASE, REFUND, RENEW, SOLO = 67, 82, 70, 78, 83   -- C R F N S; K is a claim
+local FORGET = 88   -- X
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
 local FIRST, DETAILED, FRESH, BUSY, SUSPECT = '\9', '\0', 1, 3, 5
 local DEADLINE, HELD, DETAIL = '>I6', '>I6I4I4', '>BI4I4I8'
@@ -165,11 +166,23 @@ local function claim(at, base, key, token)
   return DETAILED
 end
 
+local function forget(at, base, key)
+  for index = 1, #generations do
+    call('HDEL', base .. generations[index], field_of(at))
+  end
+  local value = call('GET', key)
+  if value and unpack(DEADLINE, value, TOKEN + 1) ~= 0 then return STALE end
+  call('DEL', key)
+  return KEPT
+end
+
 for at = completed * ENTRY + 1, #entries, ENTRY do
   local kind, base, token = kind_of(at), base_of(at), token_of(at)
   local key = base .. ':' .. record_of(at)
   if kind == RELEASE or kind == REFUND or kind == RENEW then
     answers[#answers + 1] = change(kind, key, token)
+  elseif kind == FORGET then
+    answers[#answers + 1] = forget(at, base, key)
   else
     answers[#answers + 1] = claim(at, base, key, token)
   end

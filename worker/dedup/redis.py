@@ -33,7 +33,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from worker.config import mask_url
-from worker.dedup.base import Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError, DedupUnavailable, QworkerError, StoreCorrupt
 
 if TYPE_CHECKING:
@@ -134,6 +134,12 @@ class RedisStore(DedupStore):
         return Answers(
             found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
         )
+
+    def forget(self, records: Sequence[bytes]) -> None:
+        """Make the records absent that nobody owns."""
+        rest = bytes(_ENTRY_BYTES - RECORD_BYTES - 1) + b"X"
+        with self._talking():
+            self._run([record + rest for record in records], b"")
 
     def warnings(self) -> list[str]:
         """Tell where the server's settings make it forget; refuse one that evicts."""

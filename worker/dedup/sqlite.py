@@ -20,7 +20,7 @@ from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, V
 from worker.errors import ConfigurationError, DedupUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from worker.dedup.base import Claim, Complete, Release, StoreOptions
@@ -54,6 +54,7 @@ _LET_GO = "DELETE FROM dedup_held WHERE record = ? AND (token = ? OR token IS NU
 _GIVE_BACK = """UPDATE dedup_held
     SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
+_FORGET_IDLE = "DELETE FROM dedup_held WHERE record = ? AND token IS NULL"
 _RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
@@ -158,6 +159,13 @@ class SqliteStore(DedupStore):
             if batch.completes:
                 self._sweep(db, _SWEEP_DONE, bite, now)
         return answers
+
+    def forget(self, records: Sequence[bytes]) -> None:
+        """Make the records absent that nobody owns. On disk when it returns."""
+        with self._transaction(durable=True) as db:
+            for record in records:
+                db.execute("DELETE FROM dedup_done WHERE record = ?", (record,))
+                db.execute(_FORGET_IDLE, (record,))
 
     def warnings(self) -> list[str]:
         """Return nothing: whatever would weaken this store is refused by ``open``."""

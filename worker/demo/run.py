@@ -153,7 +153,7 @@ def _history_of(folder: Path, most: int) -> Source:
 
 def _repeated(source: Source, events: int) -> Source:
     """Return as many copies of a short history, in folders side by side, as make ``events``."""
-    copies = max(1, events // len(source.changes))
+    copies = max(1, round(events / len(source.changes)))
     if copies == 1:
         return source
     changes = list(side_by_side(source.changes, copies))

@@ -123,6 +123,13 @@ class Service:
             return None
         return kill
 
+    def mourned(self) -> bool:
+        """Tell whether the supervisor has noticed the end of everyone who was killed here.
+
+        A drain that begins before that finds work abandoned, and says so by its exit code.
+        """
+        return not any(process.pid in self._killed for process in processes_of(self.status()))
+
     def terminate(self) -> None:
         """Ask the supervisor to drain; it ends when that is done."""
         if self._process is not None and self.running:

@@ -183,6 +183,7 @@ class Trial:
         self._until(lambda: self._quiet(since), "every queue is empty and all is settled")
 
     def _end(self) -> None:
+        self._until(self.service.mourned, "the supervisor notices who was killed")
         self._enter("draining")
         self.service.terminate()
         self._until(lambda: not self.service.running, "the service drains", alive=False)

@@ -236,7 +236,8 @@ class Fleet:
                 self._greet(child, message)
             case Ready():
                 child.ready(now)
-                slot.restarts.ready()
+                for each in self._slots:  # where one can start, others were not to blame
+                    each.restarts.ready()
                 logger.info("process %d: %s", slot.index, child.describe(now))
             case Beat(statistics):
                 child.beat(statistics, now)
@@ -306,8 +307,8 @@ class Fleet:
         if delay is None and not self._give_up_change():
             self.failure = Fatal(
                 _EXIT_KEEP_DYING,
-                f"process {slot.index} died {slot.restarts.startup_deaths} times in a row before it"
-                " was ready; the log has the reasons",
+                f"process {slot.index} died {slot.restarts.startup_deaths} times in a row before it,"
+                " or any other, was ready; the log has the reasons",
             )
         slot.respawn_at = now + (delay or 0.0)
         if delay and self._needs(slot):

@@ -13,7 +13,7 @@ from worker.supervisor.totals import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: Deaths in a row before a process was ready, after which it is not started again.
+#: Deaths in a row, before a process was ready, after which it is not started again.
 MAX_STARTUP_DEATHS = 5
 
 #: Seconds after which a ready process counts as healthy, whatever ends it later.
@@ -48,8 +48,8 @@ def changed_slots(shards: int, before: int, after: int) -> tuple[int, ...]:
 class Restarts:
     """How long to wait before the process of one slot is started again.
 
-    A process that dies before it is ready waits exponentially longer each time, and after
-    :data:`MAX_STARTUP_DEATHS` in a row is given up. One that was ready had its chance to work: its
+    A process that dies before it is ready waits exponentially longer each time, and is given up
+    after :data:`MAX_STARTUP_DEATHS` in a row with no process getting ready in between. One that was ready had its chance to work: its
     first replacement starts at once, and if they go on dying young (a message that kills every
     process it meets), the wait grows to a second, so that the machine is left some air, but they
     are never given up: the runtime finds the culprit message by these deaths.
@@ -60,7 +60,7 @@ class Restarts:
     outages: int = 0
 
     def ready(self) -> None:
-        """Note that the process came up."""
+        """Note that a process came up, this one or another."""
         self.startup_deaths = 0
         self.outages = 0
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _COUNTERS = frozenset(field.name for field in fields(Counters))
 
+#: Told for :class:`~worker.supervisor.policy.BurstWatch`, and otherwise not looked for.
+_NO_GAUGE = _COUNTERS | {"idle"}
+
 
 class Totals:
     """Sums of counters over processes, those that are gone included."""
@@ -36,7 +39,7 @@ class Totals:
 def gauges(living: Iterable[Mapping[str, object]]) -> dict[str, float]:
     """Return every gauge; of a truth value, in how many processes it holds."""
     return _sum(
-        {name: value for name, value in _numbers(each).items() if name not in _COUNTERS}
+        {name: value for name, value in _numbers(each).items() if name not in _NO_GAUGE}
         for each in living
     )
 

@@ -582,6 +582,24 @@ class DedupStoreSuite:
         assert later.claim(idle) == Verdict(FRESH, 2)
         assert later.store.parked("bank") == {"key": 2}
 
+    # Forgetting
+
+    def test_forgetting_makes_done_and_idle_records_fresh_again(self, peers: Peers) -> None:
+        (peer,), done, idle = peers(), new_record(), new_record()
+        peer.complete(done)
+        peer.claim(idle)
+        peer.release(idle)
+        for _ in range(2):
+            peer.store.forget([done, idle, new_record()])
+        assert peer.claim(done) == Verdict(FRESH, 1)
+        assert peer.claim(idle) == Verdict(FRESH, 1)
+
+    def test_forgetting_leaves_a_claimed_record_to_its_owner(self, peers: Peers) -> None:
+        (peer,), claimed = peers(), new_record()
+        peer.claim(claimed)
+        peer.store.forget([claimed])
+        assert peer.complete(claimed) is KEPT
+
     # Parked keys
 
     def test_a_key_is_parked_from_its_first_number_until_unparked(self, peers: Peers) -> None:

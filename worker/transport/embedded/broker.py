@@ -126,12 +126,13 @@ class Broker:
         if not self.depth(queue).ready:
             return None
         with self.database.transaction() as db:
+            new = getter is None
             if getter is None:
                 getter = self.presence.add_getter(db, queue)
             else:
                 self.presence.verify(db)
             found = store.take(db, queue.id, 1) if no_ack else store.lease(db, queue.id, getter, 1)
-            if not found or no_ack:
+            if new and (not found or no_ack):
                 db.execute("DELETE FROM broker_consumers WHERE id = ?", (getter,))
         return (getter, found[0]) if found else None
 
@@ -224,7 +225,7 @@ def _seal(
         encoding = properties.setdefault("content_encoding", "utf-8")
         body = body.encode(encoding)
     elif type(body) is not bytes:
-        body = bytes(body or b"")
+        body = b"" if body is None else bytes(memoryview(body))
     try:
         check_short_string(routing_key, "a routing key")
         letter = make_letter(properties, body, exchange, routing_key)

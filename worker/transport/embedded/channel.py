@@ -242,29 +242,26 @@ class Channel(DeclaringChannel):
         Raises PreconditionFailed for a tag that is not there to settle. What was given to
         others meanwhile, because the lease had expired, is left to them.
         """
-        broker = self._broker
-        tags = self._up_to(delivery_tag, _BASIC_ACK) if multiple else [delivery_tag]
-        places = self._places(tags, _BASIC_ACK)
-        if places:
-            self._settled(tags, broker.acknowledge(places))
+        if multiple:
+            self._connection.settle([(self, delivery_tag, ())])
+        else:
+            self._connection.settle([(self, None, (delivery_tag,))])
 
     def settle(self, delivery_tags: Iterable[int]) -> None:
         """Acknowledge any set of messages in one transaction. As basic_ack for each."""
-        broker = self._broker
-        tags = list(dict.fromkeys(delivery_tags))
-        places = self._places(tags, _BASIC_ACK)
-        if places:
-            self._settled(tags, broker.acknowledge(places))
+        self._connection.settle([(self, None, delivery_tags)])
 
     def basic_reject(self, delivery_tag: int, requeue: bool) -> None:
         """Give a message back, to its old place in the queue, or dead-letter it."""
         broker = self._broker
-        (place,) = self._places([delivery_tag], _BASIC_REJECT)
+        (place,) = self.places([delivery_tag], _BASIC_REJECT)
         if requeue:
             count = broker.requeue([place])
         else:
             count = broker.reject(self._unsettled[delivery_tag][0].queue, [place])
-        self._settled([delivery_tag], count)
+        if not count:
+            self._connection.doubt()
+        self.settled([delivery_tag])
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Give all unsettled messages of this channel back to their old places."""
@@ -273,7 +270,9 @@ class Channel(DeclaringChannel):
         broker = self._broker
         tags = list(self._unsettled)
         if tags:
-            self._settled(tags, broker.requeue(self._places(tags, _BASIC_RECOVER)))
+            if broker.requeue(self.places(tags, _BASIC_RECOVER)) < len(tags):
+                self._connection.doubt()
+            self.settled(tags)
 
     basic_recover_async = basic_recover
 
@@ -316,6 +315,39 @@ class Channel(DeclaringChannel):
         }
         return message
 
+    def tags(self, upto: int | None, singles: Iterable[int]) -> list[int]:
+        """Return each delivery tag that an acknowledgement means, once: all up to one, and some.
+
+        Raises PreconditionFailed where ``upto`` is not there to settle.
+        """
+        unsettled = self._unsettled
+        if upto is None:
+            return list(dict.fromkeys(singles))
+        if upto == 0:
+            return list(unsettled)
+        if upto not in unsettled:
+            raise unknown_tag(upto, _BASIC_ACK)
+        first = itertools.takewhile(lambda tag: tag <= upto, unsettled)
+        return list(dict.fromkeys((*first, *singles)))
+
+    def places(self, tags: Iterable[int], method: tuple[int, int] = _BASIC_ACK) -> list[Place]:
+        """Return where unsettled messages are; raises PreconditionFailed for any other tag."""
+        unsettled = self._unsettled
+        try:
+            return [unsettled[tag][1] for tag in tags]
+        except KeyError as error:
+            raise unknown_tag(error.args[0], method) from None
+
+    def settled(self, tags: Iterable[int]) -> None:
+        """Forget what was settled."""
+        for tag in tags:
+            consumer, _ = self._unsettled.pop(tag)
+            consumer.held -= 1
+            if consumer.ended and not consumer.held:
+                if not consumer.tag:
+                    del self._getters[consumer.queue.id]
+                self._broker.presence.remove_consumers([consumer.id])
+
     def forget_consumer(self, consumer: Consumer) -> None:
         """Let go of a consumer that has ended."""
         consumer.ended = True
@@ -332,35 +364,6 @@ class Channel(DeclaringChannel):
         self._unsettled.clear()
         self.events.clear()
         self.no_ack_consumers.clear()
-
-    def _up_to(self, tag: int, method: tuple[int, int]) -> list[int]:
-        if tag == 0:
-            return list(self._unsettled)
-        if tag not in self._unsettled:
-            raise unknown_tag(tag, method)
-        return list(itertools.takewhile(lambda t: t <= tag, self._unsettled))
-
-    def _places(self, tags: Iterable[int], method: tuple[int, int]) -> list[Place]:
-        unsettled = self._unsettled
-        try:
-            return [unsettled[tag][1] for tag in tags]
-        except KeyError as error:
-            raise unknown_tag(error.args[0], method) from None
-
-    def _settled(self, tags: list[int], count: int) -> None:
-        """Forget what was settled. ``count`` is how much of it was still this channel's."""
-        ended = []
-        for tag in tags:
-            consumer, _ = self._unsettled.pop(tag)
-            consumer.held -= 1
-            if consumer.ended and not consumer.held:
-                ended.append(consumer)
-        connection = self._connection
-        for consumer in ended:
-            self._getters.pop(consumer.queue.id, None) if not consumer.tag else None
-            connection.broker.presence.remove_consumers([consumer.id])
-        if count < len(tags):
-            connection.doubt()
 
     def _give_back(self, message: amqp.Message, exchange: str, routing_key: str) -> None:
         error = exceptions.error_for_code(

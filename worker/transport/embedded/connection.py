@@ -110,6 +110,21 @@ class Connection:
         finally:
             self._collect()
 
+    def settle(self, acks: Iterable[tuple[Channel, int | None, Iterable[int]]]) -> None:
+        """Acknowledge on many channels in one transaction. Not in AMQP; far cheaper than each.
+
+        ``acks`` has (channel, tag, tags): all up to the one tag (None: none, 0: everything), and
+        the single ones. Raises PreconditionFailed, before anything is settled, for a tag that
+        is not there to settle.
+        """
+        batch = [(channel, channel.tags(upto, singles)) for channel, upto, singles in acks]
+        places = [place for channel, tags in batch for place in channel.places(tags)]
+        if places:
+            if self.broker.acknowledge(places) < len(places):
+                self.doubt()
+            for channel, tags in batch:
+                channel.settled(tags)
+
     # For the channels
 
     def add_consumer(self, consumer: Consumer) -> None:
@@ -155,8 +170,14 @@ class Connection:
             now = time.monotonic()
             if now >= self._next_tick:
                 self._tick(now)
-            if not (self._something_happened() and self._fetch()):
+            if not self._something_happened():
                 return False
+            try:
+                if not self._fetch():
+                    return False
+            except BaseException:
+                self.look()  # what there was to see is still to be seen
+                raise
         self._pause = _SHORT_PAUSE
         self._deliver()
         return True
@@ -246,11 +267,13 @@ class Connection:
         if not self._consumers:
             return
         there = self.broker.presence.own_consumers()
-        for consumer in [c for c in self._consumers.values() if c.id not in there]:
+        gone = [c for c in self._consumers.values() if c.id not in there]
+        if gone:
+            self._renew()  # where it is the lease that was lost, that is what to say
+        for consumer in gone:
             self.withdraw(consumer)
             consumer.channel.forget_consumer(consumer)
             if consumer.on_cancel is None:
-                self._renew()  # where the lease was lost, say that instead
                 raise exceptions.ConsumerCancelled(consumer.tag, _BASIC_CANCEL)
             consumer.on_cancel(consumer.tag)
 

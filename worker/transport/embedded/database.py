@@ -96,8 +96,8 @@ class Database:
             try:
                 self.check()
                 self._set_durable(durable)
-                self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
                 try:
+                    self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
                     yield connection
                     connection.execute("COMMIT")
                     self._commits += 1

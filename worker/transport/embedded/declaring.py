@@ -100,6 +100,8 @@ class DeclaringChannel(base.StdChannel):
         another connection's.
         """
         broker = self._broker
+        if exclusive:
+            broker.presence.renew()  # from now on the connection has something to lose
 
         def declare() -> Queue:
             return broker.declarations.declare_queue(

@@ -58,17 +58,25 @@ class State(IntEnum):
 
 
 class Connected(NamedTuple):
-    """A row of broker_connections."""
+    """A row of broker_connections, and whether anything hangs on it."""
 
     id: int
     process: Process
     renewed: float
     lease: float
+    holds: bool
 
     def is_over(self, here: Process, now: float) -> bool:
-        """Tell whether its owner is dead, or has lost it."""
+        """Tell whether its owner is dead, or has lost it.
+
+        One that holds nothing, of a process that can be seen to live, keeps nobody waiting: a
+        program that publishes once an hour need not renew anything in between.
+        """
         # Renewed in the future: by the monotonic clock of an earlier boot.
-        return not now - self.lease <= self.renewed <= now or self.process.is_known_dead(here)
+        expired = not now - self.lease <= self.renewed <= now
+        if expired and (self.holds or not self.process.is_visible(here)):
+            return True
+        return self.process.is_known_dead(here)
 
 
 class Presence:
@@ -88,15 +96,12 @@ class Presence:
                 declarations.remove_transient(db)
                 store.remove_transient(db)
             here = self._here
-            #: The monotonic time up to which the connection is this process's for sure.
-            now = time.monotonic()
-            self.trusted_until = now + lease
-            (self.id,) = db.execute(
+            ((self.id,),) = db.execute(
                 """INSERT INTO broker_connections
                     (pid, started, namespace, boot, renewed, lease)
                     VALUES (?, ?, ?, ?, ?, ?) RETURNING id""",
-                (here.pid, here.started, here.namespace, here.boot, now, lease),
-            ).fetchone()
+                (here.pid, here.started, here.namespace, here.boot, time.monotonic(), lease),
+            ).fetchall()
 
     def renew(self) -> None:
         """Hold the lease for its whole length from now.
@@ -104,13 +109,7 @@ class Presence:
         Raises LeaseLost where the connection was cleared away.
         """
         with self._database.transaction() as db:
-            now = time.monotonic()
-            renewed = db.execute(
-                "UPDATE broker_connections SET renewed = ? WHERE id = ?", (now, self.id)
-            )
-            if not renewed.rowcount:
-                raise LeaseLost
-        self.trusted_until = now + self.lease
+            self._renew_in(db)
 
     def verify(self, db: sqlite3.Connection) -> None:
         """Raise LeaseLost where the connection was cleared away."""
@@ -146,7 +145,7 @@ class Presence:
         Raises amqp AccessRefused where another one is, or this one wants to be, the only one.
         """
         with self._database.transaction() as db:
-            self.verify(db)
+            self._renew_in(db)
             if self._is_taken(db, queue, exclusive=exclusive):
                 self.clear_up_in(db)
                 if self._is_taken(db, queue, exclusive=exclusive):
@@ -160,7 +159,7 @@ class Presence:
 
         Raises amqp ResourceLocked where a single active consumer has the queue.
         """
-        self.verify(db)
+        self._renew_in(db)
         if queue.single_active and _has_rows(db, queue):
             self.clear_up_in(db)
             if _has_rows(db, queue):
@@ -177,9 +176,9 @@ class Presence:
                     "UPDATE broker_consumers SET state = ?, exclusive = 0 WHERE id = ?",
                     (State.CANCELLED, id_),
                 )
+                _after_consumer(db, queue.id, queue.name, auto_delete=queue.auto_delete)
             else:
-                db.execute("DELETE FROM broker_consumers WHERE id = ?", (id_,))
-            _after_consumer(db, queue.id, queue.name, auto_delete=queue.auto_delete)
+                _remove_consumers(db, [id_])
 
     def remove_consumers(self, ids: Collection[int]) -> None:
         """End consumers and give back what they hold, in one transaction."""
@@ -193,12 +192,19 @@ class Presence:
         )
         return {id_ for (id_,) in rows}
 
+    def _renew_in(self, db: sqlite3.Connection) -> None:
+        renewed = db.execute(
+            "UPDATE broker_connections SET renewed = ? WHERE id = ?", (time.monotonic(), self.id)
+        )
+        if not renewed.rowcount:
+            raise LeaseLost
+
     def _add(self, db: sqlite3.Connection, queue: Queue, state: State, *, exclusive: bool) -> int:
-        (id_,) = db.execute(
+        ((id_,),) = db.execute(
             """INSERT INTO broker_consumers (connection, queue, state, exclusive, single_active)
                 VALUES (?, ?, ?, ?, ?) RETURNING id""",
             (self.id, queue.id, state, exclusive, queue.single_active),
-        ).fetchone()
+        ).fetchall()
         declarations.touch(db, queue.id)
         return int(id_)
 
@@ -214,12 +220,16 @@ class Presence:
         return [row for row in _connected(db) if row.is_over(self._here, now)]
 
 
-_CONNECTIONS = "SELECT id, pid, started, namespace, boot, renewed, lease FROM broker_connections"
+_CONNECTIONS = """
+    SELECT id, pid, started, namespace, boot, renewed, lease,
+        EXISTS (SELECT 1 FROM broker_consumers c WHERE c.connection = n.id)
+        OR EXISTS (SELECT 1 FROM broker_queues q WHERE q.connection = n.id)
+    FROM broker_connections n"""
 
 
-def _row(row: tuple[int, int, str, str, str, float, float]) -> Connected:
-    id_, pid, started, namespace, boot, renewed, lease = row
-    return Connected(id_, Process(pid, started, namespace, boot), renewed, lease)
+def _row(row: tuple[int, int, str, str, str, float, float, int]) -> Connected:
+    id_, pid, started, namespace, boot, renewed, lease, holds = row
+    return Connected(id_, Process(pid, started, namespace, boot), renewed, lease, bool(holds))
 
 
 def _connected(db: sqlite3.Connection) -> list[Connected]:

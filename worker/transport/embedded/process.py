@@ -40,6 +40,10 @@ class Process:
             boot=_text(_PROC / "sys" / "kernel" / "random" / "boot_id"),
         )
 
+    def is_visible(self, here: Process) -> bool:
+        """Tell whether ``here``, the current process, can see if this one is alive."""
+        return self.boot == here.boot and bool(self.namespace) and self.namespace == here.namespace
+
     def is_known_dead(self, here: Process) -> bool:
         """Tell whether this process is dead for sure, as seen by ``here``, the current one.
 
@@ -47,7 +51,7 @@ class Process:
         """
         if self.boot != here.boot:
             return bool(self.boot and here.boot)
-        if not self.namespace or self.namespace != here.namespace:
+        if not self.is_visible(here):
             return False
         if self.pid == here.pid:
             return self.started != here.started

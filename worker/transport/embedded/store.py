@@ -67,12 +67,11 @@ def put(db: sqlite3.Connection, queue: Queue, letters: Sequence[Letter]) -> int:
     """Append ``letters`` to ``queue``; return how many messages are then ready in it."""
     count = len(letters)
     transient = not all(letter.persistent for letter in letters)
-    updated = db.execute(
+    ((last, ready),) = db.execute(
         """UPDATE broker_depths SET last = last + ?1, ready = ready + ?1, transient = transient | ?2
             WHERE queue = ?3 RETURNING last, ready""",
         (count, transient, queue.id),
-    )
-    last, ready = updated.fetchone()
+    ).fetchall()
     id_, first = queue.id, last - count + 1
     db.executemany(
         """INSERT INTO broker_messages (queue, number, rank, expires, persistent, exchange,
