@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from waiting import until
 from worker.transport.capabilities import connect
+from worker.transport.inbound import Inbound
 
 #: The console script of this very environment.
 COMMAND = str(Path(sys.executable).with_name("qworker"))
@@ -105,15 +107,19 @@ class Shell:
 
 def messages(url: str, queue: str) -> list[Any]:
     """Take every message out of a queue, as py-amqp has them."""
+    number = depth(url, queue)
     connection = connect(url, heartbeat=0, timeout=10, name="test")
+    inbound = Inbound(connection, url, {0: queue}, 65_535)
+    found: list[Any] = []
     try:
-        channel = connection.channel()
-        found = []
-        while (message := channel.basic_get(queue, no_ack=True)) is not None:
-            found.append(message)
+        until(lambda: found.extend(m for _, m in inbound.fetch(1000)) or len(found) >= number)
+        (channel,) = inbound.shards
+        for message in found:
+            channel.settlement.finish(message.delivery_info["delivery_tag"])
+        inbound.settle(everything=True)
         return found
     finally:
-        connection.release()
+        inbound.close()
 
 
 def depth(url: str, queue: str) -> int:

@@ -307,8 +307,8 @@ class Fleet:
         if delay is None and not self._give_up_change():
             self.failure = Fatal(
                 _EXIT_KEEP_DYING,
-                f"process {slot.index} died {slot.restarts.startup_deaths} times in a row before it,"
-                " or any other, was ready; the log has the reasons",
+                f"process {slot.index} died {slot.restarts.startup_deaths} times in a row, and none"
+                " got ready meanwhile; the log has the reasons",
             )
         slot.respawn_at = now + (delay or 0.0)
         if delay and self._needs(slot):

@@ -49,10 +49,11 @@ class Restarts:
     """How long to wait before the process of one slot is started again.
 
     A process that dies before it is ready waits exponentially longer each time, and is given up
-    after :data:`MAX_STARTUP_DEATHS` in a row with no process getting ready in between. One that was ready had its chance to work: its
-    first replacement starts at once, and if they go on dying young (a message that kills every
-    process it meets), the wait grows to a second, so that the machine is left some air, but they
-    are never given up: the runtime finds the culprit message by these deaths.
+    after :data:`MAX_STARTUP_DEATHS` in a row with no process getting ready in between. One that
+    was ready had its chance to work: its first replacement starts at once, and if they go on dying
+    young (a message that kills every process it meets), the wait grows to a second, so that the
+    machine is left some air, but they are never given up: the runtime finds the culprit message by
+    these deaths.
     """
 
     startup_deaths: int = 0

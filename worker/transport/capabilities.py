@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp.exceptions
-import kombu
-import kombu.exceptions
+from kombu.connection import Connection
 
 from worker.config import mask_url
 from worker.errors import BrokerUnreachable, ConfigurationError
@@ -56,7 +55,7 @@ def capabilities_of(url: str) -> Capabilities:
             raise ConfigurationError(f"no broker speaks {scheme!r} ({mask_url(url)})")
 
 
-def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> kombu.Connection:
+def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connection:
     """Return an open connection to the first of the URLs that answers.
 
     ``name`` is shown by the broker's own tools. Tries each URL once within ``timeout`` seconds.
@@ -68,7 +67,7 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> kombu.C
     else:
         for part in url.split(";"):
             _check_amqp(part)
-        connection = kombu.Connection(
+        connection = Connection(
             url,
             heartbeat=heartbeat,
             connect_timeout=timeout,
@@ -106,10 +105,10 @@ def _check_amqp(url: str) -> None:
         )
 
 
-def _embedded(url: str, able: Capabilities) -> kombu.Connection:
+def _embedded(url: str, able: Capabilities) -> Connection:
     path = sqlite_path(url) if able.scheme == "sqlite" else unquote(url.partition("://")[2])
     transport: Any = _SQLITE if able.scheme == "sqlite" else _MEMORY
-    return kombu.Connection(transport=transport, virtual_host=path or "default")
+    return Connection(transport=transport, virtual_host=path or "default")
 
 
 def sqlite_path(url: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import amqp
-    import kombu
+    from kombu.connection import Connection
 
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
 
@@ -43,7 +43,7 @@ class Inbound:
     """Consumes ``queues`` (shard to queue name) on ``connection``, which it then owns."""
 
     def __init__(
-        self, connection: kombu.Connection, url: str, queues: Mapping[int, str], prefetch: int
+        self, connection: Connection, url: str, queues: Mapping[int, str], prefetch: int
     ) -> None:
         self.able: Capabilities = capabilities_of(url)
         self.connection = connection
@@ -185,13 +185,13 @@ class Inbound:
         abandon(self.connection, self.able)
 
 
-def release(connection: kombu.Connection) -> None:
+def release(connection: Connection) -> None:
     """Close ``connection`` in order; never raises."""
     with suppress(Exception):  # a dying connection may fail in any way when it is closed
         connection.release()
 
 
-def abandon(connection: kombu.Connection, able: Capabilities) -> None:
+def abandon(connection: Connection, able: Capabilities) -> None:
     """Let go of a lost ``connection``; never raises.
 
     An AMQP connection would wait for the broker's answer to its farewell, which may never come.
@@ -205,5 +205,5 @@ def abandon(connection: kombu.Connection, able: Capabilities) -> None:
 
 def _lost(error: BaseException) -> BrokerUnreachable:
     return BrokerUnreachable(
-        f"the connection to the broker is lost: {error or type(error).__name__}"
+        f"the connection to the broker is lost: {str(error) or type(error).__name__}"
     )

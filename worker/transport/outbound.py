@@ -27,7 +27,7 @@ from worker.transport.inbound import abandon, release
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import kombu
+    from kombu.connection import Connection
 
     from worker.message import Outgoing
 
@@ -47,7 +47,7 @@ class Sent(NamedTuple):
 class Outbound:
     """Publishes on ``connection``, which it then owns, with publisher confirms."""
 
-    def __init__(self, connection: kombu.Connection, url: str) -> None:
+    def __init__(self, connection: Connection, url: str) -> None:
         self._able = capabilities_of(url)
         self.connection = connection
         self._queue: deque[Outgoing] = deque()
@@ -156,8 +156,8 @@ class Outbound:
                 self._queue.extendleft(reversed(batch))
                 raise
             for index, item in enumerate(batch):
-                error = _unroutable(item) if index in unroutable else None
-                self._sent.append(Sent(item, error))
+                fate = _unroutable(item) if index in unroutable else None
+                self._sent.append(Sent(item, fate))
 
     def _write(self, pump: FramePump) -> None:
         frames: list[bytes] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from worker.dedup.base import Answer, Answers, Batch, StoreOptions, Verdict
 from worker.dedup.memory import MemoryStore
 
@@ -12,7 +10,7 @@ class Forgetful(MemoryStore):
     """Remembers nothing that is done."""
 
     @classmethod
-    def open(cls, url: str, options: StoreOptions) -> Self:
+    def open(cls, url: str, options: StoreOptions) -> MemoryStore:
         return super().open(f"memory://{url}", options)
 
     def apply(self, batch: Batch) -> Answers:
