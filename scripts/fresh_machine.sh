@@ -108,6 +108,7 @@ carried() {
 inside() {
     mount -t proc proc "$1/proc"
     mount --rbind /dev "$1/dev"
+    mount -t tmpfs tmpfs "$1/dev/shm"
     mount -t tmpfs tmpfs "$1/tmp"
     mount -t tmpfs tmpfs "$1/run"
     local -a environment

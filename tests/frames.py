@@ -6,10 +6,11 @@ import socket
 from functools import cache
 from struct import pack
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import amqp
-from amqp.method_framing import frame_handler
+from amqp.method_framing import frame_handler, frame_writer
+from amqp.transport import TCPTransport
 
 from worker.transport.frames import FramePump
 
@@ -55,9 +56,12 @@ class Wire:
         ours, self.far = socket.socketpair()
         self.arrivals: list[Any] = []
         connection = amqp.Connection("nowhere:1")
-        transport = SimpleNamespace(sock=ours, _quick_recv=ours.recv)
+        transport = TCPTransport("nowhere:1")
+        transport.sock = ours
+        transport._setup_transport()  # noqa: SLF001 - what connecting would do
         connection._transport = transport  # noqa: SLF001 - a connection without a broker
         connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
+        connection.frame_writer = frame_writer(connection, transport)
         self.pump = FramePump(connection, self.arrivals)
         self.connection = connection
         self.add_channel(1)
@@ -70,9 +74,11 @@ class Wire:
         """Write what the broker says."""
         self.far.sendall(data)
 
-    def close(self) -> None:
-        """Close both ends."""
-        self.pump._sock.close()  # noqa: SLF001 - ours to close
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.transport.sock.close()
         self.far.close()
 
 

@@ -150,7 +150,7 @@ class Settings:
     def process_count(self) -> int:
         """How many processes to run: what was asked for, never more than there are shards."""
         wanted = self.processes or _cores()
-        if self.broker.startswith("memory:"):
+        if "memory:" in (self.broker[:7], self.dedup_url[:7]):
             wanted = 1
         return max(1, min(wanted, self.shards))
 

@@ -30,7 +30,7 @@ from worker import App
 
 STEP_FIELDS = ("key", "sequence", "fault", "seconds")
 TESTS = Path(__file__).parents[1]
-COMMAND = (sys.executable, os.environ["LAUNCH"]) if "LAUNCH" in os.environ else (sys.executable, "-m", "worker.cli")
+COMMAND = (sys.executable, "-m", "worker.cli")
 #: Seconds that anything may take on a busy machine before it counts as hung.
 PATIENCE = 60.0
 
@@ -179,6 +179,23 @@ class Service:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of ``qworker`` in the service's place."""
+        return subprocess.run(
+            [*COMMAND, *arguments, "--app", self.app],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Return what ``qworker dlq list`` shows."""
+        listed: list[dict[str, Any]] = json.loads(self.run("dlq", "list", "--json").stdout)
+        return listed
 
     def end(self) -> None:
         """Kill what is left of it, and show the log where the test failed."""

@@ -343,6 +343,22 @@ def test_a_consumer_of_a_deleted_queue_is_told(connect: Connect) -> None:
     assert isinstance(exceptions.ConsumerCancelled(), connection.recoverable_connection_errors)
 
 
+def test_every_consumer_of_deleted_queues_is_told_one_after_the_other(connect: Connect) -> None:
+    connection = connect()
+    channel = connection.channel()
+    for name in ("a", "b"):
+        durable(channel, name)
+        channel.basic_consume(name, consumer_tag=name)
+    connection.channel().queue_delete("a")
+    connection.channel().queue_delete("b")
+    cancelled = set()
+    for _ in range(2):
+        with pytest.raises(exceptions.ConsumerCancelled) as caught:
+            connection.drain_events(timeout=5)
+        cancelled.add(caught.value.reply_text)
+    assert cancelled == {"a", "b"}
+
+
 def test_an_unused_queue_expires(connect: Connect) -> None:
     connection = connect()
     channel = connection.channel()

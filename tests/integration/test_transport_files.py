@@ -262,6 +262,23 @@ def test_a_file_that_stays_locked_is_an_error_to_come_back_from(
     assert taken(channel) == ["2"]
 
 
+def test_a_fetch_that_met_a_locked_file_is_made_up_for(connect: Connect, path: Path) -> None:
+    connection = connect(patience=0.1)
+    channel = queue(connection)
+    given: list[amqp.Message] = []
+    channel.basic_consume("q", callback=given.append)
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.2)
+    publish(connect().channel(), "1")
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Transport.recoverable_connection_errors, match="locked"):
+        connection.drain_events(timeout=1)
+    blocker.close()
+    connection.drain_events(timeout=5)
+    assert [m.body for m in given] == [b"1"]
+
+
 def test_a_full_disk_loses_nothing(connect: Connect) -> None:
     connection = connect()
     channel = queue(connection)

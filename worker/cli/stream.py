@@ -94,6 +94,7 @@ class Stream:
                 try:
                     outgoing = self._composer.compose(self._read(line))
                 except WrongMessage as error:
+                    self._last = number - 1
                     raise UsageError(f"line {number}: {error}") from error.__cause__
                 self._last = number
                 event = self._composer.is_event(outgoing)

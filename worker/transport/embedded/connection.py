@@ -81,7 +81,7 @@ class Connection:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while not self._deliver_or_fetch():
+            while not self._fetch_and_deliver():
                 self._wait(deadline)
         except LeaseLost:
             self._lose()
@@ -117,6 +117,7 @@ class Connection:
         the single ones. Raises PreconditionFailed, before anything is settled, for a tag that
         is not there to settle.
         """
+        self._check_open()
         batch = [(channel, channel.tags(upto, singles)) for channel, upto, singles in acks]
         places = [place for channel, tags in batch for place in channel.places(tags)]
         if places:
@@ -163,8 +164,8 @@ class Connection:
         if not self.connected:
             raise exceptions.RecoverableConnectionError("the connection is closed")
 
-    def _deliver_or_fetch(self) -> bool:
-        """Deliver what is there; fetch first where nothing is. Tell whether there was anything."""
+    def _fetch_and_deliver(self) -> bool:
+        """Deliver what is fetched; fetch first if nothing is. Tell whether there was anything."""
         self._check_open()
         if not self._confirmed and not self._undelivered:
             now = time.monotonic()
@@ -220,9 +221,10 @@ class Connection:
     def _fetch(self) -> bool:
         """Look around, and fetch for the consumers that have room; tell whether anything came."""
         broker = self.broker
-        if broker.catalog.refresh() or broker.catalog.topology != self._topology:
-            self._topology = broker.catalog.topology
+        broker.catalog.refresh()
+        if broker.catalog.topology != self._topology:
             self._notice_deleted_queues()
+            self._topology = broker.catalog.topology
         self._expiry = broker.next_expiry()
         if self._expiry is not None and self._expiry <= time.time() * 1000:
             broker.expire()

@@ -1,0 +1,166 @@
+"""Stopping, replacing and killing a service under load: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from acceptance.apps.events import Step
+from acceptance.conftest import Place
+from acceptance.running import Load, Service, eventually, forever, is_alive, steps
+
+Serve = Callable[..., Service]
+STEPS = ("steps.count", "steps.observe")
+SCALE = ("--shards", "4", "--processes", "2", "--concurrency", "8")
+
+
+def pause(shortest: float, longest: float) -> None:
+    """Let work go on until a moment that nobody chose."""
+    time.sleep(random.uniform(shortest, longest))
+
+
+def some_more(service: Service, number: int = 100) -> None:
+    """Wait until the service has done some more work."""
+    target = len(service.ledger.entries("effect")) + number
+    eventually(lambda: len(service.ledger.entries("effect")) >= target, "work goes on")
+
+
+def check_all_done_once(service: Service, load: Load) -> None:
+    """What was published was executed once, took effect once, and in the order of its key."""
+    eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all is done")
+    assert service.drain() == 0
+    assert service.ledger.twice("begin") == {}
+    assert len(service.ledger.entries("begin")) == len(service.ledger.entries("effect"))
+    assert len(service.ledger.entries("begin")) == 2 * len(load.confirmed)
+    assert service.ledger.disorder() == {}
+    assert service.ledger.overlaps() == []
+
+
+def test_a_drain_at_any_moment_executes_nothing_twice_and_loses_nothing(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps")
+    service.start_ready(*SCALE)
+
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        for _ in range(4):
+            some_more(service)
+            pause(0, 0.5)
+            assert service.drain() == 0
+            service.start_ready(*SCALE)
+
+    check_all_done_once(service, load)
+
+
+def test_a_rolling_replacement_executes_nothing_twice_and_loses_nothing(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps")
+    service.start_ready(*SCALE)
+
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        for _ in range(2):
+            some_more(service)
+            old = set(service.processes())
+            service.signal(signal.SIGHUP)
+            eventually(
+                lambda old=old: len(new := service.processes()) == 2 and old.isdisjoint(new),
+                "every process is a new one",
+            )
+        some_more(service)
+
+    check_all_done_once(service, load)
+
+
+def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps", claim_ttl=2)
+    service.start_ready(*SCALE, "--drain-timeout", "1")
+    quick = load.publish(steps(keys=10, each=5))
+    eventually(lambda: service.ledger.has(quick, *STEPS), "what is quick is done")
+
+    slow = Step(key="slow", sequence=0, seconds=3.0)
+    load.publish([slow, *steps(keys=1, each=1, begin=5)])
+    eventually(lambda: service.ledger.executions(slow.event_id), "the slow one runs")
+    service.signal(signal.SIGTERM)
+    assert service.exit_code() == 75
+
+    service.start_ready(*SCALE)
+    eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all is done")
+    assert service.drain() == 0
+    assert {place[1] for place in service.ledger.twice("begin")} == {slow.event_id}
+    assert service.ledger.twice("effect") == {}
+    assert service.ledger.disorder() == {}
+
+
+def test_a_second_signal_stops_at_once_and_loses_nothing(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "steps", claim_ttl=2)
+    service.start_ready(*SCALE)
+    slow = Step(key="slow", sequence=0, seconds=3.0)
+    load.publish([slow])
+    eventually(lambda: service.ledger.executions(slow.event_id), "it runs")
+
+    service.signal(signal.SIGTERM)
+    eventually(lambda: service.status().get("state") == "draining", "it drains")
+    service.signal(signal.SIGTERM)
+    assert service.exit_code() == 130
+
+    service.start_ready(*SCALE)
+    eventually(lambda: service.ledger.has([slow.event_id], *STEPS), "it is done after all")
+    assert service.drain() == 0
+
+
+def test_processes_that_lose_their_supervisor_drain_by_themselves(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps")
+    service.start_ready(*SCALE)
+
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        for _ in range(2):
+            some_more(service)
+            pause(0, 0.5)
+            orphans = service.processes()
+            assert len(orphans) == 2
+            service.signal(signal.SIGKILL)
+            assert service.exit_code() == -signal.SIGKILL
+            # The next one starts while they drain.
+            service.start_ready(*SCALE)
+            eventually(lambda o=orphans: not any(map(is_alive, o)), "the orphans have ended")
+        some_more(service)
+
+    check_all_done_once(service, load)
+
+
+def test_a_process_that_is_killed_repeats_only_what_it_was_doing(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps", claim_ttl=2)
+    service.start_ready(*SCALE)
+
+    killed = set()
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        for _ in range(4):
+            some_more(service)
+            pause(0, 0.5)
+            eventually(lambda: len(service.processes()) == 2, "both processes consume")
+            killed.add(victim := random.choice(service.processes()))
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda v=victim: v not in service.processes(), "it is replaced")
+        some_more(service)
+
+    eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all is done")
+    assert service.drain() == 0
+    assert service.ledger.disorder() == {}
+    again = service.ledger.twice("begin")
+    first = {(e.handler, e.id): e.pid for e in reversed(service.ledger.entries("begin"))}
+    assert {first[place] for place in again} <= killed
+    assert len(again) <= 4 * 2 * 8 * 2
