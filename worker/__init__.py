@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from worker.app import App
     from worker.errors import (
+    AlreadyDone,
         BrokerUnreachable,
         ConfigurationError,
         ConfirmTimeout,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from worker.retry import RetryPolicy
 
 __all__ = [
+    "AlreadyDone",
     "App",
     "BrokerUnreachable",
     "Command",

@@ -208,6 +208,20 @@ class App:
         self._settings = load_settings(options, app_settings=self._given)
         return self._settings
 
+    @contextmanager
+    def configured(
+        self, options: Mapping[str, object], environ: Mapping[str, str] | None = None
+    ) -> Iterator[Settings]:
+        """Have other settings, and a publisher of their own, while the block runs."""
+        before = self._settings, self._publisher
+        self._publisher = None
+        try:
+            self._settings = load_settings(options, environ, app_settings=self._given)
+            yield self._settings
+        finally:
+            self.close()
+            self._settings, self._publisher = before
+
     @property
     def settings(self) -> Settings:
         """The settings of this process."""

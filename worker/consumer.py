@@ -43,6 +43,8 @@ from worker.intake import Intake
 from worker.link import Link
 from worker.outcome import DeadLetter
 from worker.parking import Parking, Unpark
+from worker.pool.aio import LoopPool
+from worker.pool.threads import ThreadPool
 from worker.telemetry import Counters, HandlerStuck, SecondEffect
 from worker.timers import Timers
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
+    from worker.pool import PoolMaker
 
 _FETCH = 1000
 _LONGEST_WAIT = 0.5
@@ -61,6 +64,7 @@ _WATCH_PAUSE = 0.25
 _MOST_UNCONFIRMED = 2000
 _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.02
 _UNPARK_PAUSE = 0.05
+_PROBE_PAUSE = 0.01
 
 
 class Finish(Enum):
@@ -80,7 +84,8 @@ class Consumer:
     """Consumes ``shards`` of ``app``'s service. One a process; one thread calls all of it.
 
     ``owner`` names this life of this process in the dedup store. ``fences`` gives the fence of
-    each shard. ``store`` and ``clock`` are for tests.
+    each shard. ``store``, ``clock`` and ``pools`` (one for plain handlers, one for coroutines) are
+    for tests.
     """
 
     def __init__(  # noqa: PLR0913 - the seams of the runtime
@@ -93,6 +98,7 @@ class Consumer:
         fences: dict[int, int] | None = None,
         store: DedupStore | None = None,
         clock: Callable[[], float] = monotonic,
+        pools: tuple[PoolMaker, PoolMaker] = (ThreadPool, LoopPool),
     ) -> None:
         self.app = app
         self.settings = settings
@@ -101,6 +107,7 @@ class Consumer:
         #: Called about once a second while the loop is healthy.
         self.on_beat: Callable[[], None] | None = None
         self._clock = clock
+        self._pools = pools
         self._telemetry = app.telemetry
         self._shards = tuple(shards)
         self._fences = dict(fences or {})
@@ -136,7 +143,7 @@ class Consumer:
             options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
             self._store = open_store(settings.dedup_url, options)
         codec = Codec.of(app.name, settings)
-        executor = Executor(app, codec, self._enter_lifespan(), random)
+        executor = Executor(app, codec, self._enter_lifespan(), random, clock)
         executor.fences = self._fences
         dialogue = Dialogue(self._store, self.owner, settings.claim_ttl, telemetry, clock)
         parking = Parking(self._store, app.name)
@@ -173,6 +180,7 @@ class Consumer:
             settled=self._settled,
             wake=self._wake,
             kinds={handler.is_async for handler in app.handlers.values()},
+            pools=self._pools,
         )
         self._fate = Fate(
             executor=executor,
@@ -273,11 +281,7 @@ class Consumer:
     def _wait(self, longest: float) -> None:
         """Step 1: sleep until something is to be done."""
         now = self._clock()
-        until = min(now + longest, self._timers.next_due, self._next_beat, self._next_watch)
-        if self._dialogue.busy and self._dialogue.next_try:
-            until = min(until, self._dialogue.next_try)
-        if not self._link.is_up:
-            until = min(until, self._link.next_try)
+        until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
         timeout = max(0.0, until - now)
         if self._link.is_polled:
             timeout = min(timeout, self._poll)
@@ -289,6 +293,16 @@ class Consumer:
             if key.data is not None:
                 key.data()
         self._sleeping = False
+
+    @property
+    def next_due(self) -> float:
+        """When time alone brings something to do: a retry, a probe, a server to be tried again."""
+        # A probe that is due may have nothing to probe with yet.
+        probe = max(self._dispatcher.next_probe, self._clock() + _PROBE_PAUSE)
+        due = min(self._timers.next_due, probe)
+        if self._dialogue.busy and self._dialogue.next_try:
+            due = min(due, self._dialogue.next_try)
+        return due if self._link.is_up else min(due, self._link.next_try)
 
     def _wake(self) -> None:
         """Wake the loop; any thread may call it, and most calls cost one comparison."""
@@ -365,7 +379,7 @@ class Consumer:
         if now >= self._next_watch:
             self._next_watch = now + _WATCH_PAUSE
             self._dispatcher.measure(now)
-            for task, seconds in self._dispatcher.overdue():
+            for task, seconds in self._dispatcher.overdue(now):
                 stuck = HandlerStuck(task.handler_name, task.message.id, round(seconds, 1))
                 self._telemetry.emit(stuck)
                 self._begin_drain(now + self.settings.drain_timeout, Finish.STUCK)
@@ -470,13 +484,13 @@ class Consumer:
     def dump(self) -> str:
         """Return the stack of every thread, and what is in flight."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
-        lines = []
+        lines, now = [], self._clock()
         for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
             lines.append(f"thread {names.get(ident, ident)}")
             lines += [line.rstrip() for line in traceback.format_stack(frame)]
         for run in self._dispatcher.out:
             for task in run.tasks:
-                since = f"for {monotonic() - task.started:.1f} s" if task.started else "waiting"
+                since = f"for {now - task.started:.1f} s" if task.started else "waiting"
                 lines.append(
                     f"in flight: {task.handler.full_name} {task.message.id}"
                     f" key={task.message.key} attempt={task.attempt} {since}"

@@ -8,14 +8,11 @@ until everything else has come back, so that the next crash names its culprit.
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
 from worker.outage import Breaker
 from worker.outcome import DeadLetter
-from worker.pool.aio import LoopPool
-from worker.pool.threads import ThreadPool
 from worker.sharding.lanes import Lane, Lanes, Run
 from worker.telemetry import SuspectFound
 
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from worker.executor import Delivery, Executor, Task
     from worker.message import Message
     from worker.parking import Parking
+    from worker.pool import PoolMaker
     from worker.telemetry import Counters, Telemetry
     from worker.timers import Timers
 
@@ -60,6 +58,7 @@ class Dispatcher:
         settled: Callable[[Delivery], None],
         wake: Callable[[], None],
         kinds: set[bool],
+        pools: tuple[PoolMaker, PoolMaker],
     ) -> None:
         self._settings = settings
         self._executor = executor
@@ -88,8 +87,9 @@ class Dispatcher:
         self._rate = 0.0
         self._rate_since = 0.0
         size = settings.concurrency
-        self._threads = ThreadPool(executor, size, self.finished, wake) if False in kinds else None
-        self._loop = LoopPool(executor, size, self.finished, wake) if True in kinds else None
+        threads, loop = pools
+        self._threads = threads(executor, size, self.finished, wake) if False in kinds else None
+        self._loop = loop(executor, size, self.finished, wake) if True in kinds else None
 
     def add(self, tasks: Sequence[Task]) -> None:
         """Put the tasks of one message into the lane of its key."""
@@ -191,10 +191,9 @@ class Dispatcher:
             self._rate = recent if recent > self._rate else (self._rate + recent) / 2
             self._rate_since, self._executions = now, 0
 
-    def overdue(self) -> list[tuple[Task, float]]:
+    def overdue(self, now: float) -> list[tuple[Task, float]]:
         """Return the tasks that began to ignore their time limit, with the seconds they ran."""
         found = []
-        now = monotonic()
         for run in self.out - self.stuck:
             for task in run.tasks:
                 limit, started = task.handler.timeout, task.started
@@ -206,6 +205,12 @@ class Dispatcher:
                     self.stuck.add(run)
                     found.append((task, now - started))
         return found
+
+    @property
+    def next_probe(self) -> float:
+        """When a handler with an outage gets its next probe; infinity where none has one."""
+        open_ones = (b for b in self.breakers.values() if b.is_open and not b.probing)
+        return min((breaker.next_probe for breaker in open_ones), default=float("inf"))
 
     def close(self) -> None:
         """Let the pools end; does not wait for handlers."""

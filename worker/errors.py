@@ -17,7 +17,8 @@
 
     HandlerSignal                raised by handlers to steer, never an error
     ├── Retry                    run me again later
-    └── Reject                   dead-letter this message now
+    ├── Reject                   dead-letter this message now
+    └── AlreadyDone              the handler's own database remembers this id
 """
 
 from __future__ import annotations
@@ -111,3 +112,10 @@ class Reject(HandlerSignal):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class AlreadyDone(HandlerSignal):
+    """The effect of this message is in the handler's own database: there is nothing to do.
+
+    Raised by :meth:`worker.Context.once`; it ends the handler, and the message counts as done.
+    """

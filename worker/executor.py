@@ -16,7 +16,7 @@
    A crash after any arrow repeats what is right of it and nothing left of it: an id that is done
    is never executed again; a message that is not acknowledged comes again and is a duplicate;
    children that are published again carry the same ids. Only a crash between the effect and *done*
-   executes twice, unless the effect and *done* are one transaction (the transactional tier).
+   executes twice, unless the effect and its memory are one transaction (``Context.once``).
 5. A stale owner (its claim expired while it was paused) finds out at *done*, which is
    compare-and-set on its token, and changes nothing.
 """
@@ -30,7 +30,7 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import Reject, Retry
+from worker.errors import AlreadyDone, Reject, Retry
 from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
@@ -108,7 +108,15 @@ class Task:
 class Executor:
     """Runs tasks. Made once a process; :meth:`run` and :meth:`run_async` from any pool thread."""
 
-    def __init__(self, app: App, codec: Codec, state: Any, random: Random | None = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        app: App,
+        codec: Codec,
+        state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
+        random: Random | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._clock = clock
         self._state = state
         self._random = random or Random()
         self._encode = codec.child
@@ -123,14 +131,16 @@ class Executor:
 
     def run(self, task: Task) -> Outcome:
         """Run a plain handler to its outcome. Never raises."""
-        task.started = monotonic()
+        task.started = self._clock()
         if self.draining or task.started > task.trusted_until:
             task.started = 0.0
             return ABANDONED
+        context = self._context(task)
         try:
-            context = self._context(task)
             context.event = task.handler.decode(task.message)
             self._calls[task.handler_name](context)
+        except AlreadyDone:
+            pass  # what it published before that is published again, under the same ids
         except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is a failure like any other
             return self._judge(task, error)
         finally:
@@ -139,15 +149,17 @@ class Executor:
 
     async def run_async(self, task: Task) -> Outcome:
         """Run a coroutine handler to its outcome, cancelling it at its time limit."""
-        task.started = monotonic()
+        task.started = self._clock()
         if self.draining or task.started > task.trusted_until:
             task.started = 0.0
             return ABANDONED
+        context = self._context(task)
         try:
-            context = self._context(task)
             context.event = task.handler.decode(task.message)
             async with asyncio.timeout(task.handler.timeout):
                 await self._calls[task.handler_name](context)
+        except AlreadyDone:
+            pass  # as in run
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is not None and current.cancelling():

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
+from worker import inbox
 from worker.errors import ConfigurationError
 from worker.ids import derived_id, new_id, time_of_id
 
 if TYPE_CHECKING:
     import logging
+    import sqlite3
     from collections.abc import Mapping
 
 #: Names that the base classes use; a payload field cannot have them.
@@ -298,6 +300,20 @@ class Context:
     def idempotency_key(self) -> str:
         """The same for every attempt at this id by this handler."""
         return f"{self.handler}:{self.message.id}"
+
+    def once(self, connection: sqlite3.Connection) -> None:
+        """Make the effect that follows in ``connection``'s transaction happen once, whatever dies.
+
+        The id is written into that transaction, which is begun where none is open. Where it is
+        there already the effect is too: the transaction is rolled back, AlreadyDone ends the
+        handler, and the message counts as done. What the handler publishes, it publishes before
+        this call, so that a second run publishes it too. ::
+
+            with sqlite3.connect("accounts.db") as db:
+                context.once(db)
+                db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
+        """
+        inbox.record(connection, self.handler, self.message.id)
 
     def publish(self, event: Event | Command) -> str:
         """Publish ``event`` as a child of the message, and return its id.

@@ -220,11 +220,12 @@ class Service:
         return self._process is not None and self._process.poll() is None
 
     def status(self) -> dict[str, Any]:
-        """Return what the status file says; nothing where there is none."""
+        """Return what the status file of the last start says; nothing where there is none."""
         with suppress(OSError, ValueError):
             for file in self._run_folder.glob("*.json"):
                 content: dict[str, Any] = json.loads(file.read_bytes())
-                return content
+                if content["pid"] == self.pid:
+                    return content
         return {}
 
     def processes(self) -> list[int]:

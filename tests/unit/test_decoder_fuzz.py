@@ -387,7 +387,7 @@ def test_properties_that_no_broker_would_hand_on(properties: dict[str, Any], bod
     check_arrival(arrival, body)
 
 
-@fuzz(300)
+@fuzz(500)
 @given(routing_key=surrogates)
 @example(routing_key="")
 @example(routing_key="user." * 40)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +35,9 @@ class Complete:
     def apply(self, batch: Batch) -> Answers:
         return Answers([], [], [], [])
 
+    def forget(self, records: Sequence[bytes]) -> None:
+        pass
+
     def warnings(self) -> list[str]:
         return []
 
@@ -55,6 +58,10 @@ class WithoutUnpark(Complete):
     unpark = None  # type: ignore[assignment]
 
 
+class WithoutForget(Complete):
+    forget = None  # type: ignore[assignment]
+
+
 class Inheriting(DedupStore):
     """Has every method of the protocol by inheritance, and none that does anything."""
 
@@ -68,7 +75,7 @@ class WithoutTier(Complete):
 @pytest.fixture(autouse=True)
 def acme(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("acme_stores")
-    for store in (Complete, WithoutUnpark, Inheriting, WithoutTier):
+    for store in (Complete, WithoutForget, WithoutUnpark, Inheriting, WithoutTier):
         setattr(module, store.__name__, store)
     module.__dict__["number"] = 7
     monkeypatch.setitem(sys.modules, "acme_stores", module)
@@ -114,6 +121,7 @@ def test_an_entry_point_names_a_scheme(tmp_path: Path, monkeypatch: pytest.Monke
         ("acme_stores:Complet", "has no Complet; did you mean Complete"),
         ("acme_stores:number", "number is not a class"),
         ("acme_stores:WithoutUnpark", "WithoutUnpark has no method 'unpark'"),
+        ("acme_stores:WithoutForget", "WithoutForget has no method 'forget'"),
         ("acme_stores:Inheriting", "Inheriting has no method 'open'"),
         ("acme_stores:WithoutTier", "has no attribute 'tier'"),
     ],

@@ -7,6 +7,7 @@ import re
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from inspect import getattr_static
+from types import FunctionType
 from typing import TYPE_CHECKING, cast
 
 from worker.config import mask_url
@@ -31,9 +32,11 @@ _BUILT_IN: dict[str, type[DedupStore]] = {
 }
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://")
 _CLASS = re.compile(r"(?P<module>[^\W\d]\w*(?:\.\w+)*):(?P<name>[^\W\d]\w*)(?:\?.*)?", re.DOTALL)
-_METHODS = tuple(name for name in vars(DedupStore) if name in {
-    "open", "apply", "warnings", "add_parked", "parked", "unpark", "close",
-})  # fmt: skip
+_METHODS = tuple(
+    name
+    for name, member in vars(DedupStore).items()
+    if not name.startswith("_") and isinstance(member, FunctionType | classmethod)
+)
 _FACTS = ("tier", "shared")
 
 

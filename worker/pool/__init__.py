@@ -1,1 +1,26 @@
 """Where handlers run: threads for plain functions, one event loop for coroutine functions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from worker.executor import Executor, Task
+    from worker.sharding.lanes import Run
+
+
+class Pool(Protocol):
+    """Runs handlers away from the I/O thread."""
+
+    def submit(self, runs: Sequence[Run[Task]]) -> None:
+        """Run ``runs``; each comes back with an outcome for each of its tasks, in order."""
+
+    def close(self) -> None:
+        """Take nothing more."""
+
+
+#: Makes a pool of an executor, a size, the queue for finished runs, and a call that wakes who
+#: reads that queue.
+PoolMaker = Callable[["Executor", int, "deque[Run[Task]]", Callable[[], None]], Pool]

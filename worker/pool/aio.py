@@ -69,12 +69,17 @@ class LoopPool:
 
     async def _run(self, run: Run[Task]) -> None:
         async with self._limit:
-            outcomes = run.outcomes
-            for task in run.tasks:
-                outcome = await self._executor.run_async(task)
-                outcomes.append(outcome)
-                if not isinstance(outcome, Done):
-                    outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
-                    break
+            await execute(self._executor, run)
         self._finished.append(run)
         self._wake()
+
+
+async def execute(executor: Executor, run: Run[Task]) -> None:
+    """Run the tasks of ``run`` in order; what follows one that is not done must not overtake it."""
+    outcomes = run.outcomes
+    for task in run.tasks:
+        outcome = await executor.run_async(task)
+        outcomes.append(outcome)
+        if not isinstance(outcome, Done):
+            outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
+            break

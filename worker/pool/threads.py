@@ -58,15 +58,19 @@ class ThreadPool:
             self._queue.put(None)
 
     def _work(self) -> None:
-        execute, get = self._executor.run, self._queue.get
+        executor, get = self._executor, self._queue.get
         while (run := get()) is not None:
-            outcomes = run.outcomes
-            for task in run.tasks:
-                outcome = execute(task)
-                outcomes.append(outcome)
-                if not isinstance(outcome, Done):
-                    # Its successors in the lane must not overtake it.
-                    outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
-                    break
+            execute(executor, run)
             self._finished.append(run)
             self._wake()
+
+
+def execute(executor: Executor, run: Run[Task]) -> None:
+    """Run the tasks of ``run`` in order; what follows one that is not done must not overtake it."""
+    outcomes = run.outcomes
+    for task in run.tasks:
+        outcome = executor.run(task)
+        outcomes.append(outcome)
+        if not isinstance(outcome, Done):
+            outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
+            break
