@@ -36,7 +36,12 @@ LEFT_OUT = "qw-dead-left-out"
 #: unless they are set otherwise.
 _MOST_BYTES = 128 * 1024 - 64
 _MOST_SHOWN = 16 * 1024
-_RENAMED = {"CC": "qw-dead-CC", "BCC": "qw-dead-BCC"}
+_RENAMED = {
+    "CC": "qw-dead-CC",
+    "BCC": "qw-dead-BCC",
+    # A quorum queue's own count, which is no fact of the publisher's in any other place.
+    "x-delivery-count": "qw-dead-delivery-count",
+}
 _RENAMED_RAW = {old.encode(): new.encode() for old, new in _RENAMED.items()}
 _DROPPED = ("application_headers", "expiration", "user_id")
 

@@ -84,8 +84,8 @@ class Consumer:
     """Consumes ``shards`` of ``app``'s service. One a process; one thread calls all of it.
 
     ``owner`` names this life of this process in the dedup store. ``fences`` gives the fence of
-    each shard. ``store``, ``clock`` and ``pools`` (one for plain handlers, one for coroutines) are
-    for tests.
+    each shard. ``store``, ``clock``, ``random`` and ``pools`` (one for plain handlers, one for
+    coroutines) are for tests.
     """
 
     def __init__(  # noqa: PLR0913 - the seams of the runtime
@@ -98,6 +98,7 @@ class Consumer:
         fences: dict[int, int] | None = None,
         store: DedupStore | None = None,
         clock: Callable[[], float] = monotonic,
+        random: Random | None = None,
         pools: tuple[PoolMaker, PoolMaker] = (ThreadPool, LoopPool),
     ) -> None:
         self.app = app
@@ -107,6 +108,7 @@ class Consumer:
         #: Called about once a second while the loop is healthy.
         self.on_beat: Callable[[], None] | None = None
         self._clock = clock
+        self._random = random or Random()
         self._pools = pools
         self._telemetry = app.telemetry
         self._shards = tuple(shards)
@@ -136,7 +138,7 @@ class Consumer:
         Raises Unreachable where a server does not answer, ConfigurationError where something is
         set wrong, or where the app's lifespan raises.
         """
-        settings, app, clock, random = self.settings, self.app, self._clock, Random()
+        settings, app, clock, random = self.settings, self.app, self._clock, self._random
         telemetry, counters, timers = self._telemetry, self.counters, self._timers
         topology = app.topology(settings)
         if self._store is None:

@@ -83,6 +83,8 @@ class _Published:
             object.__setattr__(self, "timestamp", moment)
         elif self.timestamp.tzinfo is None:
             raise ValueError(f"timestamp {self.timestamp!r} has no time zone; use UTC")
+        else:
+            object.__setattr__(self, "timestamp", self.timestamp.astimezone(UTC))
 
 
 def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySource) -> None:

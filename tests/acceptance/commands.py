@@ -112,7 +112,12 @@ def messages(url: str, queue: str) -> list[Any]:
     inbound = Inbound(connection, url, {0: queue}, 65_535)
     found: list[Any] = []
     try:
-        until(lambda: found.extend(m for _, m in inbound.fetch(1000)) or len(found) >= number)
+
+        def is_complete() -> bool:
+            found.extend(message for _, message in inbound.fetch(1000))
+            return len(found) >= number
+
+        until(is_complete)
         (channel,) = inbound.shards
         for message in found:
             channel.settlement.finish(message.delivery_info["delivery_tag"])

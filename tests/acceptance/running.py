@@ -344,8 +344,14 @@ class Letter:
     """A message in a queue, as any AMQP client sees it."""
 
     id: str
-    body: dict[str, Any]
+    raw: bytes
     headers: Mapping[str, Any]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The payload."""
+        content: dict[str, Any] = json.loads(self.raw)
+        return content
 
     @property
     def reason(self) -> str:
@@ -363,11 +369,7 @@ def letters(amqp_url: str, queue: str) -> list[Letter]:
             method, properties, body = channel.basic_get(queue)
             if method is None:
                 return found
-            try:
-                content = json.loads(body)
-            except ValueError:
-                content = {}
-            found.append(Letter(properties.message_id or "", content, properties.headers or {}))
+            found.append(Letter(properties.message_id or "", body, properties.headers or {}))
     finally:
         connection.close()
 

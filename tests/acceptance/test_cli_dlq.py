@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from acceptance.commands import Result, Shell, depth, messages
 from acceptance.conftest import Place
 from waiting import until
+from worker.transport.capabilities import connect
 
 _PATIENCE = 60.0
 
@@ -77,6 +79,14 @@ class Desk(Shell):
         self.start("start", "--shards", "2", "--processes", "1", "--log-level", "error")
         until(lambda: self.run("check", "--ready", code=None).code == 0, _PATIENCE, "it is ready")
 
+    def fail_five(self) -> None:
+        """Start the service; let one handler fail for five of six steps."""
+        self.serve()
+        faults = [step(f"k{n}", n, "declined" if n % 2 else "unknown") for n in range(5)]
+        self.publish(step("k9", 9), *faults)
+        until(lambda: self.dead() == 5, _PATIENCE, "five are dead")
+        until(lambda: len(self.effects("observe")) == 6, _PATIENCE, "the other handler did all")
+
     def stop(self) -> None:
         """Drain the service."""
         process = self._started[-1]
@@ -126,26 +136,28 @@ def step_id(step: dict[str, Any]) -> str:
 @pytest.fixture
 def desk(tmp_path: Path, place: Place) -> Iterator[Desk]:
     """On RabbitMQ and Redis, and on SQLite: five dead letters."""
-    desk = Desk(tmp_path, place)
-    desk.serve()
-    faults = [step(f"k{n}", n, "declined" if n % 2 else "unknown") for n in range(5)]
-    desk.publish(step("k9", 9), *faults)
-    until(lambda: desk.dead() == 5, _PATIENCE, "five are dead")
-    until(lambda: len(desk.effects("observe")) == 6, _PATIENCE, "the other handler did all")
-    yield desk
-    desk.close()
+    with closing(Desk(tmp_path, place)) as desk:
+        desk.fail_five()
+        yield desk
+
+
+@pytest.fixture
+def embedded_desk(tmp_path: Path, embedded: Place) -> Iterator[Desk]:
+    """On SQLite alone: five dead letters."""
+    with closing(Desk(tmp_path, embedded)) as desk:
+        desk.fail_five()
+        yield desk
 
 
 @pytest.fixture
 def patient(tmp_path: Path, place: Place) -> Iterator[Desk]:
     """The same places; a service that parks the keys of what fails, with one key parked."""
-    desk = Desk(tmp_path, place, "patient")
-    desk.serve()
-    desk.publish(step("k", 0), step("k", 1, "declined"), step("k", 2), step("other", 0))
-    desk.publish(step("k", 3))
-    until(lambda: desk.parked() == 3, _PATIENCE, "the failed one and its successors are parked")
-    yield desk
-    desk.close()
+    with closing(Desk(tmp_path, place, "patient")) as desk:
+        desk.serve()
+        desk.publish(step("k", 0), step("k", 1, "declined"), step("k", 2), step("other", 0))
+        desk.publish(step("k", 3))
+        until(lambda: desk.parked() == 3, _PATIENCE, "the failed one and its successors are parked")
+        yield desk
 
 
 ALL = ["k0-0", "k1-1", "k2-2", "k3-3", "k4-4"]
@@ -180,44 +192,44 @@ def test_reading_takes_nothing_away_and_reorders_nothing(desk: Desk) -> None:
     assert desk.dead() == 5
 
 
-def test_filters_choose(desk: Desk) -> None:
-    assert sorted(desk.listed("--reason", "DECLINED")) == ["k1-1", "k3-3"]
-    assert desk.listed("--key", "k2") == ["k2-2"]
-    assert len(desk.listed("--name", "test.*", "--handler", "count")) == 5
-    assert len(desk.listed("--limit", "2")) == 2
-    assert desk.listed("--name", "user.*") == []
+def test_filters_choose(embedded_desk: Desk) -> None:
+    assert sorted(embedded_desk.listed("--reason", "DECLINED")) == ["k1-1", "k3-3"]
+    assert embedded_desk.listed("--key", "k2") == ["k2-2"]
+    assert len(embedded_desk.listed("--name", "test.*", "--handler", "count")) == 5
+    assert len(embedded_desk.listed("--limit", "2")) == 2
+    assert embedded_desk.listed("--name", "user.*") == []
 
-    nothing = desk.dlq("list", "--handler", "cuont")
+    nothing = embedded_desk.dlq("list", "--handler", "cuont")
     assert "did you mean --handler count?" in nothing.err
-    assert "3 more" in desk.dlq("list", "--limit", "2").err
+    assert "3 more" in embedded_desk.dlq("list", "--limit", "2").err
 
 
-def test_show_has_everything(desk: Desk) -> None:
-    shown = desk.dlq("show", "k1-1").out
+def test_show_has_everything(embedded_desk: Desk) -> None:
+    shown = embedded_desk.dlq("show", "k1-1").out
 
     assert 'raise LookupError(f"{event.fault}: no account {event.key}")' in shown
     assert '"fault": "declined"' in shown
     assert "qw-key" in shown
 
-    (facts,) = desk.dlq("show", "k1-1", "--json").json
+    (facts,) = embedded_desk.dlq("show", "k1-1", "--json").json
     assert facts["body"] == step("k1", 1, "declined")
     assert facts["properties"]["type"] == "test.step"
     assert "Traceback" in facts["detail"]
-    assert "no message 'k9-9'" in desk.dlq("show", "k9-9", code=2).err
+    assert "no message 'k9-9'" in embedded_desk.dlq("show", "k9-9", code=2).err
 
 
-def test_a_service_can_be_named_where_its_code_is_not(desk: Desk) -> None:
-    desk.environ["QWORKER_APP"] = "not.here"
+def test_a_service_can_be_named_where_its_code_is_not(embedded_desk: Desk) -> None:
+    embedded_desk.environ["QWORKER_APP"] = "not.here"
 
-    assert sorted(desk.listed("--service", "once")) == ALL
-    assert "no queue 'nobody.dlq'" in desk.dlq("list", "--service", "nobody", code=2).err
+    assert sorted(embedded_desk.listed("--service", "once")) == ALL
+    assert "no queue 'nobody.dlq'" in embedded_desk.dlq("list", "--service", "nobody", code=2).err
 
 
-def test_text_of_strangers_cannot_move_the_cursor(desk: Desk) -> None:
-    desk.publish(step("k\x1b[2J\nk", 7, "unknown"))
-    until(lambda: desk.dead() == 6, _PATIENCE, "it is dead")
+def test_text_of_strangers_cannot_move_the_cursor(embedded_desk: Desk) -> None:
+    embedded_desk.publish(step("k\x1b[2J\nk", 7, "unknown"))
+    until(lambda: embedded_desk.dead() == 6, _PATIENCE, "it is dead")
 
-    for shown in (desk.dlq("list").out, desk.dlq("show", "k\x1b[2J\nk-7").out):
+    for shown in (embedded_desk.dlq("list").out, embedded_desk.dlq("show", "k\x1b[2J\nk-7").out):
         assert "\x1b" not in shown
         assert "k\\x1b[2J\\nk" in shown
 
@@ -238,27 +250,27 @@ def test_replay_runs_the_handler_that_failed_again_and_no_other(desk: Desk) -> N
     assert desk.dead() == 0
 
 
-def test_replay_of_some_leaves_the_others(desk: Desk) -> None:
-    desk.mend()
+def test_replay_of_some_leaves_the_others(embedded_desk: Desk) -> None:
+    embedded_desk.mend()
 
-    assert "would go to once.g1." in desk.dlq("replay", "--dry-run", "k0-0").out
-    assert desk.dlq("replay", "k0-0").out == "1 message sent back\n"
-    assert desk.dlq("replay", "--reason", "declined").out == "2 messages sent back\n"
+    assert "would go to once.g1." in embedded_desk.dlq("replay", "--dry-run", "k0-0").out
+    assert embedded_desk.dlq("replay", "k0-0").out == "1 message sent back\n"
+    assert embedded_desk.dlq("replay", "--reason", "declined").out == "2 messages sent back\n"
 
-    until(lambda: len(desk.effects("count")) == 4, _PATIENCE, "three are done")
-    assert sorted(desk.listed()) == ["k2-2", "k4-4"]
+    until(lambda: len(embedded_desk.effects("count")) == 4, _PATIENCE, "three are done")
+    assert sorted(embedded_desk.listed()) == ["k2-2", "k4-4"]
 
 
-def test_what_fails_again_is_a_dead_letter_again(desk: Desk) -> None:
-    desk.dlq("replay")
+def test_what_fails_again_is_a_dead_letter_again(embedded_desk: Desk) -> None:
+    embedded_desk.dlq("replay")
 
-    until(lambda: desk.dead() == 5, _PATIENCE, "all are dead again")
-    assert sorted(desk.listed()) == ALL
+    until(lambda: embedded_desk.dead() == 5, _PATIENCE, "all are dead again")
+    assert sorted(embedded_desk.listed()) == ALL
 
 
 def test_a_message_returns_byte_for_byte(desk: Desk) -> None:
     desk.stop()
-    before = {m["id"]: m for m in map(_all_facts(desk), ALL)}
+    before = {id_: desk.dlq("show", id_, "--json").json[0] for id_ in ALL}
 
     desk.dlq("replay")
 
@@ -273,10 +285,6 @@ def test_a_message_returns_byte_for_byte(desk: Desk) -> None:
         assert json.loads(json.dumps(properties, default=str)) == was["properties"]
 
 
-def _all_facts(desk: Desk) -> Any:  # noqa: ANN401 - a function
-    return lambda id_: desk.dlq("show", id_, "--json").json[0]
-
-
 def test_a_message_whose_queue_is_gone_stays_and_is_told(desk: Desk) -> None:
     desk.stop()
     for shard in (0, 1):
@@ -288,16 +296,15 @@ def test_a_message_whose_queue_is_gone_stays_and_is_told(desk: Desk) -> None:
     assert desk.dead() == 5
 
 
-def test_a_memory_that_no_command_can_reach_is_refused(desk: Desk) -> None:
-    result = desk.dlq("replay", "--dedup", "memory://", code=3)
+def test_a_memory_that_no_command_can_reach_is_refused(embedded_desk: Desk) -> None:
+    result = embedded_desk.dlq("replay", "--dedup", "memory://", code=3)
 
     assert "would be dropped as a duplicate" in result.err
-    assert desk.dead() == 5
+    assert embedded_desk.dead() == 5
 
 
 def test_a_replay_that_is_killed_loses_nothing(tmp_path: Path, place: Place) -> None:
-    desk = Desk(tmp_path, place)
-    try:
+    with closing(Desk(tmp_path, place)) as desk:
         desk.serve()
         desk.publish(*(step(f"k{n % 50}", n, "declined") for n in range(1500)))
         until(lambda: desk.dead() == 1500, _PATIENCE, "all are dead")
@@ -319,8 +326,6 @@ def test_a_replay_that_is_killed_loses_nothing(tmp_path: Path, place: Place) -> 
             until(lambda: desk.dlq("list", code=None).code == 0, _PATIENCE, "letters are back")
         done = {f"k{n % 50}-{n}" for n in range(1500)}
         until(lambda: set(desk.effects("count")) == done, _PATIENCE, "all are done")
-    finally:
-        desk.close()
 
 
 # Parked keys
@@ -414,26 +419,24 @@ def test_purge_removes_what_is_chosen_and_nothing_else(desk: Desk) -> None:
     assert desk.dead() == 0
 
 
-def test_purge_asks_at_a_terminal(desk: Desk) -> None:
-    refused = desk.on_terminal("dlq", "purge", typed="n\n")
+def test_purge_asks_at_a_terminal(embedded_desk: Desk) -> None:
+    refused = embedded_desk.on_terminal("dlq", "purge", typed="n\n")
     assert "Remove 5 messages of once.dlq for good?" in refused.out
     assert refused.code == 1
-    assert desk.dead() == 5
+    assert embedded_desk.dead() == 5
 
-    assert desk.on_terminal("dlq", "purge", typed="y\n").code == 0
-    assert desk.dead() == 0
+    assert embedded_desk.on_terminal("dlq", "purge", typed="y\n").code == 0
+    assert embedded_desk.dead() == 0
 
 
-def test_a_terminal_gets_a_table(desk: Desk) -> None:
-    shown = desk.on_terminal("dlq", "list")
+def test_a_terminal_gets_a_table(embedded_desk: Desk) -> None:
+    shown = embedded_desk.on_terminal("dlq", "list")
 
     assert shown.code == 0
     assert "test.step" in shown.out
 
 
 def _delete_queue(url: str, queue: str) -> None:
-    from worker.transport.capabilities import connect  # noqa: PLC0415
-
     connection = connect(url, heartbeat=0, timeout=10, name="test")
     connection.channel().queue_delete(queue)
     connection.release()

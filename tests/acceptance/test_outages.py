@@ -59,7 +59,7 @@ def test_connections_that_an_operator_closes(
     with load.in_background(forever(keys=20, seconds=0.01)):
         for round_ in (1, 2, 3):
             some_more(service)
-            rabbitmq.ctl("close_all_connections", "an operator's whim")
+            rabbitmq.ctl("close_all_connections", "--global", "an operator's whim")
             eventually(lambda n=round_: len(service.events("BrokerRegained")) >= 2 * n, "it is back")
         some_more(service)
 

@@ -388,7 +388,7 @@ def test_a_full_queue_does_not_starve_another(connect: Connect) -> None:
     publish(channel, "slow", 1)
     connection.drain_events(timeout=1)
     assert slow.numbers == [1], "in the first round"
-    assert 0 < len(full.numbers) < 3000
+    assert 0 < len(full.numbers) <= 512, "half of a round"
 
 
 def test_basic_get_takes_one_and_holds_it(connect: Connect) -> None:

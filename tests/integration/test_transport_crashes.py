@@ -287,6 +287,21 @@ def test_what_was_fetched_but_not_given_is_not_given_after_the_lease(connect: Co
     assert given == [0]
 
 
+def test_who_was_cleared_away_is_leased_nothing_more(connect: Connect) -> None:
+    prepare(connect, 0)
+    late, other = Taker(connect()), connect()
+    late.drain()
+    presence = other.connection.broker.presence
+    rewrite(connect, "boot", "another", presence.id)
+    presence.clear_up_after_others()
+    other.channel().basic_publish(amqp.Message("1", delivery_mode=2), "", "q")
+    with pytest.raises(exceptions.RecoverableConnectionError, match="lease"):
+        late.connection.drain_events(timeout=1)
+    successor = Taker(other)
+    until(lambda: successor.drain() == [1])
+    assert late.numbers == []
+
+
 @pytest.mark.parametrize("how", ["draining", "heartbeats"])
 def test_a_living_consumer_keeps_its_lease(connect: Connect, how: str) -> None:
     prepare(connect, 1)

@@ -240,6 +240,25 @@ def test_a_locked_file_is_waited_for(connect: Connect, path: Path) -> None:
     assert taken(channel) == ["1"]
 
 
+def test_a_message_is_routed_by_the_bindings_of_the_moment_in_which_it_is_stored(
+    connect: Connect, path: Path
+) -> None:
+    channel = queue(connect(patience=20))
+    channel.queue_bind("q", "amq.topic", "k")
+    message = amqp.Message("1", delivery_mode=2)
+    assert channel.publish_many([(message, "amq.topic", "k", True)]) == []
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM broker_bindings")
+    other.execute("UPDATE broker_state SET topology = topology + 1")
+    timer = threading.Timer(0.3, other.execute, ("COMMIT",))
+    timer.start()
+    assert channel.publish_many([(message, "amq.topic", "k", True)]) == [0], "it was unbound"
+    timer.join()
+    other.close()
+    assert taken(channel) == ["1"]
+
+
 def test_a_file_that_stays_locked_is_an_error_to_come_back_from(
     connect: Connect, path: Path
 ) -> None:
@@ -263,7 +282,7 @@ def test_a_file_that_stays_locked_is_an_error_to_come_back_from(
 
 
 def test_a_fetch_that_met_a_locked_file_is_made_up_for(connect: Connect, path: Path) -> None:
-    connection = connect(patience=0.1)
+    connection = connect(patience=0.1, lease=600)
     channel = queue(connection)
     given: list[amqp.Message] = []
     channel.basic_consume("q", callback=given.append)

@@ -148,7 +148,9 @@ class TestRoundTrip:
         assert decoder_for(UserDeposited)(message) == EVENT
 
     @BOTH
-    def test_a_time_that_its_id_does_not_tell_arrives_to_the_microsecond(self, codec: Codec) -> None:
+    def test_a_time_that_its_id_does_not_tell_arrives_to_the_microsecond(
+        self, codec: Codec
+    ) -> None:
         moment = datetime(1969, 12, 31, 23, 59, 59, 123456, tzinfo=UTC) + timedelta(days=20_000)
         event = replace(EVENT, event_id="not a uuid", timestamp=moment)
 

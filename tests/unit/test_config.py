@@ -163,16 +163,18 @@ class TestMistakes:
             app={"drain_timeout": -1},
         )
 
-        assert sorted(told) == sorted([
-            "pyproject.toml: there is no setting concurency; did you mean concurrency?",
-            "drain_timeout in App(...): -1.0 is too small; at least 0",
-            "claim_ttl in qworker.toml: 'long' is not a number",
-            "QWORKER_PREFETCH: 'lots' is not a whole number",
-            "--shards: 0 is too small; at least 1",
-            "--handler: 7 is not a list of names",
-            "QWORKER_BROKER_URL: no broker speaks 'ampq': use one of amqp://, amqps://, sqlite://,"
-            " memory://; did you mean amqp?",
-        ])
+        assert sorted(told) == sorted(
+            [
+                "pyproject.toml: there is no setting concurency; did you mean concurrency?",
+                "drain_timeout in App(...): -1.0 is too small; at least 0",
+                "claim_ttl in qworker.toml: 'long' is not a number",
+                "QWORKER_PREFETCH: 'lots' is not a whole number",
+                "--shards: 0 is too small; at least 1",
+                "--handler: 7 is not a list of names",
+                "QWORKER_BROKER_URL: no broker speaks 'ampq': use one of amqp://, amqps://, sqlite://,"
+                " memory://; did you mean amqp?",
+            ]
+        )
 
     def test_a_file_that_is_no_toml_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "qworker.toml").write_text("shards = = 4")

@@ -297,7 +297,9 @@ def mutated(draw: st.DrawFn, originals: st.SearchStrategy[bytes]) -> bytes:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 payload_names = st.sampled_from(["user_id", "amount", "tags", "path", "id", "meta", "when"])
@@ -335,7 +337,9 @@ cloud_events = st.fixed_dictionaries(
     },
 )
 
-GOOD = struct.pack(">H", 0x80A0) + short("application/json") + short("id-1") + short("user.deposited")
+GOOD = (
+    struct.pack(">H", 0x80A0) + short("application/json") + short("id-1") + short("user.deposited")
+)
 CLOUD = struct.pack(">H", 0x8000) + short("application/cloudevents+json")
 
 
@@ -372,7 +376,9 @@ def test_any_cloudevent(event: bytes, body: bytes | None) -> None:
         st.sampled_from(["message_id", "type", "timestamp", "content_type", "application_headers"]),
         st.recursive(
             st.none() | st.integers() | st.floats() | surrogates | st.binary(max_size=8),
-            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(surrogates, inner, max_size=2),
+            lambda inner: (
+                st.lists(inner, max_size=2) | st.dictionaries(surrogates, inner, max_size=2)
+            ),
             max_leaves=4,
         )
         | st.just("user.deposited"),

@@ -117,7 +117,9 @@ class TestOneRoundTrip:
             [Answer.CONFLICT],
         ]
 
-    def test_every_claim_has_a_token_of_its_own_that_begins_with_the_owner(self, talk: Talk) -> None:
+    def test_every_claim_has_a_token_of_its_own_that_begins_with_the_owner(
+        self, talk: Talk
+    ) -> None:
         tasks = [task(str(n)) for n in range(5)]
         talk.claim(*tasks)
 

@@ -35,7 +35,9 @@ def bodies(wire: Wire) -> list[bytes]:
 
 
 class TestReading:
-    def test_a_message_arrives_with_body_properties_and_where_it_came_from(self, wire: Wire) -> None:
+    def test_a_message_arrives_with_body_properties_and_where_it_came_from(
+        self, wire: Wire
+    ) -> None:
         wire.send(delivery(7, b"{}", PLAIN, "user.deposited"))
         wire.pump.pump(ALL)
 
@@ -98,7 +100,9 @@ class TestReading:
 
         assert bodies(wire) == [b"two", b"one"]
 
-    def test_it_stops_when_enough_has_arrived_and_tells_that_there_is_more(self, wire: Wire) -> None:
+    def test_it_stops_when_enough_has_arrived_and_tells_that_there_is_more(
+        self, wire: Wire
+    ) -> None:
         wire.send(b"".join(delivery(tag, b"x", PLAIN) for tag in range(1, 6)))
         wire.pump.pump(2)
 
@@ -159,7 +163,9 @@ class TestHostileMessages:
         assert (good.body, good.properties) == (b"good", {"message_id": "id-1"})
 
     @settings(max_examples=400, deadline=None, derandomize=True)
-    @given(st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=5)), min_size=1, max_size=5))
+    @given(
+        st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=5)), min_size=1, max_size=5)
+    )
     def test_any_properties_let_the_next_good_message_through(
         self, hostile: list[tuple[bytes, bytes]]
     ) -> None:
@@ -182,14 +188,18 @@ class TestBrokenFraming:
             frame(BODY, 1, b"x"),
             frame(METHOD, 1, b"\0"),
             frame(METHOD, 1, pack(">HH", 60, 60)) + frame(HEADER, 1, b"\0\x3c"),
-            frame(METHOD, 1, pack(">HH", 60, 60)) + frame(HEADER, 1, pack(">HHQ", 50, 0, 0) + b"\0\0"),
-            frame(METHOD, 1, pack(">HH", 60, 60)) + frame(HEADER, 1, pack(">HHQ", 60, 0, 0) + b"\0\0"),
+            frame(METHOD, 1, pack(">HH", 60, 60))
+            + frame(HEADER, 1, pack(">HHQ", 50, 0, 0) + b"\0\0"),
+            frame(METHOD, 1, pack(">HH", 60, 60))
+            + frame(HEADER, 1, pack(">HHQ", 60, 0, 0) + b"\0\0"),
             frame(METHOD, 9, pack(">HH", 20, 40) + b"\0" * 20),
             frame(99, 1, b""),
             delivery(1, b"", PLAIN, channel=9),
         ],
     )
-    def test_it_ends_the_connection_with_an_error_of_py_amqp(self, wire: Wire, stream: bytes) -> None:
+    def test_it_ends_the_connection_with_an_error_of_py_amqp(
+        self, wire: Wire, stream: bytes
+    ) -> None:
         wire.send(stream)
 
         with pytest.raises(AMQPError):

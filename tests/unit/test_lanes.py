@@ -174,7 +174,9 @@ class TestOutages:
         lanes: Lanes[Job] = Lanes()
         lanes.block("mail")
         for number in (1, 2):
-            lanes.add_together([Job(f"{number}@mail", "mail"), Job(f"{number}@book", "book")], "a", 0)
+            lanes.add_together(
+                [Job(f"{number}@mail", "mail"), Job(f"{number}@book", "book")], "a", 0
+            )
 
         assert run_out(lanes) == ["1@book", "2@book"]
         lanes.unblock("mail")

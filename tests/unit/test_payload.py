@@ -200,9 +200,7 @@ NAMES = [getattr(kind, "__name__", str(kind)) for kind, _ in KINDS]
 
 class TestOtherTypes:
     @pytest.mark.parametrize(("kind", "facts"), KINDS, ids=NAMES)
-    def test_many_libraries_types_serve(
-        self, kind: Any, facts: Callable[[Any], object]
-    ) -> None:
+    def test_many_libraries_types_serve(self, kind: Any, facts: Callable[[Any], object]) -> None:
         decoded = decoder_for(kind)(message(b'{"user_id": "u", "amount": 5}'))
 
         assert facts(decoded) == ("u", 5)
@@ -278,7 +276,11 @@ class TestWriting:
 
     @pytest.mark.parametrize(
         ("value", "told"),
-        [(object(), "object is not JSON"), (2**70, "Integer"), ("\udcff", "str is not valid UTF-8")],
+        [
+            (object(), "object is not JSON"),
+            (2**70, "Integer"),
+            ("\udcff", "str is not valid UTF-8"),
+        ],
     )
     def test_what_cannot_be_sent_is_told(self, value: object, told: str) -> None:
         with pytest.raises(TypeError, match=told):

@@ -112,7 +112,9 @@ class TestAmend:
         assert after["application_headers"] == {"qw-key": "k"}
 
     def test_a_header_that_is_added_stands_in_place_of_one_of_its_name(self) -> None:
-        after = amended(encode({}, {"qw-dead-reason": "old", "x": 1}), add={"qw-dead-reason": "new"})
+        after = amended(
+            encode({}, {"qw-dead-reason": "old", "x": 1}), add={"qw-dead-reason": "new"}
+        )
 
         assert after.count(b"qw-dead-reason") == 1
         assert decode(after)["application_headers"] == {"x": 1, "qw-dead-reason": "new"}

@@ -8,11 +8,6 @@ id. A hash belongs to a slot (a hash tag, made of some bits of the record) and t
 The width and the number of slots are settled by whoever opens a prefix first, and stay so (key
 ``PREFIX`` + ``layout``): one who looked elsewhere would not find what is done. A later user with
 a longer retention looks into as many generations as that takes.
-
-Redis Cluster routes each call by a key of the call's tag that never exists. So the server that
-a slot is moving away from answers ASK without running the script, and ASK is not followed: at
-the other end the ids that have not moved yet would look absent. Such a batch is refused
-(DedupUnavailable) until the slot has moved.
 """
 
 from __future__ import annotations
@@ -20,32 +15,24 @@ from __future__ import annotations
 import math
 import re
 import struct
-import time
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
 
-from redis import exceptions as redis_errors
-from redis.connection import Connection, parse_url
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from worker.config import mask_url
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.redis_servers import REFUSED, SLOTS, Servers, checked, encoded, read_url
 from worker.errors import ConfigurationError, DedupUnavailable, QworkerError, StoreCorrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from worker.dedup.base import StoreOptions
+    from worker.dedup.redis_servers import Command
 
-    Address = tuple[str, int] | None
-    Command = tuple[bytes | str | int, ...]
-
-#: How many slots a store may have: the size of the tag's alphabet and the length of the tag.
-_SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567ABCDEFGHIJKLMNOPQRSTUVWXYZ0189-_"
 #: Generations looked into at most, besides the current one.
 _MOST_BACK = 16
@@ -71,11 +58,6 @@ _SCRIPT = resources.files("worker.dedup").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
 _PARKED_SCRIPT = resources.files("worker.dedup").joinpath("redis_parked.lua").read_bytes()
 
-_REFUSED = (
-    redis_errors.AuthenticationError,
-    redis_errors.AuthenticationWrongNumberOfArgsError,
-    redis_errors.NoPermissionError,
-)
 #: Errors that pass, or are mended at the server, and that redis-py has no class for. Redis 6
 #: quotes those of a script's commands within another text.
 _PASSING = re.compile(
@@ -94,12 +76,12 @@ class RedisStore(DedupStore):
     shared = True
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        arguments = _read_url(url)
+        arguments = read_url(url)
         self._shown = mask_url(url)
         self._options = options
         self._prefix: bytes = arguments.pop("prefix")
         self._slots: int | None = arguments.pop("slots")
-        self._servers = _Servers(arguments, options.timeout)
+        self._servers = Servers(arguments, options.timeout, _SCRIPT)
         #: The first argument of the script; empty until the layout is known.
         self._settings = b""
         self._tag_length = 0
@@ -171,9 +153,9 @@ class RedisStore(DedupStore):
 
     def parked(self, service: str) -> Mapping[str, int]:
         """Return every parked key of ``service`` with its number of parked messages."""
-        name = self._prefix + b"parked:" + _encode(service)
+        name = self._prefix + b"parked:" + encoded(service)
         with self._talking():
-            (flat,) = _checked(self._servers.exchange([(name, ("HGETALL", name))]))
+            (flat,) = checked(self._servers.exchange([(name, ("HGETALL", name))]))
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return {key.decode("utf-8", "surrogatepass"): int(number) for key, number in pairs}
 
@@ -208,7 +190,7 @@ class RedisStore(DedupStore):
     def _failure(self, error: RedisError, *, opening: bool) -> QworkerError:
         """Return what ``error`` means here; nothing in it shows a password."""
         text = f"dedup store {self._shown}: {mask_url(str(error)) or type(error).__name__}"
-        if opening and isinstance(error, _REFUSED):
+        if opening and isinstance(error, REFUSED):
             return ConfigurationError(f"{text}; check the user, the password and what it may do")
         if type(error) is ResponseError and not _PASSING.search(str(error)):
             return ConfigurationError(text) if opening else StoreCorrupt(text)
@@ -227,9 +209,9 @@ class RedisStore(DedupStore):
         replies = self._servers.exchange(
             [(name, ("SET", name, wanted, "NX")), (name, ("GET", name))]
         )
-        layout: bytes = _checked(replies)[1] or b""
+        layout: bytes = checked(replies)[1] or b""
         found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout)
-        if found is None or int(found[1]) not in _SLOTS:
+        if found is None or int(found[1]) not in SLOTS:
             raise self._mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
                 " it, or another prefix"
@@ -243,7 +225,7 @@ class RedisStore(DedupStore):
                 f" {retention / 1000:g} s ({_MOST_BACK} times as long at most). Ask for what it"
                 " has, or begin anew with another prefix (the ids under this one are forgotten)"
             )
-        letters, self._tag_length = _SLOTS[slots]
+        letters, self._tag_length = SLOTS[slots]
         self._tag_table = bytes(_ALPHABET[byte % letters] for byte in range(256))
         self._settings = _SETTINGS.pack(
             _milliseconds(self._options.claim_ttl),
@@ -266,7 +248,7 @@ class RedisStore(DedupStore):
                 raise DedupUnavailable(str(error)) from error
         if not self._servers.cluster:
             call = self._call((), b"".join(entries), dead)
-            (reply,) = _checked(self._servers.exchange([(b"", call)]))
+            (reply,) = checked(self._servers.exchange([(b"", call)]))
             return _decoded(reply, len(entries))
         groups: dict[bytes, list[int]] = {}
         for index, entry in enumerate(entries):
@@ -278,7 +260,7 @@ class RedisStore(DedupStore):
             group = b"".join([entries[index] for index in indices])
             calls.append((tag, self._call((route,), group, dead)))
         found: list[Any] = [None] * len(entries)
-        replies = _checked(self._servers.exchange(calls))
+        replies = checked(self._servers.exchange(calls))
         for indices, reply in zip(groups.values(), replies, strict=True):
             for index, answer in zip(indices, _decoded(reply, len(indices)), strict=True):
                 found[index] = answer
@@ -290,26 +272,14 @@ class RedisStore(DedupStore):
         return ("EVALSHA", _SCRIPT_SHA, len(route), *route, *settings, entries, tags, dead)
 
     def _change_parked(self, service: str, key: str, change: int | str) -> int:
-        name = self._prefix + b"parked:" + _encode(service)
-        call = ("EVAL", _PARKED_SCRIPT, 1, name, _encode(key), change)
+        name = self._prefix + b"parked:" + encoded(service)
+        call = ("EVAL", _PARKED_SCRIPT, 1, name, encoded(key), change)
         with self._talking():
-            return int(_checked(self._servers.exchange([(name, call)]))[0])
+            return int(checked(self._servers.exchange([(name, call)]))[0])
 
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    """Return ``replies``, or raise the first of them that is an error."""
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-    return replies
 
 
 def _entries(batch: Batch) -> list[bytes]:
@@ -344,157 +314,3 @@ def _decoded(reply: bytes, count: int) -> list[Any]:
 
 def _verdict(answer: int, attempts: int, crashes: int, wait: int) -> Verdict:
     return Verdict(Answer(answer), attempts, crashes, wait / 1000)
-
-
-_OPTIONS = {
-    *("prefix", "slots", "cluster", "db", "client_name"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
-}
-
-
-def _read_url(url: str) -> dict[str, Any]:
-    """Return what ``url`` says: redis-py's arguments, and prefix, slots and cluster of ours."""
-    try:
-        found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-    except ValueError:
-        # Without the URL: where it cannot be read, it is not known which part is the password.
-        raise ConfigurationError(
-            "the dedup URL cannot be read: write redis://host:6379/0, rediss://… or"
-            " unix:///path/to/socket; in a password, %2F for / and %23 for #"
-        ) from None
-    parts, options = urlsplit(url), dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    slots, cluster = options.get("slots", "32768"), options.get("cluster", "0")
-    prefix = options.get("prefix", "qw:dedup:")
-    reason = ""
-    if unknown := options.keys() - _OPTIONS:
-        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}"
-    elif parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path)):
-        reason = "after the host comes /NUMBER of the database, and then only ?option=value"
-    elif not slots.isdecimal() or int(slots) not in _SLOTS:
-        reason = f"slots can be {', '.join(map(str, _SLOTS))}"
-    elif cluster not in {"0", "1"} or set(prefix) & set("{}"):
-        reason = "cluster can be 0 or 1, and the prefix has no braces, which mark the hash tag"
-    elif parts.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
-        reason = "the ssl_ options are for rediss://"
-    if reason:
-        raise ConfigurationError(f"dedup URL {mask_url(url)}: {reason}")
-    ours = {"prefix": _encode(prefix), "slots": int(slots) if "slots" in options else None}
-    return {"connection_class": Connection} | found | ours | {"cluster": cluster == "1"}
-
-
-class _Servers:
-    """The connections to the server of a URL, or to every primary of its cluster.
-
-    There are no retries here that take longer than the timeout: an error is told, and the
-    caller asks again later. Only a command that was refused unexecuted is sent again at once.
-    """
-
-    #: MOVED first, then NOSCRIPT at the new address.
-    _ROUNDS = 3
-
-    def __init__(self, arguments: dict[str, Any], timeout: float) -> None:
-        self.cluster: bool = arguments.pop("cluster")
-        self._connection_class: type[Connection] = arguments.pop("connection_class")
-        self._timeout = timeout
-        times = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        # RESP2: the answers are the same, and no server speaks unasked.
-        self._arguments = arguments | times | {"protocol": 2}
-        #: By address; None is that of the URL.
-        self._connections: dict[Address, Connection] = {}
-        #: Cluster: the address of each hash slot; None until asked for.
-        self._hash_slots: list[Address] | None = None
-
-    def exchange(self, calls: Sequence[tuple[bytes, Command]]) -> list[Any]:
-        """Send each command to the server of its key and return the replies in order.
-
-        A reply may be a ResponseError. Raises another RedisError where a server is away; then
-        :meth:`close` must follow, as after any exception.
-        """
-        replies: list[Any] = [None] * len(calls)
-        pending = list(range(len(calls)))
-        scriptless: set[Address] = set()
-        for _ in range(self._ROUNDS):
-            routed: dict[Address, list[int]] = {}
-            for index in pending:
-                routed.setdefault(self._address(calls[index][0]), []).append(index)
-            # To all servers before the first reply is waited for: they work side by side.
-            for address, indices in routed.items():
-                load = [("SCRIPT", "LOAD", _SCRIPT)] if address in scriptless else []
-                self._send(address, [*load, *(calls[index][1] for index in indices)])
-            pending = []
-            for address, indices in routed.items():
-                loaded = self._receive(address) if address in scriptless else None
-                for index in indices:
-                    reply = replies[index] = self._receive(address)
-                    if isinstance(loaded, ResponseError):
-                        replies[index] = loaded
-                    elif isinstance(reply, redis_errors.NoScriptError):
-                        scriptless.add(address)
-                        pending.append(index)
-                    elif isinstance(reply, redis_errors.MovedError):
-                        self._hash_slots = None
-                        pending.append(index)
-        return replies
-
-    def ask_all(self, command: Command) -> list[Any]:
-        """Send ``command`` to every server and return the replies, errors among them."""
-        addresses = set(self._learn_hash_slots()) - {None} if self.cluster else {None}
-        return [self._ask(address, command) for address in addresses]
-
-    def close(self) -> None:
-        """Disconnect. The addresses stay known, for when the URL's own server is gone."""
-        self._hash_slots = None
-        for connection in self._connections.values():
-            connection.disconnect()  # type: ignore[no-untyped-call]
-
-    def _address(self, key: bytes) -> Address:
-        if not self.cluster:
-            return None
-        if self._hash_slots is None:
-            self._hash_slots = self._learn_hash_slots()
-        address = self._hash_slots[key_slot(key)]
-        if address is None:
-            raise redis_errors.ClusterDownError(f"no server has the hash slot {key_slot(key)}")
-        return address
-
-    def _learn_hash_slots(self) -> list[Address]:
-        """Ask the servers that are known, then that of the URL, who has which hash slot."""
-        give_up = time.monotonic() + self._timeout
-        failure: RedisError = redis_errors.ClusterDownError("no server of the cluster answers")
-        for asked in [*filter(None, self._connections), None]:
-            try:
-                (reply,) = _checked([self._ask(asked, ("CLUSTER", "SLOTS"))])
-            except _REFUSED:
-                raise
-            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
-                failure = error
-                if time.monotonic() >= give_up:
-                    break
-                continue
-            own_name = asked[0] if asked else self._arguments.get("host", "localhost")
-            slots: list[Address] = [None] * REDIS_CLUSTER_HASH_SLOTS
-            for first, last, (host, port, *_), *_ in reply:
-                # A server that does not know its own name leaves it out.
-                address = (host.decode() if host else own_name, port)
-                slots[first : last + 1] = [address] * (last + 1 - first)
-            return slots
-        raise failure
-
-    def _ask(self, address: Address, command: Command) -> Any:  # noqa: ANN401 - as the command
-        self._send(address, [command])
-        return self._receive(address)
-
-    def _send(self, address: Address, commands: Sequence[Command]) -> None:
-        connection = self._connections.get(address)
-        if connection is None:
-            place = {"host": address[0], "port": address[1]} if address else {}
-            connection = self._connection_class(**self._arguments | place)
-            self._connections[address] = connection
-        packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
-        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
-
-    def _receive(self, address: Address) -> Any:  # noqa: ANN401 - as the command
-        try:
-            return self._connections[address].read_response()
-        except ResponseError as error:
-            return error

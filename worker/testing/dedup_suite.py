@@ -13,30 +13,21 @@
 
 Each test gets a URL under which nothing is known yet, and opens it as often as it likes.
 """
-# ruff: noqa: S101, S603, D102, PLR2004 - tests: asserts, sentences for names, examples
+# ruff: noqa: S101, D102, PLR2004 - tests: asserts, sentences for names, examples
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from threading import Barrier
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from worker.dedup.base import (
     OWNER_BYTES,
     RECORD_BYTES,
     TOKEN_BYTES,
-    Answer,
     Answers,
     Batch,
     Claim,
@@ -45,206 +36,41 @@ from worker.dedup.base import (
     Renew,
     StoreOptions,
     Verdict,
-    fingerprint,
     record_ids,
 )
 from worker.dedup.open import open_store
+from worker.testing.dedup_model import compare_with_model
+from worker.testing.dedup_peer import (
+    ALREADY_DONE,
+    BUSY,
+    CONFLICT,
+    DUPLICATE,
+    FRESH,
+    KEPT,
+    LONG,
+    OTHER_PAYLOAD,
+    PATIENCE,
+    PAYLOAD,
+    SHORT,
+    STALE,
+    SUSPECT,
+    Peer,
+    new_record,
+    wait_until,
+)
+from worker.testing.dedup_races import DedupRaces, Features
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Iterator
 
     from worker.dedup.base import DedupStore
+    from worker.testing.dedup_races import Peers
 
-    Peers = Callable[..., "list[Peer]"]
-
-FRESH, DUPLICATE, BUSY, CONFLICT = Answer.FRESH, Answer.DUPLICATE, Answer.BUSY, Answer.CONFLICT
-SUSPECT, KEPT, STALE, ALREADY_DONE = (
-    Answer.SUSPECT, Answer.KEPT, Answer.STALE, Answer.ALREADY_DONE,
-)  # fmt: skip
-PAYLOAD, OTHER_PAYLOAD = fingerprint(b"payload"), fingerprint(b"other payload")
-#: Claims live longer than any test, unless it asks for SHORT ones to see them expire.
-LONG, SHORT = StoreOptions(claim_ttl=3600.0, timeout=10.0), 0.2
-PATIENCE = 20.0
-_OTHER_PROCESS = """
-import sys
-from worker.testing.dedup_suite import LONG, Peer, open_store
-peer = Peer(open_store(sys.argv[1], LONG))
-record = bytes.fromhex(sys.argv[2])
-print(peer.claim(record).answer.name, peer.complete(record).name)
-"""
+__all__ = ["DedupStoreSuite", "Features"]
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What a store claims to be: the suite holds it to that and to no more."""
-
-    #: Other processes that open the URL see the same records.
-    shared: bool = True
-    #: Records outlive :meth:`DedupStoreSuite.restart`.
-    survives_restart: bool = True
-
-
-class Peer:
-    """One life of a consumer process: a connection, an owner, and a token of it."""
-
-    def __init__(self, store: DedupStore) -> None:
-        self.store = store
-        self.owner = os.urandom(OWNER_BYTES)
-        self.token = self.owner + bytes(TOKEN_BYTES - OWNER_BYTES)
-
-    def claim(
-        self,
-        record: bytes,
-        payload: bytes = PAYLOAD,
-        *,
-        solo: bool = False,
-        dead: Collection[bytes] = (),
-    ) -> Verdict:
-        claims = [Claim(record, self.token, payload, solo)]
-        return self.store.apply(Batch(claims=claims, dead=dead)).claims[0]
-
-    def complete(self, record: bytes, payload: bytes = PAYLOAD) -> Answer:
-        completes = [Complete(record, self.token, payload)]
-        return self.store.apply(Batch(completes=completes)).completes[0]
-
-    def release(self, record: bytes, *, refund: bool = False) -> Answer:
-        return self.store.apply(Batch(releases=[Release(record, self.token, refund)])).releases[0]
-
-    def renew(self, record: bytes) -> Answer:
-        return self.store.apply(Batch(renewals=[Renew(record, self.token)])).renewals[0]
-
-
-def new_record() -> bytes:
-    """Return a record that nobody knows."""
-    return os.urandom(RECORD_BYTES)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for ``condition``; fail when it takes longer than PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
-        time.sleep(0.01)
-
-
-class Model:
-    """The rules in the fewest words, without time: nothing expires and nothing is forgotten."""
-
-    def __init__(self) -> None:
-        self.done: dict[bytes, bytes] = {}
-        self.held: dict[bytes, tuple[bytes | None, int, int]] = {}
-
-    def apply(self, batch: Batch) -> Answers:
-        return Answers(
-            [self.complete(*entry) for entry in batch.completes],
-            [self.release(*entry) for entry in batch.releases],
-            [
-                KEPT if self.owner(entry.record) == entry.token else STALE
-                for entry in batch.renewals
-            ],
-            [self.claim(*entry, batch.dead) for entry in batch.claims],
-        )
-
-    def owner(self, record: bytes) -> bytes | None:
-        return self.held.get(record, (None, 0, 0))[0]
-
-    def complete(self, record: bytes, token: bytes, payload: bytes) -> Answer:
-        if record in self.done:
-            return ALREADY_DONE
-        if self.owner(record) not in {None, token}:
-            return STALE
-        self.held.pop(record, None)
-        self.done[record] = payload
-        return KEPT
-
-    def release(self, record: bytes, token: bytes, refund: bool) -> Answer:  # noqa: FBT001
-        if self.owner(record) != token:
-            return STALE
-        _, attempts, crashes = self.held[record]
-        self.held[record] = (None, attempts - refund, crashes)
-        return KEPT
-
-    def claim(
-        self,
-        record: bytes,
-        token: bytes,
-        payload: bytes,
-        solo: bool,  # noqa: FBT001
-        dead: Collection[bytes],
-    ) -> Verdict:
-        if record in self.done:
-            return Verdict(DUPLICATE if self.done[record] == payload else CONFLICT)
-        owner, attempts, crashes = self.held.get(record, (None, 0, 0))
-        if owner is None:
-            attempts += 1
-        elif owner != token:
-            if owner[:OWNER_BYTES] not in dead:
-                return Verdict(BUSY, attempts, crashes)
-            if not solo:
-                return Verdict(SUSPECT, attempts, crashes)
-            attempts, crashes = attempts + 1, crashes + 1
-        self.held[record] = (token, attempts, crashes)
-        return Verdict(FRESH, attempts, crashes)
-
-
-def compare_with_model(first: DedupStore, second: DedupStore) -> None:
-    """Apply random batches over both connections; every answer must be the model's."""
-    owners = [os.urandom(OWNER_BYTES) for _ in range(2)]
-    # Few of each, so that they meet. The tokens are used again and again, as no caller would.
-    tokens = st.sampled_from([owner + bytes([0, 0, 0, n]) for owner in owners for n in range(2)])
-    payloads = st.sampled_from([PAYLOAD, OTHER_PAYLOAD])
-    numbers, flags = st.integers(0, 3), st.booleans()
-
-    class Machine(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.records = [new_record() for _ in range(4)]
-            self.model = Model()
-            self.batch = Batch()
-
-        @rule(
-            completes=st.lists(st.tuples(numbers, tokens, payloads), max_size=3),
-            releases=st.lists(st.tuples(numbers, tokens, flags), max_size=3),
-            renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
-            claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
-            dead=st.sets(st.sampled_from(owners)),
-            store=st.sampled_from([first, second]),
-        )
-        def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
-            self,
-            completes: list[tuple[int, bytes, bytes]],
-            releases: list[tuple[int, bytes, bool]],
-            renewals: list[tuple[int, bytes]],
-            claims: list[tuple[int, bytes, bytes, bool]],
-            dead: set[bytes],
-            store: DedupStore,
-        ) -> None:
-            self.batch = Batch(
-                [Complete(self.records[n], token, payload) for n, token, payload in completes],
-                [Release(self.records[n], token, refund) for n, token, refund in releases],
-                [Renew(self.records[n], token) for n, token in renewals],
-                [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],
-                dead,
-            )
-            self.apply_again(store)
-
-        @rule(store=st.sampled_from([first, second]))
-        def apply_again(self, store: DedupStore) -> None:
-            answers = store.apply(self.batch)
-            for verdict in answers.claims:
-                assert (verdict.wait > 0) is (verdict.answer is BUSY)
-            timeless = [verdict._replace(wait=0.0) for verdict in answers.claims]
-            assert answers._replace(claims=timeless) == self.model.apply(self.batch)
-
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
-    )
-
-
-class DedupStoreSuite:
+class DedupStoreSuite(DedupRaces):
     """Derive a test class from this and override ``dedup_url``, and ``features`` where needed."""
-
-    features: ClassVar[Features] = Features()
 
     @pytest.fixture
     def dedup_url(self) -> str:
@@ -253,9 +79,6 @@ class DedupStoreSuite:
 
     def open(self, url: str, options: StoreOptions) -> DedupStore:
         return open_store(url, options)
-
-    def restart(self) -> None:
-        """Restart what keeps the records: a server, where there is one."""
 
     @pytest.fixture
     def peers(self, dedup_url: str) -> Iterator[Peers]:
@@ -507,98 +330,6 @@ class DedupStoreSuite:
         peer.token = peer.owner + b"next"
         assert peer.claim(idle) == Verdict(FRESH, 2)  # counts are kept beyond the retention
         assert peer.claim(expired) == Verdict(SUSPECT, 1)
-
-    # Connections
-
-    def test_of_many_that_claim_the_same_records_exactly_one_wins_each(self, peers: Peers) -> None:
-        (dead,), racers = peers(), peers(4)
-        fresh, suspects = ([new_record() for _ in range(300)] for _ in range(2))
-        for record in suspects:
-            dead.claim(record)
-        start = Barrier(len(racers))
-
-        def race(peer: Peer) -> list[bytes]:
-            won = []
-            start.wait()
-            for at in range(0, 300, 3):
-                records = fresh[at : at + 3] + suspects[at : at + 3]
-                claims = [Claim(record, peer.token, PAYLOAD, solo=True) for record in records]
-                verdicts = peer.store.apply(Batch(claims=claims, dead=[dead.owner])).claims
-                won += [r for r, v in zip(records, verdicts, strict=True) if v.answer is FRESH]
-            return won
-
-        with ThreadPoolExecutor(len(racers)) as pool:
-            winners = Counter(record for won in pool.map(race, racers) for record in won)
-        assert winners == Counter(fresh + suspects)
-
-    def test_an_owner_completes_or_is_overtaken_but_never_both(self, peers: Peers) -> None:
-        (owner, other), records = peers(2), [new_record() for _ in range(200)]
-        for record in records:
-            owner.claim(record)
-        start = Barrier(2)
-
-        def finish() -> list[Answer]:
-            start.wait()
-            return [owner.complete(record) for record in records]
-
-        def overtake() -> list[Answer]:
-            start.wait()
-            dead = [owner.owner]
-            return [other.claim(r, solo=True, dead=dead).answer for r in reversed(records)]
-
-        with ThreadPoolExecutor(2) as pool:
-            finished, overtaken = pool.submit(finish), pool.submit(overtake)
-            pairs = set(zip(finished.result(), reversed(overtaken.result()), strict=True))
-        assert pairs <= {(KEPT, DUPLICATE), (STALE, FRESH)}
-
-    def test_another_process_sees_the_same_records(self, peers: Peers, dedup_url: str) -> None:
-        (peer,), claimed, absent = peers(), new_record(), new_record()
-        peer.claim(claimed)
-        said = [
-            subprocess.run(
-                [sys.executable, "-c", _OTHER_PROCESS, dedup_url, record.hex()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                capture_output=True,
-                check=True,
-                text=True,
-            ).stdout.split()
-            for record in (claimed, absent)
-        ]
-        shared = self.features.shared
-        assert said == [["BUSY", "STALE"] if shared else ["FRESH", "KEPT"], ["FRESH", "KEPT"]]
-        assert peer.claim(absent).answer is (DUPLICATE if shared else FRESH)
-
-    def test_what_was_told_survives_what_the_store_says_it_survives(self, peers: Peers) -> None:
-        (peer,), done, idle = peers(), new_record(), new_record()
-        peer.complete(done)
-        peer.claim(idle)
-        peer.release(idle)
-        peer.store.add_parked("bank", "key", 2)
-        peer.store.close()
-        if self.features.survives_restart:
-            self.restart()
-        (later,) = peers()
-        assert later.claim(done) == Verdict(DUPLICATE)
-        assert later.claim(idle) == Verdict(FRESH, 2)
-        assert later.store.parked("bank") == {"key": 2}
-
-    # Forgetting
-
-    def test_forgetting_makes_done_and_idle_records_fresh_again(self, peers: Peers) -> None:
-        (peer,), done, idle = peers(), new_record(), new_record()
-        peer.complete(done)
-        peer.claim(idle)
-        peer.release(idle)
-        for _ in range(2):
-            peer.store.forget([done, idle, new_record()])
-        assert peer.claim(done) == Verdict(FRESH, 1)
-        assert peer.claim(idle) == Verdict(FRESH, 1)
-
-    def test_forgetting_leaves_a_claimed_record_to_its_owner(self, peers: Peers) -> None:
-        (peer,), claimed = peers(), new_record()
-        peer.claim(claimed)
-        peer.store.forget([claimed])
-        assert peer.complete(claimed) is KEPT
 
     # Parked keys
 

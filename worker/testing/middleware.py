@@ -39,9 +39,7 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:  # noqa:
     return result
 
 
-async def _again_async(
-    running: Awaitable[Any], context: Context, call_next: CallNext
-) -> Any:  # noqa: ANN401 - a handler's
+async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:  # noqa: ANN401 - a handler's
     await running
     first = _published(context)
     result = await call_next(context)

@@ -36,12 +36,15 @@ class InlineThreads:
 
     def submit(self, runs: Sequence[Run[Task]]) -> None:
         """Run ``runs``; they are finished when this returns."""
-        for run in runs:
-            threads.execute(self._executor, run)
-            self._finished.append(run)
+        _outside_loops(lambda: self._run(runs))
 
     def close(self) -> None:
         """Do nothing."""
+
+    def _run(self, runs: Sequence[Run[Task]]) -> None:
+        for run in runs:
+            threads.execute(self._executor, run)
+            self._finished.append(run)
 
 
 class InlineLoop:
@@ -61,19 +64,11 @@ class InlineLoop:
 
     def submit(self, runs: Sequence[Run[Task]]) -> None:
         """Run ``runs`` together; they are finished when this returns."""
-        if _loop_is_running():  # the test is a coroutine itself, and one thread has one loop
-            thread = threading.Thread(target=self._run, args=(runs,), name="handler-loop")
-            thread.start()
-            thread.join()
-        else:
-            self._run(runs)
+        _outside_loops(lambda: self._runner.run(self._together(runs)))
 
     def close(self) -> None:
         """Close the loop."""
-        self._runner.close()
-
-    def _run(self, runs: Sequence[Run[Task]]) -> None:
-        self._runner.run(self._together(runs))
+        _outside_loops(self._runner.close)
 
     async def _together(self, runs: Sequence[Run[Task]]) -> None:
         limit = asyncio.Semaphore(self._size)
@@ -86,12 +81,20 @@ class InlineLoop:
         await asyncio.gather(*(one(run) for run in runs))
 
 
-def _loop_is_running() -> bool:
+def _outside_loops(call: Callable[[], None]) -> None:
+    """Make ``call`` here, or in a thread where the test is a coroutine: one thread has one loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        is_inside = False
+    else:
+        is_inside = True
+    if not is_inside:
+        call()
+        return
+    thread = threading.Thread(target=call, name="handlers")
+    thread.start()
+    thread.join()
 
 
 #: What a Consumer takes as its ``pools``.

@@ -52,8 +52,8 @@ def amend(
 ) -> bytes:
     """Return ``raw`` (property flags and list) with other headers.
 
-    ``rename`` gives headers another name, ``drop_prefix`` removes those that begin with it, and
-    ``add`` is appended, in place of headers of the same names. The properties *expiration* and
+    ``rename`` gives headers another name, ``drop_prefix`` removes those that then begin with it,
+    and ``add`` is appended, in place of headers of the same names. The properties *expiration* and
     *user id* are dropped: the first would make the message vanish from where it is put, the second
     is refused from another user. Raises Malformed where ``raw`` does not follow the layout.
     """
@@ -87,7 +87,7 @@ def _amend(
         replaced = {name.encode() for name in add}
         for name, value in _entries(raw, position, end):
             kept = rename.get(name, name)
-            if kept in replaced or (drop_prefix is not None and name.startswith(drop_prefix)):
+            if kept in replaced or (drop_prefix is not None and kept.startswith(drop_prefix)):
                 continue
             entries.append(_entry(kept, value))
         position = end
@@ -160,9 +160,10 @@ def amend_decoded(
     drop_prefix: str | None = None,
 ) -> dict[str, object]:
     """Do to decoded ``headers`` what :func:`amend` does to raw ones."""
+    renamed = {rename.get(name, name): value for name, value in headers.items()}
     kept = {
-        rename.get(name, name): value
-        for name, value in headers.items()
+        name: value
+        for name, value in renamed.items()
         if drop_prefix is None or not str(name).startswith(drop_prefix)
     }
     return {**kept, **add}

@@ -1,0 +1,284 @@
+"""``qworker check`` and ``qworker topology``: what is there against what an app asks for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.commands import Shell, depth
+from acceptance.conftest import Place
+from servers import RabbitMQ
+from waiting import until
+from worker.transport.capabilities import connect
+
+_PATIENCE = 60.0
+
+_APP = """\
+from worker import App, Command, RetryPolicy
+
+app = App("bank")
+
+
+class SendEmail(Command, name="mailer.send_email", to="mailer"):
+    text: str
+
+
+@app.on("user.*")
+def record(event: dict) -> None:
+    pass
+"""
+
+
+class Service(Shell):
+    """A shell beside an app."""
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        super().__init__(folder)
+        self.broker = place.broker
+        self.environ |= {
+            "QWORKER_APP": "handlers",
+            "QWORKER_BROKER_URL": place.broker,
+            "QWORKER_DEDUP_URL": place.dedup,
+        }
+        self.write("handlers.py", _APP)
+
+    def check(self, *options: str, code: int = 0) -> dict[str, list[dict[str, str]]]:
+        """The findings, by their check."""
+        result = self.run("check", "--json", *options, code=code).json
+        assert result["ok"] is (code == 0)
+        found: dict[str, list[dict[str, str]]] = {}
+        for finding in result["checks"]:
+            found.setdefault(finding["check"], []).append(finding)
+        return found
+
+    def topology(self, *options: str) -> Any:  # noqa: ANN401 - JSON
+        return self.run("topology", "--json", *options).json
+
+
+@pytest.fixture
+def service(tmp_path: Path, place: Place) -> Iterator[Service]:
+    """On RabbitMQ and Redis, and on SQLite."""
+    with closing(Service(tmp_path, place)) as service:
+        yield service
+
+
+@pytest.fixture
+def on_servers(tmp_path: Path, servers: Place) -> Iterator[Service]:
+    """On RabbitMQ and Redis."""
+    with closing(Service(tmp_path, servers)) as service:
+        yield service
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path, embedded: Place) -> Iterator[Service]:
+    """On SQLite."""
+    with closing(Service(tmp_path, embedded)) as service:
+        yield service
+
+
+def level(findings: list[dict[str, str]]) -> set[str]:
+    return {finding["level"] for finding in findings}
+
+
+def texts(findings: list[dict[str, str]]) -> str:
+    return "\n".join(finding["text"] for finding in findings)
+
+
+# check
+
+
+def test_all_is_well_before_the_first_start_and_nothing_is_declared(service: Service) -> None:
+    found = service.check("--shards", "4")
+
+    for name in ("app", "settings", "horizons", "broker", "hash exchange", "declarations", "dedup"):
+        assert level(found[name]) == {"ok"}, name
+    assert "'bank' has 1 handler: record" in texts(found["app"])
+    assert "4 shards" in texts(found["settings"])
+    assert "will be declared at the first start" in texts(found["declarations"])
+    queues = service.topology("--shards", "4")["queues"]
+    assert [queue["there"] for queue in queues] == [False] * 6
+
+
+def test_all_is_well_while_the_service_is_there(service: Service) -> None:
+    service.run("topology", "--shards", "4", "--declare")
+
+    found = service.check("--shards", "4")
+
+    assert "are as they should be" in texts(found["declarations"])
+    assert "will be declared" not in texts(found["declarations"])
+
+
+def test_a_line_tells_each_finding(on_sqlite: Service) -> None:
+    lines = on_sqlite.run("check").out.splitlines()
+
+    assert lines[0].split()[:2] == ["ok", "app"]
+    assert any(line.startswith("warning  recipients") for line in lines)
+
+
+def test_another_number_of_shards_is_an_error(service: Service) -> None:
+    service.run("topology", "--shards", "4", "--declare")
+
+    fewer = service.check("--shards", "2", code=3)
+    more = service.check("--shards", "8", code=3)
+
+    assert "so more shards than 2" in texts(fewer["shards"])
+    assert "has 4 of 8 shards" in texts(more["shards"])
+    assert depth(service.broker, "bank.g1.3") == 0, "nothing was removed"
+    assert len([q for q in service.topology("--shards", "8")["queues"] if q["there"]]) == 6
+
+
+def test_a_queue_that_is_declared_otherwise_is_an_error(on_servers: Service) -> None:
+    on_servers.run("topology", "--declare")
+
+    found = on_servers.check("--queue-type", "classic", code=3)
+
+    assert "the broker has the queue 'bank.g1.0' with other properties" in texts(
+        found["declarations"]
+    )
+
+
+def test_a_broker_without_the_hash_exchange_cannot_have_shards(
+    on_servers: Service, rabbitmq: RabbitMQ
+) -> None:
+    disable = 'rabbit_registry:unregister(exchange, <<"x-consistent-hash">>).'
+    enable = (
+        'rabbit_registry:register(exchange, <<"x-consistent-hash">>,'
+        " rabbit_exchange_type_consistent_hash)."
+    )
+    rabbitmq.eval(disable)
+    try:
+        found = on_servers.check("--shards", "2", code=3)
+        one = on_servers.check()
+    finally:
+        rabbitmq.eval(enable)
+
+    assert "rabbitmq-plugins enable rabbitmq_consistent_hash_exchange" in texts(
+        found["hash exchange"]
+    )
+    assert "hash exchange" not in one
+
+
+def test_a_command_without_a_recipient_is_a_warning(on_sqlite: Service) -> None:
+    warned = on_sqlite.check()["recipients"]
+    on_sqlite.write("mailer.py", 'from worker import App\n\napp = App("mailer")\n')
+    on_sqlite.run("topology", "--app", "mailer", "--declare")
+
+    assert level(warned) == {"warning"}
+    assert "no service 'mailer' was ever started" in texts(warned)
+    assert level(on_sqlite.check()["recipients"]) == {"ok"}
+
+
+def test_an_app_that_cannot_be_imported_is_an_error(on_sqlite: Service) -> None:
+    on_sqlite.write("broken.py", "raise RuntimeError('no')\n")
+
+    found = on_sqlite.check("--app", "broken", code=3)
+
+    assert "line 1, in <module>" in texts(found["app"])
+    assert "there is no module 'absent'" in texts(on_sqlite.check("--app", "absent", code=3)["app"])
+
+
+def test_retries_that_outlive_the_memory_of_ids_are_an_error(on_sqlite: Service) -> None:
+    text = _APP.replace('"user.*"', '"user.*", retry=RetryPolicy(attempts=50, max_wait=60.0)')
+    on_sqlite.write("handlers.py", text)
+
+    found = on_sqlite.check("--retention", "120", code=3)
+
+    assert "longer than ids are remembered" in texts(found["settings"])
+
+
+def test_servers_that_do_not_answer_are_told_both(on_sqlite: Service) -> None:
+    away = ("--broker", "amqp://127.0.0.1:1", "--dedup", "redis://127.0.0.1:1/0")
+
+    found = on_sqlite.check(*away, "--connect-timeout", "1", code=4)
+
+    assert level(found["broker"]) == {"error"}
+    assert level(found["dedup"]) == {"error"}
+
+
+def test_a_weak_memory_is_a_warning(on_sqlite: Service) -> None:
+    found = on_sqlite.check("--dedup", "memory://")
+
+    assert "warning" in level(found["dedup"])
+
+
+# Probes
+
+
+def test_probes_tell_how_the_service_beside_does(on_sqlite: Service) -> None:
+    nobody = on_sqlite.run("check", "--live", code=1)
+    assert "no supervisor runs here" in nobody.out
+
+    running = on_sqlite.start("start")
+    until(lambda: on_sqlite.run("check", "--ready", code=None).code == 0, _PATIENCE, "it is ready")
+
+    both = on_sqlite.run("check", "--live", "--ready", "--service", "bank", "--json").json
+    assert (both["ok"], both["live"]["ok"], both["ready"]["ok"]) == (True, True, True)
+    on_sqlite.run("check", "--live", "--service", "another", code=1)
+
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.wait(_PATIENCE) == 0
+    on_sqlite.run("check", "--live", code=1)
+
+
+def test_a_probe_imports_neither_the_app_nor_the_clients_of_servers(on_sqlite: Service) -> None:
+    on_sqlite.write("handlers.py", "raise RuntimeError('imported')\n")
+    on_sqlite.environ["PYTHONPROFILEIMPORTTIME"] = "1"
+
+    result = on_sqlite.run("check", "--live", code=1)
+
+    imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    assert "worker.supervisor.status" in imported
+    assert not imported & {"kombu", "amqp", "redis", "msgspec", "tenacity", "rich", "worker.app"}
+
+
+# topology
+
+
+def test_topology_shows_what_there_is_and_how_full(service: Service) -> None:
+    before = service.run("topology", "--shards", "2").out
+    assert before.count("not there") == 4
+
+    service.run("topology", "--shards", "2", "--declare")
+    for number in range(3):
+        service.run("publish", "user.deposited", f"n={number}", "--key", "u1")
+
+    told = service.topology("--shards", "2")
+    assert told["service"] == "bank"
+    assert sum(queue["ready"] for queue in told["queues"]) == 3
+    assert [q["name"] for q in told["queues"]] == [
+        "bank.g1.0", "bank.g1.1", "bank.dlq", "bank.parked",
+    ]  # fmt: skip
+    assert {"qw.events", "qw.commands", "bank.g1"} <= {x["name"] for x in told["exchanges"]}
+    (bound,) = [b for b in told["bindings"] if b["source"] == "qw.events"]
+    assert (bound["routing_key"], bound["target"]) == ("user.*", "bank.g1")
+
+
+def test_topology_is_shown_where_no_broker_answers(on_sqlite: Service) -> None:
+    result = on_sqlite.run("topology", "--broker", "amqp://127.0.0.1:1", "--connect-timeout", "1")
+
+    assert "bank.g1.0" in result.out
+    assert "the depths are not known" in result.err
+
+
+def test_declaring_what_is_there_otherwise_is_refused(on_servers: Service) -> None:
+    connection = connect(on_servers.broker, heartbeat=0, timeout=10, name="test")
+    connection.channel().queue_declare("bank.dlq", durable=True, auto_delete=False)
+    connection.release()
+
+    result = on_servers.run("topology", "--declare", code=3)
+
+    assert "the broker has the queue 'bank.dlq' with other properties" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_terminal_gets_tables(on_sqlite: Service) -> None:
+    shown = on_sqlite.on_terminal("topology")
+
+    assert shown.code == 0
+    assert "bank.parked" in shown.out

@@ -1,0 +1,182 @@
+"""A user's mistake ends with its exit code and a text that says what to do, never a traceback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.conftest import Place
+from acceptance.running import Load, Service, eventually, steps
+from servers import RabbitMQ
+from servers.process import free_ports
+
+Serve = Callable[..., Service]
+
+APP = """\
+from worker import App
+app = App("mine")
+
+@app.on("#")
+def handle(event):
+    pass
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Service]:
+    """A service in a folder of the user's own, with ``handlers.py``, on nothing but SQLite."""
+    service = Service(tmp_path / "project", "handlers", broker="sqlite:///own.db")
+    (service.folder / "handlers.py").write_text(APP)
+    yield service
+    service.end()
+
+
+def told(service: Service, *options: str) -> tuple[int, str]:
+    """Start it, and return its exit code and what it said to its user."""
+    service.start(*options)
+    code = service.exit_code()
+    lines = [line for line in service.log.splitlines() if not line.startswith("{")]
+    return code, "\n".join(lines)
+
+
+def test_the_app_of_the_current_folder_is_found(project: Service) -> None:
+    project.start_ready()
+
+    assert project.drain() == 0
+
+
+@pytest.mark.parametrize(
+    ("app", "source", "says"),
+    [
+        ("", APP, "which app?"),
+        ("handlerz", APP, "there is no module 'handlerz'"),
+        ("handlers.py", APP, "try --app handlers"),
+        ("handlers:ap", APP, "handlers has no App named 'ap'; it has app"),
+        ("handlers", "import missing_package\n", "'missing_package', which is not installed"),
+        ("handlers", APP.replace("#", "a b"), "a b"),
+        ("handlers", APP.replace("event", "a, b, c"), "takes (event) or (event, context)"),
+    ],
+)
+def test_an_app_that_cannot_be_found_or_meant(
+    project: Service, app: str, source: str, says: str
+) -> None:
+    (project.folder / "handlers.py").write_text(source)
+    project.app = app
+
+    code, text = told(project)
+
+    assert code == 3
+    assert says in text
+    assert "Traceback" not in project.log
+    assert len(text.splitlines()) == 1
+
+
+def test_an_app_that_raises_shows_the_users_own_lines_and_no_others(project: Service) -> None:
+    (project.folder / "handlers.py").write_text("def broken():\n    1 / 0\n\nbroken()\n")
+
+    code, text = told(project)
+
+    assert code == 3
+    assert "importing it raised ZeroDivisionError: division by zero" in text
+    assert 'handlers.py", line 4' in text
+    assert "worker/" not in text
+    assert "importlib" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--sharsd", "4"], 2, "--shards"),
+        (["--shards", "0"], 3, "--shards: 0 is too small"),
+        (["--shards", "many"], 3, "'many' is not a whole number"),
+        (["--broker", "ampq://localhost"], 3, "did you mean amqp?"),
+        (["--broker", "amqp://guest:secret@localhost:port/"], 3, "port"),
+        (["--broker", "sqlite:///missing/qworker.db"], 3, "there is no folder"),
+        (["--dedup", "rediss:/localhost"], 3, "rediss"),
+        (["--dedup", "nowhere.module:Store"], 3, "nowhere.module"),
+        (["--handler", "handel"], 2, "did you mean handle?"),
+        (["--http", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_settings_that_cannot_be_meant(
+    project: Service, options: list[str], code: int, says: str
+) -> None:
+    found, text = told(project, *options)
+
+    assert (found, says in text) == (code, True), text
+    assert "Traceback" not in project.log
+    assert "secret" not in project.log
+
+
+def test_all_mistakes_are_told_at_once_each_with_its_source(project: Service) -> None:
+    (project.folder / "qworker.toml").write_text('prefetch = "lots"\nshrads = 3\n')
+    project.configure(concurrency="some")
+
+    code, text = told(project, "--shards", "-1")
+
+    assert code == 3
+    for part in ("prefetch in qworker.toml", "shrads", "QWORKER_CONCURRENCY", "--shards"):
+        assert part in text
+
+
+@pytest.mark.parametrize("part", ["broker", "dedup"])
+def test_a_server_that_does_not_answer(project: Service, servers: Place, part: str) -> None:
+    (port,) = free_ports(1)
+    urls = {"broker": servers.broker, "dedup": servers.dedup}
+    urls[part] = {"broker": f"amqp://guest:secret@127.0.0.1:{port}//", "dedup": f"redis://:secret@127.0.0.1:{port}/0"}[part]
+
+    began = time.monotonic()
+    code, text = told(
+        project, "--broker", urls["broker"], "--dedup", urls["dedup"], "--connect-timeout", "2"
+    )
+
+    assert code == 4
+    assert time.monotonic() - began < 20
+    assert str(port) in text
+    assert "Traceback" not in project.log
+    assert "secret" not in project.log
+
+
+def test_a_server_that_comes_up_within_the_connect_timeout(
+    servers: Place, serve: Serve, rabbitmq: RabbitMQ
+) -> None:
+    service = serve(servers, "steps")
+    rabbitmq.stop()
+
+    service.start("--connect-timeout", "60")
+    eventually(lambda: service.status(), "it is on its way")
+    rabbitmq.start()
+
+    eventually(lambda: service.status().get("ready") or not service.running, "it is ready")
+    assert service.drain() == 0
+
+
+def test_a_password_that_the_broker_refuses(project: Service, servers: Place) -> None:
+    wrong = servers.broker.replace("guest:guest", "guest:wrongword")
+
+    code, text = told(project, "--broker", wrong, "--dedup", servers.dedup)
+
+    assert code == 3
+    assert "refuses the user" in text
+    assert "Traceback" not in project.log
+    assert "wrongword" not in project.log
+
+
+def test_a_queue_that_is_there_with_other_properties(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "steps")
+    service.start_ready()
+    load.publish(steps(keys=1, each=1))
+    assert service.drain() == 0
+
+    service.configure(queue_type="classic")
+    code, text = told(service)
+
+    assert code == 3
+    assert "steps.g1.0" in text
+    assert "queue_type" in text
+    assert "Traceback" not in service.log

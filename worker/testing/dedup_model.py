@@ -1,0 +1,155 @@
+"""A model of a dedup store, and random batches that compare a store with it."""
+# ruff: noqa: S101, D102 - a test; the methods are those of the protocol
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from worker.dedup.base import (
+    OWNER_BYTES,
+    Answer,
+    Answers,
+    Batch,
+    Claim,
+    Complete,
+    Release,
+    Renew,
+    Verdict,
+)
+from worker.testing.dedup_peer import (
+    ALREADY_DONE,
+    BUSY,
+    CONFLICT,
+    DUPLICATE,
+    FRESH,
+    KEPT,
+    OTHER_PAYLOAD,
+    PAYLOAD,
+    STALE,
+    SUSPECT,
+    new_record,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from worker.dedup.base import DedupStore
+
+
+class Model:
+    """The rules in the fewest words, without time: nothing expires and nothing is forgotten."""
+
+    def __init__(self) -> None:
+        self.done: dict[bytes, bytes] = {}
+        self.held: dict[bytes, tuple[bytes | None, int, int]] = {}
+
+    def apply(self, batch: Batch) -> Answers:
+        return Answers(
+            [self.complete(*entry) for entry in batch.completes],
+            [self.release(*entry) for entry in batch.releases],
+            [
+                KEPT if self.owner(entry.record) == entry.token else STALE
+                for entry in batch.renewals
+            ],
+            [self.claim(*entry, batch.dead) for entry in batch.claims],
+        )
+
+    def owner(self, record: bytes) -> bytes | None:
+        return self.held.get(record, (None, 0, 0))[0]
+
+    def complete(self, record: bytes, token: bytes, payload: bytes) -> Answer:
+        if record in self.done:
+            return ALREADY_DONE
+        if self.owner(record) not in {None, token}:
+            return STALE
+        self.held.pop(record, None)
+        self.done[record] = payload
+        return KEPT
+
+    def release(self, record: bytes, token: bytes, refund: bool) -> Answer:  # noqa: FBT001
+        if self.owner(record) != token:
+            return STALE
+        _, attempts, crashes = self.held[record]
+        self.held[record] = (None, attempts - refund, crashes)
+        return KEPT
+
+    def claim(
+        self,
+        record: bytes,
+        token: bytes,
+        payload: bytes,
+        solo: bool,  # noqa: FBT001
+        dead: Collection[bytes],
+    ) -> Verdict:
+        if record in self.done:
+            return Verdict(DUPLICATE if self.done[record] == payload else CONFLICT)
+        owner, attempts, crashes = self.held.get(record, (None, 0, 0))
+        if owner is None:
+            attempts += 1
+        elif owner != token:
+            if owner[:OWNER_BYTES] not in dead:
+                return Verdict(BUSY, attempts, crashes)
+            if not solo:
+                return Verdict(SUSPECT, attempts, crashes)
+            attempts, crashes = attempts + 1, crashes + 1
+        self.held[record] = (token, attempts, crashes)
+        return Verdict(FRESH, attempts, crashes)
+
+
+def compare_with_model(first: DedupStore, second: DedupStore) -> None:
+    """Apply random batches over both connections; every answer must be the model's."""
+    owners = [os.urandom(OWNER_BYTES) for _ in range(2)]
+    # Few of each, so that they meet. The tokens are used again and again, as no caller would.
+    tokens = st.sampled_from([owner + bytes([0, 0, 0, n]) for owner in owners for n in range(2)])
+    payloads = st.sampled_from([PAYLOAD, OTHER_PAYLOAD])
+    numbers, flags = st.integers(0, 3), st.booleans()
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.records = [new_record() for _ in range(4)]
+            self.model = Model()
+            self.batch = Batch()
+
+        @rule(
+            completes=st.lists(st.tuples(numbers, tokens, payloads), max_size=3),
+            releases=st.lists(st.tuples(numbers, tokens, flags), max_size=3),
+            renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
+            claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
+            dead=st.sets(st.sampled_from(owners)),
+            store=st.sampled_from([first, second]),
+        )
+        def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
+            self,
+            completes: list[tuple[int, bytes, bytes]],
+            releases: list[tuple[int, bytes, bool]],
+            renewals: list[tuple[int, bytes]],
+            claims: list[tuple[int, bytes, bytes, bool]],
+            dead: set[bytes],
+            store: DedupStore,
+        ) -> None:
+            self.batch = Batch(
+                [Complete(self.records[n], token, payload) for n, token, payload in completes],
+                [Release(self.records[n], token, refund) for n, token, refund in releases],
+                [Renew(self.records[n], token) for n, token in renewals],
+                [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],
+                dead,
+            )
+            self.apply_again(store)
+
+        @rule(store=st.sampled_from([first, second]))
+        def apply_again(self, store: DedupStore) -> None:
+            answers = store.apply(self.batch)
+            for verdict in answers.claims:
+                assert (verdict.wait > 0) is (verdict.answer is BUSY)
+            timeless = [verdict._replace(wait=0.0) for verdict in answers.claims]
+            assert answers._replace(claims=timeless) == self.model.apply(self.batch)
+
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
+    )
