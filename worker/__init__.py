@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from worker.app import App
     from worker.errors import (
-    AlreadyDone,
+        AlreadyDone,
         BrokerUnreachable,
         ConfigurationError,
         ConfirmTimeout,

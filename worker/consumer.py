@@ -20,33 +20,25 @@ The fate of a task is decided in ``fate.py`` alone, and a delivery is finished i
 from __future__ import annotations
 
 import os
-import selectors
-import sys
-import threading
-import traceback
 from contextlib import suppress
 from enum import Enum
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from worker.codec import Codec
+from worker.assembly import assemble
 from worker.dedup.base import OWNER_BYTES, Answer, StoreOptions
 from worker.dedup.open import open_store
-from worker.detour import Detour
-from worker.dialogue import Dialogue
-from worker.dispatch import Dispatcher
 from worker.errors import BrokerUnreachable, ConfigurationError, DedupUnavailable
-from worker.executor import Delivery, Executor
-from worker.fate import Fate
-from worker.intake import Intake
-from worker.link import Link
+from worker.executor import Delivery
 from worker.outcome import DeadLetter
-from worker.parking import Parking, Unpark
+from worker.parking import Unpark
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
+from worker.report import dump, statistics
 from worker.telemetry import Counters, HandlerStuck, SecondEffect
 from worker.timers import Timers
+from worker.waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -111,24 +103,17 @@ class Consumer:
         self._random = random or Random()
         self._pools = pools
         self._telemetry = app.telemetry
-        self._shards = tuple(shards)
-        self._fences = dict(fences or {})
+        self._fences = {shard: (fences or {}).get(shard, 0) for shard in shards}
         self._store = store
         self._timers = Timers(clock)
         self._poll = _SHORTEST_POLL
         self._next_beat = 0.0
         self._next_watch = 0.0
-        self._sleeping = False
         self._drain_deadline: float | None = None
         self._ending: Finish | None = None
         self._finish: Finish | None = None
         self._lifespan: Any = None
-        self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ, self._empty_pipe)
-        self._link_filenos: list[int] = []
+        self._waiter = Waiter()
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -138,67 +123,29 @@ class Consumer:
         Raises Unreachable where a server does not answer, ConfigurationError where something is
         set wrong, or where the app's lifespan raises.
         """
-        settings, app, clock, random = self.settings, self.app, self._clock, self._random
-        telemetry, counters, timers = self._telemetry, self.counters, self._timers
-        topology = app.topology(settings)
+        settings = self.settings
         if self._store is None:
             options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
             self._store = open_store(settings.dedup_url, options)
-        codec = Codec.of(app.name, settings)
-        executor = Executor(app, codec, self._enter_lifespan(), random, clock)
-        executor.fences = self._fences
-        dialogue = Dialogue(self._store, self.owner, settings.claim_ttl, telemetry, clock)
-        parking = Parking(self._store, app.name)
-        parking.load()
-        name = f"qworker {app.name} {os.getpid()}"
-        link = Link(
+        parts = assemble(
+            self.app,
             settings,
-            topology=topology,
-            shards=self._shards,
-            name=name,
-            telemetry=telemetry,
-            random=random,
-        )
-        link.open()
-        detour = Detour(
-            service=app.name,
-            link=link,
-            dialogue=dialogue,
-            parking=parking,
-            telemetry=telemetry,
-            counters=counters,
-            settled=self._settled,
-            later=timers.later,
-        )
-        dispatcher = Dispatcher(
-            settings=settings,
-            executor=executor,
-            dialogue=dialogue,
-            detour=detour,
-            parking=parking,
-            timers=timers,
-            telemetry=telemetry,
-            counters=counters,
-            settled=self._settled,
-            wake=self._wake,
-            kinds={handler.is_async for handler in app.handlers.values()},
+            fences=self._fences,
+            owner=self.owner,
+            store=self._store,
+            state=self._enter_lifespan(),
+            timers=self._timers,
+            counters=self.counters,
+            clock=self._clock,
+            random=self._random,
             pools=self._pools,
+            settled=self._settled,
+            wake=self._waiter.wake,
         )
-        self._fate = Fate(
-            executor=executor,
-            dispatcher=dispatcher,
-            dialogue=dialogue,
-            detour=detour,
-            parking=parking,
-            link=link,
-            telemetry=telemetry,
-            counters=counters,
-            clock=clock,
-        )
-        self._executor, self._intake = executor, Intake(app, codec)
-        self._dialogue, self._parking, self._detour = dialogue, parking, detour
-        self._link, self._dispatcher = link, dispatcher
-        self._watch_link()
+        self._intake, self._executor, self._dialogue = parts.intake, parts.executor, parts.dialogue
+        self._parking, self._link, self._detour = parts.parking, parts.link, parts.detour
+        self._dispatcher, self._fate = parts.dispatcher, parts.fate
+        self._waiter.follow(self._link.filenos())
 
     def _enter_lifespan(self) -> Any:  # noqa: ANN401 - whatever the app's lifespan yields
         if self.app.lifespan_manager is None:
@@ -227,9 +174,7 @@ class Consumer:
         self._dispatcher.close()
         if self._store is not None:
             self._store.close()
-        self._selector.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._waiter.close()
         if self._lifespan is not None:
             lifespan, self._lifespan = self._lifespan, None
             lifespan.__exit__(None, None, None)
@@ -248,11 +193,11 @@ class Consumer:
 
     def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
-        self._selector.register(fileobj, selectors.EVENT_READ, callback)
+        self._waiter.watch(fileobj, callback)
 
     def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
         """No longer watch ``fileobj``."""
-        self._selector.unregister(fileobj)
+        self._waiter.unwatch(fileobj)
 
     # -- the tick ----------------------------------------------------------------------------------
 
@@ -266,7 +211,7 @@ class Consumer:
         done = 0
         try:
             if self._link.ensure(now):
-                self._watch_link()
+                self._waiter.follow(self._link.filenos())
             done += self._gather()
             done += self._dispatcher.collect(self._fate.resolve)
             done += self._converse(now)
@@ -287,14 +232,8 @@ class Consumer:
         timeout = max(0.0, until - now)
         if self._link.is_polled:
             timeout = min(timeout, self._poll)
-        self._sleeping = True
-        # A run that finishes from here on finds the flag set and writes to the pipe.
-        if self._dispatcher.finished or self._link.pending():
-            timeout = 0.0
-        for key, _ in self._selector.select(timeout):
-            if key.data is not None:
-                key.data()
-        self._sleeping = False
+        dispatcher, link = self._dispatcher, self._link
+        self._waiter.wait(timeout, lambda: bool(dispatcher.finished) or link.pending())
 
     @property
     def next_due(self) -> float:
@@ -305,17 +244,6 @@ class Consumer:
         if self._dialogue.busy and self._dialogue.next_try:
             due = min(due, self._dialogue.next_try)
         return due if self._link.is_up else min(due, self._link.next_try)
-
-    def _wake(self) -> None:
-        """Wake the loop; any thread may call it, and most calls cost one comparison."""
-        if self._sleeping:
-            self._sleeping = False
-            with suppress(OSError):  # the pipe is full: it is awake; or closed: it has ended
-                os.write(self._wake_out, b"\0")
-
-    def _empty_pipe(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._wake_in, 4096)
 
     def _gather(self) -> int:
         """Step 2: take deliveries off the broker and put their tasks into lanes."""
@@ -413,20 +341,11 @@ class Consumer:
 
     # -- when the connection, or the consumer, ends ------------------------------------------------
 
-    def _watch_link(self) -> None:
-        """Wait on the descriptors of the link that there is now."""
-        for number in self._link_filenos:
-            with suppress(KeyError, ValueError, OSError):  # it may have gone with its connection
-                self._selector.unregister(number)
-        self._link_filenos = self._link.filenos()
-        for number in self._link_filenos:
-            self._selector.register(number, selectors.EVENT_READ, None)
-
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""
         self.counters.reconnects += 1
         self._link.drop(error, self._clock())
-        self._watch_link()
+        self._waiter.follow(())
         self._dispatcher.forget()
 
     def _begin_drain(self, deadline: float, ending: Finish) -> None:
@@ -469,32 +388,9 @@ class Consumer:
 
     def statistics(self) -> dict[str, object]:
         """Return counters and gauges, ready for JSON."""
-        dispatcher, channels = self._dispatcher, self._link.shards
-        return {
-            **self.counters.as_dict(),
-            "in_flight": dispatcher.in_flight,
-            "waiting": dispatcher.lanes.waiting,
-            "lanes": len(dispatcher.lanes),
-            "held": sum(channel.held for channel in channels),
-            "unsettled": sum(channel.settlement.unsettled for channel in channels),
-            "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
-            "connected": self._link.is_up,
-            "store_away": self._dialogue.away_since is not None,
-            "idle": self.settings.burst and self.is_idle(),
-        }
+        numbers = statistics(self.counters, self._dispatcher, self._dialogue, self._link)
+        return {**numbers, "idle": self.settings.burst and self.is_idle()}
 
     def dump(self) -> str:
         """Return the stack of every thread, and what is in flight."""
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        lines, now = [], self._clock()
-        for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
-            lines.append(f"thread {names.get(ident, ident)}")
-            lines += [line.rstrip() for line in traceback.format_stack(frame)]
-        for run in self._dispatcher.out:
-            for task in run.tasks:
-                since = f"for {now - task.started:.1f} s" if task.started else "waiting"
-                lines.append(
-                    f"in flight: {task.handler.full_name} {task.message.id}"
-                    f" key={task.message.key} attempt={task.attempt} {since}"
-                )
-        return "\n".join(lines)
+        return dump(self._dispatcher, self._clock())

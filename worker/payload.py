@@ -123,22 +123,13 @@ def _event_decoder(kind: type[Any]) -> Decoder:
         hints = typing.get_type_hints(kind, include_extras=True)
     except NameError as error:
         raise ConfigurationError(f"{kind.__qualname__}: an annotation names {error}") from None
-    payload_fields = []
-    made_here = {}
-    for spec in dataclasses.fields(kind):
-        if spec.name not in schema.fields:
-            continue
-        if not spec.init:
-            if spec.default_factory is not dataclasses.MISSING:
-                made_here[spec.name] = spec.default_factory
-            continue
-        default: dict[str, Any] = {}
-        if spec.default is not dataclasses.MISSING:
-            default["default"] = spec.default
-        elif spec.default_factory is not dataclasses.MISSING:
-            default["default_factory"] = spec.default_factory
-        field = dataclasses.field(kw_only=True, **default)
-        payload_fields.append((spec.name, hints[spec.name], field))
+    own = [spec for spec in dataclasses.fields(kind) if spec.name in schema.fields]
+    payload_fields = [(f.name, hints[f.name], _payload_field(f)) for f in own if f.init]
+    made_here = {
+        f.name: f.default_factory
+        for f in own
+        if not f.init and f.default_factory is not dataclasses.MISSING
+    }
     payload = dataclasses.make_dataclass(f"{kind.__name__}Payload", payload_fields)
     decode = _decode_function(payload, kind)
     new = object.__new__
@@ -159,3 +150,12 @@ def _event_decoder(kind: type[Any]) -> Decoder:
         return event
 
     return decode_event
+
+
+def _payload_field(spec: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - what field() returns
+    """Return a field like ``spec``, to be given by name."""
+    if spec.default is not dataclasses.MISSING:
+        return dataclasses.field(kw_only=True, default=spec.default)
+    if spec.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(kw_only=True, default_factory=spec.default_factory)
+    return dataclasses.field(kw_only=True)

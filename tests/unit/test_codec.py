@@ -57,10 +57,15 @@ def received(codec: Codec, outgoing: Outgoing) -> Message:
     return decoded
 
 
-def reason(body: bytes = b"{}", codec: Codec = CODEC, **properties: Any) -> str:
+def reason(
+    body: bytes = b"{}",
+    codec: Codec = CODEC,
+    also: dict[str, Any] | None = None,
+    **properties: Any,
+) -> str:
     """Return why a message with these properties, a good id and a good name is set aside."""
     good = {"message_id": "id", "type": "user.deposited"}
-    decoded = codec.decode(body, {**good, **properties}, "user.deposited")
+    decoded = codec.decode(body, {**good, **properties, **(also or {})}, "user.deposited")
     assert isinstance(decoded, DeadLetter), decoded
     return decoded.reason
 
@@ -355,7 +360,7 @@ class TestDeadLetters:
         assert reason(content_encoding="gzip") == "the content encoding 'gzip' is not understood"
 
     def test_properties_that_cannot_be_decoded(self) -> None:
-        assert reason(**{"qw-undecodable": "bad table"}) == (
+        assert reason(also={"qw-undecodable": "bad table"}) == (
             "its AMQP properties cannot be decoded: bad table"
         )
 
@@ -367,7 +372,7 @@ class TestDeadLetters:
 
     @pytest.mark.parametrize("where", ["message_id", "type"])
     def test_an_identity_that_would_fill_the_store(self, where: str) -> None:
-        assert "longer than 1024 characters" in reason(**{where: "x" * 1025})
+        assert "longer than 1024 characters" in reason(also={where: "x" * 1025})
 
     def test_no_reason_is_longer_than_a_line(self) -> None:
         assert len(reason(content_type="x" * 100_000)) < 200

@@ -171,8 +171,10 @@ class TestMistakes:
                 "QWORKER_PREFETCH: 'lots' is not a whole number",
                 "--shards: 0 is too small; at least 1",
                 "--handler: 7 is not a list of names",
-                "QWORKER_BROKER_URL: no broker speaks 'ampq': use one of amqp://, amqps://, sqlite://,"
-                " memory://; did you mean amqp?",
+                (
+                    "QWORKER_BROKER_URL: no broker speaks 'ampq': use one of amqp://, amqps://,"
+                    " sqlite://, memory://; did you mean amqp?"
+                ),
             ]
         )
 

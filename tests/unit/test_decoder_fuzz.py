@@ -146,8 +146,7 @@ def unfit(task: Task) -> str | None:
     try:
         task.handler.decode(task.message)
     except Unfit as error:
-        assert str(error)
-        return str(error)
+        return str(error) or "no reason at all"
     return None
 
 

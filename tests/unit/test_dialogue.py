@@ -1,4 +1,4 @@
-"""The talk with the dedup store: one round trip a tick, harmless to repeat, never trusted too long."""
+"""The talk with the store: one round trip a tick, harmless to repeat, never trusted too long."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ class TestHostileBytes:
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
         try:
             amended(bytes(raw), add={"x": 1})
-        except Malformed as error:
-            assert str(error)
+        except Malformed:
+            pass
 
     @pytest.mark.parametrize(
         ("raw", "told"),
@@ -210,5 +210,6 @@ class TestDecoded:
 
     def test_names_that_are_no_text_are_passed_over(self) -> None:
         headers: Any = {b"\xff": 1, "qw-a": 2}
+        kept: Any = amend_decoded(headers, add={}, rename={}, drop_prefix="qw-")
 
-        assert amend_decoded(headers, add={}, rename={}, drop_prefix="qw-") == {b"\xff": 1}
+        assert kept == {b"\xff": 1}

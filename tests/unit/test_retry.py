@@ -17,7 +17,8 @@ ERROR = ValueError("no")
 
 def waits(policy: RetryPolicy, error: BaseException = ERROR) -> list[float]:
     """Return the waits between the attempts, until the policy gives up."""
-    random, found = Random(0), []
+    random = Random(0)
+    found: list[float] = []
     for attempt in range(1, 100):
         wait = policy.next_wait(attempt, error, random)
         if wait is None:

@@ -656,9 +656,10 @@ class TestTheBlock:
         def record(event: UserDeposited, ctx: Context) -> None:
             ctx.publish(event)
 
-        with TestWorker(app) as worker, pytest.raises(TimeoutError, match="still has work"):
+        with TestWorker(app) as worker:
             worker.publish(deposit())
-            worker.run(timeout=0.2)
+            with pytest.raises(TimeoutError, match="still has work"):
+                worker.run(timeout=0.2)
 
     def test_real_time_can_be_had_as_well(self) -> None:
         app = App("bank")
@@ -689,9 +690,10 @@ class TestTheBlock:
         app.on(UserDeposited, name="record")(record_async if is_async else record)
         expected = pytest.fail.Exception if is_async else KeyboardInterrupt
 
-        with TestWorker(app) as worker, pytest.raises(expected):
+        with TestWorker(app) as worker:
             worker.publish(deposit())
-            worker.run()
+            with pytest.raises(expected):
+                worker.run()
 
     def test_it_starts_no_threads(self) -> None:
         app = App("bank")

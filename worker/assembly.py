@@ -1,0 +1,119 @@
+"""Builds a consumer out of its parts: who knows whom is to be read here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worker.codec import Codec
+from worker.detour import Detour
+from worker.dialogue import Dialogue
+from worker.dispatch import Dispatcher
+from worker.executor import Executor
+from worker.fate import Fate
+from worker.intake import Intake
+from worker.link import Link
+from worker.parking import Parking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from random import Random
+
+    from worker.app import App
+    from worker.config import Settings
+    from worker.dedup.base import DedupStore
+    from worker.pool import PoolMaker
+    from worker.executor import Delivery
+    from worker.telemetry import Counters
+    from worker.timers import Timers
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one consumer. All belong to its I/O thread; the executor runs in the pools."""
+
+    intake: Intake
+    executor: Executor
+    dialogue: Dialogue
+    parking: Parking
+    link: Link
+    detour: Detour
+    dispatcher: Dispatcher
+    fate: Fate
+
+
+def assemble(  # noqa: PLR0913 - what a consumer is made of
+    app: App,
+    settings: Settings,
+    *,
+    fences: Mapping[int, int],
+    owner: bytes,
+    store: DedupStore,
+    state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
+    timers: Timers,
+    counters: Counters,
+    clock: Callable[[], float],
+    random: Random,
+    pools: tuple[PoolMaker, PoolMaker],
+    settled: Callable[[Delivery], None],
+    wake: Callable[[], None],
+) -> Parts:
+    """Build and connect the parts; the keys of ``fences`` are the shards.
+
+    Raises Unreachable where a server does not answer, ConfigurationError where something is set
+    wrong.
+    """
+    telemetry = app.telemetry
+    codec = Codec.of(app.name, settings)
+    executor = Executor(app, codec, state, random, clock)
+    executor.fences = dict(fences)
+    dialogue = Dialogue(store, owner, settings.claim_ttl, telemetry, clock)
+    parking = Parking(store, app.name)
+    parking.load()
+    link = Link(
+        settings,
+        topology=app.topology(settings),
+        shards=tuple(fences),
+        name=f"qworker {app.name} {os.getpid()}",
+        telemetry=telemetry,
+        random=random,
+    )
+    link.open()
+    detour = Detour(
+        service=app.name,
+        link=link,
+        dialogue=dialogue,
+        parking=parking,
+        telemetry=telemetry,
+        counters=counters,
+        settled=settled,
+        later=timers.later,
+    )
+    dispatcher = Dispatcher(
+        settings=settings,
+        executor=executor,
+        dialogue=dialogue,
+        detour=detour,
+        parking=parking,
+        timers=timers,
+        telemetry=telemetry,
+        counters=counters,
+        settled=settled,
+        wake=wake,
+        kinds={handler.is_async for handler in app.handlers.values()},
+        pools=pools,
+    )
+    fate = Fate(
+        executor=executor,
+        dispatcher=dispatcher,
+        dialogue=dialogue,
+        detour=detour,
+        parking=parking,
+        link=link,
+        telemetry=telemetry,
+        counters=counters,
+        clock=clock,
+    )
+    intake = Intake(app, codec)
+    return Parts(intake, executor, dialogue, parking, link, detour, dispatcher, fate)

@@ -1,0 +1,67 @@
+"""What a consumer's loop sleeps on: descriptors, and a pipe by which any thread wakes it."""
+
+from __future__ import annotations
+
+import os
+import selectors
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Waiter:
+    """A selector and a wake-up pipe. One thread calls all of it but :meth:`wake`."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self.watch(self._wake_in, self._empty_pipe)
+        self._sleeping = False
+        self._followed: list[int] = []
+
+    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401
+        """Call ``callback`` in :meth:`wait` whenever ``fileobj`` is readable."""
+        self._selector.register(fileobj, selectors.EVENT_READ, callback)
+
+    def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
+        """No longer watch ``fileobj``."""
+        self._selector.unregister(fileobj)
+
+    def follow(self, descriptors: Iterable[int]) -> None:
+        """Be woken by ``descriptors`` too, in place of those that were followed before."""
+        for number in self._followed:
+            with suppress(KeyError, ValueError, OSError):  # it may have gone with its connection
+                self._selector.unregister(number)
+        self._followed = list(descriptors)
+        for number in self._followed:
+            self._selector.register(number, selectors.EVENT_READ, None)
+
+    def wait(self, timeout: float, ready: Callable[[], bool]) -> None:
+        """Sleep for at most ``timeout`` seconds, or not at all where ``ready`` says so."""
+        self._sleeping = True
+        # What becomes ready from here on finds the flag set and writes to the pipe.
+        for key, _ in self._selector.select(0.0 if ready() else timeout):
+            if key.data is not None:
+                key.data()
+        self._sleeping = False
+
+    def wake(self) -> None:
+        """End the sleep; any thread may call it, and most calls cost one comparison."""
+        if self._sleeping:
+            self._sleeping = False
+            with suppress(OSError):  # the pipe is full: it is awake; or closed: it has ended
+                os.write(self._wake_out, b"\0")
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def _empty_pipe(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_in, 4096)
