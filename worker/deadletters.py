@@ -150,10 +150,13 @@ class Letter:
 class Box:
     """One queue of set-aside messages, open for reading. A context manager, for one thread.
 
-    Raises NoSuchQueue where the service has none, BrokerUnreachable where no broker answers.
+    Reads ``most`` messages at most. Raises NoSuchQueue where the service has none,
+    BrokerUnreachable where no broker answers.
     """
 
-    def __init__(self, queue: str, codec: Codec, settings: Settings) -> None:
+    def __init__(
+        self, queue: str, codec: Codec, settings: Settings, *, most: int | None = None
+    ) -> None:
         self.queue = queue
         self._codec = codec
         connection = connect(
@@ -166,9 +169,11 @@ class Box:
             counted = connection.channel().queue_declare(queue, passive=True)
             #: How many messages it held when it was opened.
             self.depth = int(counted.message_count)
-            self._inbound = Inbound(
-                connection, settings.broker, {0: queue}, min(max(self.depth, 1), MOST_HELD)
-            )
+            #: Messages that are still to be read; what is left of them others have, or they are
+            #: more than can be held.
+            self.unread = self.depth if most is None else min(self.depth, most)
+            held = min(max(self.unread, 1), MOST_HELD)
+            self._inbound = Inbound(connection, settings.broker, {0: queue}, held)
         except amqp.exceptions.NotFound:
             release(connection)
             raise NoSuchQueue(
@@ -178,8 +183,6 @@ class Box:
         except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
             release(connection)
             raise BrokerUnreachable(f"cannot read {queue!r}: {error}") from None
-        #: Messages that were counted and not read: others have them, or they are too many.
-        self.unread = self.depth
 
     def __enter__(self) -> Self:
         return self

@@ -32,7 +32,7 @@ class Result:
     err: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - whatever was printed
+    def json(self) -> Any:
         """Standard output as JSON."""
         return json.loads(self.out)
 

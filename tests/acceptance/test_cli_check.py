@@ -57,7 +57,7 @@ class Service(Shell):
             found.setdefault(finding["check"], []).append(finding)
         return found
 
-    def topology(self, *options: str) -> Any:  # noqa: ANN401 - JSON
+    def topology(self, *options: str) -> Any:
         return self.run("topology", "--json", *options).json
 
 

@@ -83,7 +83,7 @@ def bare_bench(tmp_path: Path, embedded: Place) -> Bench:
     return Bench(tmp_path, embedded)
 
 
-def line(**facts: Any) -> str:  # noqa: ANN401 - fields of a line
+def line(**facts: Any) -> str:
     return json.dumps({"name": "user.deposited", **facts}) + "\n"
 
 

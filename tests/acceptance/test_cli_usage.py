@@ -23,6 +23,17 @@ app = App("bank")
 def record(event: dict) -> None:
     pass
 """
+_STORE = """\
+class Store:
+    tier = "broken"
+    shared = True
+
+    @classmethod
+    def open(cls, url, options):
+        raise RuntimeError("who could know")
+
+    apply = forget = warnings = add_parked = parked = unpark = close = open
+"""
 COMMANDS = ("start", "check", "demo", "publish", "dlq", "topology", "completion")
 
 
@@ -135,6 +146,21 @@ def test_wrong_settings_are_told_all_at_once_each_with_its_source(
     assert "QWORKER_CLAIM_TTL: 'soon' is not a number" in result.err
     assert "--broker: no broker speaks 'ampq'" in result.err
     assert "Traceback" not in result.err
+
+
+def test_what_nobody_foresaw_shows_where_and_asks_to_be_reported(shell: Shell) -> None:
+    shell.write("handlers.py", _APP)
+    shell.write("stores.py", _STORE)
+
+    result = shell.run("check", "--app", "handlers", "--dedup", "stores:Store", code=1)
+
+    assert "RuntimeError: who could know" in result.err
+    assert "please report it" in result.err.splitlines()[-1]
+
+
+def test_a_group_without_a_command_shows_its_help(shell: Shell) -> None:
+    assert "replay" in shell.run("dlq", code=2).out
+    assert "publish" in shell.run(code=2).out
 
 
 def test_a_wrong_log_level_is_a_mistake_like_every_other(shell: Shell) -> None:

@@ -13,8 +13,8 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -91,7 +91,9 @@ def test_every_change_is_applied_once_and_in_order(
     # Once more, from the handler's own database and without the demo's own judgement.
     database = sqlite3.connect(tmp_path / "state.db")
     assert files(database) == history.tree
-    assert revisions(database) == {path: [*range(1, n + 1)] for path, n in sizes(history).items()}
+    in_order = {path: [*range(1, size + 1)] for path, size in sizes(history).items()}
+    assert revisions(database, "min") == in_order, "first effects"
+    assert revisions(database, "max") == in_order, "last effects"
     assert repeated_by_the_living(database) == []
     database.close()
 
@@ -106,12 +108,13 @@ def sizes(history: History) -> dict[str, int]:
     return {change.path: change.revision for change in history.changes}
 
 
-def revisions(database: sqlite3.Connection) -> dict[str, list[int]]:
-    """Return the revisions of every path as they were applied, repetitions in a row as one."""
+def revisions(database: sqlite3.Connection, which: Literal["min", "max"]) -> dict[str, list[int]]:
+    """Return the revisions of every path in the order of their first, or of their last, effect."""
+    query = f"SELECT path, revision FROM ledger GROUP BY path, revision ORDER BY {which}(number)"  # noqa: S608 - one of two words
     found = defaultdict(list)
-    for path, revision in database.execute("SELECT path, revision FROM ledger ORDER BY number"):
+    for path, revision in database.execute(query):
         found[path].append(revision)
-    return {path: [number for number, _ in groupby(all_)] for path, all_ in found.items()}
+    return dict(found)
 
 
 def repeated_by_the_living(database: sqlite3.Connection) -> list[tuple[str, int]]:

@@ -260,6 +260,11 @@ def test_an_automatic_exchange_goes_with_its_last_binding(connect: Connect) -> N
     assert not exchange_exists(channel, "second")
     assert not exchange_exists(channel, "first"), "its only binding led to the second"
 
+    channel.exchange_declare("third", "fanout", auto_delete=True)
+    channel.queue_bind("q", "third")
+    channel.queue_unbind("q", "third")
+    assert not exchange_exists(channel, "third")
+
 
 def test_an_automatic_queue_goes_with_its_last_consumer(connect: Connect) -> None:
     connection, other = connect(), connect()

@@ -71,12 +71,33 @@ def test_a_revision_that_overtook_its_predecessor_is_out_of_order() -> None:
     assert found.lost == []
 
 
-def test_a_second_effect_behind_its_successor_is_out_of_order() -> None:
-    rows = ledger(("a", 1, ALICE), ("a", 2, BOB), ("a", 1, BOB))
+def test_several_revisions_are_replayed_after_the_process_died_that_had_not_recorded_them() -> None:
+    rows = ledger(*[("a", n, ALICE) for n in (1, 2, 3)], *[("a", n, BOB) for n in (2, 3, 4)])
 
-    found = judge(rows, [Kill(ALICE, 1.5)], a=2)
+    found = judge(rows, [Kill(ALICE, 3.5)], a=4)
 
-    assert [row.number for row in found.out_of_order] == [3]
+    assert found.held
+    assert [(e.second.revision, len(e.overtaken)) for e in found.explained] == [(2, 1), (3, 0)]
+
+
+def test_a_replay_that_stops_half_way_leaves_the_past_in_place() -> None:
+    rows = ledger(*[("a", n, ALICE) for n in (1, 2, 3)], ("a", 2, BOB))
+
+    found = judge(rows, [Kill(ALICE, 3.5)], a=3)
+
+    assert [row.number for row in found.out_of_order] == [4]
+
+
+def test_a_replay_must_not_leave_out_a_revision() -> None:
+    rows = ledger(*[("a", n, ALICE) for n in (1, 2, 3)], ("a", 1, BOB), ("a", 3, BOB))
+
+    assert [row.number for row in judge(rows, [Kill(ALICE, 3.5)], a=3).out_of_order] == [5]
+
+
+def test_a_replay_behind_a_revision_of_the_living_is_a_broken_promise() -> None:
+    rows = ledger(("a", 1, ALICE), ("a", 2, BOB), ("a", 1, BOB), ("a", 2, BOB))
+
+    assert len(judge(rows, [Kill(ALICE, 1.5)], a=2).unexplained) == 2
 
 
 def test_a_revision_that_is_missing_is_lost_wherever_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from struct import pack
@@ -159,10 +160,8 @@ class TestHostileBytes:
     def test_a_changed_byte_is_amended_or_malformed(self, data: st.DataObject) -> None:
         raw = bytearray(encode(PROPERTIES, {"a": "b", "c": {"d": [1]}}))
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-        try:
+        with suppress(Malformed):
             amended(bytes(raw), add={"x": 1})
-        except Malformed:
-            pass
 
     @pytest.mark.parametrize(
         ("raw", "told"),

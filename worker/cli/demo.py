@@ -13,15 +13,17 @@ from worker.demo.run import EVENTS, SECONDS, run_demo
     "--events",
     type=click.IntRange(1),
     default=EVENTS,
+    show_default=True,
     metavar="N",
-    help=f"How many events to publish. [default: {EVENTS}]",
+    help="How many events to publish.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=SECONDS,
+    show_default=True,
     metavar="S",
-    help=f"How long publishing takes, about. [default: {SECONDS:g}]",
+    help="How long publishing takes, about.",
 )
 @click.option(
     "--kills",

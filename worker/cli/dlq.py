@@ -37,6 +37,7 @@ dlq.add_command(replay)
 @dlq.command(
     "list",
     cls=SettingsCommand,
+    short_help="List what is set aside.",
     epilog=example(
         "qworker dlq list --app handlers",
         "qworker dlq list --service bank --broker amqp://host --reason 'card declined' --json",
@@ -49,8 +50,9 @@ dlq.add_command(replay)
     "--limit",
     type=click.IntRange(0),
     default=_SHOWN,
+    show_default=True,
     metavar="N",
-    help=f"Show so many at most, or all with 0. [default: {_SHOWN}]",
+    help="Show so many at most, or all with 0.",
 )
 @click.option("--parked", is_flag=True, help="List the messages of parked keys instead.")
 @json_option
@@ -65,25 +67,29 @@ def list_(
 ) -> None:
     """List what lies in the dead-letter queue, the oldest first. Nothing is taken from it."""
     place = target(options, service)
-    found: list[Letter] = []
-    with open_box(place, parked=parked) as box:
-        search = Search(box, Filter(**wanted))
-        found.extend(search)
+    choice = Filter(**wanted)
+    # Only what is neither chosen nor sorted can be shown without reading all.
+    most = None if choice or parked else limit or None
+    with open_box(place, parked=parked, most=most) as box:
+        search = Search(box, choice)
+        found = list(search)
     if parked:
         found.sort(key=lambda letter: (letter.key or "", letter.place))
     shown = found[: limit or None]
+    more = (len(found) if most is None else box.depth) - len(shown)
     if as_json:
         emit_json([facts(letter) for letter in shown])
     elif shown:
         emit_table(COLUMNS, [row(letter) for letter in shown])
     search.tell(len(found))
-    if len(found) > len(shown):
-        note(f"{len(found) - len(shown)} more; --limit 0 shows all")
+    if more > 0:
+        note(f"{more} more; --limit 0 shows all")
 
 
 @dlq.command(
     "show",
     cls=SettingsCommand,
+    short_help="Show one message with its traceback.",
     epilog=example("qworker dlq show 01969d8e-53a1-7b2c-8d11-0c7f2a3b4c5d --app handlers"),
 )
 @settings_options(*SETTINGS)
@@ -115,6 +121,7 @@ def show(options: dict[str, Any], service: str | None, message_id: str, *, as_js
 @dlq.command(
     "purge",
     cls=SettingsCommand,
+    short_help="Remove messages for good.",
     epilog=example("qworker dlq purge --app handlers --handler audit --yes"),
 )
 @settings_options(*SETTINGS)

@@ -30,6 +30,7 @@ _EXIT_INCOMPLETE = 1
 
 @click.command(
     cls=SettingsCommand,
+    short_help="Send messages back to their queues.",
     epilog=example(
         "qworker dlq replay --app handlers --handler charge --dry-run",
         "qworker dlq replay --app handlers --handler charge",
@@ -45,8 +46,9 @@ _EXIT_INCOMPLETE = 1
     "--wait",
     type=click.FloatRange(0),
     default=_WAIT,
+    show_default=True,
     metavar="SECONDS",
-    help=f"How long a parked key may take to become free. [default: {_WAIT:g}]",
+    help="How long a parked key may take to become free.",
 )
 def replay(
     options: dict[str, Any],

@@ -21,7 +21,7 @@ EXIT_BUG = 1
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 
-_BUG = "this is a mistake in qworker, not in what you did: please report it, with the lines above"
+_BUG = "this is a mistake in qworker or in an extension of it: please report it, with these lines"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import NamedTuple, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class Entry(NamedTuple):
@@ -54,7 +55,14 @@ _ENTRIES = {entry.name: entry for _, entries in _SECTIONS for entry in entries}
 
 
 class Group(click.Group):
-    """A group that says what a mistyped command may have meant."""
+    """A group that says what a mistyped command may have meant, and shows help without one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show help where nothing is said, and exit as for every wrong usage."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit(click.UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,6 +92,15 @@ class Commands(Group):
             return None
         module, _, attribute = entry.place.partition(":")
         return cast("click.Command", getattr(importlib.import_module(module), attribute))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the names, without importing a command, and the options."""
+        names = [
+            CompletionItem(entry.name, help=entry.help)
+            for entry in _ENTRIES.values()
+            if entry.name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the sections, without importing a command."""

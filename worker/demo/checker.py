@@ -1,13 +1,15 @@
 """Were the promises held? Reads the ledger row by row and says what it found, and where.
 
-For each path the revisions must rise by one. The one thing that is allowed beside: the last
-revision once more, right behind the first time, where the process that applied it first was
-killed, so that nobody could know that its effect had happened. That is the crash window of a tier
-whose memory of ids is not in the handler's own transaction; it is counted, and shown.
+For each path the revisions must rise by one. The one thing that is allowed beside is a *replay*:
+where the process that applied the last revisions of a path was killed before it could record them,
+so that nobody could know of their effects, they are applied once more, in order, before anything
+else of that path. That is the crash window of a tier whose memory of ids is not in the handler's
+own transaction; it is counted, and shown.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ class SecondEffect:
 
     first: Execution
     second: Execution
+    #: Later revisions that had been applied before ``second``, and have to be applied again too.
+    overtaken: tuple[Execution, ...]
     #: What explains it; None: nothing does.
     kill: Kill | None
 
@@ -35,6 +39,15 @@ class SecondEffect:
     def window(self) -> float:
         """Seconds from the first effect to the kill: how long the runtime had not recorded it."""
         return max(0.0, self.kill.at - self.first.at) if self.kill is not None else 0.0
+
+
+@dataclass(slots=True)
+class _Path:
+    """What was seen of one path."""
+
+    last: int = 0
+    #: The latest execution of every revision.
+    latest: dict[int, Execution] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,9 +75,8 @@ class Checker:
 
     def __init__(self, expected: Mapping[str, int]) -> None:
         self._expected = dict(expected)
-        self._last: dict[str, Execution] = {}
-        self._done: dict[str, set[int]] = {}
-        self._repeated: list[tuple[Execution, Execution]] = []
+        self._paths: dict[str, _Path] = defaultdict(_Path)
+        self._repeated: list[tuple[Execution, Execution, tuple[Execution, ...]]] = []
         self._out_of_order: list[Execution] = []
         #: How many different (path, revision) were applied.
         self.applied = 0
@@ -72,7 +84,7 @@ class Checker:
 
     @property
     def repeated(self) -> int:
-        """How many executions repeated the one before, explained or not."""
+        """How many executions repeated an earlier one, explained or not."""
         return len(self._repeated)
 
     @property
@@ -85,27 +97,21 @@ class Checker:
         """Whether everything that is expected was applied."""
         return self.applied >= self.wanted
 
-    def expect(self, path: str) -> None:
-        """Expect one more revision of ``path``."""
-        self._expected[path] = self._expected.get(path, 0) + 1
-        self.wanted += 1
-
     def see(self, rows: Iterable[Execution]) -> None:
         """Take the next rows of the ledger."""
         for row in rows:
-            last = self._last.get(row.path)
-            before = last.revision if last is not None else 0
-            done = self._done.setdefault(row.path, set())
-            if last is not None and row.revision == before:
-                self._repeated.append((last, row))
-            elif row.revision == before + 1:
-                self._last[row.path] = row
-            else:
-                self._out_of_order.append(row)
-                self._last[row.path] = row
-            if row.revision not in done:
-                done.add(row.revision)
+            path = self._paths[row.path]
+            first = path.latest.get(row.revision)
+            if first is None:
                 self.applied += 1
+            if row.revision > path.last + 1 or (first is None and row.revision <= path.last):
+                self._out_of_order.append(row)
+            elif first is not None:
+                later = range(row.revision + 1, max(path.latest) + 1)
+                overtaken = tuple(path.latest[n] for n in later if n in path.latest)
+                self._repeated.append((first, row, overtaken))
+            path.latest[row.revision] = row
+            path.last = row.revision
 
     def findings(
         self, kills: Sequence[Kill], expected: Mapping[str, str], tree: Mapping[str, str]
@@ -113,26 +119,41 @@ class Checker:
         """Return the verdict: ``tree`` is the table of files, ``expected`` what it should be."""
         found = Findings(applied=self.applied, out_of_order=list(self._out_of_order))
         killed = {kill.pid: kill for kill in kills}
-        for first, second in self._repeated:
-            effect = SecondEffect(first, second, _explanation(first, second, killed))
-            (found.unexplained if effect.kill is None else found.explained).append(effect)
-        for path, revisions in self._expected.items():
-            done = self._done.get(path, set())
-            found.lost += [(path, n) for n in range(1, revisions + 1) if n not in done]
+        for first, second, overtaken in self._repeated:
+            kill = _explanation(first, second, overtaken, killed)
+            effect = SecondEffect(first, second, overtaken, kill)
+            (found.unexplained if kill is None else found.explained).append(effect)
+        for path in self._paths.values():
+            end = path.latest[path.last]
+            # A replay that stopped half-way: the past overwrote what came after it.
+            if path.last < max(path.latest) and end not in found.out_of_order:
+                found.out_of_order.append(end)
+        for name, revisions in self._expected.items():
+            done = self._paths[name].latest
+            found.lost += [(name, n) for n in range(1, revisions + 1) if n not in done]
         found.differences = [
-            (path, expected.get(path), tree.get(path))
-            for path in sorted(expected.keys() | tree.keys())
-            if expected.get(path) != tree.get(path)
+            (name, expected.get(name), tree.get(name))
+            for name in sorted(expected.keys() | tree.keys())
+            if expected.get(name) != tree.get(name)
         ]
         return found
 
 
-def _explanation(first: Execution, second: Execution, killed: Mapping[int, Kill]) -> Kill | None:
-    """Return the kill between two executions of one event that made the second one happen."""
-    kill = killed.get(first.pid)
-    if kill is None or second.pid == first.pid or second.event_id != first.event_id:
+def _explanation(
+    first: Execution,
+    second: Execution,
+    overtaken: Sequence[Execution],
+    killed: Mapping[int, Kill],
+) -> Kill | None:
+    """Return the kill that made the second execution of an event happen."""
+    for execution in (first, *overtaken):
+        kill = killed.get(execution.pid)
+        if kill is None or second.pid == execution.pid or kill.at >= second.at:
+            return None
+    kill = killed[first.pid]
+    if second.event_id != first.event_id or kill.at - first.at > _LONGEST_WINDOW:
         return None
-    return kill if kill.at < second.at and kill.at - first.at <= _LONGEST_WINDOW else None
+    return kill
 
 
 def story(found: Findings, executions: Callable[[str], Sequence[Execution]]) -> list[str]:

@@ -45,10 +45,20 @@ class Report:
         return max((effect.window for effect in self.findings.explained), default=0.0)
 
     @property
+    def longest_replay(self) -> int:
+        """How many revisions of one path were applied a second time after one kill, at most."""
+        return max((1 + len(effect.overtaken) for effect in self.findings.explained), default=0)
+
+    @property
     def summary(self) -> str:
         """The numbers, in one line."""
         found = self.findings
-        window = f" (crash window: up to {self.longest_window:.3f} s)" if found.explained else ""
+        window = (
+            f" (up to {self.longest_replay} of a path, up to {self.longest_window:.3f} s after the"
+            " first)"
+            if found.explained
+            else ""
+        )
         return (
             f"{self.events} events published {self.published} times, delivered at least"
             f" {self.delivered} times, applied {found.applied}, second effects after"

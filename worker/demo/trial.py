@@ -22,9 +22,10 @@ from worker.demo.ledger import Ledger
 from worker.demo.report import Report
 from worker.demo.service import Service
 from worker.demo.stream import Flow, Stream
-from worker.errors import QworkerError
+from worker.errors import QworkerError, UsageError
 from worker.topology import dead_letter_queue
 from worker.transport.capabilities import connect
+from worker.transport.inbound import release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -252,7 +253,10 @@ class Trial:
         return idle and not any(self._depths()[queue] for queue in self.topology.shard_queues)
 
     def _depths(self) -> dict[str, int]:
-        """Return how many messages wait in every queue of the service. Raises Unreachable."""
+        """Return how many messages wait in every queue of the service.
+
+        Raises Unreachable; and UsageError where the service never got to declare its queues.
+        """
         connection = connect(self.settings.broker, heartbeat=0, timeout=10.0, name="qworker demo")
         try:
             channel = connection.channel()
@@ -260,8 +264,10 @@ class Trial:
                 queue.name: channel.queue_declare(queue.name, passive=True).message_count
                 for queue in self.topology.queues
             }
+        except connection.channel_errors as error:
+            raise UsageError(f"the queues cannot be looked at: {error}") from None
         finally:
-            connection.release()
+            release(connection)
 
     def _report(self, trouble: str, seconds: float) -> Report:
         found = self.checker.findings(self._ledger.kills(), self.plan.tree, self._ledger.tree())
@@ -271,6 +277,7 @@ class Trial:
             depths = self._depths()
         except QworkerError as error:
             lines.append(str(error))
+            trouble = trouble or str(error)
         left = sum(depths.get(queue, 0) for queue in self.topology.shard_queues)
         report = Report(
             events=len(self.plan.changes),

@@ -31,7 +31,10 @@ _CHUNK = 256 * 1024
 _FRAME_HEADER = 7
 _FRAME_OVERHEAD = 8
 _FRAME_END = 0xCE
-_HEADER_FRAME = 2
+_METHOD_FRAME, _HEADER_FRAME = 1, 2
+_DELIVER = pack(">HH", 60, 60)
+#: Makes a question mark of every byte that is no ASCII.
+_TO_ASCII = bytes(range(128)) + b"?" * 128
 _FRAME_MAX = 131072
 _ACK = Struct(">BHIHHQBB")
 _PUBLISH = pack(">HHH", 60, 40, 0)
@@ -80,6 +83,23 @@ def _short_string(text: str) -> bytes:
     if len(raw) > 255:  # noqa: PLR2004 - the length is one byte
         raise ValueError(f"{text[:40]!r}… has {len(raw)} bytes; AMQP names have 255 at most")
     return bytes((len(raw),)) + raw
+
+
+def _legible(deliver: bytes) -> bytes:
+    """Return a basic.deliver whose exchange and routing key py-amqp can decode.
+
+    RabbitMQ takes names that are no UTF-8 from publishers and hands them on.
+    """
+    exchange = 5 + deliver[4] + 9  # behind the consumer tag, the delivery tag and the flag
+    key = exchange + 1 + deliver[exchange]
+    name, rest = deliver[exchange + 1 : key], deliver[key + 1 :]
+    try:
+        name.decode()
+        rest.decode()
+    except UnicodeDecodeError:
+        head, length = deliver[: exchange + 1], deliver[key : key + 1]
+        return head + name.translate(_TO_ASCII) + length + rest.translate(_TO_ASCII)
+    return deliver
 
 
 class FramePump:
@@ -145,6 +165,8 @@ class FramePump:
         try:
             if kind == _HEADER_FRAME:
                 complete = self._on_header(channel, payload)
+            elif kind == _METHOD_FRAME and payload.startswith(_DELIVER):
+                complete = bool(self._handle((kind, channel, _legible(payload))))
             else:
                 complete = bool(self._handle(frame))
         except (struct_error, LookupError, UnicodeError) as error:
