@@ -296,6 +296,8 @@ class App:
             raise ConfigurationError(
                 f"{told}: takes an Event or Command class, a name or a topic pattern, not {what!r}"
             )
+        if isinstance(what, str):
+            check_name(what, told, is_pattern=True)
         if schema is not None and schema.to not in (None, self.name):
             raise ConfigurationError(
                 f"{told}: {schema.name} is a command to {schema.to!r}; only that service handles it"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.codec import Codec
+from worker.dedup.base import StoreOptions
+from worker.dedup.open import open_store
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
@@ -15,6 +18,7 @@ from worker.fate import Fate
 from worker.intake import Intake
 from worker.link import Link
 from worker.parking import Parking
+from worker.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +27,12 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
-    from worker.pool import PoolMaker
     from worker.executor import Delivery
+    from worker.pool import PoolMaker
     from worker.telemetry import Counters
     from worker.timers import Timers
+
+logger = logging.getLogger("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,19 @@ class Parts:
     detour: Detour
     dispatcher: Dispatcher
     fate: Fate
+
+
+def open_memory(settings: Settings) -> DedupStore:
+    """Open the dedup store, and say in the log what makes it weak.
+
+    Raises DedupUnavailable where it does not answer in time, ConfigurationError where something
+    is set wrong, or the store would forget by itself.
+    """
+    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
+    store = patiently(lambda: open_store(settings.dedup_url, options), settings.connect_timeout)
+    for warning in store.warnings():
+        logger.warning("%s", warning)
+    return store
 
 
 def assemble(  # noqa: PLR0913 - what a consumer is made of
@@ -79,7 +98,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         telemetry=telemetry,
         random=random,
     )
-    link.open()
+    patiently(link.open, settings.connect_timeout)
     detour = Detour(
         service=app.name,
         link=link,

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker.brokerurl import broker_mistakes
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _PASSWORD = re.compile(
 _PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
 
 DEFAULT_BROKER = "sqlite:///qworker.db"
-_BROKER_SCHEMES = ("amqp", "amqps", "sqlite", "memory")
 _MAX_SHARDS = 1024
 
 
@@ -325,17 +325,7 @@ def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
     def told(name: str) -> str:
         return _told(name, sources[name]) if name in sources else f"{name} (default)"
 
-    found = []
-    schemes = {url.split(":", 1)[0] for url in settings.broker.split(";") if url}
-    for scheme in sorted(schemes - set(_BROKER_SCHEMES)):
-        near = get_close_matches(scheme, _BROKER_SCHEMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        found.append(
-            f"{told('broker')}: no broker speaks {scheme!r}: use one of"
-            f" {', '.join(s + '://' for s in _BROKER_SCHEMES)}{hint}"
-        )
-    if len(schemes & {"sqlite", "memory"}) and ";" in settings.broker:
-        found.append(f"{told('broker')}: only amqp:// URLs can fail over to one another")
+    found = [f"{told('broker')}: {mistake}" for mistake in broker_mistakes(settings.broker)]
     if settings.broker.startswith("memory:") and settings.processes > 1:
         found.append(
             f"{told('processes')}: memory:// lives in one process; leave processes at 1, or use"

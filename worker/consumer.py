@@ -26,11 +26,11 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from worker.assembly import assemble
-from worker.dedup.base import OWNER_BYTES, Answer, StoreOptions
-from worker.dedup.open import open_store
-from worker.errors import BrokerUnreachable, ConfigurationError, DedupUnavailable
+from worker.assembly import assemble, open_memory
+from worker.dedup.base import OWNER_BYTES, Answer
+from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.executor import Delivery
+from worker.lifespan import Lifespan
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 from worker.pool.aio import LoopPool
@@ -112,7 +112,7 @@ class Consumer:
         self._drain_deadline: float | None = None
         self._ending: Finish | None = None
         self._finish: Finish | None = None
-        self._lifespan: Any = None
+        self._lifespan = Lifespan(app)
         self._waiter = Waiter()
 
     # -- life --------------------------------------------------------------------------------------
@@ -125,15 +125,14 @@ class Consumer:
         """
         settings = self.settings
         if self._store is None:
-            options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
-            self._store = open_store(settings.dedup_url, options)
+            self._store = open_memory(settings)
         parts = assemble(
             self.app,
             settings,
             fences=self._fences,
             owner=self.owner,
             store=self._store,
-            state=self._enter_lifespan(),
+            state=self._lifespan.enter(),
             timers=self._timers,
             counters=self.counters,
             clock=self._clock,
@@ -146,18 +145,6 @@ class Consumer:
         self._parking, self._link, self._detour = parts.parking, parts.link, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
         self._waiter.follow(self._link.filenos())
-
-    def _enter_lifespan(self) -> Any:  # noqa: ANN401 - whatever the app's lifespan yields
-        if self.app.lifespan_manager is None:
-            return None
-        try:
-            self._lifespan = self.app.lifespan_manager()
-            return self._lifespan.__enter__()
-        except Exception as error:
-            self._lifespan = None
-            raise ConfigurationError(
-                f"the lifespan of App({self.app.name!r}) raised {type(error).__name__}: {error}"
-            ) from error
 
     def run(self) -> Finish:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
@@ -175,9 +162,7 @@ class Consumer:
         if self._store is not None:
             self._store.close()
         self._waiter.close()
-        if self._lifespan is not None:
-            lifespan, self._lifespan = self._lifespan, None
-            lifespan.__exit__(None, None, None)
+        self._lifespan.leave()
 
     def drain(self, deadline: float) -> None:
         """Begin nothing new; finish, record and acknowledge what runs, until ``deadline``."""
@@ -233,7 +218,9 @@ class Consumer:
         if self._link.is_polled:
             timeout = min(timeout, self._poll)
         dispatcher, link = self._dispatcher, self._link
-        self._waiter.wait(timeout, lambda: bool(dispatcher.finished) or link.pending())
+        self._waiter.wait(
+            timeout, lambda: dispatcher.has_room or bool(dispatcher.finished) or link.pending()
+        )
 
     @property
     def next_due(self) -> float:
@@ -277,6 +264,7 @@ class Consumer:
             self._dispatcher.take(now)
         replies = dialogue.exchange()
         if replies is None:
+            self._dispatcher.has_room = False
             return 0
         for task, answer in replies.completed:
             if answer is Answer.STALE:

@@ -150,13 +150,10 @@ class Letter:
 class Box:
     """One queue of set-aside messages, open for reading. A context manager, for one thread.
 
-    Reads ``most`` messages at most. Raises NoSuchQueue where the service has none,
-    BrokerUnreachable where no broker answers.
+    Raises NoSuchQueue where the service has none, BrokerUnreachable where no broker answers.
     """
 
-    def __init__(
-        self, queue: str, codec: Codec, settings: Settings, *, most: int | None = None
-    ) -> None:
+    def __init__(self, queue: str, codec: Codec, settings: Settings) -> None:
         self.queue = queue
         self._codec = codec
         connection = connect(
@@ -171,8 +168,10 @@ class Box:
             self.depth = int(counted.message_count)
             #: Messages that are still to be read; what is left of them others have, or they are
             #: more than can be held.
-            self.unread = self.depth if most is None else min(self.depth, most)
-            held = min(max(self.unread, 1), MOST_HELD)
+            self.unread = self.depth
+            # All of it: a quorum queue puts what returns behind what returned before, so the
+            # reading of a part would turn the queue round.
+            held = min(max(self.depth, 1), MOST_HELD)
             self._inbound = Inbound(connection, settings.broker, {0: queue}, held)
         except amqp.exceptions.NotFound:
             release(connection)

@@ -77,6 +77,9 @@ class Dispatcher:
         #: Runs whose handler ignores its time limit.
         self.stuck: set[Run[Task]] = set()
         self.in_flight = 0
+        #: The last answers freed lanes without running anything (duplicates, say): nothing but the
+        #: next tick will take what waits behind them, so it must come at once.
+        self.has_room = False
         self.breakers: dict[str, Breaker] = {}
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
@@ -137,6 +140,7 @@ class Dispatcher:
 
     def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> None:
         """Act on the answers to claims: what is fresh goes to a pool."""
+        self.has_room = False
         plain: list[Run[Task]] = []
         coroutines: list[Run[Task]] = []
         for run, verdicts in claimed:
@@ -146,6 +150,7 @@ class Dispatcher:
                 run.tasks = ready
                 (coroutines if ready[0].is_async else plain).append(run)
             else:
+                self.has_room = True
                 self.out.discard(run)
                 self._give_back(run.lane, run.kept)
         if plain and self._threads is not None:
@@ -276,6 +281,7 @@ class Dispatcher:
                 case Answer.FRESH if task.effective:
                     self._dialogue.complete(task)
                 case Answer.FRESH if verdict.crashes >= self._settings.crash_limit:
+                    task.attempt -= 1  # this claim ran nothing
                     self._detour.dead_letter(task, _crashed(task, verdict.crashes))
                 case Answer.FRESH:
                     ready.append(task)

@@ -30,7 +30,7 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import AlreadyDone, Reject, Retry
+from worker.errors import AlreadyDone, ConfigurationError, Reject, Retry
 from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
@@ -225,9 +225,19 @@ class Executor:
         return RetryLater(wait, reason)
 
 
+def _instance(handler: Handler) -> Any:  # noqa: ANN401 - a class of the user's
+    try:
+        return handler.target()
+    except Exception as error:
+        raise ConfigurationError(
+            f"making the handler class {handler.full_name} raised {type(error).__name__}: {error};"
+            " it is made once a process, without arguments"
+        ) from error
+
+
 def _call(handler: Handler) -> Callable[[Context], Any]:
     """Return the innermost call: the user's function or method, with the arguments it takes."""
-    target = handler.target().handle if handler.is_class else handler.target
+    target = _instance(handler).handle if handler.is_class else handler.target
     if handler.is_async:
 
         async def call_async(context: Context) -> Any:  # noqa: ANN401

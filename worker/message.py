@@ -46,14 +46,18 @@ class Schema:
     fields: tuple[str, ...]
 
 
-def check_name(name: object, what: str) -> str:
-    """Return ``name`` if it can be a routing key; raise ConfigurationError else."""
+def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
+    """Return ``name`` if it can be a routing key, or a topic pattern where that is meant.
+
+    Raises ConfigurationError where it cannot.
+    """
     if not isinstance(name, str) or not name or len(name.encode()) > _MAX_NAME:
         raise ConfigurationError(
             f"{what}: {name!r} cannot be a name; use 1 to {_MAX_NAME} bytes, as 'user.deposited'"
         )
-    if any(c in "#*\0" or c.isspace() for c in name):
-        raise ConfigurationError(f"{what}: {name!r} holds white space, '*', '#' or NUL")
+    forbidden, told = ("\0", "NUL") if is_pattern else ("#*\0", "one of '*', '#' and NUL")
+    if any(c in forbidden or c.isspace() for c in name):
+        raise ConfigurationError(f"{what}: {name!r} holds white space or {told}")
     return name
 
 

@@ -8,9 +8,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
 from worker.errors import BrokerUnreachable, ConfirmTimeout, PublishError
+from worker.patience import patiently
 from worker.topology import declare_exchange, public_exchanges
 from worker.transport.capabilities import connect
 from worker.transport.outbound import WINDOW, Outbound
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
-
-_SLOWEST_RECONNECT = 2.0
 
 
 class Publisher:
@@ -166,13 +163,7 @@ class Publisher:
         )
 
     def _connect(self, unsent: list[Outgoing]) -> Outbound:
-        retrying = Retrying(
-            retry=retry_if_exception_type(BrokerUnreachable),
-            wait=wait_random_exponential(multiplier=0.1, max=_SLOWEST_RECONNECT),
-            stop=stop_after_delay(self._settings.connect_timeout),
-            reraise=True,
-        )
-        outbound = retrying(self._open)
+        outbound = patiently(self._open, self._settings.connect_timeout)
         outbound.send(unsent)
         return outbound
 

@@ -109,6 +109,29 @@ def test_publishing_a_history_again_changes_nothing(tmp_path: Path) -> None:
     assert number(again, "applied") == 300
 
 
+def test_thousands_of_duplicates_are_dropped_in_a_moment(
+    tmp_path: Path, amqp_url: str, redis_url: str
+) -> None:
+    changes = made_up(3000)
+    plan = Plan(
+        changes=changes,
+        tree=tree_of(changes),
+        repository="made-up",
+        folder=tmp_path,
+        broker=amqp_url,
+        dedup=redis_url,
+        kill_every=None,
+        patience=20.0,
+    )
+    first = Trial(plan).run()
+    assert first.held, "\n".join(first.story)
+
+    again = Trial(plan).run()
+
+    assert again.held, "\n".join(again.story)
+    assert again.duplicates == again.published > 3000
+
+
 def test_a_memory_that_forgets_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,5 @@
 """Consuming from the embedded broker: order, prefetch, settling, and who is given what."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import time

@@ -1,7 +1,5 @@
 """Declaring on the embedded broker: what is there, what it refuses, what goes by itself."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -324,6 +322,17 @@ def test_an_exclusive_consumer_is_the_only_one(connect: Connect) -> None:
     other.basic_consume("q")
     with pytest.raises(exceptions.AccessRefused):
         channel.basic_consume("q", exclusive=True)
+
+
+def test_nobody_consumes_from_a_queue_that_is_just_being_deleted(connect: Connect) -> None:
+    channel, other = connect().channel(), connect().channel()
+    durable(channel, "q")
+    broker = channel.connection.broker
+    broker.catalog.refresh()
+    looked_up = broker.catalog.queue("q")
+    other.queue_delete("q")
+    with pytest.raises(exceptions.NotFound):
+        broker.presence.add_consumer(looked_up, exclusive=False)
 
 
 def test_a_consumer_of_a_deleted_queue_is_told(connect: Connect) -> None:

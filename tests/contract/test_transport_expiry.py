@@ -1,7 +1,5 @@
 """Expiry, rejection and dead-letter exchanges of the embedded broker."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import time

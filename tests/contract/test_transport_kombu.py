@@ -1,7 +1,5 @@
 """The embedded broker under kombu's own producers, consumers, queues and mixins."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import threading

@@ -1,7 +1,5 @@
 """Random histories of the embedded broker against a model of lists: order, ownership, counts."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import itertools

@@ -1,7 +1,5 @@
 """Publishing to the embedded broker: what is stored, where, and what the publisher learns."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

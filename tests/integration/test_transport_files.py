@@ -1,7 +1,5 @@
 """The embedded broker's file: who may read it, and what is said when it cannot be used."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import os

@@ -179,7 +179,6 @@ class TestHostileMessages:
             assert bodies(wire) == [body for _, body in hostile] + [b"good"]
             assert [a.frame_args for a in wire.arrivals[:-1]] == [raw for raw, _ in hostile]
 
-
     @pytest.mark.parametrize(
         ("exchange", "routing_key", "seen"),
         [

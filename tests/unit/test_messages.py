@@ -216,8 +216,8 @@ class TestTimestamps:
 
     @given(
         st.datetimes(
-            min_value=datetime(2, 1, 1),
-            max_value=datetime(9998, 12, 31),
+            min_value=datetime(2, 1, 1),  # noqa: DTZ001 - the strategy adds the zone
+            max_value=datetime(9998, 12, 31),  # noqa: DTZ001 - as above
             timezones=st.timezones(),
             allow_imaginary=False,
         )

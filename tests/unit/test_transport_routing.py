@@ -1,7 +1,5 @@
 """Where messages go: every type of exchange, and exchanges behind exchanges."""
 
-# ruff: noqa: ANN401 - kombu's objects have no types
-
 from __future__ import annotations
 
 import re

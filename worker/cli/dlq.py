@@ -67,22 +67,18 @@ def list_(
 ) -> None:
     """List what lies in the dead-letter queue, the oldest first. Nothing is taken from it."""
     place = target(options, service)
-    choice = Filter(**wanted)
-    # Only what is neither chosen nor sorted can be shown without reading all.
-    most = None if choice or parked else limit or None
-    with open_box(place, parked=parked, most=most) as box:
-        search = Search(box, choice)
+    with open_box(place, parked=parked) as box:
+        search = Search(box, Filter(**wanted))
         found = list(search)
     if parked:
         found.sort(key=lambda letter: (letter.key or "", letter.place))
     shown = found[: limit or None]
-    more = (len(found) if most is None else box.depth) - len(shown)
     if as_json:
         emit_json([facts(letter) for letter in shown])
     elif shown:
         emit_table(COLUMNS, [row(letter) for letter in shown])
     search.tell(len(found))
-    if more > 0:
+    if more := len(found) - len(shown):
         note(f"{more} more; --limit 0 shows all")
 
 

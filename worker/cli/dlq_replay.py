@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _WAIT = 30.0
 _EXIT_INCOMPLETE = 1
+#: Empties the line of a terminal.
+_WIPE = "\r\x1b[K"
 
 
 @click.command(
@@ -76,6 +78,8 @@ def replay(
         with open_box(place) as box:
             search = Search(box, choice)
             done = sender.letters(box, search, header=replay_id, tell=_progress)
+        if sys.stderr.isatty():
+            click.echo(_WIPE, nl=False, err=True)
         code = _tell(done)
         parked = store.parked(place.service)
         if replay_id is not None and choice.key is not None and choice.key in parked:
@@ -146,4 +150,4 @@ def _store(place: Target) -> DedupStore:
 
 def _progress(returned: int) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r{returned} sent back", nl=False, err=True)
+        click.echo(f"{_WIPE}{returned} sent back", nl=False, err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import sys
+import zlib
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,13 +62,15 @@ def reader(
     def read_envelope(line: bytes) -> Wanted:
         try:
             given = _envelope.decode(line)
+            payload = bytes(given.payload)
+            payload.decode()  # which msgspec leaves to whoever reads it
         except msgspec.ValidationError as error:
             raise WrongMessage(f"{error}{_hint(line)}") from None
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WrongMessage(f"not JSON: {error}") from None
         return Wanted(
             name=given.name,
-            payload=bytes(given.payload),
+            payload=payload,
             key=None if given.key is None else str(given.key),
             id=None if given.id is None else str(given.id),
             to=given.to,
@@ -150,7 +153,7 @@ class Source:
                 number += 1
                 if stripped := line.strip():
                     yield number, stripped
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"line {number + 1} cannot be read: {error}") from None
 
     def close(self) -> None:

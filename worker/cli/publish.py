@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
+import orjson
 
 from worker.cli.compose import UNHEARD, Composer, Wanted, WrongMessage
 from worker.cli.lines import Bare, Source, reader
@@ -156,25 +157,27 @@ def _check_usage(event: str | None, file: str | None, given: Mapping[str, Any]) 
 
 
 def _payload(text: str | None, fields: tuple[str, ...]) -> bytes:
-    """Return the payload as JSON. Raises click.UsageError."""
+    """Return the payload as JSON, numbers as they were written. Raises WrongMessage."""
     if text is not None:
-        try:
-            json.loads(text)
-            return text.strip().encode()
-        except ValueError as error:  # also what UTF-8 cannot carry
-            raise WrongMessage(f"--json {text!r}: {error}") from None
-    payload: dict[str, Any] = {}
+        return _json(text, "--json")
+    parts = []
     for field in fields:
         name, value = _split(field, "field")
-        if name.endswith(":"):
-            name = name[:-1]
-            try:
-                payload[name] = json.loads(value)
-            except ValueError as error:
-                raise WrongMessage(f"{field!r}: {value!r} is not JSON: {error}") from None
-        else:
-            payload[name] = value
-    return json.dumps(payload, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        is_json = name.endswith(":")
+        shown = value if is_json else json.dumps(value, ensure_ascii=False)
+        key = json.dumps(name.removesuffix(":"), ensure_ascii=False)
+        parts.append(_json(key, field) + b": " + _json(shown, field))
+    return b"{" + b", ".join(parts) + b"}"
+
+
+def _json(text: str, what: str) -> bytes:
+    """Return ``text`` as bytes if it is JSON as consumers read it. Raises WrongMessage."""
+    try:
+        encoded = text.strip().encode()
+        orjson.loads(encoded)
+    except ValueError as error:  # also where the terminal sent what is not UTF-8
+        raise WrongMessage(f"{what}: {text!r} is not JSON: {error}") from None
+    return encoded
 
 
 def _split(text: str, what: str) -> tuple[str, str]:

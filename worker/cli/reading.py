@@ -38,11 +38,11 @@ def filter_options(function: F) -> F:
     return function
 
 
-def open_box(place: Target, *, parked: bool = False, most: int | None = None) -> Box:
+def open_box(place: Target, *, parked: bool = False) -> Box:
     """Open the dead-letter queue, or the parked one, of a service. Raises as :class:`Box` does."""
     queue = (parked_queue if parked else dead_letter_queue)(place.service)
     try:
-        return Box(queue, place.codec, place.settings, most=most)
+        return Box(queue, place.codec, place.settings)
     except NoSuchQueue as error:
         if place.app is None:
             raise

@@ -181,6 +181,7 @@ class Child:
         consumer.watch(self._signals, self._obey)
         consumer.bury([bytes.fromhex(owner) for owner in assign.dead])
         self._channel.send(Ready())
+        self._listen()  # to what came together with the shards, and shows on no descriptor
         finish = consumer.run().name
         self._channel.send(Finished(finish))
         self._beat()  # the last numbers

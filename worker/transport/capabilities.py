@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import amqp.exceptions
 from kombu.connection import Connection
 
+from worker.brokerurl import amqp_mistake
 from worker.config import mask_url
 from worker.errors import BrokerUnreachable, ConfigurationError
 
@@ -66,7 +67,8 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
         connection = _embedded(url, able)
     else:
         for part in url.split(";"):
-            _check_amqp(part)
+            if mistake := amqp_mistake(part):
+                raise ConfigurationError(f"{mask_url(part)}: {mistake}")
         connection = Connection(
             url,
             heartbeat=heartbeat,
@@ -91,18 +93,6 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
             return connection
     connection.release()
     raise BrokerUnreachable("the broker does not answer: " + "; ".join(errors))
-
-
-def _check_amqp(url: str) -> None:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{mask_url(url)}: {error}") from None
-    if not parts.hostname:
-        raise ConfigurationError(
-            f"{mask_url(url)}: no host; such as amqp://user:password@host:{port or 5672}/vhost"
-        )
 
 
 def _embedded(url: str, able: Capabilities) -> Connection:

@@ -2,13 +2,18 @@
 
 ::
 
-    connection, channel        what kombu sees
-    broker                     one connection's view of the broker, put together
-    store, dead_letters        messages: publish, fetch, settle; expiry and dead letters
-    presence, process          who is connected and alive; leases
-    declarations, catalog      exchanges, queues and bindings: changing them; routing by them
-    database, schema           transactions, errors, files; the tables
+    connection, channel, declaring   what kombu sees
+    broker                           one connection's view of the broker, put together
+    dead_letters                     expiry, rejection, full queues
+    presence, process                who is connected, who consumes, who of them is alive
+    store                            the rows of messages
+    declarations, catalog            exchanges, queues, bindings: changing them, routing by them
+    database, schema, encoding       transactions, errors and files; the tables; bytes
 
-Each file uses only those below it. ``worker.transport.sqlite`` opens it on a file that many
+Each line uses only those below it. ``worker.transport.sqlite`` opens it on a file that many
 processes share, ``worker.transport.memory`` inside one process.
+
+A delivery: ``Connection`` sees that the database changed, asks ``Broker`` which of its consumers
+there is something for, has it leased to them in one transaction, and calls them back. The ack
+removes the row if it is still leased to the same consumer.
 """

@@ -142,7 +142,8 @@ class Presence:
     def add_consumer(self, queue: Queue, *, exclusive: bool) -> int:
         """Add a consumer of ``queue`` and return its id.
 
-        Raises amqp AccessRefused where another one is, or this one wants to be, the only one.
+        Raises amqp AccessRefused where another one is, or this one wants to be, the only one,
+        and NotFound where the queue is gone.
         """
         with self._database.transaction() as db:
             self._renew_in(db)
@@ -200,6 +201,10 @@ class Presence:
             raise LeaseLost
 
     def _add(self, db: sqlite3.Connection, queue: Queue, state: State, *, exclusive: bool) -> int:
+        # It may have been deleted since it was looked up, or just now as a dead consumer's.
+        there = db.execute("SELECT 1 FROM broker_queues WHERE id = ?", (queue.id,))
+        if there.fetchone() is None:
+            raise declarations.no_queue(queue.name, _BASIC_CONSUME)
         ((id_,),) = db.execute(
             """INSERT INTO broker_consumers (connection, queue, state, exclusive, single_active)
                 VALUES (?, ?, ?, ?, ?) RETURNING id""",
