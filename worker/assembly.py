@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +93,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         settings,
         topology=app.topology(settings),
         shards=tuple(fences),
-        name=f"qworker {app.name} {os.getpid()}",
+        service=app.name,
         telemetry=telemetry,
         random=random,
     )

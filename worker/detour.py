@@ -190,7 +190,7 @@ class Detour:
         if task.message.key is not None or delay * 1000 > RETRY_STEPS[-1]:
             return False
         delivery = task.delivery
-        queue = self._link.declare_retry(self._service, delay)
+        queue = self._link.declare_retry(delay)
         message = redirect(
             delivery.arrival,
             task.message.id,

@@ -7,14 +7,18 @@ the link broke is sent again on the next one.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import BrokerUnreachable, PublishError
+from amqp.exceptions import AccessRefused, NotFound
+
+from worker.errors import BrokerUnreachable, ConfigurationError, PublishError
 from worker.retry import RetryPolicy
 from worker.telemetry import BrokerLost, BrokerRegained
-from worker.topology import declare, declare_queue, retry_arguments
+from worker.topology import declare, declare_queue, retry_arguments, retry_queues
 from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.inbound import Inbound, release
 from worker.transport.outbound import Outbound
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.message import Outgoing
     from worker.telemetry import Telemetry
-    from worker.topology import Topology
+    from worker.topology import Queue, Topology
     from worker.transport.inbound import ShardChannel
+
+logger = logging.getLogger("worker")
 
 _RECONNECT = RetryPolicy(attempts=2**31, first_wait=0.1, max_wait=5.0, jitter=0.3)
 #: Shorter than a claim lives: while it connects, the loop renews nothing.
@@ -46,14 +52,14 @@ class Link:
         *,
         topology: Topology,
         shards: Iterable[int],
-        name: str,
+        service: str,
         telemetry: Telemetry,
         random: Random,
     ) -> None:
         self._settings = settings
         self._topology = topology
         self._shards = tuple(shards)
-        self._name = name
+        self._service = service
         self._telemetry = telemetry
         self._random = random
         self._inbound: Inbound | None = None
@@ -62,6 +68,7 @@ class Link:
         self._unsent: list[Outgoing] = []
         self._retry_queues: set[str] = set()
         self._failures = 0
+        self._complaint = ""
         self._lost_at: float | None = None
         #: When to try again while the link is down; monotonic.
         self.next_try = 0.0
@@ -98,11 +105,17 @@ class Link:
             channel = inbound_connection.channel()
             declare(channel, topology)
             channel.close()
+            self._retry_queues.clear()
+            if settings.burst:  # which ends when these are empty too
+                names = retry_queues(self._service)
+                self._retry_queues.update(n for n in names if _exists(n, inbound_connection))
             inbound = Inbound(inbound_connection, settings.broker, queues, settings.prefetch)
         except BaseException as error:
             release(inbound_connection)
             if outbound is not None:
                 outbound.close()
+            if isinstance(error, AccessRefused):
+                raise ConfigurationError(f"the broker does not let this user: {error}") from None
             lost = (*inbound_connection.connection_errors, *inbound_connection.channel_errors)
             if isinstance(error, (*lost, OSError)):
                 text = str(error) or type(error).__name__
@@ -111,7 +124,6 @@ class Link:
         outbound.send(self._unsent)
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
-        self._retry_queues.clear()
         self._failures = 0
         self.epoch += 1
 
@@ -120,7 +132,7 @@ class Link:
             self._settings.broker,
             heartbeat=self._settings.heartbeat,
             timeout=min(self._settings.connect_timeout, _CONNECT_TIMEOUT),
-            name=f"{self._name} {purpose}",
+            name=f"qworker {self._service} {os.getpid()} {purpose}",
         )
 
     def ensure(self, now: float) -> bool:
@@ -129,7 +141,11 @@ class Link:
             return False
         try:
             self.open()
-        except BrokerUnreachable as error:
+        except (BrokerUnreachable, ConfigurationError) as error:
+            # What is wrong with the broker now was right at the start: it may be so again.
+            if isinstance(error, ConfigurationError) and str(error) != self._complaint:
+                self._complaint = str(error)
+                logger.warning("not consuming until this is mended: %s", error)
             self._failures += 1
             wait = _RECONNECT.next_wait(self._failures, error, self._random)
             self.next_try = now + (wait or 0.0)
@@ -137,6 +153,7 @@ class Link:
         if self._lost_at is not None:
             self._telemetry.emit(BrokerRegained(round(now - self._lost_at, 3)))
             self._lost_at = None
+            self._complaint = ""
         return True
 
     def drop(self, error: BrokerUnreachable, now: float) -> None:
@@ -212,12 +229,12 @@ class Link:
             self._inbound.keep_alive()
             self._outbound.keep_alive()
 
-    def declare_retry(self, service: str, delay: float) -> str:
+    def declare_retry(self, delay: float) -> str:
         """Declare the retry queue for ``delay`` and return its name. Raises BrokerUnreachable."""
         able = capabilities_of(self._settings.broker)
-        queue = retry_arguments(service, delay, self._settings, able)
+        queue = retry_arguments(self._service, delay, self._settings, able)
         if queue.name not in self._retry_queues and self._outbound is not None:
-            self._outbound.call(lambda channel: _declare_retry(channel, queue))
+            self._outbound.call(partial(_declare_retry, queue))
             self._retry_queues.add(queue.name)
         return queue.name
 
@@ -243,7 +260,17 @@ def _depth(queue: str, channel: Any) -> int:  # noqa: ANN401
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-def _declare_retry(channel: Any, queue: Any) -> None:  # noqa: ANN401
+def _exists(queue: str, connection: Any) -> bool:  # noqa: ANN401
+    channel = connection.channel()  # of its own: asking for what is not there ends a channel
+    try:
+        channel.queue_declare(queue, passive=True)
+    except NotFound:
+        return False
+    channel.close()
+    return True
+
+
+def _declare_retry(queue: Queue, channel: Any) -> None:  # noqa: ANN401
     declare_queue(channel, queue)
     channel.exchange_declare(queue.name, "fanout", durable=True, auto_delete=False)
     channel.queue_bind(queue.name, queue.name, "")

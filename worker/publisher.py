@@ -123,14 +123,17 @@ class Publisher:
         while self._outbound is not None and self._outbound.outstanding > until:
             try:
                 fates = self._outbound.pump()
-            except BrokerUnreachable:
+            except BrokerUnreachable as error:
+                if monotonic() > deadline:
+                    self._give_up(f"; the broker took none of them: {error}")
+                    return
                 self._reconnect()
                 continue
-            for _, error in fates:
-                if error is None:
+            for _, refusal in fates:
+                if refusal is None:
                     self.confirmed += 1
                 else:
-                    self._refused.append(error)
+                    self._refused.append(refusal)
             if fates:
                 deadline = monotonic() + self._settings.confirm_timeout
             elif self._outbound.outstanding > until:
@@ -148,7 +151,7 @@ class Publisher:
         self._outbound = None
         self._outbound = self._connect(unsent)
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str = "") -> None:
         assert self._outbound is not None  # noqa: S101 - the caller looked
         lost = self._outbound.unconfirmed()
         self._outbound.abandon()
@@ -158,7 +161,7 @@ class Publisher:
             ConfirmTimeout(
                 f"{len(lost)} messages ({ids}) were not confirmed within"
                 f" {self._settings.confirm_timeout} s; they may or may not be stored: publish them"
-                " again under the same ids"
+                f" again under the same ids{why}"
             )
         )
 

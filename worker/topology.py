@@ -57,6 +57,8 @@ class Exchange:
     durable: bool = True
     internal: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: Over how many shards it spreads a service's messages; 0 where it is none of a service.
+    shards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,11 @@ def retry_queue(service: str, delay: float) -> str:
     """Return the name of the retry queue whose wait is nearest below ``delay`` seconds."""
     wait = max((ms for ms in RETRY_STEPS if ms <= delay * 1000), default=RETRY_STEPS[0])
     return f"{service}.retry.{wait}"
+
+
+def retry_queues(service: str) -> list[str]:
+    """Return the names of all retry queues that a service can have."""
+    return [f"{service}.retry.{wait}" for wait in RETRY_STEPS]
 
 
 def queue_prefix(service: str, handlers: tuple[str, ...]) -> str:
@@ -197,15 +204,23 @@ def retry_arguments(service: str, delay: float, settings: Settings, able: Capabi
 
 
 def _own_exchanges(front: str, shards: int, able: Capabilities) -> list[Exchange]:
+    """Return the exchanges that spread over the shards, the front of them first.
+
+    Their number is part of the front's properties, which brokers compare when it is declared again
+    (RabbitMQ: the type and the alternate exchange). So a service that comes back with another
+    number is refused; otherwise some shards would keep messages that nobody consumes, and keys
+    would change to shards that know nothing of their past.
+    """
     if shards == 1:
-        return [Exchange(front, "fanout")]
+        return [Exchange(front, "fanout", shards=1)]
     if able.hashes_with_fallback:
-        arguments = {"hash-header": KEY_HEADER, "hash-fallback": "message_id"}
-        return [Exchange(front, _HASH, arguments=arguments)]
+        arguments = {"hash-header": KEY_HEADER, "hash-fallback": "message_id", "shards": shards}
+        return [Exchange(front, _HASH, arguments=arguments, shards=shards)]
+    by_id = f"{front}.by-id.{shards}"
     return [
-        Exchange(f"{front}.by-id", _HASH, arguments={"hash-property": "message_id"}),
+        Exchange(front, "headers", arguments={"alternate-exchange": by_id}, shards=shards),
+        Exchange(by_id, _HASH, arguments={"hash-property": "message_id"}),
         Exchange(f"{front}.by-key", _HASH, arguments={"hash-header": KEY_HEADER}),
-        Exchange(front, "headers", arguments={"alternate-exchange": f"{front}.by-id"}),
     ]
 
 
@@ -214,7 +229,7 @@ def _shard_binds(front: str, queues: list[str], able: Capabilities) -> list[Bind
         return [Bind(front, queues[0], "", to_queue=True)]
     if able.hashes_with_fallback:
         return [Bind(front, queue, _HASH_WEIGHT, to_queue=True) for queue in queues]
-    hashes = (f"{front}.by-id", f"{front}.by-key")
+    hashes = (f"{front}.by-id.{len(queues)}", f"{front}.by-key")
     binds = [Bind(h, queue, _HASH_WEIGHT, to_queue=True) for h in hashes for queue in queues]
     has_key = {"x-match": "all", KEY_HEADER: None}  # None: it is there, whatever its value
     binds.append(Bind(front, f"{front}.by-key", "", False, has_key))
@@ -268,11 +283,17 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:
+        if exchange.shards:
+            raise DeclarationMismatch(
+                f"the broker has {exchange.name!r} with another number of shards than"
+                f" {exchange.shards}: start with the number that it has. To change it, drain the"
+                f" service and remove the exchange and the queues {exchange.name}.* ({error})"
+            ) from None
         raise DeclarationMismatch(
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
             " it there, or set the settings to what it is"
         ) from None
-    except (amqp.exceptions.NotImplementedError, amqp.exceptions.InvalidCommand) as error:
+    except (amqp.exceptions.AMQPNotImplementedError, amqp.exceptions.InvalidCommand) as error:
         if exchange.type != _HASH:
             raise
         raise ConfigurationError(

@@ -120,7 +120,9 @@ def revisions(database: sqlite3.Connection, which: Literal["min", "max"]) -> dic
 def repeated_by_the_living(database: sqlite3.Connection) -> list[tuple[str, int]]:
     """Return path and revision of what was applied again though the first one was not killed."""
     return database.execute(
-        "SELECT path, revision FROM ledger GROUP BY path, revision HAVING count(*) >"
-        " 1 + (SELECT count(DISTINCT k.pid) FROM ledger AS l JOIN kills AS k ON k.pid = l.pid"
-        "      WHERE l.path = ledger.path AND l.revision = ledger.revision)"
+        "WITH repeated AS (SELECT path, revision, count(*) AS times FROM ledger"
+        "                  GROUP BY path, revision HAVING times > 1)"
+        " SELECT path, revision FROM repeated WHERE times > 1 +"
+        " (SELECT count(DISTINCT k.pid) FROM ledger AS l JOIN kills AS k ON k.pid = l.pid"
+        "  WHERE l.path = repeated.path AND l.revision = repeated.revision)"
     ).fetchall()

@@ -53,12 +53,10 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     """Yield what is found about the service that ``options`` name, as it is found."""
     try:
         app = import_app(options)
-        yield _ok("app", f"{app.name!r} has {count(len(app.handlers), 'handler')}:"
-                  f" {', '.join(app.handlers)}") if app.handlers else _warning(
-            "app", f"{app.name!r} has no handlers: it would consume nothing")  # fmt: skip
     except QworkerError as error:
         yield _error("app", error)
         return
+    yield _check_app(app)
     try:
         settings = settle(app, options)
         topology = app.topology(settings)
@@ -69,6 +67,13 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     yield _ok("horizons", _horizons(app, settings))
     yield from _check_broker(app, settings, topology)
     yield from _check_store(settings)
+
+
+def _check_app(app: App) -> Finding:
+    if not app.handlers:
+        return _warning("app", f"{app.name!r} has no handlers: it would consume nothing")
+    number = count(len(app.handlers), "handler")
+    return _ok("app", f"{app.name!r} has {number}: {', '.join(app.handlers)}")
 
 
 def _settings(settings: Settings) -> str:
@@ -99,8 +104,8 @@ def _check_broker(app: App, settings: Settings, topology: Topology) -> Iterator[
         with Inspector(app.name, settings) as inspector:
             yield _ok("broker", f"{inspector.product} answers at {mask_url(settings.broker)}")
             if settings.broker.startswith("memory:"):
-                yield _warning("broker", "memory:// lives and dies with one process: nobody else"
-                               " can publish to it")  # fmt: skip
+                lonely = "memory:// lives and dies with one process: nobody else can publish to it"
+                yield _warning("broker", lonely)
             yield from _check_hash(settings, topology, inspector)
             yield from _check_declarations(topology, inspector)
             yield from _check_shards(settings, topology, inspector)

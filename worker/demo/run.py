@@ -120,7 +120,8 @@ def tell(report: Report, console: Console) -> int:
         return os.EX_OK
     for line in report.story:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(Text("A promise was broken.", "bold red"))
+    end = "It did not come to its end." if report.trouble else "A promise was broken."
+    console.print(Text(end, "bold red"))
     return _EXIT_BROKEN
 
 

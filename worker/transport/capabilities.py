@@ -86,7 +86,12 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
             raise ConfigurationError(
                 f"{mask_url(url)}: the broker refuses the user or the virtual host: {error}"
             ) from None
-        except (TimeoutError, *connection.recoverable_connection_errors, OSError) as error:
+        except (TimeoutError, *connection.connection_errors, OSError) as error:
+            if isinstance(error, amqp.exceptions.NotAllowed) and "not found" in str(error):
+                connection.release()
+                raise ConfigurationError(
+                    f"{mask_url(url)}: the broker has no such virtual host: {error}"
+                ) from None
             errors.append(mask_url(f"{connection.as_uri()}: {error or type(error).__name__}"))
             connection.maybe_switch_next()
         else:

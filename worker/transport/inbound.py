@@ -15,7 +15,7 @@ from worker.transport.capabilities import Capabilities, capabilities_of
 from worker.transport.frames import FramePump, ack_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import amqp
     from kombu.connection import Connection
@@ -112,41 +112,26 @@ class Inbound:
 
     def settle(self, *, everything: bool = False) -> int:
         """Acknowledge what is finished, a frame a channel where possible; return how many."""
+        acks: list[tuple[Any, int | None, list[int]]] = []
         count = 0
-        frames: list[bytes] = []
-        try:
-            for shard in self._by_channel.values():
-                settlement = shard.settlement
-                if not settlement.finished or shard.closed:
-                    continue
-                before = settlement.finished
-                upto, singles = settlement.take(everything=everything)
-                self._acknowledge(shard.channel, upto, singles, frames)
+        for shard in self._by_channel.values():
+            settlement = shard.settlement
+            if not settlement.finished or shard.closed:
+                continue
+            before = settlement.finished
+            upto, singles = settlement.take(everything=everything)
+            if upto is not None or singles:
+                acks.append((shard.channel, upto, singles))
                 count += before - settlement.finished
-            if frames and self._pump is not None:
-                self._pump.write(b"".join(frames))
-        except self._lost as error:
-            raise _lost(error) from None
+        if acks:
+            try:
+                if self._pump is None:
+                    self.connection.connection.settle(acks)  # one transaction
+                else:
+                    self._pump.write(b"".join(_ack_frames(acks)))
+            except self._lost as error:
+                raise _lost(error) from None
         return count
-
-    def _acknowledge(
-        self,
-        channel: Any,  # noqa: ANN401 - kombu has no types
-        upto: int | None,
-        singles: list[int],
-        frames: list[bytes],
-    ) -> None:
-        """Acknowledge now, or add to ``frames`` what acknowledges."""
-        if self._pump is None:
-            if upto is not None:
-                channel.basic_ack(upto, multiple=True)
-            for tag in singles:
-                channel.basic_ack(tag)
-            return
-        number = channel.channel_id
-        if upto is not None:
-            frames.append(ack_frame(number, upto, multiple=True))
-        frames.extend(ack_frame(number, tag, multiple=False) for tag in singles)
 
     def close_shard(self, shard: ShardChannel) -> None:
         """Give back what is not acknowledged, in order, and consume the shard no longer.
@@ -183,6 +168,14 @@ class Inbound:
         for shard in self._by_channel.values():
             shard.closed = True
         abandon(self.connection, self.able)
+
+
+def _ack_frames(acks: list[tuple[Any, int | None, list[int]]]) -> Iterator[bytes]:
+    for channel, upto, singles in acks:
+        if upto is not None:
+            yield ack_frame(channel.channel_id, upto, multiple=True)
+        for tag in singles:
+            yield ack_frame(channel.channel_id, tag, multiple=False)
 
 
 def release(connection: Connection) -> None:

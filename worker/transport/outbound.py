@@ -37,6 +37,14 @@ WINDOW = 1000
 WINDOW_BYTES = 1024 * 1024
 
 
+#: What a message of a batch can be refused for by an embedded broker.
+_REFUSALS = (
+    amqp.exceptions.MessageNacked,
+    amqp.exceptions.NotFound,
+    amqp.exceptions.PreconditionFailed,
+)
+
+
 class Sent(NamedTuple):
     """The fate of one message: confirmed where ``error`` is None."""
 
@@ -139,18 +147,19 @@ class Outbound:
         abandon(self.connection, self._able)
 
     def _publish_batch(self) -> None:
+        """Store what is queued, a batch in one transaction; alone what a batch fails by."""
+        size = WINDOW
         while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), WINDOW))]
-            ready = []
-            for item in batch:
-                message = self._prepare(item)
-                ready.append((message, item.exchange, item.routing_key, item.mandatory))
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), size))]
+            ready = [(self._prepare(i), i.exchange, i.routing_key, i.mandatory) for i in batch]
             try:
                 unroutable = set(self._channel.publish_many(ready))
-            except Unencodable as error:  # of which nothing is stored; the others go again
-                item = batch.pop(error.index)
-                self._queue.extendleft(reversed(batch))
-                self._sent.append(Sent(item, _unencodable(item, error)))
+            except (Unencodable, *_REFUSALS) as error:  # of the batch, nothing is stored
+                if len(batch) == 1:
+                    self._sent.append(Sent(batch[0], _refused(batch[0], error)))
+                else:
+                    self._queue.extendleft(reversed(batch))
+                    size = 1
                 continue
             except BaseException:
                 self._queue.extendleft(reversed(batch))
@@ -171,7 +180,7 @@ class Outbound:
             try:
                 frames.append(self._encode(item))
             except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds
-                self._sent.append(Sent(item, _unencodable(item, error)))
+                self._sent.append(Sent(item, _refused(item, error)))
                 continue
             self._sequence += 1
             self._pending[self._sequence] = item
@@ -237,8 +246,8 @@ class Outbound:
         return BrokerUnreachable(f"the publishing connection to the broker is lost: {text}")
 
 
-def _unencodable(item: Outgoing, error: Exception) -> PublishRefused:
-    return PublishRefused(f"{item.message_id}: cannot be encoded: {error}")
+def _refused(item: Outgoing, error: Exception) -> PublishRefused:
+    return PublishRefused(f"{item.message_id}: it cannot be published: {error}")
 
 
 def _unroutable(item: Outgoing) -> Unroutable:
