@@ -7,27 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from worker.demo.service import Service, clean_environment
+from worker.demo.service import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 BROKER, DEDUP = "QWORKER_BROKER_URL", "QWORKER_DEDUP_URL"
-
-__all__ = [
-    "ROOT",
-    "Service",
-    "TooLate",
-    "clean_environment",
-    "servers",
-    "service",
-    "start",
-    "until",
-]
-
-
-class TooLate(Exception):
-    """Something that should have happened did not."""
 
 
 @contextmanager
@@ -64,15 +50,19 @@ def start(*services: Service) -> None:
     for each in services:
         each.start()
     for each in services:
-        until(lambda each=each: each.ready() or not each.running, f"{each.app} is ready")  # type: ignore[misc] # mypy and defaults of lambdas
+        until(partial(is_up_or_dead, each), f"{each.app} is ready")
         if not each.running:
-            raise TooLate("\n".join([f"{each.app} ended by itself:", *each.log_tail()]))
+            raise SystemExit("\n".join([f"{each.app} ended by itself:", *each.log_tail()]))
+
+
+def is_up_or_dead(started: Service) -> bool:
+    return started.ready() or not started.running
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Wait until ``condition`` holds. Raises TooLate."""
+    """Wait until ``condition`` holds; end the story where that takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TooLate(f"not within {seconds:g} s: {what}")
+            raise SystemExit(f"not within {seconds:g} s: {what}")
         time.sleep(0.05)

@@ -27,5 +27,5 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 # A half-made environment would look like a finished one the next time.
-trap 'status=$?; [ $status = 0 ] || rm -rf "$venv"' EXIT
+trap '[ $? = 0 ] || rm -rf "$venv"' EXIT
 "$python" -m venv "$venv"

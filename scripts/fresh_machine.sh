@@ -81,8 +81,8 @@ build() {
         cp -rL /usr/local/share/ca-certificates/. "$1/usr/local/share/ca-certificates/"
         chroot "$1" update-ca-certificates >/dev/null 2>&1
     fi
-    local name value
-    while IFS='=' read -r name value; do
+    local value
+    while IFS='=' read -r _ value; do
         if [ -f "$value" ] && [ ! -e "$1$value" ]; then
             install -D -m 644 "$value" "$1$value"
         fi
@@ -91,6 +91,7 @@ build() {
 
 # The archives of this machine that hold the suite, its updates and its security fixes.
 archives() {
+    # shellcheck disable=SC2016 # apt's own placeholders
     apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
         'Created-By: Packages' 'Origin: Debian' | grep -E " $SUITE(-updates|-security)? " | sort -u
 }

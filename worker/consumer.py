@@ -168,6 +168,11 @@ class Consumer:
         """Begin nothing new; finish, record and acknowledge what runs, until ``deadline``."""
         self._begin_drain(deadline, Finish.DRAINED)
 
+    @property
+    def ended(self) -> Finish | None:
+        """How it ended; None while it goes on."""
+        return self._finish
+
     def stop(self) -> None:
         """End now; claims of what runs are left to expire."""
         self._finish = Finish.ABANDONED

@@ -64,8 +64,13 @@ class Detour:
         #: Tasks and deliveries whose messages are on their way.
         self.under_way = 0
 
-    def publish_children(self, task: Task, children: tuple[Outgoing, ...]) -> None:
-        """Publish what the handler published; then record ``task`` as done."""
+    def publish_children(
+        self, task: Task, children: tuple[Outgoing, ...], recorded: Callable[[], None]
+    ) -> None:
+        """Publish what the handler published; then record ``task`` as done.
+
+        ``recorded`` is called when that is said to the store: what follows it may be claimed.
+        """
         self.under_way += 1
         left = len(children)
 
@@ -76,6 +81,7 @@ class Detour:
             if left == 0:
                 self.under_way -= 1
                 self._dialogue.complete(task)
+                recorded()
 
         def give_up(child: Outgoing, error: PublishError) -> None:
             nonlocal left
@@ -83,7 +89,7 @@ class Detour:
                 left = -1  # the other children change nothing any more
                 self.under_way -= 1
                 reason = f"what it published ({child.routing_key}) was not taken: {error}"
-                self.dead_letter(task, DeadLetter(reason))
+                self.dead_letter(task, DeadLetter(reason), recorded)
 
         for child in children:
             self._send_child(task, child, 1, confirmed, give_up)
@@ -109,8 +115,18 @@ class Detour:
 
         self._link.send(child, then)
 
-    def dead_letter(self, task: Task, fate: DeadLetter, *, record: bool = True) -> None:
-        """Set the message of ``task`` aside; then record it as done, where ``record``."""
+    def dead_letter(
+        self,
+        task: Task,
+        fate: DeadLetter,
+        recorded: Callable[[], None] | None = None,
+        *,
+        record: bool = True,
+    ) -> None:
+        """Set the message of ``task`` aside; then record it as done, where ``record``.
+
+        ``recorded`` is called when that is said to the store.
+        """
         delivery = task.delivery
         facts = dead_letter_facts(
             fate.reason,
@@ -128,6 +144,8 @@ class Detour:
                 self._dialogue.complete(task)
             else:
                 self._settled(delivery)
+            if recorded is not None:
+                recorded()
 
         self._counters.dead_lettered += 1
         self._telemetry.emit(DeadLettered(task.handler_name, task.message.id, fate.reason))
@@ -191,6 +209,8 @@ class Detour:
             return False
         delivery = task.delivery
         queue = self._link.declare_retry(delay)
+        if queue is None:
+            return False
         message = redirect(
             delivery.arrival,
             task.message.id,
@@ -214,6 +234,8 @@ class Detour:
                 done()
                 return
             attempt += 1
+            if isinstance(error, Unroutable):
+                self._link.renew(f"the queue for {message.message_id} is gone: {error}")
             if attempt == 1:
                 self._telemetry.emit(DeadLettered(None, message.message_id, f"not yet: {error}"))
             self._later(_pause(attempt), lambda: self._link.send(message, then))

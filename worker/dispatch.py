@@ -171,6 +171,21 @@ class Dispatcher:
 
         self._timers.at(due, resume)
 
+    def hold_until_recorded(self, task: Task, lane: Lane[Task]) -> Callable[[], None]:
+        """Let the lane's tasks of ``task``'s handler wait; return what ends that.
+
+        What is recorded only after a confirm must not be overtaken meanwhile: a crash would run it
+        again after successors that are recorded already.
+        """
+        epoch, name = self._epoch, task.handler_name
+        self.lanes.hold(lane, name)
+
+        def resume() -> None:
+            if epoch == self._epoch:
+                self.lanes.resume(lane, name)
+
+        return resume
+
     def breaker(self, handler: str) -> Breaker:
         """Return the breaker of a handler."""
         found = self.breakers.get(handler)

@@ -1,11 +1,12 @@
 """What the outcome of a task means: the one place that decides the fate of a message.
 
-============  ===================================================================================
-Done          children are published and confirmed, then the id is recorded, then it is acknowledged
+============  ==================================================================================
+Done          children are published and confirmed, then the id is recorded, then it is
+              acknowledged; where there are children its key waits until it is recorded
 RetryLater    the claim is given back, the lane of the key holds until the next attempt
-DeadLetter    by the handler's policy: to the dead-letter queue, the key parked, or the shard halted
+DeadLetter    by the handler's policy: to the dead-letter queue, the key parked, the shard halted
 Abandoned     it never ran: the claim is given back without counting the attempt
-============  ===================================================================================
+============  ==================================================================================
 
 When a handler fails for one message after another, that is an outage and no message's fault: its
 messages wait, without counting, until a probe succeeds.
@@ -77,7 +78,8 @@ class Fate:
                 task.effective = True
                 self._succeeded(task)
                 if children:
-                    self._detour.publish_children(task, children)
+                    recorded = self._dispatcher.hold_until_recorded(task, lane)
+                    self._detour.publish_children(task, children, recorded)
                 else:
                     self._dialogue.complete(task)
                 return False
@@ -90,7 +92,8 @@ class Fate:
             case DeadLetter():
                 self._counters.executed += 1
                 self._succeeded(task)
-                self._detour.dead_letter(task, outcome)
+                recorded = self._dispatcher.hold_until_recorded(task, lane)
+                self._detour.dead_letter(task, outcome, recorded)
                 return False
             case Abandoned():
                 self._dialogue.release(task, refund=True)
@@ -124,7 +127,7 @@ class Fate:
             self._note_crowded(channel)
             delay = None
         if delay is None:
-            self._exhausted(task, last)
+            self._exhausted(task, last, lane)
             return False
         self._counters.retried += 1
         self._telemetry.emit(
@@ -136,7 +139,7 @@ class Fate:
         self._dispatcher.hold(task, lane, now + delay)
         return True
 
-    def _exhausted(self, task: Task, last: DeadLetter) -> None:
+    def _exhausted(self, task: Task, last: DeadLetter, lane: Lane[Task]) -> None:
         policy = task.handler.retry.exhausted
         message, channel = task.message, task.delivery.channel
         if policy == "halt_shard":
@@ -150,7 +153,8 @@ class Fate:
             self._telemetry.emit(KeyParked(task.handler_name, message.key, last.reason))
             self._detour.park(task.delivery, last.reason, task)
         else:
-            self._detour.dead_letter(task, last)
+            recorded = self._dispatcher.hold_until_recorded(task, lane)
+            self._detour.dead_letter(task, last, recorded)
 
     def _note_crowded(self, channel: ShardChannel) -> None:
         if channel not in self._crowded:

@@ -18,7 +18,7 @@ from amqp.exceptions import AccessRefused, NotFound
 from worker.errors import BrokerUnreachable, ConfigurationError, PublishError
 from worker.retry import RetryPolicy
 from worker.telemetry import BrokerLost, BrokerRegained
-from worker.topology import declare, declare_queue, retry_arguments, retry_queues
+from worker.topology import RETRY_SECONDS, declare, declare_queue, retry_arguments
 from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.inbound import Inbound, release
 from worker.transport.outbound import Outbound
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from random import Random
 
     import amqp
+    from kombu import Connection
 
     from worker.config import Settings
     from worker.message import Outgoing
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker")
 
 _RECONNECT = RetryPolicy(attempts=2**31, first_wait=0.1, max_wait=5.0, jitter=0.3)
+#: Seconds after which a connection counts as one that holds.
+_STABLE = 5.0
 #: Shorter than a claim lives: while it connects, the loop renews nothing.
 _CONNECT_TIMEOUT = 2.0
 
@@ -66,10 +69,13 @@ class Link:
         self._outbound: Outbound | None = None
         self._waiting: dict[int, tuple[Outgoing, Then]] = {}
         self._unsent: list[Outgoing] = []
-        self._retry_queues: set[str] = set()
+        #: Those that are in use, by name.
+        self._retry_queues: dict[str, Queue] = {}
         self._failures = 0
         self._complaint = ""
         self._lost_at: float | None = None
+        self._up_since = 0.0
+        self._lacking = ""
         #: When to try again while the link is down; monotonic.
         self.next_try = 0.0
         #: Rises with every connection; deliveries of an older one are dead.
@@ -105,10 +111,10 @@ class Link:
             channel = inbound_connection.channel()
             declare(channel, topology)
             channel.close()
-            self._retry_queues.clear()
+            for queue in self._retry_queues.values():
+                _declare_retry(queue, inbound_connection)
             if settings.burst:  # which ends when these are empty too
-                names = retry_queues(self._service)
-                self._retry_queues.update(n for n in names if _exists(n, inbound_connection))
+                self._find_retry_queues(inbound_connection)
             inbound = Inbound(inbound_connection, settings.broker, queues, settings.prefetch)
         except BaseException as error:
             release(inbound_connection)
@@ -124,7 +130,6 @@ class Link:
         outbound.send(self._unsent)
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
-        self._failures = 0
         self.epoch += 1
 
     def _connect(self, purpose: str) -> Any:  # noqa: ANN401 - kombu has no types
@@ -136,8 +141,16 @@ class Link:
         )
 
     def ensure(self, now: float) -> bool:
-        """Reconnect if the link is down and it is time to; tell whether it just came up."""
-        if self._inbound is not None or now < self.next_try:
+        """Reconnect if the link is down and it is time to; tell whether it just came up.
+
+        Raises BrokerUnreachable where the link is up and lacks something.
+        """
+        if self._inbound is not None:
+            if self._lacking:
+                lacking, self._lacking = self._lacking, ""
+                raise BrokerUnreachable(lacking)
+            return False
+        if now < self.next_try:
             return False
         try:
             self.open()
@@ -146,10 +159,9 @@ class Link:
             if isinstance(error, ConfigurationError) and str(error) != self._complaint:
                 self._complaint = str(error)
                 logger.warning("not consuming until this is mended: %s", error)
-            self._failures += 1
-            wait = _RECONNECT.next_wait(self._failures, error, self._random)
-            self.next_try = now + (wait or 0.0)
+            self._back_off(error, now)
             return False
+        self._up_since = now
         if self._lost_at is not None:
             self._telemetry.emit(BrokerRegained(round(now - self._lost_at, 3)))
             self._lost_at = None
@@ -161,14 +173,25 @@ class Link:
         if self._inbound is None:
             return
         self._telemetry.emit(BrokerLost(str(error)))
-        self._lost_at = now
-        self.next_try = now
+        self._lost_at = self.next_try = now
+        if now - self._up_since > _STABLE:
+            self._failures = 0
+        else:  # it came up only to go down again
+            self._back_off(error, now)
         inbound, outbound = self._inbound, self._outbound
         self._inbound = self._outbound = None
         inbound.abandon()
         if outbound is not None:
             self._unsent = outbound.unconfirmed()
             outbound.abandon()
+
+    def _back_off(self, error: Exception, now: float) -> None:
+        self._failures += 1
+        self.next_try = now + (_RECONNECT.next_wait(self._failures, error, self._random) or 0.0)
+
+    def renew(self, lacking: str) -> None:
+        """Connect and declare anew, because something that was declared is no longer there."""
+        self._lacking = lacking
 
     def filenos(self) -> list[int]:
         """Return the descriptors to wait on; none where the broker is polled."""
@@ -229,14 +252,22 @@ class Link:
             self._inbound.keep_alive()
             self._outbound.keep_alive()
 
-    def declare_retry(self, delay: float) -> str:
-        """Declare the retry queue for ``delay`` and return its name. Raises BrokerUnreachable."""
+    def declare_retry(self, delay: float) -> str | None:
+        """Declare the retry queue for ``delay`` and return its name; None where it cannot be."""
         able = capabilities_of(self._settings.broker)
         queue = retry_arguments(self._service, delay, self._settings, able)
-        if queue.name not in self._retry_queues and self._outbound is not None:
-            self._outbound.call(partial(_declare_retry, queue))
-            self._retry_queues.add(queue.name)
+        if queue.name not in self._retry_queues:
+            if self._outbound is None or not _declare_retry(queue, self._outbound.connection):
+                return None
+            self._retry_queues[queue.name] = queue
         return queue.name
+
+    def _find_retry_queues(self, connection: Connection) -> None:
+        able = capabilities_of(self._settings.broker)
+        for seconds in RETRY_SECONDS:
+            queue = retry_arguments(self._service, seconds, self._settings, able)
+            if _exists(queue.name, connection):
+                self._retry_queues[queue.name] = queue
 
     def depths(self) -> Mapping[str, int]:
         """Return the messages that wait in the queues it consumes. Raises BrokerUnreachable."""
@@ -260,7 +291,7 @@ def _depth(queue: str, channel: Any) -> int:  # noqa: ANN401
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-def _exists(queue: str, connection: Any) -> bool:  # noqa: ANN401
+def _exists(queue: str, connection: Connection) -> bool:
     channel = connection.channel()  # of its own: asking for what is not there ends a channel
     try:
         channel.queue_declare(queue, passive=True)
@@ -270,7 +301,17 @@ def _exists(queue: str, connection: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def _declare_retry(queue: Queue, channel: Any) -> None:  # noqa: ANN401
-    declare_queue(channel, queue)
-    channel.exchange_declare(queue.name, "fanout", durable=True, auto_delete=False)
-    channel.queue_bind(queue.name, queue.name, "")
+def _declare_retry(queue: Queue, connection: Connection) -> bool:
+    """Declare a retry queue and its exchange; tell whether that could be done."""
+    try:
+        channel = connection.channel()  # of its own: a refusal ends a channel
+        declare_queue(channel, queue)
+        channel.exchange_declare(queue.name, "fanout", durable=True, auto_delete=False)
+        channel.queue_bind(queue.name, queue.name, "")
+        channel.close()
+    except ConfigurationError as error:
+        logger.warning("retries wait in memory instead: %s", error)
+        return False
+    except (*connection.connection_errors, *connection.channel_errors, OSError):
+        return False  # whoever uses the connection next will notice
+    return True

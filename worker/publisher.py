@@ -120,13 +120,12 @@ class Publisher:
     def _move(self, until: int) -> None:
         """Write and take confirms until at most ``until`` messages are outstanding."""
         deadline = monotonic() + self._settings.confirm_timeout
+        trouble = ""
         while self._outbound is not None and self._outbound.outstanding > until:
             try:
                 fates = self._outbound.pump()
             except BrokerUnreachable as error:
-                if monotonic() > deadline:
-                    self._give_up(f"; the broker took none of them: {error}")
-                    return
+                trouble = f" ({error})"
                 self._reconnect()
                 continue
             for _, refusal in fates:
@@ -138,7 +137,7 @@ class Publisher:
                 deadline = monotonic() + self._settings.confirm_timeout
             elif self._outbound.outstanding > until:
                 if monotonic() > deadline:
-                    self._give_up()
+                    self._give_up(trouble)
                 if self._outbound is None:
                     return
                 if (number := self._outbound.fileno()) is not None:
@@ -151,7 +150,7 @@ class Publisher:
         self._outbound = None
         self._outbound = self._connect(unsent)
 
-    def _give_up(self, why: str = "") -> None:
+    def _give_up(self, trouble: str) -> None:
         assert self._outbound is not None  # noqa: S101 - the caller looked
         lost = self._outbound.unconfirmed()
         self._outbound.abandon()
@@ -161,7 +160,7 @@ class Publisher:
             ConfirmTimeout(
                 f"{len(lost)} messages ({ids}) were not confirmed within"
                 f" {self._settings.confirm_timeout} s; they may or may not be stored: publish them"
-                f" again under the same ids{why}"
+                f" again under the same ids{trouble}"
             )
         )
 

@@ -35,6 +35,7 @@ _HASH_WEIGHT = "10"  # points on the plugin's ring a queue; more of them balance
 _DELIVERY_LIMIT = 1_000_000
 #: Waits of the retry queues in milliseconds; a delay takes the longest that does not exceed it.
 RETRY_STEPS = tuple(1000 * 2**n for n in range(13))
+RETRY_SECONDS = tuple(step / 1000 for step in RETRY_STEPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,6 @@ def retry_queue(service: str, delay: float) -> str:
     """Return the name of the retry queue whose wait is nearest below ``delay`` seconds."""
     wait = max((ms for ms in RETRY_STEPS if ms <= delay * 1000), default=RETRY_STEPS[0])
     return f"{service}.retry.{wait}"
-
-
-def retry_queues(service: str) -> list[str]:
-    """Return the names of all retry queues that a service can have."""
-    return [f"{service}.retry.{wait}" for wait in RETRY_STEPS]
 
 
 def queue_prefix(service: str, handlers: tuple[str, ...]) -> str:

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from worker import QworkerError
 from worker.demo.history import Change, read_changes, read_git, read_git_tree, tree_of
+from worker.demo.plan import Plan
 from worker.demo.run import tell, watch
-from worker.demo.trial import Plan, Trial
+from worker.demo.trial import Trial
 
 
 def main() -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from random import Random
 from urllib.request import urlopen
 
-from examples.running import ROOT, clean_environment, servers, service, start, story_folder, until
+from examples.running import ROOT, servers, service, start, story_folder, until
+from worker.demo.service import clean_environment
 
 USERS = ("alice", "bob", "carol", "dave", "erin")
 REQUESTS = 30

@@ -11,7 +11,8 @@ import pytest
 
 from acceptance.examples import ROOT, Outcome, run
 from worker.demo.history import made_up, read_changes, tree_of, write_changes
-from worker.demo.trial import Plan, Trial
+from worker.demo.plan import Plan
+from worker.demo.trial import Trial
 
 DATA = Path(os.environ.get("QWORKER_HISTORY_DATA") or ROOT.parent.joinpath("shared", "data"))
 SLICE = 1500

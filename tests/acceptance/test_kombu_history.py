@@ -19,7 +19,8 @@ from typing import Literal
 import pytest
 
 from worker.demo.history import Change, made_up, read_changes, tree_of
-from worker.demo.trial import Plan, Trial
+from worker.demo.plan import Plan
+from worker.demo.trial import Trial
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("QWORKER_HISTORY_DATA") or ROOT.parent.joinpath("shared", "data"))

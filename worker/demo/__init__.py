@@ -7,7 +7,8 @@
     ledger     what the handler did
     stream     publishing at least once
     service    the real command line in a process of its own
-    trial      all of it together, killed and restarted as a plan says
+    plan       what to do in a trial
+    trial      all of it together, killed and restarted as the plan says
     checker    what the ledger says of the promises
     report     what came out
     view       what is seen of it

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from worker.demo.history import made_up, read_git, read_git_tree, side_by_side, tree_of
-from worker.demo.trial import Plan, Trial
+from worker.demo.plan import Plan
+from worker.demo.trial import Trial
 from worker.demo.view import Moving, Plain, View, result
 from worker.errors import UsageError
 

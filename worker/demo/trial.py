@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -28,12 +27,11 @@ from worker.transport.capabilities import connect
 from worker.transport.inbound import release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from worker.config import Settings
-    from worker.demo.history import Change
     from worker.demo.ledger import Kill
+    from worker.demo.plan import Plan
     from worker.supervisor.status import Status
 
 _TICK = 0.05
@@ -47,36 +45,6 @@ _CRASH_LIMIT = 20
 #: The handlers of a process write to one file in turn; more of them would only wait.
 _CONCURRENCY = 4
 _QUIET = ("in_flight", "waiting", "unsettled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to do in a trial."""
-
-    changes: Sequence[Change]
-    #: Path and blob of every file that must be there in the end.
-    tree: Mapping[str, str]
-    #: Part of every event's id.
-    repository: str
-    #: Where the database, the logs and the embedded broker are. Must exist.
-    folder: Path
-    #: URLs; by default SQLite files in the folder.
-    broker: str = ""
-    dedup: str = ""
-    shards: int = 8
-    processes: int = 2
-    #: The share of events that is published twice.
-    duplicates: float = 0.05
-    #: Messages a second; None: as fast as the broker confirms them.
-    rate: float | None = None
-    #: Mean seconds from one kill to the next; None: nobody is killed.
-    kill_every: float | None = 1.0
-    most_kills: int | None = None
-    #: The share of the work after which the whole service is restarted; None: it is not.
-    restart_at: float | None = None
-    seed: int = 0
-    #: Seconds after which a trial that is not done has failed.
-    patience: float = 120.0
 
 
 class _GaveUp(QworkerError):

@@ -207,8 +207,6 @@ def result(report: Report) -> RenderableType:
     if report.second_effects:
         milliseconds = 1000 * report.longest_window
         second = f"killed before their record, within {milliseconds:.0f} ms"
-        if report.longest_replay > 1:
-            second += f", {report.longest_replay} in a row"
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")

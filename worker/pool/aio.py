@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from worker.outcome import ABANDONED, Done
+from worker.outcome import ABANDONED, DONE
 
 if TYPE_CHECKING:
     from collections import deque
@@ -80,6 +80,6 @@ async def execute(executor: Executor, run: Run[Task]) -> None:
     for task in run.tasks:
         outcome = await executor.run_async(task)
         outcomes.append(outcome)
-        if not isinstance(outcome, Done):
+        if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break

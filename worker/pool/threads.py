@@ -10,7 +10,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from worker.outcome import ABANDONED, Done
+from worker.outcome import ABANDONED, DONE
 
 if TYPE_CHECKING:
     from collections import deque
@@ -71,6 +71,6 @@ def execute(executor: Executor, run: Run[Task]) -> None:
     for task in run.tasks:
         outcome = executor.run(task)
         outcomes.append(outcome)
-        if not isinstance(outcome, Done):
+        if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break

@@ -180,9 +180,13 @@ class TestWorker:
     def drain(self) -> Finish:
         """Stop the app as SIGTERM does, and tell how it ended; what it has not begun stays."""
         consumer = self._consumer or self._open()
-        consumer.drain(self.clock() + self.settings.drain_timeout)
-        self._consumer = None
-        return consumer.run()
+        deadline = self.clock() + self.settings.drain_timeout
+        consumer.drain(deadline)
+        while consumer.ended is None:
+            if not consumer.tick(0) and consumer.ended is None:
+                self._pass_time(min(consumer.next_due, deadline))
+        self._close()
+        return consumer.ended
 
     # -- what a test sees --------------------------------------------------------------------------
 
@@ -261,13 +265,16 @@ class TestWorker:
         if consumer.is_idle() or any(isinstance(e, ShardHalted) for e in self.runtime_events):
             return True
         due = consumer.next_due
-        if not isinstance(self.clock, FakeClock) or due == float("inf"):
-            time.sleep(_REAL_WAIT)
-            return False
-        if due > self.clock() and not advance:
+        if not advance and isinstance(self.clock, FakeClock) and due > self.clock():
             return True
-        self.clock.advance_to(due)
+        self._pass_time(due)
         return False
+
+    def _pass_time(self, due: float) -> None:
+        if isinstance(self.clock, FakeClock) and due < float("inf"):
+            self.clock.advance_to(due)
+        else:
+            time.sleep(_REAL_WAIT)
 
     def _is_apps(self, seen: SeenMessage) -> bool:
         return bool(seen.message_id) and seen.message_id not in self._own
