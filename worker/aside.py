@@ -12,6 +12,7 @@ connection. So a publisher's headers that leave no room are left out, and the me
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -65,8 +66,11 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
     facts: Mapping[str, str | int],
     drop_prefix: str | None = None,
 ) -> Outgoing:
-    """Return ``arrival`` to be sent elsewhere, otherwise as it came."""
-    body = bytes(arrival.body)
+    """Return ``arrival`` to be sent elsewhere, otherwise as it came.
+
+    It is an error where no queue takes it: it would be lost.
+    """
+    send = partial(Outgoing, exchange, routing_key, bytes(arrival.body), message_id, mandatory=True)
     facts = {name: _legible(value) for name, value in facts.items()}
     brief = {name: value for name, value in facts.items() if name != DETAIL}
     raw = getattr(arrival, "frame_args", None)
@@ -76,7 +80,7 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
             for added in (facts, brief):
                 changed = amend(raw, add=added, rename=_RENAMED_RAW, drop_prefix=prefix)
                 if len(changed) <= _MOST_BYTES:
-                    return Outgoing(exchange, routing_key, body, message_id, {}, {}, raw=changed)
+                    return send({}, {}, raw=changed)
         except Malformed as error:
             brief[MALFORMED] = str(error)
             brief[PROPERTIES] = raw[:_MOST_SHOWN].hex()
@@ -90,9 +94,9 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
         (properties, left_out),
     ):
         if _can_be_sent(kept, changed_headers):
-            return Outgoing(exchange, routing_key, body, message_id, kept, changed_headers)
+            return send(kept, changed_headers)
     left_out[LEFT_OUT] = "the publisher's headers and properties: not to be encoded"
-    return Outgoing(exchange, routing_key, body, message_id, {}, left_out)
+    return send({}, left_out)
 
 
 def _changed(

@@ -132,7 +132,7 @@ class Letter:
         """
         # Not the id that the codec found: a message that comes back is known by its property.
         message_id = str(self.properties.get("message_id") or "")
-        outgoing = redirect(
+        return redirect(
             self.arrival,
             message_id,
             exchange="",
@@ -140,8 +140,6 @@ class Letter:
             facts=add,
             drop_prefix=PREFIX,
         )
-        outgoing.mandatory = True
-        return outgoing
 
     def _text(self, header: str) -> str:
         return str(self.headers.get(header) or "")

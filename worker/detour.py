@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.aside import dead_letter_facts, redirect, set_aside
+from worker.errors import Unroutable
 from worker.outcome import DeadLetter
 from worker.parking import KEY, PLACE
 from worker.telemetry import DeadLettered

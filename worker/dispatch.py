@@ -125,7 +125,8 @@ class Dispatcher:
         if self._solo in self.out:
             return
         if self._suspects:
-            if self.in_flight == 0:
+            # What the last one left (its dead letter, say) must be safe before the next may crash.
+            if self.in_flight == 0 and not self._detour.under_way:
                 self._take_suspect()
             return
         concurrency = self._settings.concurrency

@@ -14,8 +14,10 @@ messages wait, without counting, until a probe succeeds.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from worker.errors import BrokerUnreachable
 from worker.outcome import Abandoned, DeadLetter, Done, RetryLater
 from worker.telemetry import (
     AttemptFailed,
@@ -144,7 +146,8 @@ class Fate:
         message, channel = task.message, task.delivery.channel
         if policy == "halt_shard":
             self._dialogue.release(task, refund=False)
-            self._link.close_shard(channel)
+            with suppress(BrokerUnreachable):  # then it is closed already
+                self._link.close_shard(channel)
             halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)
             self._telemetry.emit(halted)
         elif policy == "park_key" and message.key is not None:

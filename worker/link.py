@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from random import Random
 
     import amqp
-    from kombu import Connection
+    from kombu.connection import Connection
 
     from worker.config import Settings
     from worker.message import Outgoing

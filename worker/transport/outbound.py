@@ -64,7 +64,8 @@ class Outbound:
         self._sequence = 0
         self._lowest = 1
         self._sent: list[Sent] = []
-        self._returned: Counter[tuple[str, str, str]] = Counter()
+        #: What came back, by exchange, routing key and body: its properties may be undecodable.
+        self._returned: Counter[tuple[str, str, bytes]] = Counter()
         self.blocked = False
         self._lost = (
             *connection.connection_errors,
@@ -76,6 +77,7 @@ class Outbound:
             self._channel = connection.channel()
             self._pump: FramePump | None = None
             if self._able.has_socket:
+                self._channel.auto_decode = False  # bodies stay bytes
                 self._channel.confirm_select()
                 self._channel.events["basic_ack"].add(self._on_ack)
                 self._channel.events["basic_nack"].add(self._on_nack)
@@ -210,7 +212,7 @@ class Outbound:
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for item in self._take(tag, multiple):
-            place = (item.message_id, item.exchange, item.routing_key)
+            place = (item.exchange, item.routing_key, item.body)
             if self._returned[place]:
                 self._returned[place] -= 1
                 self._sent.append(Sent(item, _unroutable(item)))
@@ -232,8 +234,7 @@ class Outbound:
         return items
 
     def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ANN401
-        message_id = message.properties.get("message_id", "")
-        self._returned[message_id, exchange, routing_key] += 1
+        self._returned[exchange, routing_key, bytes(message.body)] += 1
 
     def _on_blocked(self, _reason: object = None) -> None:
         self.blocked = True
