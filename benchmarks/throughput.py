@@ -162,7 +162,8 @@ def main() -> None:
     print(
         f"RabbitMQ + Redis dedup, {options.processes} process(es), {options.shards} shards,"
         f" {options.events:,} events of {options.keys:,} keys, median of {options.rounds}:"
-        f" {per_second:,.0f} events/s, {cpu:.1f} us CPU an event, {ratio:.2f} times the bare kombu loop's"
+        f" {per_second:,.0f} events/s, {cpu:.1f} us CPU an event,"
+        f" {ratio:.2f} times the bare kombu loop's"
     )
 
 

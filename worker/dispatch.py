@@ -39,6 +39,8 @@ _LONGEST_RUN = 64
 _FIRST_BUSY_PAUSE = 0.005
 _BUSY_DOUBLINGS = 6
 _TIMEOUT_GRACE = 0.5
+#: Looks at the handlers' time limits without a sign of life from the event loop.
+_BLOCKED = 5
 
 
 class Dispatcher:
@@ -76,6 +78,7 @@ class Dispatcher:
         self.out: set[Run[Task]] = set()
         #: Runs whose handler ignores its time limit.
         self.stuck: set[Run[Task]] = set()
+        self._silence = 0
         self.in_flight = 0
         #: The last answers freed lanes without running anything (duplicates, say): nothing but the
         #: next tick will take what waits behind them, so it must come at once.
@@ -225,7 +228,15 @@ class Dispatcher:
                 if now > started + limit + grace:
                     self.stuck.add(run)
                     found.append((task, now - started))
+        self._find_blocked()
         return found
+
+    def _find_blocked(self) -> None:
+        """Give up on every coroutine once one of them blocks the event loop: none can go on."""
+        blocking = self._loop is not None and any(run.tasks[0].is_async for run in self.stuck)
+        self._silence = self._silence + 1 if blocking and self._loop.stalled() else 0
+        if self._silence >= _BLOCKED:
+            self.stuck.update(run for run in self.out if run.tasks[0].is_async)
 
     @property
     def next_probe(self) -> float:

@@ -1,8 +1,8 @@
 """A service under test: started by its real command line, and everything it did, seen from outside.
 
 A :class:`Service` is what an operator has: a process to start, to signal and to kill, its exit
-code, its log and its status file. A :class:`Ledger` is what the world has: the effects that handlers
-left in a file of their own. Nothing here looks into the runtime.
+code, its log and its status file. A :class:`Ledger` is what the world has: the effects that
+handlers left in a file of their own. Nothing here looks into the runtime.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class Ledger:
 
     def overlaps(self) -> list[tuple[Entry, Entry]]:
         """Return where a key's handler began before its last execution ended."""
-        found, under_way = [], {}
+        found: list[tuple[Entry, Entry]] = []
+        under_way: dict[tuple[str, str], Entry] = {}
         for entry in self.entries():
             place = entry.handler, entry.key
             if entry.what == "begin":
@@ -280,9 +281,7 @@ class Load:
         self._error: BaseException | None = None
         self.confirmed: set[str] = set()
 
-    def publish(
-        self, steps: Iterable[Step], *, batch: int = 100, pause: float = 0.0
-    ) -> set[str]:
+    def publish(self, steps: Iterable[Step], *, batch: int = 100, pause: float = 0.0) -> set[str]:
         """Publish ``steps``, each batch confirmed before the next; return their ids."""
         steps = iter(steps)
         ids: set[str] = set()
@@ -364,7 +363,7 @@ def letters(amqp_url: str, queue: str) -> list[Letter]:
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     try:
         channel = connection.channel()
-        found = []
+        found: list[Letter] = []
         while True:
             method, properties, body = channel.basic_get(queue)
             if method is None:

@@ -6,9 +6,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-
-import pytest
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from acceptance.apps.events import Step
 from acceptance.conftest import Place
@@ -28,6 +27,22 @@ def some_more(service: Service, number: int = 100) -> None:
     """Wait until the service has done some more work."""
     target = len(service.ledger.entries("effect")) + number
     eventually(lambda: len(service.ledger.entries("effect")) >= target, "work goes on")
+
+
+def all_are_new(service: Service, old: set[int]) -> bool:
+    """Tell whether there are two processes, and none of ``old``."""
+    new = service.processes()
+    return len(new) == 2 and old.isdisjoint(new)
+
+
+def all_ended(pids: Iterable[int]) -> bool:
+    """Tell whether none of these processes lives."""
+    return not any(is_alive(pid) for pid in pids)
+
+
+def is_gone(service: Service, pid: int) -> bool:
+    """Tell whether the service runs without this process."""
+    return pid not in service.processes()
 
 
 def check_all_done_once(service: Service, load: Load) -> None:
@@ -68,10 +83,7 @@ def test_a_rolling_replacement_executes_nothing_twice_and_loses_nothing(
             some_more(service)
             old = set(service.processes())
             service.signal(signal.SIGHUP)
-            eventually(
-                lambda old=old: len(new := service.processes()) == 2 and old.isdisjoint(new),
-                "every process is a new one",
-            )
+            eventually(partial(all_are_new, service, old), "every process is a new one")
         some_more(service)
 
     check_all_done_once(service, load)
@@ -134,7 +146,7 @@ def test_processes_that_lose_their_supervisor_drain_by_themselves(
             assert service.exit_code() == -signal.SIGKILL
             # The next one starts while they drain.
             service.start_ready(*SCALE)
-            eventually(lambda o=orphans: not any(map(is_alive, o)), "the orphans have ended")
+            eventually(partial(all_ended, orphans), "the orphans have ended")
         some_more(service)
 
     check_all_done_once(service, load)
@@ -154,7 +166,7 @@ def test_a_process_that_is_killed_repeats_only_what_it_was_doing(
             eventually(lambda: len(service.processes()) == 2, "both processes consume")
             killed.add(victim := random.choice(service.processes()))
             os.kill(victim, signal.SIGKILL)
-            eventually(lambda v=victim: v not in service.processes(), "it is replaced")
+            eventually(partial(is_gone, service, victim), "it is replaced")
         some_more(service)
 
     eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all is done")

@@ -229,8 +229,9 @@ def test_what_is_no_event_is_set_aside_with_its_reason(
 
     assert service.drain() == 0
     assert [each["id"] for each in received(service)] == ["a-9"]
-    found = {letter.raw.decode() + letter.id: letter for letter in letters(servers.broker, "foreign.dlq")}
+    found = {
+        letter.raw.decode() + letter.id: letter for letter in letters(servers.broker, "foreign.dlq")
+    }
     for message, reason in wrong:
         letter = found[message.body + (message.message_id or "")]
         assert reason in letter.reason
-

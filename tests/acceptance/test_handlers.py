@@ -212,7 +212,7 @@ def test_a_halted_shard_stands_until_its_service_is_mended(
     ids = load.publish(steps(keys=20, each=5))
 
     handler = "failing-halt_shard.handle"
-    eventually(lambda: service.ledger.sequences(), "the other shard goes on")
+    eventually(service.ledger.sequences, "the other shard goes on")
     assert service.drain() == 0
     assert (handler, "key-0") not in service.ledger.sequences()
     (service.folder / "mended").touch()

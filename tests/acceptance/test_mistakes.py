@@ -126,7 +126,10 @@ def test_all_mistakes_are_told_at_once_each_with_its_source(project: Service) ->
 def test_a_server_that_does_not_answer(project: Service, servers: Place, part: str) -> None:
     (port,) = free_ports(1)
     urls = {"broker": servers.broker, "dedup": servers.dedup}
-    urls[part] = {"broker": f"amqp://guest:secret@127.0.0.1:{port}//", "dedup": f"redis://:secret@127.0.0.1:{port}/0"}[part]
+    urls[part] = {
+        "broker": f"amqp://guest:secret@127.0.0.1:{port}//",
+        "dedup": f"redis://:secret@127.0.0.1:{port}/0",
+    }[part]
 
     began = time.monotonic()
     code, text = told(
@@ -147,7 +150,7 @@ def test_a_server_that_comes_up_within_the_connect_timeout(
     rabbitmq.stop()
 
     service.start("--connect-timeout", "60")
-    eventually(lambda: service.status(), "it is on its way")
+    eventually(service.status, "it is on its way")
     rabbitmq.start()
 
     eventually(lambda: service.status().get("ready") or not service.running, "it is ready")

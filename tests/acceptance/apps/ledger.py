@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cache
 
 from acceptance.apps.events import Step
-
 from worker import Context
 
 

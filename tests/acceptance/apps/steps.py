@@ -5,7 +5,6 @@ import time
 
 from acceptance.apps.events import Step
 from acceptance.apps.ledger import noted
-
 from worker import App, Context
 
 app = App("steps")
