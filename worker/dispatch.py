@@ -233,8 +233,9 @@ class Dispatcher:
 
     def _find_blocked(self) -> None:
         """Give up on every coroutine once one of them blocks the event loop: none can go on."""
-        blocking = self._loop is not None and any(run.tasks[0].is_async for run in self.stuck)
-        self._silence = self._silence + 1 if blocking and self._loop.stalled() else 0
+        loop, blocking = self._loop, any(run.tasks[0].is_async for run in self.stuck)
+        silent = loop is not None and blocking and loop.stalled()
+        self._silence = self._silence + 1 if silent else 0
         if self._silence >= _BLOCKED:
             self.stuck.update(run for run in self.out if run.tasks[0].is_async)
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from worker.app import App
 
-MakeWorker = "Callable[..., TestWorker]"
-
 
 @pytest.fixture
 def qworker_worker() -> Iterator[Callable[..., TestWorker]]:

@@ -38,6 +38,10 @@ class InlineThreads:
         """Run ``runs``; they are finished when this returns."""
         _outside_loops(lambda: self._run(runs))
 
+    def stalled(self) -> bool:
+        """Tell that what was submitted is finished."""
+        return False
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -65,6 +69,10 @@ class InlineLoop:
     def submit(self, runs: Sequence[Run[Task]]) -> None:
         """Run ``runs`` together; they are finished when this returns."""
         _outside_loops(lambda: self._runner.run(self._together(runs)))
+
+    def stalled(self) -> bool:
+        """Tell that what was submitted is finished."""
+        return False
 
     def close(self) -> None:
         """Close the loop."""
