@@ -26,11 +26,14 @@ import pika
 
 from acceptance.apps.events import Step
 from waiting import until
-from worker import App
+from worker import App, Event
 
 STEP_FIELDS = ("key", "sequence", "fault", "seconds")
 TESTS = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "worker.cli")
+#: The handlers of ``apps/steps.py``, and the options that the tests under load run it with.
+STEPS = ("steps.count", "steps.observe")
+SCALE = ("--shards", "4", "--processes", "2", "--concurrency", "8")
 #: Seconds that anything may take on a busy machine before it counts as hung.
 PATIENCE = 60.0
 
@@ -141,6 +144,11 @@ class Service:
         """Set settings by their environment variables, for the starts to come."""
         for name, value in settings.items():
             self.environ[f"QWORKER_{name.upper()}"] = str(value)
+
+    def use_ledger(self, ledger: Ledger) -> None:
+        """Write to the ledger of another service."""
+        self.ledger = ledger
+        self.environ["LEDGER"] = str(ledger.file)
 
     # What an operator does
 
@@ -281,7 +289,7 @@ class Load:
         self._error: BaseException | None = None
         self.confirmed: set[str] = set()
 
-    def publish(self, steps: Iterable[Step], *, batch: int = 100, pause: float = 0.0) -> set[str]:
+    def publish(self, steps: Iterable[Event], *, batch: int = 100, pause: float = 0.0) -> set[str]:
         """Publish ``steps``, each batch confirmed before the next; return their ids."""
         steps = iter(steps)
         ids: set[str] = set()
@@ -305,6 +313,7 @@ class Load:
             except BaseException as error:  # noqa: BLE001 - told by the test's own thread
                 self._error = error
 
+        self._stop.clear()
         self._thread = threading.Thread(target=work, name="load", daemon=True)
         self._thread.start()
         try:
@@ -396,3 +405,9 @@ def put(amqp_url: str, queue: str, step: Step) -> None:
 def eventually(condition: Callable[[], Any], message: str) -> None:
     """Wait until ``condition`` holds, for as long as anything may take."""
     until(condition, PATIENCE, message)
+
+
+def some_more(service: Service, number: int = 100) -> None:
+    """Wait until the service has done some more work."""
+    target = len(service.ledger.entries("effect")) + number
+    eventually(lambda: len(service.ledger.entries("effect")) >= target, "work goes on")

@@ -11,22 +11,24 @@ from functools import partial
 
 from acceptance.apps.events import Step
 from acceptance.conftest import Place
-from acceptance.running import Load, Service, eventually, forever, is_alive, steps
+from acceptance.running import (
+    SCALE,
+    STEPS,
+    Load,
+    Service,
+    eventually,
+    forever,
+    is_alive,
+    some_more,
+    steps,
+)
 
 Serve = Callable[..., Service]
-STEPS = ("steps.count", "steps.observe")
-SCALE = ("--shards", "4", "--processes", "2", "--concurrency", "8")
 
 
 def pause(shortest: float, longest: float) -> None:
     """Let work go on until a moment that nobody chose."""
     time.sleep(random.uniform(shortest, longest))
-
-
-def some_more(service: Service, number: int = 100) -> None:
-    """Wait until the service has done some more work."""
-    target = len(service.ledger.entries("effect")) + number
-    eventually(lambda: len(service.ledger.entries("effect")) >= target, "work goes on")
 
 
 def all_are_new(service: Service, old: set[int]) -> bool:
@@ -63,7 +65,7 @@ def test_a_drain_at_any_moment_executes_nothing_twice_and_loses_nothing(
     service.start_ready(*SCALE)
 
     with load.in_background(forever(keys=20, seconds=0.02)):
-        for _ in range(4):
+        for _ in range(3):
             some_more(service)
             pause(0, 0.5)
             assert service.drain() == 0
@@ -89,15 +91,33 @@ def test_a_rolling_replacement_executes_nothing_twice_and_loses_nothing(
     check_all_done_once(service, load)
 
 
+def test_a_service_that_hands_over_to_another_one_executes_nothing_twice(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    one, other = serve(place, "steps", folder="one"), serve(place, "steps", folder="other")
+    other.use_ledger(one.ledger)
+    one.start_ready(*SCALE)
+
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        for old, new in ((one, other), (other, one)):
+            some_more(one)
+            new.start_ready(*SCALE)
+            pause(0, 0.5)
+            assert old.drain() == 0
+        some_more(one)
+
+    check_all_done_once(one, load)
+
+
 def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
     place: Place, serve: Serve, load: Load
 ) -> None:
     service = serve(place, "steps", claim_ttl=2)
-    service.start_ready(*SCALE, "--drain-timeout", "1")
+    service.start_ready(*SCALE, "--drain-timeout", "0.5")
     quick = load.publish(steps(keys=10, each=5))
     eventually(lambda: service.ledger.has(quick, *STEPS), "what is quick is done")
 
-    slow = Step(key="slow", sequence=0, seconds=3.0)
+    slow = Step(key="slow", sequence=0, seconds=2.0)
     load.publish([slow, *steps(keys=1, each=1, begin=5)])
     eventually(lambda: service.ledger.executions(slow.event_id), "the slow one runs")
     service.signal(signal.SIGTERM)
@@ -116,7 +136,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
 ) -> None:
     service = serve(servers, "steps", claim_ttl=2)
     service.start_ready(*SCALE)
-    slow = Step(key="slow", sequence=0, seconds=3.0)
+    slow = Step(key="slow", sequence=0, seconds=2.0)
     load.publish([slow])
     eventually(lambda: service.ledger.executions(slow.event_id), "it runs")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from acceptance.apps.events import Step
+from acceptance.apps.family import Loner
 from acceptance.conftest import Place
-from acceptance.running import Load, Service, eventually, letters, put, steps
+from acceptance.running import STEPS, Load, Service, eventually, letters, put, steps
 
 Serve = Callable[..., Service]
-STEPS = ("steps.count", "steps.observe")
 
 # Longer than its claim
 
@@ -22,7 +22,7 @@ def test_a_handler_that_outlasts_its_claim_runs_once(
     service = serve(place, "steps", claim_ttl=1)
     service.start_ready("--shards", "4", "--processes", "2")
 
-    load.publish(Step(key=f"key-{k}", sequence=-1, seconds=2.5) for k in range(4))
+    load.publish(Step(key=f"key-{k}", sequence=-1, seconds=2.0) for k in range(4))
     load.publish(steps(keys=20, each=5))
 
     eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all done")
@@ -38,7 +38,7 @@ def test_a_copy_that_another_process_gets_meanwhile_waits_and_is_dropped(
     service = serve(servers, "steps", claim_ttl=1)
     service.start_ready("--shards", "2", "--processes", "2")
 
-    step = Step(key="k", sequence=0, seconds=2.5)
+    step = Step(key="k", sequence=0, seconds=2.0)
     load.publish([step])
     eventually(lambda: len(service.ledger.entries("begin")) == 1, "it runs")
     for shard in (0, 1):
@@ -83,14 +83,33 @@ def test_a_message_that_kills_its_process_is_found_among_its_neighbours(
     assert letter["reason"].startswith("crashed the worker")
 
 
+def test_several_that_kill_their_process_are_each_set_aside_once(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "poison")
+    service.start_ready("--shards", "4", "--processes", "2", "--concurrency", "8")
+
+    innocent = load.publish(steps(keys=12, each=3, seconds=0.01))
+    poison = load.publish(Step(key=f"key-{k}", sequence=3, fault="kill") for k in range(3))
+    innocent |= load.publish(steps(keys=12, each=3, begin=4, seconds=0.01))
+
+    eventually(lambda: service.ledger.has(innocent, "poison.handle"), "the innocent are done")
+    eventually(lambda: len(letters(servers.broker, "poison.dlq")) >= 3, "the poison is set aside")
+    assert service.drain() == 0
+    # Beside another one's crash it may have been claimed without having begun.
+    assert all(service.ledger.executions()["poison.handle", id_] <= 3 for id_ in poison)
+    assert service.ledger.disorder() == {}
+    assert sorted(letter.id for letter in letters(servers.broker, "poison.dlq")) == sorted(poison)
+
+
 # One that never ends
 
 
-@pytest.mark.parametrize("fault", ["thread", "loop"])
+@pytest.mark.parametrize(("fault", "crashes"), [("thread", 3), ("loop", 2)])
 def test_a_handler_that_never_ends_costs_its_process_and_nothing_else(
-    servers: Place, serve: Serve, load: Load, fault: str
+    servers: Place, serve: Serve, load: Load, fault: str, crashes: int
 ) -> None:
-    service = serve(servers, "endless")
+    service = serve(servers, "endless", crash_limit=crashes)
     service.start_ready("--shards", "2", "--processes", "2")
 
     poison = Step(key="key-0", sequence=-1, fault=fault)
@@ -103,14 +122,33 @@ def test_a_handler_that_never_ends_costs_its_process_and_nothing_else(
     eventually(lambda: service.counter("dead_lettered") == 1, "the poison is set aside")
     assert service.drain() == 0
 
-    assert service.ledger.twice("begin") == {(handlers[fault], poison.event_id): 3}
+    assert service.ledger.twice("begin") == {(handlers[fault], poison.event_id): crashes}
     assert service.ledger.has([poison.event_id], other)
     assert service.ledger.disorder() == {}
-    assert len(service.events("HandlerStuck")) == 3
+    assert len(service.events("HandlerStuck")) == crashes
     (letter,) = letters(servers.broker, "endless.dlq")
     assert letter.id == poison.event_id
     assert letter.reason.startswith("crashed the worker")
     assert "1.0 s" in letter.reason
+
+
+def test_a_handler_that_lets_no_other_thread_run_is_found_by_the_watchdog(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "endless", watchdog=1, crash_limit=2)
+    service.start_ready("--shards", "2", "--processes", "2")
+
+    poison = Step(key="key-0", sequence=-1, fault="interpreter")
+    load.publish([poison])
+    innocent = load.publish(steps(keys=10, each=5))
+
+    eventually(lambda: service.ledger.has(innocent, "endless.thread"), "the innocent are done")
+    eventually(lambda: letters(servers.broker, "endless.dlq"), "the poison is set aside")
+    assert service.drain() == 0
+    assert service.ledger.executions()["endless.thread", poison.event_id] == 2
+    assert service.ledger.disorder() == {}
+    (letter,) = letters(servers.broker, "endless.dlq")
+    assert letter.reason.startswith("crashed the worker")
 
 
 def test_a_coroutine_that_never_ends_is_cancelled_at_its_time_limit(
@@ -289,4 +327,21 @@ def test_a_burst_ends_when_everything_is_done_children_and_retries_too(
 
     assert service.exit_code() == 0
     assert len(service.ledger.entries("effect")) == 11 * (1 + 2 + 4 + 8)
+    assert service.ledger.twice("effect") == {}
+
+
+def test_a_burst_waits_for_retries_that_an_earlier_life_left_in_the_broker(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "family")
+    service.start_ready("--prefetch", "4")
+    loners = [Loner(number=number) for number in range(6)]
+    load.publish(loners)
+    eventually(lambda: len(service.ledger.entries("begin")) == 6, "all have failed once")
+    assert service.drain() == 0
+
+    service.start("--burst")
+
+    assert service.exit_code() == 0
+    assert service.ledger.has([loner.event_id for loner in loners], "family.wait")
     assert service.ledger.twice("effect") == {}

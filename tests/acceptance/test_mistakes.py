@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from acceptance.conftest import Place
 from acceptance.running import Load, Service, eventually, steps
-from servers import RabbitMQ
+from servers import RabbitMQ, Redis
 from servers.process import free_ports
 
 Serve = Callable[..., Service]
@@ -22,6 +23,28 @@ app = App("mine")
 @app.on("#")
 def handle(event):
     pass
+"""
+
+
+KEEPER = """\
+from worker import App
+app = App("mine")
+
+@app.on("#")
+class Keeper:
+    def __init__(self):
+        self.file = open("settings")
+
+    def handle(self, event):
+        pass
+"""
+
+LIFESPAN = """
+@app.lifespan
+def life():
+    {start}
+    yield
+    raise RuntimeError("cannot close")
 """
 
 
@@ -58,6 +81,8 @@ def test_the_app_of_the_current_folder_is_found(project: Service) -> None:
         ("handlers", "import missing_package\n", "'missing_package', which is not installed"),
         ("handlers", APP.replace("#", "a b"), "a b"),
         ("handlers", APP.replace("event", "a, b, c"), "takes (event) or (event, context)"),
+        ("handlers", KEEPER, "making the handler class mine.Keeper raised FileNotFoundError"),
+        ("handlers", APP + LIFESPAN.format(start="1 / 0"), "('mine') raised ZeroDivisionError"),
     ],
 )
 def test_an_app_that_cannot_be_found_or_meant(
@@ -86,6 +111,14 @@ def test_an_app_that_raises_shows_the_users_own_lines_and_no_others(project: Ser
     assert "importlib" not in text
 
 
+def test_a_lifespan_that_raises_at_its_end_changes_nothing_about_the_end(project: Service) -> None:
+    (project.folder / "handlers.py").write_text(APP + LIFESPAN.format(start=""))
+    project.start_ready()
+
+    assert project.drain() == 0
+    assert "cannot close" in project.log
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
@@ -93,8 +126,8 @@ def test_an_app_that_raises_shows_the_users_own_lines_and_no_others(project: Ser
         (["--shards", "0"], 3, "--shards: 0 is too small"),
         (["--shards", "many"], 3, "'many' is not a whole number"),
         (["--broker", "ampq://localhost"], 3, "did you mean amqp?"),
-        (["--broker", "amqp://guest:secret@localhost:port/"], 3, "port"),
-        (["--broker", "sqlite:///missing/qworker.db"], 3, "there is no folder"),
+        (["--broker", "amqp://guest:secret@localhost:port/"], 3, "--broker: its port is no number"),
+        (["--broker", "sqlite:///missing/qworker.db"], 3, "its folder must exist"),
         (["--dedup", "rediss:/localhost"], 3, "rediss"),
         (["--dedup", "nowhere.module:Store"], 3, "nowhere.module"),
         (["--handler", "handel"], 2, "did you mean handle?"),
@@ -166,6 +199,44 @@ def test_a_password_that_the_broker_refuses(project: Service, servers: Place) ->
     assert "refuses the user" in text
     assert "Traceback" not in project.log
     assert "wrongword" not in project.log
+
+
+def test_a_virtual_host_that_is_not_there(project: Service, servers: Place) -> None:
+    code, text = told(project, "--broker", f"{servers.broker}-nowhere", "--dedup", servers.dedup)
+
+    assert code == 3
+    assert "no such virtual host" in text
+    assert "Traceback" not in project.log
+
+
+def test_a_redis_that_may_forget_ids(project: Service, servers: Place, redis_server: Redis) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            code, text = told(project, "--broker", servers.broker, "--dedup", servers.dedup)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+    assert code == 3
+    assert "set it to noeviction" in text
+
+
+def test_another_number_of_shards_would_leave_messages_to_nobody(
+    place: Place, serve: Serve
+) -> None:
+    service = serve(place, "steps")
+    service.start_ready("--shards", "4", "--processes", "1")
+    assert service.drain() == 0
+
+    for shards in (1, 2, 8):
+        code, text = told(service, "--shards", str(shards))
+
+        assert code == 3
+        assert f"'steps.g1' with another number of shards than {shards}" in text
+        assert "Traceback" not in service.log
+
+    service.start_ready("--shards", "4", "--processes", "1")
+    assert service.drain() == 0
 
 
 def test_a_queue_that_is_there_with_other_properties(

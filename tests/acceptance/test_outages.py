@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
+from acceptance.apps.events import Step
 from acceptance.conftest import Place
-from acceptance.running import Load, Service, eventually, forever, steps
-from servers import RabbitMQ, Redis
+from acceptance.running import (
+    SCALE,
+    STEPS,
+    Load,
+    Service,
+    eventually,
+    forever,
+    letters,
+    some_more,
+    steps,
+)
+from servers import RabbitMQ, Redis, Server
 
 Serve = Callable[..., Service]
-STEPS = ("steps.count", "steps.observe")
-SCALE = ("--shards", "4", "--processes", "2", "--concurrency", "8")
-
-
-def some_more(service: Service, number: int = 100) -> None:
-    """Wait until the service has done some more work."""
-    target = len(service.ledger.entries("effect")) + number
-    eventually(lambda: len(service.ledger.entries("effect")) >= target, "work goes on")
-
-
-def regained(service: Service, times: int) -> bool:
-    """Tell whether the broker was found again so often."""
-    return len(service.events("BrokerRegained")) >= times
 
 
 def check_all_done_once(service: Service, load: Load) -> None:
@@ -36,6 +35,22 @@ def check_all_done_once(service: Service, load: Load) -> None:
     assert service.ledger.twice("effect") == {}
     assert service.ledger.twice("begin") == {}
     assert service.ledger.disorder() == {}
+
+
+def is_told(service: Service, sign: str, times: int) -> bool:
+    """Tell whether the log holds a runtime event so often."""
+    return len(service.events(sign)) >= times
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """Let a server stand still while the block runs."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -66,7 +81,7 @@ def test_connections_that_an_operator_closes(
         for round_ in (1, 2, 3):
             some_more(service)
             rabbitmq.ctl("close_all_connections", "--global", "an operator's whim")
-            eventually(partial(regained, service, 2 * round_), "it is back")
+            eventually(partial(is_told, service, "BrokerRegained", 2 * round_), "it is back")
         some_more(service)
 
     check_all_done_once(service, load)
@@ -87,6 +102,42 @@ def test_a_queue_that_an_operator_deletes_is_declared_and_consumed_again(
     eventually(lambda: len(service.processes()) == 2, "both processes consume")
 
     load.publish(steps(keys=20, each=5, begin=5))
+    check_all_done_once(service, load)
+
+
+def test_a_dead_letter_queue_that_an_operator_deletes_costs_no_dead_letter(
+    servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ
+) -> None:
+    service = serve(servers, "failing:dead_letter")
+    service.start_ready()
+    vhost = servers.broker.rpartition("/")[2]
+    rabbitmq.ctl("delete_queue", "--vhost", vhost, "failing-dead_letter.dlq")
+
+    poison = Step(key="key-0", sequence=0, fault="always")
+    load.publish([poison, *steps(keys=2, each=2, begin=1)])
+
+    eventually(lambda: len(service.ledger.entries("effect")) == 4, "the others go on")
+    eventually(lambda: len(service.dead_letters()) == 1, "the queue is there again, and the letter")
+    assert service.drain() == 0
+    assert [letter.id for letter in letters(servers.broker, "failing-dead_letter.dlq")] == [
+        poison.event_id
+    ]
+
+
+def test_servers_that_hang_without_a_word(
+    servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ, redis_server: Redis
+) -> None:
+    service = serve(servers, "steps", heartbeat=1, dedup_timeout=0.5)
+    service.start_ready(*SCALE)
+
+    with load.in_background(forever(keys=20, seconds=0.01)):
+        for server, sign in ((redis_server, "StoreAway"), (rabbitmq, "BrokerLost")):
+            some_more(service)
+            before = len(service.events(sign))
+            with stopped(server):
+                eventually(partial(is_told, service, sign, before + 2), "both processes notice")
+        some_more(service)
+
     check_all_done_once(service, load)
 
 

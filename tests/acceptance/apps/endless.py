@@ -1,6 +1,7 @@
 """Handlers that never end, each in its own way."""
 
 import asyncio
+import re
 import time
 
 from acceptance.apps.events import Step
@@ -14,8 +15,10 @@ app = App("endless")
 
 @app.on(Step, timeout=1.0, retry=RETRY)
 def thread(event: Step, context: Context) -> None:
-    """Sleep for ever in a thread, which nobody can stop."""
+    """Sleep for ever in a thread, which nobody can stop; or let no other thread run any more."""
     with noted(event, context):
+        if event.fault == "interpreter":
+            re.match("(a+)+$", "a" * 64 + "b")
         while event.fault == "thread":
             time.sleep(0.01)
 

@@ -4,9 +4,16 @@ import time
 
 from acceptance.apps.events import Step
 from acceptance.apps.ledger import note
-from worker import App, Context, RetryPolicy
+from worker import App, Context, Event, RetryPolicy
 
 GENERATIONS = 3
+
+
+class Loner(Event, name="test.loner"):
+    """An event without a key, whose retries may wait in the broker."""
+
+    number: int
+
 
 app = App("family")
 
@@ -23,4 +30,13 @@ def handle(event: Step, context: Context) -> None:
             context.publish(
                 Step(key=event.key + child, sequence=event.sequence + 1, seconds=event.seconds)
             )
+    note("effect", event, context)
+
+
+@app.on(Loner, retry=RetryPolicy(attempts=2, wait="fixed", first_wait=5.0))
+def wait(event: Loner, context: Context) -> None:
+    """Fail at the first attempt, and succeed five seconds later."""
+    note("begin", event, context)
+    if context.attempt == 1:
+        raise TimeoutError("not yet")
     note("effect", event, context)

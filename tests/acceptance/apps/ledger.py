@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from acceptance.apps.events import Step
-from worker import Context
+from worker import Context, Event
 
 
 @contextmanager
@@ -23,14 +23,14 @@ def noted(event: Step, context: Context) -> Iterator[None]:
     note("effect", event, context)
 
 
-def note(what: str, event: Step, context: Context) -> None:
+def note(what: str, event: Event, context: Context) -> None:
     """Append one line."""
     entry = {
         "what": what,
         "handler": context.handler,
         "id": context.message_id,
-        "key": event.key,
-        "sequence": event.sequence,
+        "key": context.key or "",
+        "sequence": event.sequence if isinstance(event, Step) else 0,
         "attempt": context.attempt,
         "pid": os.getpid(),
         "at": time.monotonic(),
