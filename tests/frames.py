@@ -6,12 +6,13 @@ import socket
 from functools import cache
 from struct import pack
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Self
 
 import amqp
 from amqp.method_framing import frame_handler, frame_writer
 from amqp.transport import TCPTransport
 
+from worker.transport.arrival import Arrival
 from worker.transport.frames import FramePump
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -54,7 +55,7 @@ class Wire:
 
     def __init__(self) -> None:
         ours, self.far = socket.socketpair()
-        self.arrivals: list[Any] = []
+        self.arrivals: list[Arrival] = []
         connection = amqp.Connection("nowhere:1")
         transport = TCPTransport("nowhere:1")
         transport.sock = ours
@@ -68,7 +69,7 @@ class Wire:
 
     def add_channel(self, number: int) -> amqp.Channel:
         """Return a channel whose deliveries land in ``arrivals``."""
-        return _channel(self.connection, number, self.arrivals)
+        return _channel(self.connection, number, self.pump)
 
     def send(self, data: bytes) -> None:
         """Write what the broker says."""
@@ -82,10 +83,10 @@ class Wire:
         self.far.close()
 
 
-def _channel(connection: amqp.Connection, number: int, arrivals: list[Any]) -> amqp.Channel:
+def _channel(connection: amqp.Connection, number: int, pump: FramePump) -> amqp.Channel:
     channel = amqp.Channel(connection, number)
     channel.auto_decode = False
-    channel.callbacks["tag"] = arrivals.append
+    channel.callbacks["tag"] = pump.receive
     return channel
 
 
@@ -107,7 +108,7 @@ class _Desk:
 
     def __init__(self) -> None:
         self._sock = _Instant()
-        self._arrivals: list[Any] = []
+        self._arrivals: list[Arrival] = []
         connection = amqp.Connection("nowhere:1")
         connection._transport = SimpleNamespace(  # noqa: SLF001 - a connection without a broker
             sock=self._sock, _quick_recv=self._sock.recv
@@ -115,9 +116,9 @@ class _Desk:
         connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
         self._pump = FramePump(connection, self._arrivals)
         self._connection = connection
-        _channel(connection, 1, self._arrivals)
+        _channel(connection, 1, self._pump)
 
-    def take(self, frames: bytes) -> amqp.Message:
+    def take(self, frames: bytes) -> Arrival:
         self._sock.data = frames
         self._pump.pump(1)
         (arrival,) = self._arrivals
@@ -130,7 +131,7 @@ def _desk() -> _Desk:
     return _Desk()
 
 
-def deliver(body: bytes, properties: bytes, routing_key: str = "user.deposited") -> amqp.Message:
+def deliver(body: bytes, properties: bytes, routing_key: str = "user.deposited") -> Arrival:
     """Return a message as it comes out of the pump: encoded, through frames, and read again."""
     try:
         return _desk().take(delivery(1, body, properties, routing_key))

@@ -23,6 +23,8 @@ from worker.transport.properties import Malformed, amend, amend_decoded, without
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.transport.arrival import Arrival
+
 PREFIX = "qw-dead-"
 REASON = "qw-dead-reason"
 HANDLER = "qw-dead-handler"
@@ -48,17 +50,17 @@ _DROPPED = ("application_headers", "expiration", "user_id")
 
 
 def set_aside(
-    arrival: Any,  # noqa: ANN401 - py-amqp's Message
+    arrival: Arrival,
     message_id: str,
     to_queue: str,
     facts: Mapping[str, str | int],
 ) -> Outgoing:
-    """Return ``arrival`` (as py-amqp delivered it) to be put into ``to_queue`` with ``facts``."""
+    """Return ``arrival`` to be put into ``to_queue`` with ``facts``."""
     return redirect(arrival, message_id, exchange="", routing_key=to_queue, facts=facts)
 
 
 def redirect(  # noqa: PLR0913 - where to, and what changes on the way
-    arrival: Any,  # noqa: ANN401
+    arrival: Arrival,
     message_id: str,
     *,
     exchange: str,
@@ -73,8 +75,8 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
     send = partial(Outgoing, exchange, routing_key, bytes(arrival.body), message_id, mandatory=True)
     facts = {name: _legible(value) for name, value in facts.items()}
     brief = {name: value for name, value in facts.items() if name != DETAIL}
-    raw = getattr(arrival, "frame_args", None)
-    if isinstance(raw, bytes) and raw:
+    raw = arrival.raw
+    if raw:
         prefix = None if drop_prefix is None else drop_prefix.encode()
         try:
             for added in (facts, brief):

@@ -8,7 +8,7 @@ identity lies in the body is the body parsed here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import blake2b
@@ -90,6 +90,13 @@ class Codec:
     events_exchange: str
     commands_exchange: str
     event_format: str
+    #: Where id, name and key lie, taken apart.
+    _places: tuple[tuple[str, str], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take apart once what every message needs."""
+        apart = (where.partition(":") for where in (self.id_from, self.name_from, self.key_from))
+        object.__setattr__(self, "_places", tuple((place, what) for place, _, what in apart))
 
     @classmethod
     def of(cls, service: str, settings: Settings) -> Codec:
@@ -116,11 +123,12 @@ class Codec:
     ) -> Message | DeadLetter:
         """Return the message, or why it cannot be one."""
         try:
-            self._check_transport(body, properties)
+            media = _media_type(properties)
+            self._check_transport(body, properties, media)
             headers = properties.get("application_headers")
             if not isinstance(headers, dict):
                 headers = {}
-            if _media_type(properties) == _CLOUDEVENT:
+            if media == _CLOUDEVENT:
                 read = self._read_cloudevent(body, headers)
             else:
                 read = self._read_plain(body, properties, headers, routing_key)
@@ -134,17 +142,16 @@ class Codec:
         message.time = moment
         return message
 
-    def _check_transport(self, body: bytes, properties: Mapping[str, Any]) -> None:
+    def _check_transport(self, body: bytes, properties: Mapping[str, Any], media: str) -> None:
         """Refuse what must not even be looked into."""
         if len(body) > self.max_bytes:
             raise _Bad(f"the body has {len(body)} bytes; at most {self.max_bytes} are taken")
         if UNDECODABLE in properties:
             raise _Bad(f"its AMQP properties cannot be decoded: {properties[UNDECODABLE]}")
-        media = _media_type(properties)
-        if media and not media.endswith(("/json", "+json")):
+        if media is not _JSON and media and not media.endswith(("/json", "+json")):
             raise _Bad(f"the content type {_short(properties['content_type'])} is not JSON")
         encoding = properties.get("content_encoding")
-        if encoding and str(encoding).lower() not in _CHARSETS:
+        if encoding and encoding != "utf-8" and str(encoding).lower() not in _CHARSETS:
             raise _Bad(f"the content encoding {_short(encoding)} is not understood")
 
     def _read_plain(
@@ -155,20 +162,19 @@ class Codec:
         routing_key: str,
     ) -> _Read:
         """Find the identity where the settings say that it lies."""
-
-        def find(where: str) -> Any:  # noqa: ANN401
-            place, _, name = where.partition(":")
+        found: list[Any] = []
+        for place, what in self._places:
             if place == "property":
-                return properties.get(name)
-            if place == "header":
-                return headers.get(name)
-            if where == "routing-key":
-                return routing_key
-            if where == "body-hash":
-                return blake2b(body, digest_size=16).hexdigest()
-            return _dig(body, name)
-
-        message_id, name, key = find(self.id_from), find(self.name_from), find(self.key_from)
+                found.append(properties.get(what))
+            elif place == "header":
+                found.append(headers.get(what))
+            elif place == "routing-key":
+                found.append(routing_key)
+            elif place == "body-hash":
+                found.append(blake2b(body, digest_size=16).hexdigest())
+            else:
+                found.append(_dig(body, what))
+        message_id, name, key = found
         if not isinstance(message_id, str) or not message_id:
             raise _Bad(_missing("id", self.id_from, message_id))
         if not isinstance(name, str) or not name:

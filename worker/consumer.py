@@ -244,7 +244,7 @@ class Consumer:
         fetched = self._link.fetch(_FETCH)
         read, add = self._intake.read, self._dispatcher.add
         for channel, arrival in fetched:
-            delivery = Delivery(channel, arrival.delivery_info["delivery_tag"], arrival)
+            delivery = Delivery(channel, arrival.tag, arrival)
             tasks = read(delivery, arrival)
             if isinstance(tasks, DeadLetter):
                 self._detour.dead_letter_delivery(delivery, tasks)

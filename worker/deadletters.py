@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.config import Settings
     from worker.message import Outgoing
+    from worker.transport.arrival import Arrival
 
 #: The most that AMQP lets a consumer hold: a reading goes no further, unless it removes.
 MOST_HELD = 65_535
@@ -56,13 +57,13 @@ class Letter:
     #: AMQP basic properties by py-amqp's names.
     properties: Mapping[str, Any]
     body: bytes = field(repr=False)
-    #: The delivery, as py-amqp has it.
-    arrival: Any = field(repr=False)
+    #: The delivery that it came by.
+    arrival: Arrival = field(repr=False)
 
     @classmethod
-    def of(cls, arrival: Any, codec: Codec) -> Letter:  # noqa: ANN401 - py-amqp's Message
+    def of(cls, arrival: Arrival, codec: Codec) -> Letter:
         """Read a delivery by the wire format of its service."""
-        properties, body = arrival.properties, bytes(arrival.body or b"")
+        properties, body = arrival.properties, arrival.body
         headers = properties.get("application_headers") or {}
         known = {name: value for name, value in properties.items() if name != "application_headers"}
         message = codec.decode(body, properties)
@@ -215,7 +216,7 @@ class Box:
         """Take messages out of the queue for good. Raises BrokerUnreachable."""
         (channel,) = self._inbound.shards
         for letter in letters:
-            channel.settlement.finish(letter.arrival.delivery_info["delivery_tag"])
+            channel.settlement.finish(letter.arrival.tag)
         self._inbound.settle(everything=True)
 
     def keep_alive(self) -> None:

@@ -56,7 +56,7 @@ class Delivery:
         #: The shard's channel; dead when its connection is.
         self.channel = channel
         self.tag = tag
-        #: The message as py-amqp has it, for setting it aside as it came.
+        #: The message as it came, for setting it aside unchanged.
         self.arrival = arrival
         self.message: Message | None = None
         self.fingerprint = b""

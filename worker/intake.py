@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
@@ -14,6 +14,7 @@ from worker.payload import Unfit
 if TYPE_CHECKING:
     from worker.app import App, Handler
     from worker.codec import Codec
+    from worker.transport.arrival import Arrival
 
 
 class Intake:
@@ -23,15 +24,14 @@ class Intake:
         self._app = app
         self._decode = codec.decode
 
-    def read(self, delivery: Delivery, arrival: Any) -> list[Task] | DeadLetter | Unpark:  # noqa: ANN401
+    def read(self, delivery: Delivery, arrival: Arrival) -> list[Task] | DeadLetter | Unpark:
         """Return a task for each handler that observes the message, or why there is none."""
         body = arrival.body
-        info = arrival.delivery_info
         message = self._decode(
             body,
             arrival.properties,
-            info["routing_key"],
-            redelivered=info["redelivered"],
+            arrival.routing_key,
+            redelivered=arrival.redelivered,
             shard=delivery.channel.shard,
         )
         if isinstance(message, DeadLetter):

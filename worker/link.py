@@ -26,13 +26,13 @@ from worker.transport.outbound import Outbound
 if TYPE_CHECKING:
     from random import Random
 
-    import amqp
     from kombu.connection import Connection
 
     from worker.config import Settings
     from worker.message import Outgoing
     from worker.telemetry import Telemetry
     from worker.topology import Queue, Topology
+    from worker.transport.arrival import Arrival
     from worker.transport.inbound import ShardChannel
 
 logger = logging.getLogger("worker")
@@ -208,7 +208,7 @@ class Link:
         """Tell whether ``fetch`` would find something that no descriptor shows."""
         return self._inbound is not None and self._inbound.pending()
 
-    def fetch(self, limit: int) -> list[tuple[ShardChannel, amqp.Message]]:
+    def fetch(self, limit: int) -> list[tuple[ShardChannel, Arrival]]:
         """Return what was delivered. Raises BrokerUnreachable where the link broke."""
         return [] if self._inbound is None else self._inbound.fetch(limit)
 

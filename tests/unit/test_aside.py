@@ -12,6 +12,7 @@ import pytest
 from frames import FRAME_MAX, deliver
 from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.message import Outgoing
+from worker.transport.arrival import Arrival
 
 FACTS = dead_letter_facts(
     "failed at attempt 5: no", queue="bank.g1.3", handler="record", attempts=5, detail="Traceback"
@@ -26,15 +27,15 @@ def raw_of(properties: dict[str, Any], headers: dict[str, Any]) -> bytes:
 
 def arrival(
     headers: dict[str, Any] | None = None, *, decoded: bool = False, **properties: Any
-) -> amqp.Message:
+) -> Arrival:
     """Return a delivery, as AMQP or (``decoded``) as the embedded broker hands it on."""
     message = deliver(b'{"a": 1}', raw_of(properties, headers or {}))
     if decoded:
-        message.frame_args = None
+        message.raw = None
     return message
 
 
-def arrived(outgoing: Outgoing) -> amqp.Message:
+def arrived(outgoing: Outgoing) -> Arrival:
     """Return what comes out of the queue that ``outgoing`` was put into."""
     raw = outgoing.raw
     return deliver(
@@ -100,7 +101,7 @@ def test_what_would_harm_it_in_its_new_place_is_renamed_or_dropped(decoded: bool
 def test_a_letter_that_is_set_aside_again_tells_the_last_reason(decoded: bool) -> None:
     first = arrived(set_aside(arrival(decoded=decoded), "id-1", "bank.dlq", FACTS))
     if decoded:
-        first.frame_args = None
+        first.raw = None
     second = arrived(
         set_aside(first, "id-1", "bank.dlq", dead_letter_facts("again", queue="bank.g1.3"))
     )
@@ -112,7 +113,7 @@ def test_a_letter_that_is_set_aside_again_tells_the_last_reason(decoded: bool) -
 def test_on_its_way_back_it_loses_what_was_added(decoded: bool) -> None:
     letter = arrived(set_aside(arrival({"mine": 1}, decoded=decoded), "id-1", "bank.dlq", FACTS))
     if decoded:
-        letter.frame_args = None
+        letter.raw = None
     back = redirect(
         letter, "id-1", exchange="", routing_key="bank.g1.3", facts={}, drop_prefix="qw-dead-"
     )
@@ -158,8 +159,9 @@ class TestRoom:
         facts = {**FACTS, "qw-dead-detail": "d" * 16_000}
         given = arrival({"mine": "x" * size}, message_id="id-1", decoded=decoded)
         letter = arrived(set_aside(given, "id-1", "bank.dlq", facts))
-        raw = letter.frame_args
+        raw = letter.raw
 
+        assert raw is not None
         assert len(raw) <= FRAME_MAX - 20
         assert letter.properties["message_id"] == "id-1"
         assert letter.properties["application_headers"]["qw-dead-reason"] == FACTS["qw-dead-reason"]

@@ -35,6 +35,7 @@ from worker.intake import Intake
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 from worker.payload import Unfit
+from worker.transport.arrival import Arrival
 from worker.transport.frames import publish_frames
 from worker.transport.properties import Malformed, amend
 
@@ -121,17 +122,16 @@ def check(body: bytes, raw: bytes, routing_key: str = "user.deposited") -> None:
     check_arrival(arrival, body)
     check_amended(raw)
     # The embedded broker has no raw properties to give.
-    arrival.frame_args = None
+    arrival.raw = None
     check_set_aside(arrival, body, "decoded")
 
 
-def check_arrival(arrival: amqp.Message, body: bytes) -> None:
+def check_arrival(arrival: Arrival, body: bytes) -> None:
     reasons = []
     for intake, codec in zip(INTAKES, CODECS, strict=True):
-        info = arrival.delivery_info
-        decoded = codec.decode(arrival.body, arrival.properties, info["routing_key"])
+        decoded = codec.decode(arrival.body, arrival.properties, arrival.routing_key)
         assert isinstance(decoded, Message | DeadLetter)
-        delivery = Delivery(CHANNEL, info["delivery_tag"], arrival)
+        delivery = Delivery(CHANNEL, arrival.tag, arrival)
         read = intake.read(delivery, arrival)
         if isinstance(read, DeadLetter):
             assert read.reason
@@ -150,7 +150,7 @@ def unfit(task: Task) -> str | None:
     return None
 
 
-def check_set_aside(arrival: amqp.Message, body: bytes, reason: str) -> None:
+def check_set_aside(arrival: Arrival, body: bytes, reason: str) -> None:
     facts = dead_letter_facts(
         reason, queue="bank.g1.0", handler="h", attempts=3, detail="Traceback…\n" * 1000
     )
@@ -387,7 +387,7 @@ def test_any_cloudevent(event: bytes, body: bytes | None) -> None:
 def test_properties_that_no_broker_would_hand_on(properties: dict[str, Any], body: bytes) -> None:
     arrival = deliver(body, GOOD)
     arrival.properties = properties
-    arrival.frame_args = None
+    arrival.raw = None
 
     check_arrival(arrival, body)
 

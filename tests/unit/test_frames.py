@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from frames import BODY, FRAME_MAX, HEADER, HEARTBEAT, METHOD, Wire, delivery, frame, short
 from worker.message import UNDECODABLE
+from worker.transport.arrival import Arrival, read_delivery
 from worker.transport.frames import ack_frame, publish_frames
 
 PLAIN = pack(">H", 0x0080) + short("id-1")
@@ -45,14 +46,14 @@ class TestReading:
         (arrival,) = wire.arrivals
         assert arrival.body == b"{}"
         assert arrival.properties == {"message_id": "id-1"}
-        assert arrival.delivery_info["delivery_tag"] == 7
-        assert arrival.delivery_info["routing_key"] == "user.deposited"
+        assert arrival.tag == 7
+        assert arrival.routing_key == "user.deposited"
 
     def test_its_properties_are_kept_as_they_came(self, wire: Wire) -> None:
         wire.send(delivery(1, b"{}", PLAIN))
         wire.pump.pump(ALL)
 
-        assert wire.arrivals[0].frame_args == PLAIN
+        assert wire.arrivals[0].raw == PLAIN
 
     def test_a_message_without_a_body_has_an_empty_one(self, wire: Wire) -> None:
         wire.send(delivery(1, b"", PLAIN))
@@ -126,7 +127,7 @@ class TestReading:
             wire.connection.drain_events()
 
         assert bodies(wire) == [b"a", b"b", b""]
-        assert [a.frame_args for a in wire.arrivals] == [PLAIN, HOSTILE, PLAIN]
+        assert [a.raw for a in wire.arrivals] == [PLAIN, HOSTILE, PLAIN]
         assert UNDECODABLE in wire.arrivals[1].properties
 
     def test_a_connection_that_ends_is_told(self, wire: Wire) -> None:
@@ -160,7 +161,7 @@ class TestHostileMessages:
 
         assert list(hostile.properties) == [UNDECODABLE]
         assert hostile.properties[UNDECODABLE]
-        assert (hostile.body, hostile.frame_args) == (b"hostile", properties)
+        assert (hostile.body, hostile.raw) == (b"hostile", properties)
         assert (good.body, good.properties) == (b"good", {"message_id": "id-1"})
 
     @settings(max_examples=400, deadline=None, derandomize=True)
@@ -177,7 +178,7 @@ class TestHostileMessages:
             wire.pump.pump(ALL)
 
             assert bodies(wire) == [body for _, body in hostile] + [b"good"]
-            assert [a.frame_args for a in wire.arrivals[:-1]] == [raw for raw, _ in hostile]
+            assert [a.raw for a in wire.arrivals[:-1]] == [raw for raw, _ in hostile]
 
     @pytest.mark.parametrize(
         ("exchange", "routing_key", "seen"),
@@ -199,10 +200,103 @@ class TestHostileMessages:
             + frame(HEADER, 1, pack(">HHQ", 60, 0, 0) + PLAIN)
         )
         wire.pump.pump(ALL)
-        info = wire.arrivals[0].delivery_info
+        (arrival,) = wire.arrivals
 
-        assert (info["exchange"], info["routing_key"]) == seen
-        assert info["delivery_tag"] == 2**63
+        assert (arrival.exchange, arrival.routing_key) == seen
+        assert arrival.tag == 2**63
+
+
+TEXTS = st.text(max_size=40)
+TABLES = st.dictionaries(
+    st.text(max_size=20),
+    st.one_of(
+        TEXTS,
+        st.integers(-(2**63), 2**63 - 1),
+        st.booleans(),
+        st.none(),
+        st.binary(max_size=9),
+        st.lists(st.integers(0, 9), max_size=2),
+    ),
+    max_size=4,
+)
+PROPERTIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "content_type": TEXTS,
+        "content_encoding": TEXTS,
+        "application_headers": TABLES,
+        "delivery_mode": st.integers(0, 255),
+        "priority": st.integers(0, 255),
+        "correlation_id": TEXTS,
+        "reply_to": TEXTS,
+        "expiration": TEXTS,
+        "message_id": TEXTS,
+        "timestamp": st.integers(0, 2**64 - 1),
+        "type": TEXTS,
+        "user_id": TEXTS,
+        "app_id": TEXTS,
+        "cluster_id": TEXTS,
+    },
+)
+
+
+class TestPlainDeliveries:
+    """What is read in one go is what py-amqp reads frame by frame."""
+
+    @given(properties=PROPERTIES, body=st.binary(max_size=50), key=TEXTS, redelivered=st.booleans())
+    @settings(max_examples=500, deadline=None)
+    def test_both_ways_read_the_same(
+        self, properties: dict[str, Any], body: bytes, key: str, redelivered: bool
+    ) -> None:
+        raw = amqp.Message(body, **properties)._serialize_properties()  # noqa: SLF001
+        whole = bytearray(delivery(7, body, raw, key))
+        whole[7 + 4 + 4 + 8] = redelivered
+        method_end = bytes(whole).index(b"\xce\x02") + 1
+        with Wire() as wire:
+            wire.send(bytes(whole))
+            wire.pump.pump(ALL)
+            wire.send(bytes(whole[:method_end]))
+            wire.pump.pump(ALL)
+            wire.send(bytes(whole[method_end:]))
+            wire.pump.pump(ALL)
+            quick, slow = wire.arrivals
+
+        for name in Arrival.__slots__:
+            assert getattr(quick, name) == getattr(slow, name), name
+        assert quick.redelivered is redelivered
+
+    def test_a_common_delivery_is_read_in_one_go(self) -> None:
+        properties = {
+            "content_type": "application/json",
+            "application_headers": {"qw-key": "k", "x-delivery-count": 3},
+            "delivery_mode": 2,
+            "message_id": "id-1",
+            "timestamp": 1,
+        }
+        raw = amqp.Message(b"", **properties)._serialize_properties()  # noqa: SLF001
+        frames = delivery(7, b"{}", raw, "a.b")
+
+        found = read_delivery(b"before" + frames + b"after", 6)
+
+        assert found is not None
+        assert found.arrival.properties == properties
+        assert found.end == 6 + len(frames)
+
+    @given(at=st.integers(0, 200), byte=st.integers(0, 255))
+    @settings(max_examples=500, deadline=None)
+    def test_a_damaged_delivery_is_left_to_the_careful_way(self, at: int, byte: int) -> None:
+        frames = bytearray(delivery(7, b"{}", PLAIN, "a.b"))
+        frames[at % len(frames)] = byte
+
+        found = read_delivery(bytes(frames), 0)
+
+        assert found is None or found.end <= len(frames)
+
+    @given(keep=st.integers(0, 200))
+    def test_what_is_not_whole_yet_is_not_read(self, keep: int) -> None:
+        frames = delivery(7, b"{}", PLAIN, "a.b")
+
+        assert read_delivery(frames[: keep % len(frames)], 0) is None
 
 
 class TestBrokenFraming:

@@ -13,9 +13,8 @@ from worker.message import Message
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import amqp
-
     from worker.codec import Codec
+    from worker.transport.arrival import Arrival
 
 
 class Execution(NamedTuple):
@@ -46,7 +45,7 @@ class SeenMessage:
     message: Message | None = field(repr=False)
 
     @classmethod
-    def of(cls, arrival: amqp.Message, codec: Codec) -> Self:
+    def of(cls, arrival: Arrival, codec: Codec) -> Self:
         """Read a delivery by the wire format of its service."""
         letter = Letter.of(arrival, codec)
         decoded = codec.decode(letter.body, arrival.properties)

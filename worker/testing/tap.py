@@ -8,6 +8,7 @@ import amqp
 
 from worker.message import Command, schema_of
 from worker.topology import declare_exchange, public_exchanges
+from worker.transport.arrival import Arrival
 from worker.transport.capabilities import connect
 from worker.transport.inbound import release
 
@@ -28,7 +29,7 @@ class Tap:
         self._connection = connect(settings.broker, heartbeat=0, timeout=1, name="qworker testing")
         self._channel: Any = self._connection.channel()
         self._welcome: set[str] = set()
-        self._arrivals: list[amqp.Message] = []
+        self._arrivals: list[Arrival] = []
         for exchange in public_exchanges(settings):
             declare_exchange(self._channel, exchange)
         self._channel.queue_declare(_QUEUE, auto_delete=False)
@@ -61,17 +62,17 @@ class Tap:
             message.properties["application_headers"] = dict(headers)
         self._channel.basic_publish(message, exchange, routing_key)
 
-    def arrivals(self) -> list[amqp.Message]:
+    def arrivals(self) -> list[Arrival]:
         """Return everything that was published on the public exchanges, in order."""
-        while (arrival := self._channel.basic_get(_QUEUE, no_ack=True)) is not None:
-            self._arrivals.append(arrival)
+        while (message := self._channel.basic_get(_QUEUE, no_ack=True)) is not None:
+            self._arrivals.append(Arrival.of(message))
         return self._arrivals
 
-    def look_into(self, queue: str) -> list[amqp.Message]:
+    def look_into(self, queue: str) -> list[Arrival]:
         """Return what lies in ``queue``, in order, and leave it there."""
         channel: Any = self._connection.channel()
         try:
-            return list(iter(lambda: channel.basic_get(queue), None))
+            return [Arrival.of(message) for message in iter(lambda: channel.basic_get(queue), None)]
         finally:
             channel.close()  # puts it back where it was
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.errors import BrokerUnreachable
 from worker.settlement import Settlement
+from worker.transport.arrival import Arrival
 from worker.transport.capabilities import Capabilities, capabilities_of
 from worker.transport.frames import FramePump, ack_frame
 
@@ -47,7 +48,7 @@ class Inbound:
     ) -> None:
         self.able: Capabilities = capabilities_of(url)
         self.connection = connection
-        self._arrivals: list[amqp.Message] = []
+        self._arrivals: list[Arrival] = []
         self._by_channel: dict[Any, ShardChannel] = {}
         self._lost = (
             *connection.connection_errors,
@@ -66,7 +67,7 @@ class Inbound:
             channel.basic_consume(
                 queue,
                 no_ack=False,
-                callback=self._arrivals.append,
+                callback=self._receive if self._pump is None else self._pump.receive,
                 consumer_tag=f"qworker-{shard}",
             )
 
@@ -83,7 +84,7 @@ class Inbound:
         """Tell whether ``fetch`` would find something without the descriptor showing it."""
         return bool(self._arrivals) or (self._pump is not None and self._pump.pending())
 
-    def fetch(self, limit: int) -> list[tuple[ShardChannel, amqp.Message]]:
+    def fetch(self, limit: int) -> list[tuple[ShardChannel, Arrival]]:
         """Return what was delivered, at most about ``limit``, without blocking.
 
         Raises BrokerUnreachable where the connection is lost.
@@ -100,15 +101,17 @@ class Inbound:
         if not self._arrivals:
             return []
         channels = self._by_channel
-        fetched = [
-            (shard, message)
-            for message in self._arrivals
-            if not (shard := channels[message.channel]).closed
-        ]
+        fetched = []
+        for arrival in self._arrivals:
+            shard = channels[arrival.channel]
+            if not shard.closed:
+                shard.settlement.deliver(arrival.tag)
+                fetched.append((shard, arrival))
         self._arrivals.clear()
-        for shard, message in fetched:
-            shard.settlement.deliver(message.delivery_info["delivery_tag"])
         return fetched
+
+    def _receive(self, message: amqp.Message) -> None:
+        self._arrivals.append(Arrival.of(message))
 
     def settle(self, *, everything: bool = False) -> int:
         """Acknowledge what is finished, a frame a channel where possible; return how many."""
