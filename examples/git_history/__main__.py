@@ -33,6 +33,7 @@ def main() -> int:
                 folder=folder,
                 broker=os.environ.get("QWORKER_BROKER_URL", ""),
                 dedup=os.environ.get("QWORKER_DEDUP_URL", ""),
+                once=not options.without_once,
                 shards=options.shards,
                 processes=options.processes,
                 duplicates=options.duplicates,
@@ -67,6 +68,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("source", nargs="?", type=Path, default=Path(), help="repository, or .jsonl(.gz) file")
     add("--folder", type=Path, help="keep databases and logs here, and go on with what is there")
+    add("--without-once", action="store_true", help="leave the ids to the dedup store alone")
     add("--shards", type=int, default=8)
     add("--processes", type=int, default=2)
     add("--duplicates", type=float, default=0.05, help="share of events that is published twice")

@@ -12,6 +12,7 @@ import pytest
 from acceptance.examples import ROOT, Outcome, run
 from worker.demo.history import made_up, read_changes, tree_of, write_changes
 from worker.demo.plan import Plan
+from worker.demo.report import Report
 from worker.demo.trial import Trial
 
 DATA = Path(os.environ.get("QWORKER_HISTORY_DATA") or ROOT.parent.joinpath("shared", "data"))
@@ -25,9 +26,9 @@ def number(story: Outcome, name: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-def assert_held(story: Outcome) -> None:
+def assert_held(story: Outcome, second_effects: str = "second effects") -> None:
     assert story.exit_code == 0, story.output
-    for name in ("other second effects", "out of order", "lost", "dead letters", "wrong files"):
+    for name in (second_effects, "out of order", "lost", "dead letters", "wrong files"):
         assert number(story, name) == 0, story.output
     assert "All promises held" in story.output
 
@@ -97,6 +98,20 @@ def test_a_prepared_file_through_rabbitmq_and_redis_with_a_restart(
     assert number(story, "processes killed") > 0
 
 
+def test_without_once_a_second_effect_needs_a_kill(
+    tmp_path: Path, amqp_url: str, redis_url: str
+) -> None:
+    file = tmp_path / "history.jsonl"
+    write_changes(file, made_up(SLICE))
+    options = ("--without-once", "--seed=4", "--kill-every=0.5")
+
+    story = run("examples.git_history", str(file), *options, broker=amqp_url, dedup=redis_url)
+
+    assert_held(story, "other second effects")
+    assert number(story, "second effects") >= 0
+    assert number(story, "processes killed") > 0
+
+
 def test_publishing_a_history_again_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     write_changes(file, made_up(300))
@@ -133,24 +148,42 @@ def test_thousands_of_duplicates_are_dropped_in_a_moment(
     assert again.duplicates == again.published > 3000
 
 
-def test_a_memory_that_forgets_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+def with_a_store_that_forgets(folder: Path, *, once: bool) -> Report:
+    """Run a small history with many duplicates, all of which the store gives to the handler."""
     changes = made_up(400)
     plan = Plan(
         changes=changes,
         tree=tree_of(changes),
         repository="made-up",
-        folder=tmp_path,
+        folder=folder,
         dedup="acceptance.apps.forgetful:Forgetful",
+        once=once,
         shards=2,
         processes=2,
         duplicates=0.3,
         kill_every=None,
     )
+    return Trial(plan).run()
 
-    report = Trial(plan).run()
+
+def test_the_handlers_own_transaction_remembers_what_the_store_forgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+
+    report = with_a_store_that_forgets(tmp_path, once=True)
+
+    assert report.held, "\n".join(report.story)
+    assert report.second_effects == 0
+    assert report.repetitions == report.published - report.events > 50
+
+
+def test_a_memory_that_forgets_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+
+    report = with_a_store_that_forgets(tmp_path, once=False)
 
     story = "\n".join(report.story)
     assert not report.held

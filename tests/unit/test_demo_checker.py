@@ -42,6 +42,20 @@ def test_a_second_effect_is_explained_by_the_kill_of_the_first_process() -> None
     assert [effect.window for effect in found.explained] == [0.25]
 
 
+def test_no_kill_explains_a_second_effect_where_effect_and_id_are_one_transaction() -> None:
+    checker = Checker({"a": 2}, has_window=False)
+    checker.see(ledger(("a", 1, ALICE), ("a", 1, BOB), ("a", 2, BOB)))
+
+    found = checker.findings([Kill(ALICE, 1.25)], {}, {})
+
+    assert not found.held
+    assert found.explained == []
+    assert len(found.unexplained) == 1
+    assert "rows 1 and 2: process 11 was killed between them, but" in "\n".join(
+        story(found, lambda _: [])
+    )
+
+
 def test_a_second_effect_without_a_kill_is_a_broken_promise() -> None:
     assert not judge(ledger(("a", 1, ALICE), ("a", 1, BOB)), a=1).held
 

@@ -1,10 +1,10 @@
 """Were the promises held? Reads the ledger row by row and says what it found, and where.
 
-For each path the revisions must rise by one. The one thing that is allowed beside is a *replay*:
-where the process that applied the last revisions of a path was killed before it could record them,
-so that nobody could know of their effects, they are applied once more, in order, before anything
-else of that path. That is the crash window of a tier whose memory of ids is not in the handler's
-own transaction; it is counted, and shown.
+For each path the revisions must rise by one. Where the memory of ids is in the handler's own
+transaction, nothing else is allowed. Otherwise there is a crash window, and one thing is allowed
+beside, a *replay*: where the process that applied the last revisions of a path was killed before it
+could record them, so that nobody could know of their effects, they are applied once more, in order,
+before anything else of that path. It is counted, and shown.
 """
 
 from __future__ import annotations
@@ -71,10 +71,14 @@ class Findings:
 
 
 class Checker:
-    """Follows a ledger. ``expected`` is the number of revisions of every path."""
+    """Follows a ledger. ``expected`` is the number of revisions of every path.
 
-    def __init__(self, expected: Mapping[str, int]) -> None:
+    ``has_window`` tells whether a crash may lie between an effect and its memory.
+    """
+
+    def __init__(self, expected: Mapping[str, int], *, has_window: bool = True) -> None:
         self._expected = dict(expected)
+        self._has_window = has_window
         self._paths: dict[str, _Path] = defaultdict(_Path)
         self._repeated: list[tuple[Execution, Execution, tuple[Execution, ...]]] = []
         self._out_of_order: list[Execution] = []
@@ -122,7 +126,8 @@ class Checker:
         for first, second, overtaken in self._repeated:
             kill = _explanation(first, second, overtaken, killed)
             effect = SecondEffect(first, second, overtaken, kill)
-            (found.unexplained if kill is None else found.explained).append(effect)
+            is_allowed = self._has_window and kill is not None
+            (found.explained if is_allowed else found.unexplained).append(effect)
         for path in self._paths.values():
             end = path.latest[path.last]
             # A replay that stopped half-way: the past overwrote what came after it.
@@ -176,7 +181,7 @@ def story(found: Findings, executions: Callable[[str], Sequence[Execution]]) -> 
     )
     tell("lost", [(path, f"revision {revision}") for path, revision in found.lost])
     tell(
-        "second effects without an explanation",
+        "second effects that are not allowed",
         [(s.second.path, _unexplained(s)) for s in found.unexplained],
     )
     tell(
@@ -198,7 +203,10 @@ def story(found: Findings, executions: Callable[[str], Sequence[Execution]]) -> 
 
 def _unexplained(effect: SecondEffect) -> str:
     first, second = effect.first, effect.second
+    why = "was not killed between them"
+    if effect.kill is not None:
+        why = "was killed between them, but effect and id are one transaction"
     return (
         f"revision {second.revision}, rows {first.number} and {second.number}: process {first.pid}"
-        " was not killed between them"
+        f" {why}"
     )

@@ -1,19 +1,21 @@
-"""The service of the demo: applies file changes to a table, and remembers nothing by itself.
+"""The service of the demo: applies file changes to a table in a SQLite database.
 
-Run by ``qworker start --app worker.demo.handlers``. Whatever is done once here is done once by the
-runtime: the handler never asks whether it saw an event before, or whether it is its turn.
+Run by ``qworker start --app worker.demo.handlers``. The handler never asks whether it is its turn,
+and leaves to ``Context.once`` whether it has done an event before. With ``QWORKER_DEMO_ONCE=0`` it
+leaves that to the dedup store alone, which shows the crash window between effect and record.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.app import App
-from worker.demo.ledger import Ledger
-from worker.errors import ConfigurationError
+from worker.demo.ledger import APPLY, NOTE, Ledger
+from worker.errors import AlreadyDone, ConfigurationError
 from worker.ids import derived_id
 from worker.message import Context, Event
 
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.demo.history import Change
+    from worker.middleware import CallNext
 
-#: Environment: the SQLite file of the table and the ledger.
+#: Environment: the SQLite file of the table and the ledger; and whether (1 or 0) the ids of the
+#: events are written with them.
 STATE = "QWORKER_DEMO_STATE"
+ONCE = "QWORKER_DEMO_ONCE"
 
 app = App("git-history")
 
@@ -64,11 +69,31 @@ def open_ledger() -> Iterator[Ledger]:
     """Open the database, once a process."""
     if not (file := os.environ.get(STATE)):
         raise ConfigurationError(f"{STATE} must name the SQLite file that the demo writes to")
-    with Ledger.open(Path(file)) as ledger:
+    with Ledger.open(Path(file), once=os.environ.get(ONCE, "1") == "1") as ledger:
         yield ledger
 
 
 @app.on(FileChanged)
 def apply_change(event: FileChanged, ctx: Context) -> None:
-    """Put the change into the table."""
-    ctx.state.apply(ctx.handler, event.event_id, event.path, event.blob, event.revision)
+    """Put the change into the table, and a line into the ledger: one transaction."""
+    ledger: Ledger = ctx.state
+    with ledger.transaction() as db:
+        if ledger.once:
+            ctx.once(db)
+        now = time.monotonic()
+        db.execute(
+            NOTE, (ctx.handler, event.event_id, event.path, event.revision, os.getpid(), now)
+        )
+        db.execute(APPLY, (event.path, event.blob, event.revision))
+
+
+def note_repetitions(ctx: Context, call_next: CallNext) -> Any:  # noqa: ANN401 - whatever comes next
+    """Count what was run again and found done: only to show it."""
+    try:
+        return call_next(ctx)
+    except AlreadyDone:
+        ctx.state.note_repetition(ctx.message_id)
+        raise
+
+
+app.use(note_repetitions)

@@ -26,6 +26,9 @@ class Plan:
     #: URLs; by default SQLite files in the folder.
     broker: str = ""
     dedup: str = ""
+    #: Whether the handler writes the id of its event into the transaction of its effect; if not,
+    #: only the dedup store remembers it, a moment later.
+    once: bool = True
     shards: int = 8
     processes: int = 2
     #: The share of events that is published twice.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from worker.demo.checker import Findings
+    from worker.demo.checker import Findings, SecondEffect
     from worker.demo.ledger import Kill
 
 
@@ -22,6 +23,10 @@ class Report:
     delivered: int
     duplicates: int
     findings: Findings
+    #: Whether ids were written into the transactions of their effects.
+    once: bool
+    #: How often an event was run again and had no second effect.
+    repetitions: int
     kills: list[Kill]
     #: Of every supervisor, in order.
     exit_codes: list[int]
@@ -36,8 +41,8 @@ class Report:
 
     @property
     def second_effects(self) -> int:
-        """Effects that happened twice, each explained by a kill."""
-        return len(self.findings.explained)
+        """Effects that happened twice, whether the crash window allows it or not."""
+        return len(self.findings.explained) + len(self.findings.unexplained)
 
     @property
     def longest_window(self) -> float:
@@ -45,27 +50,29 @@ class Report:
         return max((effect.window for effect in self.findings.explained), default=0.0)
 
     @property
-    def longest_replay(self) -> int:
-        """How many revisions of one path were applied a second time after one kill, at most."""
-        return max((1 + len(effect.overtaken) for effect in self.findings.explained), default=0)
+    def by_kill(self) -> list[tuple[Kill, list[SecondEffect]]]:
+        """The second effects that the crash window allows, by the kill that explains them."""
+        found = defaultdict(list)
+        for effect in self.findings.explained:
+            if effect.kill is not None:
+                found[effect.kill].append(effect)
+        return sorted(found.items(), key=lambda item: item[0].at)
 
     @property
     def summary(self) -> str:
         """The numbers, in one line."""
         found = self.findings
-        window = (
-            f" (up to {self.longest_replay} of a path, up to {self.longest_window:.3f} s after the"
-            " first)"
-            if found.explained
-            else ""
-        )
+        second = f"second effects {self.second_effects}"
+        if self.once:
+            second += f" ({self.repetitions} run again without one)"
+        elif self.second_effects:
+            second += f" ({len(found.explained)} of them in the crash window of a kill)"
         return (
-            f"{self.events} events published {self.published} times, delivered at least"
-            f" {self.delivered} times, applied {found.applied}, second effects after"
-            f" {len(self.kills)} kills: {self.second_effects}{window}, others"
-            f" {len(found.unexplained)}, out of order {len(found.out_of_order)}, lost"
-            f" {len(found.lost)}, wrong files {len(found.differences)}, dead letters"
-            f" {self.dead_letters}, exit codes {self.exit_codes}, {self.seconds:.0f} s"
+            f"{self.events} events published {self.published} times, {len(self.kills)} kills,"
+            f" {self.seconds:.0f} s; {second}, lost {len(found.lost)},"
+            f" out of order {len(found.out_of_order)}; applied {found.applied},"
+            f" wrong files {len(found.differences)}, dead letters {self.dead_letters},"
+            f" exit codes {self.exit_codes}"
         )
 
     @property

@@ -70,7 +70,8 @@ def run_demo(  # noqa: PLR0913 - the options of the command
     console.print(Text("qworker demo", "bold"))
     console.print(Text(f"{source.text}."), soft_wrap=True)
     facts = (
-        f"{SHARDS} shards, {PROCESSES} processes, one SQLite file for broker and ids; seed {seed}."
+        f"{SHARDS} shards, {PROCESSES} processes, one SQLite file for broker and ids, one for the"
+        f" effects; seed {seed}."
     )
     console.print(Text(facts), soft_wrap=True)
     console.print()

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from worker.config import environment_name, load_settings
 from worker.demo.checker import Checker, story
-from worker.demo.handlers import STATE, app
+from worker.demo.handlers import ONCE, STATE, app
 from worker.demo.ledger import Ledger
 from worker.demo.report import Report
 from worker.demo.service import Service
@@ -73,7 +73,8 @@ class Trial:
         self._random = Random(random.random())
         flow = Flow(plan.repository, plan.duplicates, plan.rate)
         self.stream = Stream(plan.changes, flow, self.settings, Random(random.random()))
-        self.checker = Checker(Counter(change.path for change in plan.changes))
+        revisions = Counter(change.path for change in plan.changes)
+        self.checker = Checker(revisions, has_window=not plan.once)
         file = plan.folder / "state.db"
         self.service = Service(
             "worker.demo.handlers",
@@ -81,11 +82,13 @@ class Trial:
             [f"--{name.replace('_', '-')}={value}" for name, value in options.items()],
             # URLs may hold passwords, which a command line would show to everybody.
             {environment_name(name): url for name, url in urls.items()}
-            | {STATE: str(file.resolve())},
+            | {STATE: str(file.resolve()), ONCE: str(int(plan.once))},
         )
         self.kills: list[Kill] = []
         self.exit_codes: list[int] = []
         self.status: Status | None = None
+        #: How often an event was run again and had no second effect.
+        self.repetitions = 0
         #: What it is at, in a word or two.
         self.phase = ""
         self._file = file
@@ -120,7 +123,7 @@ class Trial:
                     self.stream.stop()
                 finally:
                     self.service.end()
-            self.checker.see(self._ledger.news())
+            self._read()
             return self._report(trouble, seconds)
 
     # -- the acts ----------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ class Trial:
 
     def _look(self, what: str = "all is applied", *, alive: bool = True) -> None:
         """Take in what is new, let it be seen, and wait for a moment."""
-        self.checker.see(self._ledger.news())
+        self._read()
         status = self.service.status()
         if status is not None:
             self.status = status
@@ -211,6 +214,10 @@ class Trial:
         if self._began and self.seconds > self.plan.patience:
             raise _GaveUp(f"not within {self.plan.patience:g} s: {what}")
         time.sleep(_TICK)
+
+    def _read(self) -> None:
+        self.checker.see(self._ledger.news())
+        self.repetitions = self._ledger.repetitions()
 
     def _quiet(self, since: float) -> bool:
         """Whether the service has had nothing to do, and its queues nothing in them."""
@@ -255,6 +262,8 @@ class Trial:
             delivered=max(self.counted("received"), self.stream.published - left),
             duplicates=max(self.counted("duplicates"), self.stream.copies - left),
             findings=found,
+            once=self.plan.once,
+            repetitions=self.repetitions,
             kills=self.kills,
             exit_codes=self.exit_codes,
             dead_letters=depths.get(dead_letter_queue(app.name), 0),

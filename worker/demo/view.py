@@ -192,21 +192,25 @@ def _facts(trial: Trial) -> RenderableType:
     facts.add_row("processes killed", f"{len(trial.kills):,}", blow)
     dropped = trial.counted("duplicates")
     facts.add_row("duplicates dropped", f"{dropped:,}", "")
-    repeated = trial.checker.repeated
-    facts.add_row("second effects", f"{repeated:,}", Text("in the crash window", "dim"))
-    wrong = trial.checker.out_of_order
-    facts.add_row("out of order", Text(f"{wrong:,}", "red" if wrong else "green"), "")
+    second = trial.checker.repeated
+    if trial.plan.once:
+        facts.add_row("run again, no effect", f"{trial.repetitions:,}", "")
+        facts.add_row("second effects", _good(second), "")
+    else:
+        facts.add_row("second effects", f"{second:,}", Text("in the crash window", "dim"))
+    facts.add_row("out of order", _good(trial.checker.out_of_order), "")
     return facts
+
+
+def _good(wrong: int) -> Text:
+    """Return a number that should be 0."""
+    return Text(f"{wrong:,}", "bold red" if wrong else "bold green")
 
 
 def result(report: Report) -> RenderableType:
     """Return the short table at the end."""
     found = report.findings
     twice = report.published - report.events
-    second = "no kill fell between an effect and its record"
-    if report.second_effects:
-        milliseconds = 1000 * report.longest_window
-        second = f"killed before their record, within {milliseconds:.0f} ms"
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")
@@ -219,17 +223,39 @@ def result(report: Report) -> RenderableType:
         ),
         ("delivered", f"≥ {report.delivered:,}", "what a killed process held comes again"),
         ("duplicates dropped", f"≥ {report.duplicates:,}", "copies, and what came again"),
-        ("applied", f"{found.applied:,}", "different (path, revision)"),
         ("processes killed", f"{len(report.kills):,}", "by kill -9"),
-        ("second effects", f"{report.second_effects:,}", second),
+        _window(report),
+        ("applied", f"{found.applied:,}", "different (path, revision)"),
     ):
         table.add_row(name, number, note)
     for name, wrong, note in (
-        ("other second effects", len(found.unexplained), "no kill explains them"),
+        _not_allowed(report),
         ("out of order", len(found.out_of_order), "revisions of each path rise by one"),
         ("lost", len(found.lost), ""),
         ("dead letters", report.dead_letters, ""),
         ("wrong files", len(found.differences), "the table against the history"),
     ):
-        table.add_row(name, Text(f"{wrong:,}", "bold red" if wrong else "bold green"), note)
+        table.add_row(name, _good(wrong), note)
     return table
+
+
+def _window(report: Report) -> tuple[str, str, str]:
+    """Return what the kills between an effect and its record led to."""
+    if report.once:
+        note = "killed before their record; the effect was there"
+        return "run again, no effect", f"{report.repetitions:,}", note
+    explained = len(report.findings.explained)
+    milliseconds = 1000 * report.longest_window
+    note = f"killed before their record, within {milliseconds:.0f} ms"
+    return (
+        "second effects",
+        f"{explained:,}",
+        note if explained else "no kill fell between an effect and its record",
+    )
+
+
+def _not_allowed(report: Report) -> tuple[str, int, str]:
+    """Return the second effects that break a promise."""
+    if report.once:
+        return "second effects", report.second_effects, "an effect and its id are one transaction"
+    return "other second effects", len(report.findings.unexplained), "no kill explains them"
