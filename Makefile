@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Most tests wait for processes and servers rather than compute; each worker has its own servers.
+WORKERS := 3
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 	@scripts/ensure_servers.sh
 
 test: $(DEV) servers ## run all tests, against servers of their own on free ports
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
 	@status=0; \

@@ -7,11 +7,38 @@ A test that stops or kills a server asks for the server itself (``rabbitmq``, ``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from servers import Guard, PostgreSQL, RabbitMQ, Redis
+
+_FIGURES = "figures"
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a line at the end of the run, whichever process the test ran in."""
+
+    def tell_it(line: str) -> None:
+        request.node.user_properties.append((_FIGURES, line))
+
+    return tell_it
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests had to tell."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    told = [
+        line
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, line in report.user_properties
+        if name == _FIGURES
+    ]
+    if told:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(told))
 
 
 @pytest.fixture(scope="session")

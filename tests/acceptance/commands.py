@@ -106,7 +106,7 @@ class Shell:
 
 
 def messages(url: str, queue: str) -> list[Any]:
-    """Take every message out of a queue, as py-amqp has them."""
+    """Take every message out of a queue, as they arrive."""
     number = depth(url, queue)
     connection = connect(url, heartbeat=0, timeout=10, name="test")
     inbound = Inbound(connection, url, {0: queue}, 65_535)
@@ -120,7 +120,7 @@ def messages(url: str, queue: str) -> list[Any]:
         until(is_complete)
         (channel,) = inbound.shards
         for message in found:
-            channel.settlement.finish(message.delivery_info["delivery_tag"])
+            channel.settlement.finish(message.tag)
         inbound.settle(everything=True)
         return found
     finally:

@@ -66,7 +66,7 @@ class Run:
 
 @pytest.fixture
 def run(
-    history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    history: History, tmp_path: Path, tell: Callable[[str], None]
 ) -> Iterator[Callable[..., Run]]:
     """Run the history through servers by their URLs ("" is a SQLite file), and print the result."""
     with ExitStack() as stack:
@@ -89,8 +89,7 @@ def run(
                 seed=SEED,
             )
             report = Trial(plan).run()
-            with capsys.disabled():
-                print(f"\n{history.name} history, {title}: {report.summary}")  # noqa: T201 - a result
+            tell(f"{history.name} history, {title}: {report.summary}")
             database = stack.enter_context(closing(sqlite3.connect(tmp_path / "state.db")))
             return Run(report, database)
 
@@ -118,17 +117,16 @@ def test_a_second_effect_needs_a_process_that_was_killed_before_its_record(
     run: Callable[..., Run],
     amqp_url: str,
     redis_url: str,
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     done = run("RabbitMQ and Redis", broker=amqp_url, dedup=redis_url, once=False)
 
-    with capsys.disabled():
-        for kill, effects in done.report.by_kill:
-            longest = 1000 * max(effect.window for effect in effects)
-            print(  # noqa: T201 - a result
-                f"  kill -9 {kill.pid}: {len(effects)} second effects,"
-                f" the first ones up to {longest:.0f} ms before"
-            )
+    for kill, effects in done.report.by_kill:
+        longest = 1000 * max(effect.window for effect in effects)
+        tell(
+            f"  kill -9 {kill.pid}: {len(effects)} second effects,"
+            f" the first ones up to {longest:.0f} ms before"
+        )
     assert_nothing_is_lost(history, done)
     assert done.report.findings.unexplained == []
     assert done.report.second_effects == len(effects_of(done)) - len(history.changes)
