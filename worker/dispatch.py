@@ -242,8 +242,12 @@ class Dispatcher:
     @property
     def next_probe(self) -> float:
         """When a handler with an outage gets its next probe; infinity where none has one."""
-        open_ones = (b for b in self.breakers.values() if b.is_open and not b.probing)
-        return min((breaker.next_probe for breaker in open_ones), default=float("inf"))
+        due = (
+            breaker.next_probe
+            for name, breaker in self.breakers.items()
+            if breaker.is_open and self._probes.get(name) not in self.out
+        )
+        return min(due, default=float("inf"))
 
     def close(self) -> None:
         """Let the pools end; does not wait for handlers."""
@@ -273,15 +277,24 @@ class Dispatcher:
 
     def _probe(self, name: str, breaker: Breaker, now: float) -> None:
         """Claim one task of a handler with an outage, when it is time to."""
-        if breaker.probing and self._probes.get(name) not in self.out:
-            breaker.probing = False  # it came back without telling: a duplicate, say
-        if breaker.probing or now < breaker.next_probe:
+        if now < breaker.next_probe or self._probes.get(name) in self.out:
             return
-        probe = self.lanes.take_probe(name)
+        probe = self.lanes.take_probe(name, _progress)
         if probe is not None:
-            breaker.probing = True
+            self._judge(name, breaker, probe)
             self._probes[name] = probe
             self._claim(probe)
+
+    def _judge(self, name: str, breaker: Breaker, probe: Run[Task]) -> None:
+        """Let the breaker look at what is left of its handler's messages."""
+        tried, left = probe.tasks[0].spent, 1
+        if tried:  # the probe is the best of all
+            for lane, tasks in self.lanes.waiting_for(name):
+                left += len(tasks)
+                tried = tried and (lane is probe.lane or tasks[0].spent)
+            running = (task for run in self.out for task in run.tasks)
+            tried = tried and all(task.handler_name != name for task in running)
+        breaker.judge(left, tried=tried)
 
     def _take_suspect(self) -> None:
         while self._suspects:
@@ -342,6 +355,11 @@ class Dispatcher:
         self.lanes.hold(lane, task.handler_name)
         self._suspects.append((task, lane))
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
+
+
+def _progress(task: Task) -> int:
+    """Rank tasks for a probe: it may be its later attempts that succeed."""
+    return -1 if task.spent else task.attempt
 
 
 def _crashed(task: Task, crashes: int) -> DeadLetter:

@@ -96,7 +96,8 @@ class Retry(HandlerSignal):
     """Run this handler again for this message, after ``delay`` seconds.
 
     Without a delay the handler's :class:`~worker.retry.RetryPolicy` decides. It counts as an
-    attempt, so the policy's limit holds.
+    attempt, so the policy's limit holds. It is no failure: however many ask for it, that is no
+    outage, and none spares the last attempt. Let the error of a server that is away pass instead.
     """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:

@@ -79,6 +79,7 @@ class Task:
         "is_async",
         "message",
         "record",
+        "spent",
         "started",
         "token",
         "trusted_until",
@@ -103,6 +104,8 @@ class Task:
         self.effective = False
         #: How often its claim found another owner.
         self.busy = 0
+        #: It failed at its last attempt in an outage, which gave that attempt back.
+        self.spent = False
 
 
 class Executor:
@@ -210,6 +213,7 @@ class Executor:
             return DeadLetter(
                 f"failed at attempt {task.attempt}: {reason}",
                 exhausted=True,
+                asked=isinstance(error, Retry),
                 detail=detail[-_MAX_DETAIL:],
             )
         if isinstance(error, Retry) and error.delay is not None:
@@ -222,7 +226,7 @@ class Executor:
                 exc_info=error,
                 extra={"message_id": task.message.id, "handler": task.handler_name},
             )
-        return RetryLater(wait, reason)
+        return RetryLater(wait, reason, asked=isinstance(error, Retry))
 
 
 def _instance(handler: Handler) -> Any:  # noqa: ANN401 - a class of the user's

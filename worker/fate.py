@@ -9,7 +9,7 @@ Abandoned     it never ran: the claim is given back without counting the attempt
 ============  ==================================================================================
 
 When a handler fails for one message after another, that is an outage and no message's fault: its
-messages wait, without counting, until a probe succeeds.
+messages wait, and none is given up, until a probe succeeds (``outage.py``).
 """
 
 from __future__ import annotations
@@ -85,9 +85,10 @@ class Fate:
                 else:
                     self._dialogue.complete(task)
                 return False
-            case RetryLater(delay, reason):
+            case RetryLater(delay, reason, asked):
                 self._counters.executed += 1
-                return self._failed(task, DeadLetter(reason, exhausted=True), delay, lane)
+                last = DeadLetter(reason, exhausted=True, asked=asked)
+                return self._failed(task, last, delay, lane)
             case DeadLetter(exhausted=True):
                 self._counters.executed += 1
                 return self._failed(task, outcome, None, lane)
@@ -108,28 +109,36 @@ class Fate:
             return
         opened_at = breaker.opened_at
         if breaker.succeed() and opened_at is not None:
-            self._dispatcher.lanes.unblock(task.handler_name)
-            seconds = round(self._clock() - opened_at, 3)
-            self._telemetry.emit(OutageEnded(task.handler_name, seconds))
+            self._end_outage(task.handler_name, opened_at)
+
+    def _end_outage(self, handler: str, opened_at: float) -> None:
+        self._dispatcher.lanes.unblock(handler)
+        self._telemetry.emit(OutageEnded(handler, round(self._clock() - opened_at, 3)))
 
     def _failed(self, task: Task, last: DeadLetter, delay: float | None, lane: Lane[Task]) -> bool:
         """A handler failed: an outage, another attempt after ``delay``, or the end (None)."""
         name, channel, now = task.handler_name, task.delivery.channel, self._clock()
         breaker = self._dispatcher.breaker(name)
-        if breaker.fail(task.record, now):
+        if last.asked:
+            breaker.wait(now)
+        elif breaker.fail(task.record, now):
             self._dispatcher.lanes.block(name)
             self._telemetry.emit(OutageBegan(name, breaker.failures, last.reason))
+        opened_at = breaker.opened_at
+        if opened_at is not None and not last.asked and not (delay is None and breaker.only_poison):
+            task.spent = delay is None
+            self._dialogue.release(task, refund=task.spent)
+            return True
         if channel.closed or self._executor.draining:
             self._dialogue.release(task, refund=False)  # it comes again, here or elsewhere
             return False
-        if breaker.is_open:  # the message is not to blame
-            self._dialogue.release(task, refund=True)
-            return True
         if delay is not None and channel.held * _CROWDED_SHARE >= channel.prefetch:
             self._note_crowded(channel)
             delay = None
         if delay is None:
             self._exhausted(task, last, lane)
+            if breaker.only_poison and breaker.give_up() and opened_at is not None:
+                self._end_outage(name, opened_at)
             return False
         self._counters.retried += 1
         self._telemetry.emit(

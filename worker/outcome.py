@@ -26,6 +26,8 @@ class RetryLater:
 
     delay: float
     reason: str
+    #: The handler asked for it (``raise Retry``): nothing failed.
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class DeadLetter:
 
     reason: str
     exhausted: bool = False
+    #: As for RetryLater.
+    asked: bool = False
     #: The traceback of the last attempt, for the people who read the dead-letter queue.
     detail: str = field(default="", repr=False)
 

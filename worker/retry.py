@@ -42,6 +42,9 @@ class RetryPolicy:
     ``jitter`` spreads each wait by up to that fraction, up or down. ``stop`` takes a stop
     strategy of tenacity beside ``attempts``. ``exhausted`` says what happens at the end.
 
+    While so many messages fail that it is an outage (``worker/outage.py``), attempts count too, but
+    the last one is given back and the end does not come; probes take the place of the waits.
+
     Raises ValueError for values that cannot be meant.
     """
 

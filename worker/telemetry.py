@@ -125,7 +125,7 @@ class OutageBegan:
 
 @dataclass(frozen=True, slots=True)
 class OutageEnded:
-    """A probe succeeded: the handler gets everything again."""
+    """A probe succeeded, or the last message that failed is gone: the handler gets everything."""
 
     handler: str
     seconds: float

@@ -311,6 +311,21 @@ def test_what_fails_three_times_runs_four_times_and_its_key_waits(
     assert keys.index("key-0") == 9 * 3, "the other keys did not wait for it"
 
 
+def test_what_fails_three_times_for_every_message_is_done_at_last(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "flaky", outage_after=5)
+    service.start_ready("--shards", "2")
+
+    ids = load.publish(Step(key=f"key-{n}", sequence=0, fault="thrice") for n in range(12))
+
+    eventually(lambda: service.ledger.has(ids, "flaky.handle"), "all done")
+    assert service.events("OutageBegan")
+    assert service.drain() == 0
+    assert service.ledger.twice("begin") == {("flaky.handle", id_): 4 for id_ in ids}
+    assert service.ledger.twice("effect") == {}
+
+
 # The end of a burst
 
 

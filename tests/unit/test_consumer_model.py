@@ -221,6 +221,32 @@ def test_a_day_with_outages(posts: list[Post], seed: int, outage_after: int) -> 
 
 
 @any_day
+@given(posts=days(), seed=st.integers(0, 2**32), outage_after=st.integers(2, 5))
+def test_a_day_of_failures_that_look_like_an_outage(
+    posts: list[Post], seed: int, outage_after: int
+) -> None:
+    """What would succeed at its last attempt does, however many fail before."""
+    posts = [
+        replace(
+            post, plan={name: ["fail"] * (len(post.plan[name]) % ATTEMPTS) for name in HANDLERS}
+        )
+        for post in posts
+    ]
+    service, rng = Service(), Random(seed)
+    with TestWorker(service.app, settings={"outage_after": outage_after}) as worker:
+        for _ in publish(worker, posts):
+            some_ticks(worker, rng)
+            match rng.randint(0, 9):
+                case 0:
+                    worker.drain()
+                case 1:
+                    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001 - a fault
+        worker.run()
+
+        service.check(posts, worker)
+
+
+@any_day
 @given(posts=days(), seed=st.integers(0, 2**32))
 def test_a_day_of_kills(posts: list[Post], seed: int) -> None:
     """P2 at its limit: only what was under way when a process was killed may happen again."""

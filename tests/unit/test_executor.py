@@ -120,7 +120,7 @@ class TestOutcomes:
     def test_a_handler_says_itself_when_to_try_again(self, is_async: bool) -> None:
         outcome = Bench(raising(Retry("later", delay=77), is_async=is_async)).run()
 
-        assert outcome == RetryLater(77, "Retry: later")
+        assert outcome == RetryLater(77, "Retry: later", asked=True)
 
     def test_a_payload_that_does_not_fit_never_reaches_the_handler(self) -> None:
         bench = Bench(lambda event: pytest.fail("it ran"))

@@ -227,6 +227,44 @@ class TestOutages:
         assert again is not None
         assert labels([again]) == [["1"]]
 
+    def test_the_probe_is_the_one_that_ranks_highest_of_the_first_in_their_lanes(self) -> None:
+        lanes = lanes_with(("1", "a"), ("9", "a"), ("2", "b"), ("3", None), ("0", None))
+        lanes.block("on")
+        lanes.take(ALL, ALL)
+
+        seen = []
+        while (probe := lanes.take_probe("on", lambda job: int(job.label))) is not None:
+            seen += [job.label for job in probe.tasks]
+        assert seen == ["3", "2", "1", "0"]
+
+    def test_of_equals_the_probe_is_the_one_that_waits_longest(self) -> None:
+        lanes = lanes_with(("1", "a"), ("2", "b"))
+        lanes.block("on")
+        seen = []
+        for _ in range(4):
+            lanes.take(ALL, ALL)
+            probe = lanes.take_probe("on")
+            assert probe is not None
+            lanes.finish(probe.lane, probe.tasks)
+            seen += [job.label for job in probe.tasks]
+
+        assert seen == ["1", "2", "1", "2"]
+
+    def test_what_waits_for_a_handler_is_found_wherever_it_waits(self) -> None:
+        lanes = lanes_with(("held", None), ("running", "a"), ("behind", "a"), ("held too", "b"))
+        for run in lanes.take(ALL, 1):
+            if run.tasks[0].label != "running":
+                lanes.hold(run.lane, "on")
+                lanes.finish(run.lane, run.tasks)
+        lanes.block("on")
+        lanes.add(Job("blocked"), None, 1)
+        lanes.take(ALL, ALL)
+        lanes.add(Job("ready"), None, 2)
+        lanes.add(Job("other", "off"), "b", 0)
+
+        found = sorted(job.label for _, jobs in lanes.waiting_for("on") for job in jobs)
+        assert found == ["behind", "blocked", "held", "held too", "ready"]
+
 
 class TestFairness:
     def test_shards_take_turns(self) -> None:

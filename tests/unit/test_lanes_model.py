@@ -84,7 +84,8 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_blocked_handler_is_probed(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.blocked)))
-        probe = self.lanes.take_probe(name)
+        sign = data.draw(st.sampled_from((-1, 0, 1)))
+        probe = self.lanes.take_probe(name, lambda job: sign * job.number)
         if probe is not None:
             (job,) = probe.tasks
             assert job.handler_name == name
@@ -163,6 +164,15 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def the_count_of_what_waits_is_right(self) -> None:
         assert self.lanes.waiting == self.count_waiting()
+
+    @invariant()
+    def all_that_waits_for_a_handler_is_found(self) -> None:
+        for name in HANDLERS:
+            found = {job for _, jobs in self.lanes.waiting_for(name) for job in jobs}
+            waiting = [
+                job for line, jobs in self.waiting.items() if line[1] == name for job in jobs
+            ]
+            assert found == set(waiting)
 
     def teardown(self) -> None:
         """Once every fault ends, everything that waits is handed out: nothing was lost."""

@@ -44,7 +44,6 @@ def test_the_first_probe_comes_soon_and_later_ones_at_growing_intervals() -> Non
     waits = []
     for _ in range(10):
         now = breaker.next_probe
-        breaker.probing = True
         breaker.fail(b"probe", now)
         waits.append(breaker.next_probe - now)
     assert waits == sorted(waits)
@@ -70,10 +69,46 @@ def test_the_first_success_ends_the_outage() -> None:
 def test_the_next_outage_starts_with_a_short_interval_again() -> None:
     breaker = broken(now=0.0)
     for _ in range(5):
-        breaker.probing = True
         breaker.fail(b"probe", breaker.next_probe)
     breaker.succeed()
     for number in range(3):
         breaker.fail(bytes([number]), 1000.0)
 
     assert breaker.next_probe == 1000.5
+
+
+def test_what_a_handler_asks_for_puts_the_next_probe_off_and_nothing_else() -> None:
+    breaker = broken(now=100.0)
+    breaker.wait(100.5)
+    breaker.wait(101.0)
+
+    assert breaker.next_probe == 101.5
+    assert breaker.is_open
+
+
+def test_as_many_as_began_it_are_an_outage_however_often_they_were_tried() -> None:
+    breaker = broken(threshold=3)
+    breaker.judge(3, tried=True)
+
+    assert not breaker.only_poison
+
+
+def test_fewer_that_were_not_all_tried_to_the_end_may_still_be_an_outage() -> None:
+    breaker = broken(threshold=3)
+    breaker.judge(2, tried=False)
+
+    assert not breaker.only_poison
+
+
+def test_fewer_that_were_all_tried_to_the_end_are_poison_and_go_one_by_one() -> None:
+    breaker = broken(threshold=3, now=100.0)
+    breaker.judge(2, tried=True)
+    assert breaker.only_poison
+    assert not breaker.give_up()
+    assert breaker.is_open
+    assert not breaker.only_poison, "the next probe shows what is left"
+
+    breaker.judge(1, tried=True)
+    assert breaker.give_up()
+    assert not breaker.is_open
+    assert breaker.fail(b"next", 200.0), "nothing has succeeded since: at once again"

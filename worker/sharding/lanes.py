@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 
 class Work(Protocol):
@@ -78,6 +78,7 @@ class Lanes(Generic[T]):
         self._turns: deque[int] = deque()  # shards with ready lanes, in turn
         self._blocked: dict[str, dict[Lane[T], None]] = {}  # handler -> lanes that wait for it
         self._out: set[Lane[T]] = set()  # lanes whose run is out
+        self._held: set[Lane[T]] = set()  # lanes with a hold
         self.waiting = 0  # tasks in lanes, not handed out
 
     def __len__(self) -> int:
@@ -165,10 +166,13 @@ class Lanes(Generic[T]):
     def hold(self, lane: Lane[T], handler: str) -> None:
         """Let the lane's tasks of ``handler`` wait until ``resume``."""
         lane.held.add(handler)
+        self._held.add(lane)
 
     def resume(self, lane: Lane[T], handler: str) -> None:
         """End a hold."""
         lane.held.discard(handler)
+        if not lane.held:
+            self._held.discard(lane)
         if lane.tasks and not lane.running and not lane.queued:
             self._queue(lane)
         elif not (lane.tasks or lane.running or lane.held) and self._lanes.get(lane.key) is lane:
@@ -184,18 +188,33 @@ class Lanes(Generic[T]):
             if lane.tasks and not lane.running and not lane.queued:
                 self._queue(lane)
 
-    def take_probe(self, handler: str) -> Run[T] | None:
-        """Hand out one task of a blocked handler; None where none waits."""
-        waiting = self._blocked.get(handler)
-        while waiting:
-            lane = next(iter(waiting))
-            del waiting[lane]
-            if lane.running or handler in lane.held:
-                continue  # it comes back by finish or resume
-            for task in lane.tasks:
-                if task.handler_name == handler:
-                    return self.take_one(task, lane)
-        return None
+    def take_probe(self, handler: str, rank: Callable[[T], int] = lambda _: 0) -> Run[T] | None:
+        """Hand out one task of a blocked handler; None where none waits.
+
+        It is the one that ranks highest of those that are first in their lanes, and of equals the
+        one that waits longest.
+        """
+        waiting = self._blocked.get(handler, {})
+        best: tuple[T, Lane[T]] | None = None
+        for lane in [*waiting]:
+            task = next((task for task in lane.tasks if task.handler_name == handler), None)
+            if task is None or lane.running or handler in lane.held:
+                del waiting[lane]  # it comes back by finish or resume
+            elif best is None or rank(task) > rank(best[0]):
+                best = task, lane
+        if best is None:
+            return None
+        del waiting[best[1]]
+        return self.take_one(*best)
+
+    def waiting_for(self, handler: str) -> Iterator[tuple[Lane[T], list[T]]]:
+        """Yield each lane with its tasks of ``handler`` that are not handed out, if it has any."""
+        lanes = {*self._lanes.values(), *self._out, *self._held}
+        lanes.update(*self._ready.values(), *self._blocked.values())  # keyless ones too
+        for lane in lanes:
+            tasks = [task for task in lane.tasks if task.handler_name == handler]
+            if tasks:
+                yield lane, tasks
 
     def clear(self) -> int:
         """Forget every task that is not handed out (their deliveries died); return how many.
@@ -207,6 +226,7 @@ class Lanes(Generic[T]):
         self._turns.clear()
         for waiting in self._blocked.values():
             waiting.clear()
+        self._held.clear()
         for lane in {*self._lanes.values(), *self._out}:  # keyless ones are known while they run
             lane.tasks.clear()
             lane.held.clear()
