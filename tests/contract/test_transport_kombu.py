@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 
 from waiting import until
 from worker.transport import memory, sqlite
-from worker.transport.memory import forget
 
 #: kombu's, without its half of types.
 Connection: Any = kombu.connection.Connection
@@ -28,25 +27,6 @@ pools: Any = kombu.pools
 common: Any = kombu.common
 
 Connect = Callable[..., Any]
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Opens connections to one broker of this test's own; closed at the end."""
-    place = str(tmp_path / "broker.db") if request.param == "sqlite" else str(tmp_path)
-    transport = f"worker.transport.{request.param}:Transport"
-    opened = []
-
-    def open_connection(**options: Any) -> Any:
-        connection = Connection(transport=transport, virtual_host=place, transport_options=options)
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.release()
-    forget(place.strip("/"))
 
 
 EVENTS = Exchange("events", "topic", durable=True)
