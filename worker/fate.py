@@ -10,6 +10,10 @@ Abandoned     it never ran: the claim is given back without counting the attempt
 
 When a handler fails for one message after another, that is an outage and no message's fault: its
 messages wait, and none is given up, until a probe succeeds (``outage.py``).
+
+A drain or a lost connection changes none of that, but that nothing waits here: what failed counts,
+and what failed at its last attempt goes by its policy now, since its next delivery would be one
+attempt too many. It is recorded as done, so that next delivery is a duplicate.
 """
 
 from __future__ import annotations
@@ -129,16 +133,17 @@ class Fate:
             task.spent = delay is None
             self._dialogue.release(task, refund=task.spent)
             return True
-        if channel.closed or self._executor.draining:
-            self._dialogue.release(task, refund=False)  # it comes again, here or elsewhere
-            return False
-        if delay is not None and channel.held * _CROWDED_SHARE >= channel.prefetch:
+        leaving = channel.closed or self._executor.draining
+        if delay is not None and not leaving and channel.held * _CROWDED_SHARE >= channel.prefetch:
             self._note_crowded(channel)
             delay = None
         if delay is None:
             self._exhausted(task, last, lane)
             if breaker.only_poison and breaker.give_up() and opened_at is not None:
                 self._end_outage(name, opened_at)
+            return False
+        if leaving:
+            self._dialogue.release(task, refund=False)  # it comes again, here or elsewhere
             return False
         self._counters.retried += 1
         self._telemetry.emit(
@@ -154,7 +159,10 @@ class Fate:
         policy = task.handler.retry.exhausted
         message, channel = task.message, task.delivery.channel
         if policy == "halt_shard":
-            self._dialogue.release(task, refund=False)
+            # Whoever consumes the shard next tries once, and halts it again if that fails.
+            self._dialogue.release(task, refund=True)
+            if channel.closed or self._executor.draining:
+                return
             with suppress(BrokerUnreachable):  # then it is closed already
                 self._link.close_shard(channel)
             halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)

@@ -201,6 +201,8 @@ def test_a_day_of_faults(posts: list[Post], seed: int) -> None:
         worker.run()
 
         service.check(posts, worker)
+        runs = Counter((handler, id_) for handler, id_, _ in worker.executed)
+        assert max(runs.values()) <= ATTEMPTS
 
 
 @any_day
