@@ -362,7 +362,10 @@ class Consumer:
     # -- what others may know ----------------------------------------------------------------------
 
     def is_idle(self) -> bool:
-        """Tell whether nothing waits or runs here, and the queues of its shards are empty."""
+        """Tell whether nothing waits or runs here, and the queues of its shards are empty.
+
+        A halted shard has no say: nothing of it will be done here.
+        """
         if (
             self._dispatcher.out
             or self._dispatcher.lanes.waiting
@@ -370,7 +373,7 @@ class Consumer:
             or self._dialogue.busy
             or self._detour.under_way
             or not self._link.is_up
-            or any(channel.settlement.unsettled for channel in self._link.shards)
+            or any(not c.closed and c.settlement.unsettled for c in self._link.shards)
         ):
             return False
         try:
