@@ -75,7 +75,9 @@ class Settings:
     single_active: bool = _option(False, "the whole service is consumed by one process at a time")
     drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)
     handlers: tuple[str, ...] = _option((), "run only these handlers")
-    burst: bool = _option(False, "exit 0 as soon as every queue of the service is empty")
+    burst: bool = _option(
+        False, "exit 0 as soon as every queue of the service is empty (75: but for halted shards)"
+    )
     http: str = _option("", "HOST:PORT of probes and metrics", shown="off")
     log_format: str = _option(
         "", "text or json", choices=("", "text", "json"), shown="text on a terminal, else json"

@@ -40,7 +40,9 @@ class RetryPolicy:
     ``"linear"`` (``first_wait`` more each time), ``"fixed"``, a sequence of seconds (the last one
     repeats), or any wait strategy of tenacity; none waits longer than ``max_wait`` seconds.
     ``jitter`` spreads each wait by up to that fraction, up or down. ``stop`` takes a stop
-    strategy of tenacity beside ``attempts``. ``exhausted`` says what happens at the end.
+    strategy of tenacity beside ``attempts``. ``exhausted`` says what happens at the end: the
+    message is set aside, or its key with all that comes after it, or its shard is consumed no
+    longer until the process is replaced or connects anew (``--burst`` ends with exit code 75 then).
 
     While so many messages fail that it is an outage (``worker/outage.py``), attempts count too, but
     the last one is given back and the end does not come; probes take the place of the waits.

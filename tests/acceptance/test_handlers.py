@@ -345,6 +345,28 @@ def test_a_burst_ends_when_everything_is_done_children_and_retries_too(
     assert service.ledger.twice("effect") == {}
 
 
+def test_a_burst_with_a_halted_shard_ends_and_says_that_work_is_left(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "failing:halt_shard")
+    service.start_ready("--shards", "2", "--processes", "1")
+    assert service.drain() == 0
+
+    load.publish([Step(key="key-0", sequence=-1, fault="always")])
+    load.publish(steps(keys=20, each=2))
+    service.start("--shards", "2", "--processes", "1", "--burst")
+
+    assert service.exit_code() == 75
+    assert "their messages are left" in service.log
+    assert service.ledger.sequences(), "the other shard was worked off"
+    (service.folder / "mended").touch()
+    service.start("--shards", "2", "--processes", "1", "--burst")
+
+    assert service.exit_code() == 0
+    assert len(service.ledger.entries("effect")) == 41
+    assert service.ledger.twice("effect") == {}
+
+
 def test_a_burst_waits_for_retries_that_an_earlier_life_left_in_the_broker(
     servers: Place, serve: Serve, load: Load
 ) -> None:

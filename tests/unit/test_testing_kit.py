@@ -374,6 +374,34 @@ class TestFailures:
             assert len(worker.executed) <= 2
             assert worker.dead_letters == []
 
+    def test_beside_a_halted_shard_the_others_are_worked_off(self) -> None:
+        app = App("bank")
+        done: dict[int, list[str]] = {0: [], 1: []}
+        halted: list[int] = []
+
+        @app.on(UserDeposited, retry=RetryPolicy(attempts=2, exhausted="halt_shard"))
+        def record(event: UserDeposited, context: Context) -> None:
+            if event.user_id == "bad":
+                halted.append(context.shard)
+                raise ValueError("no")
+            if context.attempt == 1:
+                raise Retry(delay=30)
+            done[context.shard].append(event.user_id)
+
+        with TestWorker(app, settings={"shards": 2}) as worker:
+            worker.publish(deposit("bad"))
+            for number in range(20):
+                worker.publish(deposit(f"u{number}"))
+            worker.run()
+            other = 1 - halted[0]
+            worker.publish(deposit("late"))
+            worker.run()
+
+            assert halted == [halted[0]] * 2
+            assert not done[halted[0]]
+            assert len(done[other]) > 5
+            assert worker.dead_letters == []
+
     def test_an_outage_ends_with_the_first_probe_that_succeeds(self) -> None:
         app = App("bank")
         failures = iter(range(30))

@@ -90,6 +90,8 @@ class Supervisor:
         self._state = State.STARTING
         self._failure: Fatal | None = None
         self._opened = False
+        #: Shards that were halted when a burst ended: their messages are left.
+        self._halted = 0
         self._on_terminal = sys.stderr.isatty()
 
     def run(self) -> int:
@@ -186,12 +188,22 @@ class Supervisor:
             self._reporter.systemd.ready()
             logger.info("ready: %d processes", fleet.processes)
         elif self._bursting and self._burst.over(child.pid for child in fleet.children()):
-            logger.info("every queue is empty and all is settled")
-            self._drain(now)
+            self._end_burst(now)
 
     @property
     def _bursting(self) -> bool:
         return self._fleet.terms is not None and self._fleet.terms.burst
+
+    def _end_burst(self, now: float) -> None:
+        self._halted = int(gauges(c.statistics for c in self._fleet.children()).get("halted", 0))
+        if self._halted:
+            logger.warning(
+                "shards that are halted: %d; their messages are left, every other queue is empty",
+                self._halted,
+            )
+        else:
+            logger.info("every queue is empty and all is settled")
+        self._drain(now)
 
     def _open(self, terms: Terms, now: float) -> None:
         """Start what the settings ask for, now that they are known."""
@@ -243,4 +255,5 @@ class Supervisor:
             return EXIT_STOPPED
         if self._failure is not None:
             return self._failure.exit_code
-        return EXIT_CODES["ABANDONED" if self._fleet.abandoned else "DRAINED"]
+        work_is_left = self._fleet.abandoned or self._halted
+        return EXIT_CODES["ABANDONED" if work_is_left else "DRAINED"]

@@ -33,7 +33,6 @@ from worker.consumer import Consumer, Finish
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.payload import decoder_for
-from worker.telemetry import ShardHalted
 from worker.testing.clock import FakeClock
 from worker.testing.pools import INLINE
 from worker.testing.seen import DeadLetter, Execution, SeenMessage
@@ -262,7 +261,7 @@ class TestWorker:
 
     def _is_done(self, consumer: Consumer, *, advance: bool) -> bool:
         """Tell whether nothing is left to do; else let time pass until there may be."""
-        if consumer.is_idle() or any(isinstance(e, ShardHalted) for e in self.runtime_events):
+        if consumer.is_idle():
             return True
         due = consumer.next_due
         if not advance and isinstance(self.clock, FakeClock) and due > self.clock():
