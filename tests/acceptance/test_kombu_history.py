@@ -124,8 +124,8 @@ def test_a_second_effect_needs_a_process_that_was_killed_before_its_record(
     for kill, effects in done.report.by_kill:
         longest = 1000 * max(effect.window for effect in effects)
         tell(
-            f"  kill -9 {kill.pid}: {len(effects)} second effects,"
-            f" the first ones up to {longest:.0f} ms before"
+            f"  explained by kill -9 of process {kill.pid}: {len(effects)} second effects, of what"
+            f" it had applied in its last {longest:.0f} ms"
         )
     assert_nothing_is_lost(history, done)
     assert done.report.findings.unexplained == []

@@ -66,7 +66,7 @@ class Report:
         if self.once:
             second += f" ({self.repetitions} run again without one)"
         elif self.second_effects:
-            second += f" ({len(found.explained)} of them in the crash window of a kill)"
+            second += f" ({len(found.explained)} of them explained by a kill)"
         return (
             f"{self.events} events published {self.published} times, {len(self.kills)} kills,"
             f" {self.seconds:.0f} s; {second}, lost {len(found.lost)},"

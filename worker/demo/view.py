@@ -156,7 +156,13 @@ class Moving:
             ("published", published, trial.stream.size, self._published(published, now)),
             ("applied", applied, trial.checker.wanted, self._applied(applied, now)),
         ):
-            bar = ProgressBar(total=size, completed=number, width=_BAR)
+            bar = ProgressBar(
+                total=size,
+                completed=number,
+                width=_BAR,
+                complete_style="cyan",
+                finished_style="green",
+            )
             bars.add_row(name, bar, f"{number:,} of {size:,}", Text(f"{rate:,.0f}/s", "dim"))
         head = Text.assemble((trial.phase, "bold"), (f"  {trial.seconds:.1f} s", "dim"))
         return Group(head, Text(), bars, Text(), self._processes(trial, now), Text(), _facts(trial))
