@@ -70,6 +70,48 @@ def test_a_process_that_hangs_in_the_drain_is_killed_at_the_deadline(service: Su
     assert not is_alive(stopped)
 
 
+def test_a_process_that_was_killed_just_before_the_drain_abandons_nothing(
+    service: Supervised,
+) -> None:
+    service.start_ready()
+    victim = service.processes()[0]
+
+    os.kill(service.pid, signal.SIGSTOP)  # so that it hears of both at once
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not is_alive(victim))
+    service.signal(signal.SIGTERM)
+    service.signal(signal.SIGCONT)
+
+    assert service.exit_code() == 0
+    assert [entry.about for entry in service.journal("close")] == ["DRAINED"]
+    assert "killed by SIGKILL" in service.log
+
+
+def test_a_process_that_is_killed_in_the_drain_abandons_nothing(service: Supervised) -> None:
+    service.behave(drain_takes=1.0)
+    service.start_ready()
+    victim = service.processes()[0]
+
+    service.signal(signal.SIGTERM)
+    until(lambda: len(service.journal("drain")) == 2)
+    os.kill(victim, signal.SIGKILL)
+
+    assert service.exit_code() == 0
+    assert [entry.about for entry in service.journal("close")] == ["DRAINED"]
+
+
+def test_beside_a_killed_process_one_that_outlasts_the_drain_is_told(service: Supervised) -> None:
+    service.behave(drain_takes=60)
+    service.start_ready(drain_timeout=1.0)
+    victim = service.processes()[0]
+
+    service.signal(signal.SIGTERM)
+    until(lambda: len(service.journal("drain")) == 2)
+    os.kill(victim, signal.SIGKILL)
+
+    assert service.exit_code() == 75
+
+
 def test_a_second_signal_stops_at_once(service: Supervised) -> None:
     service.behave(drain_takes=60)
     service.start_ready()

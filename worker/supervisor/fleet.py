@@ -63,7 +63,7 @@ class Fleet:
         self.booted = False
         #: Why the service cannot go on, with the exit code that says so.
         self.failure: Fatal | None = None
-        #: Whether a process that was being drained left work behind.
+        #: Whether the end of the drain came before that of a process's work.
         self.abandoned = False
         #: How many processes ended unasked.
         self.restarts = 0
@@ -277,7 +277,7 @@ class Fleet:
             for other in self.children():
                 if other.consumes:
                     other.say(Bury([child.owner]))
-        self.abandoned = self.abandoned or (self._closing and not child.drained)
+        self.abandoned = self.abandoned or (self._closing and child.abandoned)
         expected = child.dismissed or child.fatal is not None or child.finish == "DRAINED"
         level = logging.INFO if expected else logging.WARNING
         logger.log(level, "process %d ended (pid %d): %s", slot.index, child.pid, child.epitaph())

@@ -82,6 +82,7 @@ class ChildProcess:
         #: Drained or killed on purpose: its end is no fault of its own.
         self.dismissed = False
         self._killed = False
+        self._cut_short = False
         self._drain_until = now
         # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
@@ -233,7 +234,7 @@ class ChildProcess:
     def kill(self, reason: str) -> None:
         """End the process now (SIGKILL), with a line in the log if there is a reason to tell."""
         if not self._killed:
-            self._killed = True
+            self._killed = self._cut_short = True
             if reason:
                 logger.warning("killing process %d (pid %d): %s", self.index, self.pid, reason)
             self._signal(signal.SIGKILL)
@@ -249,6 +250,15 @@ class ChildProcess:
     def drained(self) -> bool:
         """Whether the process left nothing behind: it said so, or never held anything."""
         return self.finish == "DRAINED" or self.ready_at is None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the process was ended with work under way, by itself as told or by a kill here.
+
+        One that died otherwise left work too, but nobody's patience was at its end.
+        """
+        told = self.finish in ("ABANDONED", "STUCK")
+        return not self.drained and (told or self._cut_short)
 
     def lived(self, now: float) -> float | None:
         """Return the seconds since the process was ready, or None if it never was."""
