@@ -2,7 +2,7 @@
 
 Sources, the first that says something wins: the command line, the environment (``QWORKER_…``),
 ``[tool.qworker]`` in pyproject.toml or ``qworker.toml``, ``App(...)``, the default. All mistakes
-are told at once, each with its source; an unknown key is a mistake too.
+are told at once, each with its source; an unknown key or variable is a mistake too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.brokerurl import broker_mistakes
 from worker.errors import ConfigurationError
+from worker.variables import PREFIX, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +164,7 @@ FIELDS: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
 
 def environment_name(setting: str) -> str:
     """Return the environment variable of a setting."""
-    return FIELDS[setting].metadata["env"] or f"QWORKER_{setting.upper()}"
+    return FIELDS[setting].metadata["env"] or f"{PREFIX}{setting.upper()}"
 
 
 def load_settings(
@@ -214,6 +215,7 @@ def _sources(
         for name in FIELDS
         if environ.get(variable := environment_name(name), "") != ""
     }
+    mistakes.extend(unknown_variables(environ, map(environment_name, FIELDS)))
     return [
         ("App(...)", dict(app_settings or {})),
         *_files(folder or Path.cwd(), mistakes),

@@ -15,7 +15,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from worker.config import mask_url
+from worker.config import FIELDS, mask_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,8 +109,8 @@ def configure_early(options: Mapping[str, object]) -> None:
     log_format = str(options.get("log_format") or os.environ.get("QWORKER_LOG_FORMAT", ""))
     log_level = str(options.get("log_level") or os.environ.get("QWORKER_LOG_LEVEL", ""))
     configure_logging(
-        log_format if log_format in ("text", "json") else "",
-        log_level if log_level.upper() in logging.getLevelNamesMapping() else "info",
+        log_format if log_format in FIELDS["log_format"].metadata["choices"] else "",
+        log_level if log_level in FIELDS["log_level"].metadata["choices"] else "info",
     )
 
 

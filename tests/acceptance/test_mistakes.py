@@ -146,13 +146,21 @@ def test_settings_that_cannot_be_meant(
 
 def test_all_mistakes_are_told_at_once_each_with_its_source(project: Service) -> None:
     (project.folder / "qworker.toml").write_text('prefetch = "lots"\nshrads = 3\n')
-    project.configure(concurrency="some")
+    project.configure(concurrency="some", brokr_url="amqp://localhost", log_level="loud")
 
     code, text = told(project, "--shards", "-1")
 
     assert code == 3
-    for part in ("prefetch in qworker.toml", "shrads", "QWORKER_CONCURRENCY", "--shards"):
+    for part in (
+        "prefetch in qworker.toml",
+        "shrads",
+        "QWORKER_CONCURRENCY",
+        "--shards",
+        "QWORKER_BROKR_URL; did you mean QWORKER_BROKER_URL?",
+        "QWORKER_LOG_LEVEL: 'loud' is none of",
+    ):
         assert part in text
+    assert "Traceback" not in project.log
 
 
 @pytest.mark.parametrize("part", ["broker", "dedup"])

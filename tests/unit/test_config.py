@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from worker import App, ConfigurationError
 from worker.config import FIELDS, Settings, environment_name, load_settings, mask_url
+
+ROOT = Path(__file__).parents[2]
 
 
 def load(
@@ -177,6 +180,56 @@ class TestMistakes:
                 ),
             ]
         )
+
+    @pytest.mark.parametrize(
+        ("variable", "told"),
+        [
+            ("QWORKER_BROKR_URL", "did you mean QWORKER_BROKER_URL?"),
+            ("QWORKER_BROKER", "did you mean QWORKER_BROKER_URL?"),
+            ("QWORKER_SHARD", "did you mean QWORKER_SHARDS?"),
+            ("QWORKER_shards", "did you mean QWORKER_SHARDS?"),
+            ("QWORKER_COLOUR", "QWORKER_* is for settings"),
+        ],
+    )
+    def test_a_variable_that_is_no_setting_is_told(
+        self, tmp_path: Path, variable: str, told: str
+    ) -> None:
+        (line,) = mistakes(tmp_path, environ={variable: "x", "QWORKER_SHARDS": "2"})
+
+        assert line == f"the environment: there is no setting {variable}; {told}"
+
+    def test_an_unknown_variable_that_is_empty_says_nothing(self, tmp_path: Path) -> None:
+        assert load(tmp_path, environ={"QWORKER_BROKR_URL": ""}) == Settings()
+
+    @pytest.mark.parametrize("name", ["QWORKER", "QWORKER_METRICS"])
+    def test_what_kubernetes_tells_of_a_service_called_qworker_is_no_mistake(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        told = {
+            f"{name}_SERVICE_HOST": "10.0.0.11",
+            f"{name}_SERVICE_PORT": "9090",
+            f"{name}_SERVICE_PORT_HTTP": "9090",
+            f"{name}_PORT": "tcp://10.0.0.11:9090",
+            f"{name}_PORT_9090_TCP": "tcp://10.0.0.11:9090",
+            f"{name}_PORT_9090_TCP_PROTO": "tcp",
+            f"{name}_PORT_9090_TCP_PORT": "9090",
+            f"{name}_PORT_9090_TCP_ADDR": "10.0.0.11",
+        }
+
+        assert load(tmp_path, environ=told) == Settings()
+
+    def test_every_variable_that_this_repository_uses_is_known(self, tmp_path: Path) -> None:
+        used = {
+            name
+            for folder in ("worker", "benchmarks", "contrib", "deploy", "examples", "scripts")
+            for file in (ROOT / folder).rglob("*")
+            if file.suffix in (".py", ".yaml", ".service", ".sh", "")
+            if file.is_file()
+            for name in re.findall(r"(?<![A-Z_])QWORKER_[A-Z_]+[A-Z]\b", file.read_text())
+        } - {"QWORKER_ERRORS"}  # a name in the code
+
+        assert len(used) > 5
+        load(tmp_path, environ=dict.fromkeys(used - {*map(environment_name, FIELDS)}, "1"))
 
     def test_a_file_that_is_no_toml_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "qworker.toml").write_text("shards = = 4")
