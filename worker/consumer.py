@@ -240,6 +240,9 @@ class Consumer:
     def _gather(self) -> int:
         """Step 2: take deliveries off the broker and put their tasks into lanes."""
         if self._drain_deadline is not None:
+            if not self._link.is_polled:
+                # Heartbeats are read too; what is delivered goes back when its channel closes.
+                self._link.fetch(_FETCH)
             return 0
         fetched = self._link.fetch(_FETCH)
         read, add = self._intake.read, self._dispatcher.add

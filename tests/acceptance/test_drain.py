@@ -131,6 +131,25 @@ def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
     assert service.ledger.disorder() == {}
 
 
+def test_a_drain_that_takes_longer_than_heartbeats_keeps_its_connection(
+    servers: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(servers, "steps", heartbeat=1)
+    service.start_ready(*SCALE)
+    slow = [Step(key=f"slow-{n}", sequence=0, seconds=5.0) for n in range(4)]
+    load.publish(slow)
+    eventually(lambda: service.ledger.executions(slow[-1].event_id), "they run")
+
+    service.signal(signal.SIGTERM)
+    eventually(lambda: service.status().get("state") == "draining", "it drains")
+    load.publish(steps(keys=10, each=20))
+    assert service.exit_code() == 0
+    assert service.events("BrokerLost") == []
+
+    service.start_ready(*SCALE)
+    check_all_done_once(service, load)
+
+
 def test_a_second_signal_stops_at_once_and_loses_nothing(
     servers: Place, serve: Serve, load: Load
 ) -> None:
