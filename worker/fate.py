@@ -129,7 +129,8 @@ class Fate:
             self._dispatcher.lanes.block(name)
             self._telemetry.emit(OutageBegan(name, breaker.failures, last.reason))
         opened_at = breaker.opened_at
-        if opened_at is not None and not last.asked and not (delay is None and breaker.only_poison):
+        poison = delay is None and breaker.only_poison
+        if opened_at is not None and not last.asked and not poison:  # the message is not to blame
             task.spent = delay is None
             self._dialogue.release(task, refund=task.spent)
             return True
@@ -139,7 +140,7 @@ class Fate:
             delay = None
         if delay is None:
             self._exhausted(task, last, lane)
-            if breaker.only_poison and breaker.give_up() and opened_at is not None:
+            if poison and breaker.give_up() and opened_at is not None:
                 self._end_outage(name, opened_at)
             return False
         if leaving:
