@@ -165,6 +165,16 @@ def test_a_message_returns_byte_for_byte(desk: Desk) -> None:
         assert json.loads(json.dumps(properties, default=str)) == was["properties"]
 
 
+def test_what_a_replay_and_a_purge_did_is_told_in_json(embedded_desk: Desk) -> None:
+    planned = json.loads(embedded_desk.dlq("replay", "--dry-run", "k0-0", "--json").out)
+    assert [letter["id"] for letter in planned] == ["k0-0"]
+
+    done = json.loads(embedded_desk.dlq("replay", "k0-0", "--json").out)
+    assert done == {"returned": 1, "stay": []}
+
+    assert json.loads(embedded_desk.dlq("purge", "k1-1", "--yes", "--json").out) == {"removed": 1}
+
+
 def test_a_message_whose_queue_is_gone_stays_and_is_told(desk: Desk) -> None:
     desk.stop()
     for shard in (0, 1):

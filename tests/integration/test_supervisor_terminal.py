@@ -35,6 +35,12 @@ def test_closing_the_terminal_drains(
 
     os.close(terminal)
 
-    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), message="it ended with exit code 0")
+    assert until(lambda: _exit_code(pid), message="it ended") == "exit code 0"
     assert [entry.about for entry in service.journal("close")] == ["DRAINED", "DRAINED"]
     assert not any(map(is_alive, service.pids_seen()))
+
+
+def _exit_code(pid: int) -> str:
+    """Tell how a child ended, once; nothing while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return f"exit code {os.waitstatus_to_exitcode(status)}" if ended else ""

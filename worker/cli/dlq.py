@@ -125,12 +125,14 @@ def show(options: dict[str, Any], service: str | None, message_id: str, *, as_js
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @filter_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 def purge(
     options: dict[str, Any],
     service: str | None,
     ids: tuple[str, ...],
     *,
     yes: bool,
+    as_json: bool,
     **wanted: Any,  # noqa: ANN401 - the filter's options
 ) -> None:
     """Remove dead letters for good: all, some ids, or what a filter takes.
@@ -147,7 +149,7 @@ def purge(
             search = Search(box, choice)
             number = sum(1 for _ in search)
         if not number:
-            search.tell(0)
+            _tell_removed(0, search, as_json=as_json)
             return
         click.confirm(f"Remove {count(number, 'message')} of {box.queue} for good?", abort=True)
     number = 0
@@ -156,5 +158,12 @@ def purge(
         for letter in search:
             box.remove([letter])
             number += 1
+    _tell_removed(number, search, as_json=as_json)
+
+
+def _tell_removed(number: int, search: Search, *, as_json: bool) -> None:
     search.tell(number)
-    emit(f"{count(number, 'message')} removed")
+    if as_json:
+        emit_json({"removed": number})
+    else:
+        emit(f"{count(number, 'message')} removed")

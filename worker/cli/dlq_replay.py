@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.letters import Filter
+from worker.cli.letters import Filter, facts
 from worker.cli.loading import service_option, target
-from worker.cli.options import SettingsCommand, example, settings_options
-from worker.cli.output import count, emit, note
+from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.output import count, emit, emit_json, note
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box
 from worker.dedup.base import StoreOptions
 from worker.dedup.open import open_store
@@ -21,8 +21,9 @@ from worker.replay import Replay
 
 if TYPE_CHECKING:
     from worker.cli.loading import Target
+    from worker.deadletters import Letter
     from worker.dedup.base import DedupStore
-    from worker.replay import Replayed
+    from worker.replay import Replayed, Unparked
 
 _WAIT = 30.0
 _EXIT_INCOMPLETE = 1
@@ -52,13 +53,15 @@ _WIPE = "\r\x1b[K"
     metavar="SECONDS",
     help="How long a parked key may take to become free.",
 )
-def replay(
+@json_option
+def replay(  # noqa: PLR0913 - its options
     options: dict[str, Any],
     service: str | None,
     ids: tuple[str, ...],
     wait: float,
     *,
     dry_run: bool,
+    as_json: bool,
     **wanted: Any,  # noqa: ANN401 - the filter's options
 ) -> int:
     """Send dead letters back to the queues they came from: all, some ids, or what a filter takes.
@@ -72,7 +75,7 @@ def replay(
     place = target(options, service)
     choice = Filter(ids=ids, **wanted)
     if dry_run:
-        return _rehearse(place, choice)
+        return _rehearse(place, choice, as_json=as_json)
     replay_id = new_id() if choice.only_key else None
     with closing(_store(place)) as store, Replay(place.service, place.settings, store) as sender:
         with open_box(place) as box:
@@ -80,10 +83,16 @@ def replay(
             done = sender.letters(box, search, header=replay_id, tell=_progress)
         if sys.stderr.isatty():
             click.echo(_WIPE, nl=False, err=True)
-        code = _tell(done)
+        code = _tell(done, as_json=as_json)
+        told = {"returned": done.returned, "stay": [_why(*refused) for refused in done.refused]}
         parked = store.parked(place.service)
         if replay_id is not None and choice.key is not None and choice.key in parked:
-            return max(code, _unpark(sender, choice.key, replay_id, wait))
+            unparked = sender.key(choice.key, replay_id, wait)
+            if as_json:
+                emit_json({**told, "parked_returned": unparked.returned, "free": unparked.freed})
+            return max(code, _tell_unparked(unparked, choice.key, wait, as_json=as_json))
+        if as_json:
+            emit_json(told)
         search.tell(done.returned + len(done.refused))
         if parked and not choice:
             keys = count(len(parked), "key is", "keys are")
@@ -91,8 +100,8 @@ def replay(
         return code
 
 
-def _rehearse(place: Target, choice: Filter) -> int:
-    number = 0
+def _rehearse(place: Target, choice: Filter, *, as_json: bool) -> int:
+    going: list[Letter] = []
     for parked in (False, True) if choice.only_key else (False,):
         with open_box(place, parked=parked) as box:
             search = Search(box, choice)
@@ -100,25 +109,33 @@ def _rehearse(place: Target, choice: Filter) -> int:
         search.tell(len(found))
         if parked:
             found.sort(key=lambda letter: letter.place)
-        for letter in found:
-            emit(f"{letter.id} {letter.name} would go to {letter.queue or 'nowhere'}")
-        number += len(found)
-    emit(f"{count(number, 'message')} would be sent back")
+        going += found
+    if as_json:
+        emit_json([facts(letter) for letter in going])
+        return 0
+    for letter in going:
+        emit(f"{letter.id} {letter.name} would go to {letter.queue or 'nowhere'}")
+    emit(f"{count(len(going), 'message')} would be sent back")
     return 0
 
 
-def _tell(done: Replayed) -> int:
+def _tell(done: Replayed, *, as_json: bool) -> int:
     """Tell what became of dead letters; return the exit code."""
     for letter, why in done.refused:
         note(f"qworker: stays: {letter.id or 'a message without id'}: {why}")
-    emit(f"{count(done.returned, 'message')} sent back")
+    if not as_json:
+        emit(f"{count(done.returned, 'message')} sent back")
     return _EXIT_INCOMPLETE if done.refused else 0
 
 
-def _unpark(sender: Replay, key: str, replay_id: str, wait: float) -> int:
-    """Return the parked messages of a key; tell how it went and return the exit code."""
-    done = sender.key(key, replay_id, wait)
-    emit(f"{count(done.returned, 'parked message')} sent back")
+def _why(letter: Letter, why: str) -> dict[str, object]:
+    return {**facts(letter), "stays": why}
+
+
+def _tell_unparked(done: Unparked, key: str, wait: float, *, as_json: bool) -> int:
+    """Tell what became of the parked messages of a key; return the exit code."""
+    if not as_json:
+        emit(f"{count(done.returned, 'parked message')} sent back")
     if done.failed is not None:
         note(
             f"qworker: {key!r} stays parked: {done.failed.id} ({done.failed.name}) failed again:"
@@ -131,7 +148,8 @@ def _unpark(sender: Replay, key: str, replay_id: str, wait: float) -> int:
             " Does the service run? Then give the same command again"
         )
         return _EXIT_INCOMPLETE
-    emit(f"{key!r} is free")
+    if not as_json:
+        emit(f"{key!r} is free")
     return 0
 
 
