@@ -1,28 +1,43 @@
-"""Which handlers a name reaches. Topic patterns as AMQP has them. Pure."""
+"""Topic patterns as AMQP has them: what handlers and bindings are chosen by. Pure.
+
+Words are separated by dots; ``*`` is exactly one word, ``#`` zero or more (AMQP 0-9-1, section
+3.1.3.3).
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def is_pattern(name: str) -> bool:
     """Tell whether ``name`` holds a wildcard word."""
-    return any(word in ("*", "#") for word in name.split("."))
+    return any(word in ("*", "#") for word in topic_words(name))
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Tell whether a topic ``pattern`` takes ``name``.
+    """Tell whether a topic ``pattern`` takes ``name``."""
+    return topic_matches(topic_words(pattern), topic_words(name))
 
-    Words are separated by dots; ``*`` is exactly one word, ``#`` zero or more (AMQP 0-9-1,
-    section 3.1.3.3).
+
+def topic_words(key: str) -> list[str]:
+    """Return the words of a routing key or a pattern; the empty key has none."""
+    return key.split(".") if key else []
+
+
+def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Tell whether the words of a name or a routing key fit those of a pattern.
+
+    Looks at each pair of words once, however many wildcards there are.
     """
-    return _match(pattern.split("."), name.split(".") if name else [])
-
-
-def _match(pattern: list[str], words: list[str]) -> bool:
-    """Match word by word; ``reach`` holds the positions in ``words`` that a prefix can end at."""
-    reach = {0}
+    ends = {0}  # how many words the pattern so far can have used up
     for part in pattern:
         if part == "#":
-            reach = set(range(min(reach), len(words) + 1)) if reach else reach
+            ends = set(range(min(ends), len(words) + 1))
         else:
-            reach = {i + 1 for i in reach if i < len(words) and part in ("*", words[i])}
-    return len(words) in reach
+            ends = {n + 1 for n in ends if n < len(words) and part in ("*", words[n])}
+        if not ends:
+            return False
+    return len(words) in ends

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.routing import topic_matches, topic_words
 from worker.sharding.ring import Ring
 from worker.transport.routing import (
     DEFAULT_ROUTER,
@@ -20,8 +21,6 @@ from worker.transport.routing import (
     make_router,
     plan,
     resolve,
-    topic_matches,
-    topic_words,
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from worker.routing import topic_matches, topic_words
 from worker.sharding.ring import Ring
 
 if TYPE_CHECKING:
@@ -144,27 +145,6 @@ def _walk(
                 seen.add(name)
                 waiting.append(name)
     return Plan(tuple(queues), tuple(undecided))
-
-
-def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Tell whether the words of a routing key fit a binding's: ``*`` is one word, ``#`` any number.
-
-    Looks at each pair of words once, however many wildcards there are.
-    """
-    ends = {0}  # how many words the pattern so far can have used up
-    for part in pattern:
-        if part == "#":
-            ends = set(range(min(ends), len(words) + 1))
-        else:
-            ends = {n + 1 for n in ends if n < len(words) and part in ("*", words[n])}
-        if not ends:
-            return False
-    return len(words) in ends
-
-
-def topic_words(key: str) -> list[str]:
-    """Return the words of a routing key or a pattern; the empty key has none."""
-    return key.split(".") if key else []
 
 
 class _Default:
