@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from random import Random
 
@@ -13,14 +14,38 @@ from worker.demo.handlers import event_of
 from worker.demo.history import (
     Change,
     made_up,
+    name_of,
     read_changes,
     read_git,
+    read_git_tree,
     side_by_side,
     tree_of,
     write_changes,
 )
 from worker.demo.stream import at_least_once
 from worker.errors import UsageError
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with two files, one of them in a folder."""
+    top = tmp_path / "ours"
+    (top / "docs").mkdir(parents=True)
+    (top / "README").write_text("one")
+    (top / "docs" / "guide").write_text("two")
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost")
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=top, check=True)
+    return top
+
+
+def test_the_whole_repository_is_read_wherever_one_stands_in_it(repository: Path) -> None:
+    below = repository / "docs"
+
+    assert {change.path for change in read_git(below)} == {"README", "docs/guide"}
+    assert read_git_tree(below) == read_git_tree(repository)
+    assert set(read_git_tree(below)) == {"README", "docs/guide"}
+    assert name_of(below) == "ours"
 
 
 def test_a_made_up_history_counts_the_revisions_of_every_path() -> None:

@@ -98,10 +98,19 @@ def _change(commit: str, time: int, entry: str, path: str, revision: int) -> Cha
     return Change(commit, time, path, cast("Letter", letter), blob, mode, revision)
 
 
+def name_of(repository: Path) -> str:
+    """Return the name of the folder that a repository lies in; ``repository`` may be below it."""
+    try:
+        (top, *_) = _git(repository, "rev-parse", "--show-toplevel")
+    except UsageError:  # a bare one
+        return repository.resolve().name
+    return _text(top.strip()).rpartition("/")[2]
+
+
 def read_git_tree(repository: Path, commit: str = "HEAD") -> dict[str, str]:
     """Return path and blob of every file of ``commit``. Raises UsageError where git cannot."""
     tree = {}
-    for entry in _git(repository, "ls-tree", "-r", "-z", commit):
+    for entry in _git(repository, "ls-tree", "--full-tree", "-r", "-z", commit):
         if entry:
             facts, _, path = entry.partition(b"\t")
             tree[_text(path)] = facts.split(b" ")[2].decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from worker.demo.history import made_up, read_git, read_git_tree, side_by_side, tree_of
+from worker.demo.history import made_up, name_of, read_git, read_git_tree, side_by_side, tree_of
 from worker.demo.plan import Plan
 from worker.demo.trial import Trial
 from worker.demo.view import Moving, Plain, View, result
@@ -75,27 +76,35 @@ def run_demo(  # noqa: PLR0913 - the options of the command
     )
     console.print(Text(facts), soft_wrap=True)
     console.print()
-    with tempfile.TemporaryDirectory(prefix="qworker-demo-") as folder:
-        plan = Plan(
-            changes=source.changes,
-            tree=source.tree,
-            repository=source.name,
-            folder=Path(folder),
-            shards=SHARDS,
-            processes=PROCESSES,
-            duplicates=DUPLICATES,
-            rate=len(source.changes) * (1 + DUPLICATES) / seconds if seconds else None,
-            kill_every=_pause(seconds, kills),
-            most_kills=kills,
-            seed=seed,
-            patience=seconds + _SETTLE_SECONDS,
-        )
-        try:
-            report = watch(Trial(plan), console, live=live)
-        except KeyboardInterrupt:
-            console.print("stopped")
-            return _EXIT_INTERRUPTED
-        return tell(report, console)
+    folder = Path(tempfile.mkdtemp(prefix="qworker-demo-"))
+    plan = Plan(
+        changes=source.changes,
+        tree=source.tree,
+        repository=source.name,
+        folder=folder,
+        shards=SHARDS,
+        processes=PROCESSES,
+        duplicates=DUPLICATES,
+        rate=len(source.changes) * (1 + DUPLICATES) / seconds if seconds else None,
+        kill_every=_pause(seconds, kills),
+        most_kills=kills,
+        seed=seed,
+        patience=seconds + _SETTLE_SECONDS,
+    )
+    kept = False
+    try:
+        report = watch(Trial(plan), console, live=live)
+        kept = not report.held
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return _EXIT_INTERRUPTED
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    code = tell(report, console)
+    if kept:
+        console.print(f"What happened lies in {folder}", soft_wrap=True)
+    return code
 
 
 def watch(trial: Trial, console: Console, *, live: bool | None = None) -> Report:
@@ -148,7 +157,7 @@ def _history_of(folder: Path, most: int) -> Source:
     changes = read_git(folder, most)
     if not changes:
         raise UsageError(f"{folder}: its history changes no file")
-    name = folder.resolve().name
+    name = name_of(folder)
     paths = len({change.path for change in changes})
     text = f"The history of {name}: {len(changes):,} changes of {paths:,} files"
     return Source(name, text, changes, read_git_tree(folder, changes[-1].commit))
