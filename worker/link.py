@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.topology import Queue, Topology
     from worker.transport.arrival import Arrival
     from worker.transport.inbound import ShardChannel
+    from worker.transport.outbound import Sent
 
 logger = logging.getLogger("worker")
 
@@ -69,6 +70,8 @@ class Link:
         self._outbound: Outbound | None = None
         self._waiting: dict[int, tuple[Outgoing, Then]] = {}
         self._unsent: list[Outgoing] = []
+        #: What a lost connection still heard; ``publish`` tells it.
+        self._last_words: list[Sent] = []
         #: Those that are in use, by name.
         self._retry_queues: dict[str, Queue] = {}
         self._failures = 0
@@ -182,6 +185,7 @@ class Link:
         self._inbound = self._outbound = None
         inbound.abandon()
         if outbound is not None:
+            self._last_words += outbound.decided()
             self._unsent = outbound.unconfirmed()
             outbound.abandon()
 
@@ -238,9 +242,9 @@ class Link:
 
         Raises BrokerUnreachable where the link broke.
         """
-        if self._outbound is None:
-            return 0
-        fates = self._outbound.pump()
+        fates, self._last_words = self._last_words, []
+        if not fates and self._outbound is not None:
+            fates = self._outbound.pump()
         for message, error in fates:
             _, then = self._waiting.pop(id(message))
             then(error)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
+    from worker.transport.outbound import Sent
 
 
 class Publisher:
@@ -128,11 +129,7 @@ class Publisher:
                 trouble = f" ({error})"
                 self._reconnect()
                 continue
-            for _, refusal in fates:
-                if refusal is None:
-                    self.confirmed += 1
-                else:
-                    self._refused.append(refusal)
+            self._note(fates)
             if fates:
                 deadline = monotonic() + self._settings.confirm_timeout
             elif self._outbound.outstanding > until:
@@ -143,8 +140,16 @@ class Publisher:
                 if (number := self._outbound.fileno()) is not None:
                     select.select([number], [], [], 0.1)
 
+    def _note(self, fates: list[Sent]) -> None:
+        for _, refusal in fates:
+            if refusal is None:
+                self.confirmed += 1
+            else:
+                self._refused.append(refusal)
+
     def _reconnect(self) -> None:
         assert self._outbound is not None  # noqa: S101 - only a connection can be lost
+        self._note(self._outbound.decided())
         unsent = self._outbound.unconfirmed()
         self._outbound.abandon()
         self._outbound = None

@@ -7,7 +7,7 @@ never the consuming connection: waiting for a confirm there would deliver messag
 
 A message counts as sent only when the broker confirmed it. What was not confirmed when the
 connection was lost is handed back by ``unconfirmed`` to be sent again on the next one, under the
-same ids.
+same ids; every other message is in what ``pump`` or ``decided`` returned.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Outbound:
     def pump(self) -> list[Sent]:
         """Write what the window has room for, and return what was decided meanwhile.
 
-        Raises BrokerUnreachable where the connection is lost.
+        Raises BrokerUnreachable where the connection is lost; ``decided`` has what was still heard.
         """
         try:
             if self._able.publishes_batches:
@@ -116,6 +116,10 @@ class Outbound:
                     self._write(self._pump)
         except self._lost as error:
             raise self._gone(error) from None
+        return self.decided()
+
+    def decided(self) -> list[Sent]:
+        """Return what was decided and not returned yet: of a lost connection, its last words."""
         sent, self._sent = self._sent, []
         return sent
 

@@ -1,0 +1,67 @@
+"""The link: both connections, lost and made together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from worker import App
+from worker.config import Settings
+from worker.errors import BrokerUnreachable, PublishError
+from worker.link import Link
+from worker.message import Outgoing
+from worker.telemetry import Telemetry
+from worker.transport.outbound import Outbound
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    """One to a broker in a file, connected."""
+    app = App("bank")
+    app.on("user.deposited")(_handle)
+    settings = Settings(broker=f"sqlite:///{tmp_path}/broker.db")
+    link = Link(
+        settings,
+        topology=app.topology(settings),
+        shards=(0,),
+        service=app.name,
+        telemetry=Telemetry(),
+        random=Random(1),
+    )
+    link.open()
+    yield link
+    link.close()
+
+
+def _handle(event: object) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture
+def ends_after_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the broker store what is published and then end the connection."""
+    publish_batch = Outbound._publish_batch  # noqa: SLF001 - between two steps of it
+
+    def publish_and_end(outbound: Outbound) -> None:
+        publish_batch(outbound)
+        raise OSError("the broker closed the connection")
+
+    monkeypatch.setattr(Outbound, "_publish_batch", publish_and_end)
+
+
+@pytest.mark.usefixtures("ends_after_writing")
+def test_a_fate_that_was_known_when_the_link_broke_is_told(link: Link) -> None:
+    fates: list[PublishError | None] = []
+    link.send(Outgoing("", "bank.g1.0", b"{}", "m1", {}, {}, mandatory=True), fates.append)
+    with pytest.raises(BrokerUnreachable) as caught:
+        link.publish()
+
+    link.drop(caught.value, time.monotonic())
+    link.publish()
+
+    assert fates == [None]
+    assert link.outstanding == 0

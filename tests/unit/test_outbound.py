@@ -1,0 +1,92 @@
+"""The publishing connection: what was heard before it broke, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import pack
+from types import SimpleNamespace
+from typing import Any, cast
+
+import amqp
+import kombu.connection
+import pytest
+
+from frames import METHOD, Wire, frame
+from worker.errors import BrokerUnreachable, Unroutable
+from worker.message import Outgoing
+from worker.transport.outbound import WINDOW, Outbound
+
+
+def outgoing(number: int = 0) -> Outgoing:
+    return Outgoing("", "q", b"{}", f"m{number}", {}, {}, mandatory=True)
+
+
+def ack(tag: int) -> bytes:
+    return frame(METHOD, 1, pack(">HHQB", 60, 80, tag, 0))
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as wire:
+        yield wire
+
+
+@pytest.fixture
+def outbound(wire: Wire) -> Outbound:
+    """One that publishes into the wire."""
+    channel = wire.connection.channels[1]
+    channel.confirm_select = lambda: None
+    connection = SimpleNamespace(
+        channel=lambda: channel,
+        connection=wire.connection,
+        connection_errors=amqp.Connection.connection_errors,
+        channel_errors=amqp.Connection.channel_errors,
+    )
+    wire.connection.frame_max = 128 * 1024
+    return Outbound(cast("Any", connection), "amqp://nowhere")
+
+
+def test_a_confirm_that_came_just_before_the_end_is_not_lost(
+    wire: Wire, outbound: Outbound
+) -> None:
+    first, second = outgoing(1), outgoing(2)
+    outbound.send([first, second])
+    outbound.pump()
+    wire.send(ack(1))
+    wire.far.close()
+
+    with pytest.raises(BrokerUnreachable):
+        outbound.pump()
+
+    assert outbound.decided() == [(first, None)]
+    assert outbound.decided() == []
+    assert outbound.unconfirmed() == [second]
+
+
+def test_a_batch_that_was_stored_before_the_end_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    connection = kombu.connection.Connection(
+        transport="worker.transport.memory:Transport", virtual_host=str(tmp_path)
+    )
+    outbound = Outbound(connection, "memory://")
+    messages = [outgoing(number) for number in range(WINDOW + 1)]
+    outbound.send(messages)
+    answers: list[Any] = [[0], OSError("the disk is full")]
+
+    def publish_many(_batch: object) -> list[int]:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return cast("list[int]", answer)
+
+    monkeypatch.setattr(outbound._channel, "publish_many", publish_many)  # noqa: SLF001
+
+    with pytest.raises(BrokerUnreachable):
+        outbound.pump()
+
+    (unroutable, *stored) = outbound.decided()
+    assert isinstance(unroutable.error, Unroutable)
+    assert [(sent.message, sent.error) for sent in stored] == [(m, None) for m in messages[1:-1]]
+    assert outbound.unconfirmed() == messages[-1:]
+    outbound.close()
