@@ -128,6 +128,11 @@ class App:
 
         Raises ConfigurationError for what cannot be meant.
         """
+        if inspect.isroutine(what):
+            raise ConfigurationError(
+                f"App({self.name!r}).on is used without saying what {what.__name__} observes;"
+                " write @app.on(UserDeposited), or a name or pattern"
+            )
 
         def register(target: F) -> F:
             handler = self._handler(
@@ -289,7 +294,12 @@ class App:
         call = getattr(target, "handle", None) if is_class else target
         if not callable(call):
             raise ConfigurationError(f"{told}: a handler class has a method handle(event)")
-        if timeout is not None and not timeout > 0:
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(
+                f"{told}: retry={retry!r}; a RetryPolicy, such as RetryPolicy(attempts=3)"
+            )
+        seconds: object = timeout
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
             raise ConfigurationError(f"{told}: timeout={timeout!r}; seconds above zero, or None")
         schema = schema_of(what)
         if schema is None and not isinstance(what, str):

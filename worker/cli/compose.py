@@ -26,6 +26,7 @@ _MAX_KEY = 1024
 
 
 #: What to tell of an event that no queue is bound for.
+KEYLESS = "no key, so nothing orders it; say --key, or --app, whose class knows it"
 UNHEARD = (
     "no service observes it, so it went nowhere; a service's queues are there from its first start"
     " (or 'qworker topology --declare')"
@@ -62,6 +63,8 @@ class Composer:
         self._app = app
         self._classes = event_classes() if app is not None else {}
         self._decoders: dict[str, Decoder] = {}
+        #: How many had no key, where no app could tell whether that was meant.
+        self.keyless = 0
 
     def compose(self, wanted: Wanted) -> Outgoing:
         """Return the message. Raises WrongMessage."""
@@ -88,6 +91,7 @@ class Composer:
             )
         except ValueError as error:
             raise WrongMessage(str(error)) from None
+        self.keyless += key is None and self._app is None
         # Events too, so that their publisher can be told that nobody observes them yet.
         outgoing.mandatory = True
         return outgoing

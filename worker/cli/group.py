@@ -124,7 +124,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None: 
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nAn example, with nothing installed but qworker:\n"
     "  qworker start --app handlers --shards 8\n"
-    "  qworker publish user.deposited user_id=u1 amount=10",
+    "  qworker publish --app handlers user.deposited user_id=u1 amount=10",
 )
 @click.option(
     "--version",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from worker.cli.compose import UNHEARD, Composer, Wanted, WrongMessage
+from worker.cli.compose import KEYLESS, UNHEARD, Composer, Wanted, WrongMessage
 from worker.cli.lines import Bare, Source, reader
 from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, settings_options
@@ -118,6 +118,8 @@ def _publish_one(options: Mapping[str, object], wanted: Wanted) -> int:
         note(f"qworker: {wanted.name}: {UNHEARD}")
     finally:
         publisher.close()
+    if composer.keyless:
+        note(f"qworker: {wanted.name}: {KEYLESS}")
     emit(outgoing.message_id)
     return 0
 

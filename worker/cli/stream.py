@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.cli.compose import UNHEARD, WrongMessage
+from worker.cli.compose import KEYLESS, UNHEARD, WrongMessage
 from worker.cli.output import emit, note
 from worker.errors import ConfirmTimeout, PublishError, Unreachable, Unroutable, UsageError
 
@@ -80,6 +80,8 @@ class Stream:
         emit(f"published {done} in {seconds:.2f} s, {rate}")
         if self._unheard:
             note(f"qworker: {self._unheard} of them: {UNHEARD}")
+        if self._composer.keyless:
+            note(f"qworker: {self._composer.keyless} of them: {KEYLESS}")
         return 0
 
     @property
