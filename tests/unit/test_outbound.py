@@ -11,7 +11,7 @@ import amqp
 import kombu.connection
 import pytest
 
-from frames import METHOD, Wire, frame
+from frames import BODY, HEADER, METHOD, Wire, frame, short
 from worker.errors import BrokerUnreachable, Unroutable
 from worker.message import Outgoing
 from worker.transport.outbound import WINDOW, Outbound
@@ -23,6 +23,16 @@ def outgoing(number: int = 0) -> Outgoing:
 
 def ack(tag: int) -> bytes:
     return frame(METHOD, 1, pack(">HHQB", 60, 80, tag, 0))
+
+
+def back() -> bytes:
+    """Return the frames of a message that no queue took."""
+    method = pack(">HHH", 60, 50, 312) + short("NO_ROUTE") + short("") + short("q")
+    return (
+        frame(METHOD, 1, method)
+        + frame(HEADER, 1, pack(">HHQH", 60, 0, 2, 0))
+        + frame(BODY, 1, b"{}")
+    )
 
 
 @pytest.fixture
@@ -61,6 +71,17 @@ def test_a_confirm_that_came_just_before_the_end_is_not_lost(
     assert outbound.decided() == [(first, None)]
     assert outbound.decided() == []
     assert outbound.unconfirmed() == [second]
+
+
+def test_nothing_is_kept_of_a_message_that_came_back(wire: Wire, outbound: Outbound) -> None:
+    outbound.send([outgoing(1), outgoing(2)])
+    outbound.pump()
+    wire.send(back() + ack(1) + back() + ack(2))
+
+    fates = outbound.pump()
+
+    assert [type(sent.error) for sent in fates] == [Unroutable, Unroutable]
+    assert not outbound._returned  # noqa: SLF001 - what is kept shows nowhere else
 
 
 def test_a_batch_that_was_stored_before_the_end_is_not_lost(

@@ -217,11 +217,13 @@ class Outbound:
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for item in self._take(tag, multiple):
             place = (item.exchange, item.routing_key, item.body)
-            if self._returned[place]:
-                self._returned[place] -= 1
-                self._sent.append(Sent(item, _unroutable(item)))
-            else:
+            if place not in self._returned:
                 self._sent.append(Sent(item, None))
+                continue
+            self._returned[place] -= 1
+            if not self._returned[place]:
+                del self._returned[place]  # it holds the body
+            self._sent.append(Sent(item, _unroutable(item)))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for item in self._take(tag, multiple):
