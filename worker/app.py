@@ -362,7 +362,7 @@ def load_app(reference: str) -> App:
         raise ConfigurationError("which app? Say --app MODULE[:ATTRIBUTE], or set QWORKER_APP")
     module_name, _, attribute = reference.partition(":")
     if module_name.endswith(".py") or "/" in module_name:
-        shown = module_name.removesuffix(".py").replace("/", ".")
+        shown = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
         raise ConfigurationError(f"--app {reference}: a module, not a file: try --app {shown}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
