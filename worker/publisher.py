@@ -38,6 +38,8 @@ class Publisher:
         self._lock = threading.RLock()
         self._depth = 0
         self._outbound: Outbound | None = None
+        #: What a lost connection did not confirm; the next one sends it first.
+        self._unsent: list[Outgoing] = []
         self._pid = os.getpid()
         self._refused: list[PublishError] = []
         #: Messages confirmed since it was made.
@@ -49,6 +51,7 @@ class Publisher:
         self._depth += 1
         if self._pid != os.getpid():
             self._outbound = None  # the parent's; closing it here would close the parent's socket
+            self._unsent, self._refused = [], []
             self._pid = os.getpid()
         return self
 
@@ -61,12 +64,16 @@ class Publisher:
         """Wait until everything published in the block is confirmed.
 
         Raises what refused a message: Unroutable, PublishRefused, ConfirmTimeout; several at once
-        as an ExceptionGroup. Raises BrokerUnreachable where no broker answers any more.
+        as an ExceptionGroup. Raises BrokerUnreachable where no broker answers any more; nothing is
+        on its way then.
         """
         try:
-            if self._depth == 1:
+            told = isinstance(error, BrokerUnreachable) and self._outbound is None
+            if self._depth == 1 and not told:
                 self.flush()
         finally:
+            if self._depth == 1:
+                self._unsent = []
             self._depth -= 1
             self._lock.release()
 
@@ -82,7 +89,7 @@ class Publisher:
         """Put ``event`` on its way and return its id.
 
         Raises TypeError or ValueError where it cannot be encoded, BrokerUnreachable where no
-        broker answers.
+        broker answers; then this one is not on its way, and what was before it still is.
         """
         outgoing = self._codec.encode(
             event,
@@ -96,11 +103,11 @@ class Publisher:
 
     def send(self, outgoing: Outgoing) -> None:
         """Put a message on its way that is encoded already. Raises BrokerUnreachable."""
-        if self._outbound is None:
-            self._outbound = self._connect([])
-        self._outbound.send((outgoing,))
-        if self._outbound.outstanding >= WINDOW:
+        outbound = self._outbound or self._connect()
+        if outbound.outstanding >= WINDOW:
             self._move(until=WINDOW // 2)
+            outbound = self._outbound or self._connect()
+        outbound.send((outgoing,))
 
     def flush(self) -> None:
         """Wait until everything on its way is confirmed. Raises as leaving the block does."""
@@ -122,23 +129,26 @@ class Publisher:
         """Write and take confirms until at most ``until`` messages are outstanding."""
         deadline = monotonic() + self._settings.confirm_timeout
         trouble = ""
-        while self._outbound is not None and self._outbound.outstanding > until:
+        while self._outstanding > until:
+            outbound = self._outbound or self._connect()
             try:
-                fates = self._outbound.pump()
+                fates = outbound.pump()
             except BrokerUnreachable as error:
                 trouble = f" ({error})"
-                self._reconnect()
+                self._drop(outbound)
                 continue
             self._note(fates)
             if fates:
                 deadline = monotonic() + self._settings.confirm_timeout
-            elif self._outbound.outstanding > until:
+            elif outbound.outstanding > until:
                 if monotonic() > deadline:
-                    self._give_up(trouble)
-                if self._outbound is None:
-                    return
-                if (number := self._outbound.fileno()) is not None:
+                    self._give_up(outbound, trouble)
+                elif (number := outbound.fileno()) is not None:
                     select.select([number], [], [], 0.1)
+
+    @property
+    def _outstanding(self) -> int:
+        return len(self._unsent) if self._outbound is None else self._outbound.outstanding
 
     def _note(self, fates: list[Sent]) -> None:
         for _, refusal in fates:
@@ -147,19 +157,16 @@ class Publisher:
             else:
                 self._refused.append(refusal)
 
-    def _reconnect(self) -> None:
-        assert self._outbound is not None  # noqa: S101 - only a connection can be lost
-        self._note(self._outbound.decided())
-        unsent = self._outbound.unconfirmed()
-        self._outbound.abandon()
+    def _drop(self, outbound: Outbound) -> None:
+        """Let go of a connection and keep what it did not confirm."""
+        self._note(outbound.decided())
+        self._unsent = outbound.unconfirmed()
         self._outbound = None
-        self._outbound = self._connect(unsent)
+        outbound.abandon()
 
-    def _give_up(self, trouble: str) -> None:
-        assert self._outbound is not None  # noqa: S101 - the caller looked
-        lost = self._outbound.unconfirmed()
-        self._outbound.abandon()
-        self._outbound = None
+    def _give_up(self, outbound: Outbound, trouble: str) -> None:
+        self._drop(outbound)
+        lost, self._unsent = self._unsent, []
         ids = ", ".join(item.message_id for item in lost[:3]) + (", …" if lost[3:] else "")
         self._refused.append(
             ConfirmTimeout(
@@ -169,9 +176,10 @@ class Publisher:
             )
         )
 
-    def _connect(self, unsent: list[Outgoing]) -> Outbound:
-        outbound = patiently(self._open, self._settings.connect_timeout)
-        outbound.send(unsent)
+    def _connect(self) -> Outbound:
+        self._outbound = outbound = patiently(self._open, self._settings.connect_timeout)
+        outbound.send(self._unsent)
+        self._unsent = []
         return outbound
 
     def _open(self) -> Outbound:

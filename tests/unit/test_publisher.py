@@ -1,0 +1,113 @@
+"""Publishing over a connection that ends: nothing is forgotten in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import App, Event
+from worker.errors import BrokerUnreachable
+from worker.transport.outbound import Outbound
+
+
+class Deposited(Event, name="user.deposited", key="user"):
+    """Money arrived."""
+
+    user: str
+
+
+class Broker:
+    """What the embedded broker does to who publishes: answer, or not."""
+
+    def __init__(self) -> None:
+        self.accepts = True
+        #: How many batches are still to fail.
+        self.failures = 0
+        self.connections = 0
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """The broker, which can be made to fail."""
+    broker = Broker()
+    publish_batch = Outbound._publish_batch  # noqa: SLF001 - where the connection ends
+    outbound = Outbound.__init__
+
+    def publish(self: Outbound) -> None:
+        if broker.failures:
+            broker.failures -= 1
+            raise OSError("the broker ended the connection")
+        publish_batch(self)
+
+    def connect(self: Outbound, *arguments: Any) -> None:
+        broker.connections += 1
+        if not broker.accepts:
+            raise BrokerUnreachable("the broker does not answer")
+        outbound(self, *arguments)
+
+    monkeypatch.setattr(Outbound, "_publish_batch", publish)
+    monkeypatch.setattr(Outbound, "__init__", connect)
+    return broker
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    """A service that publishes into a file, and observes what it publishes."""
+    app = App(
+        "bank",
+        broker=f"sqlite:///{tmp_path}/broker.db",
+        settings={"connect_timeout": 0.2, "confirm_timeout": 1.0},
+    )
+    yield app
+    app.close()
+
+
+def fill_the_window(out: Any) -> None:
+    for number in range(1000):
+        out.publish(Deposited(user=str(number)))
+
+
+def test_what_was_on_its_way_when_no_broker_answered_is_sent_later(
+    app: App, broker: Broker
+) -> None:
+    with app.publisher() as out:
+        fill_the_window(out)
+        broker.failures, broker.accepts = 1, False
+        with pytest.raises(BrokerUnreachable):
+            out.publish(Deposited(user="late"))
+        broker.accepts = True
+
+    assert out.confirmed == 1000
+
+
+def publish_while_the_broker_goes(app: App, broker: Broker, *, and_go_on: bool) -> None:
+    with app.publisher() as out:
+        fill_the_window(out)
+        broker.failures, broker.accepts = 1, False
+        try:
+            out.publish(Deposited(user="late"))
+        except BrokerUnreachable:
+            if not and_go_on:
+                raise
+
+
+def test_leaving_the_block_tells_that_something_was_not_confirmed(app: App, broker: Broker) -> None:
+    with pytest.raises(BrokerUnreachable):
+        publish_while_the_broker_goes(app, broker, and_go_on=True)
+
+    broker.accepts = True
+    with app.publisher() as out:
+        out.publish(Deposited(user="another"))
+    assert out.confirmed == 1
+
+
+def test_who_was_told_that_no_broker_answers_does_not_wait_for_one_again(
+    app: App, broker: Broker
+) -> None:
+    with pytest.raises(BrokerUnreachable) as caught:
+        publish_while_the_broker_goes(app, broker, and_go_on=False)
+
+    assert caught.value.__context__ is None
