@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
 from worker.errors import BrokerUnreachable, ConfirmTimeout, PublishError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
     from worker.transport.outbound import Sent
+
+#: Seconds between a connection that was lost with nothing confirmed on it, and the next.
+_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Publisher:
@@ -128,7 +131,7 @@ class Publisher:
     def _move(self, until: int) -> None:
         """Write and take confirms until at most ``until`` messages are outstanding."""
         deadline = monotonic() + self._settings.confirm_timeout
-        trouble = ""
+        trouble, pause = "", 0.0
         while self._outstanding > until:
             outbound = self._outbound or self._connect()
             try:
@@ -136,13 +139,20 @@ class Publisher:
             except BrokerUnreachable as error:
                 trouble = f" ({error})"
                 self._drop(outbound)
+                if self._unsent and monotonic() > deadline:
+                    self._give_up(trouble)
+                    return
+                sleep(pause)  # a broker that refuses a message ends every connection that has it
+                pause = min(2 * pause + _PAUSE, _LONGEST_PAUSE)
                 continue
             self._note(fates)
             if fates:
+                pause = 0.0
                 deadline = monotonic() + self._settings.confirm_timeout
             elif outbound.outstanding > until:
                 if monotonic() > deadline:
-                    self._give_up(outbound, trouble)
+                    self._drop(outbound)
+                    self._give_up(trouble)
                 elif (number := outbound.fileno()) is not None:
                     select.select([number], [], [], 0.1)
 
@@ -164,8 +174,7 @@ class Publisher:
         self._outbound = None
         outbound.abandon()
 
-    def _give_up(self, outbound: Outbound, trouble: str) -> None:
-        self._drop(outbound)
+    def _give_up(self, trouble: str) -> None:
         lost, self._unsent = self._unsent, []
         ids = ", ".join(item.message_id for item in lost[:3]) + (", …" if lost[3:] else "")
         self._refused.append(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from worker import App, Event
-from worker.errors import BrokerUnreachable
+from worker.errors import BrokerUnreachable, ConfirmTimeout
 from worker.transport.outbound import Outbound
 
 
@@ -111,3 +111,14 @@ def test_who_was_told_that_no_broker_answers_does_not_wait_for_one_again(
         publish_while_the_broker_goes(app, broker, and_go_on=False)
 
     assert caught.value.__context__ is None
+
+
+def test_a_broker_that_ends_every_connection_at_the_message_is_given_up(
+    app: App, broker: Broker
+) -> None:
+    broker.failures = 1_000_000
+
+    with pytest.raises(ConfirmTimeout, match="the broker ended the connection"):
+        app.publish(Deposited(user="refused"))
+
+    assert 1 < broker.connections < 10
