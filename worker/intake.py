@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """Reads deliveries for one app. Used by the I/O thread; runs no user code but key functions."""
+    """Reads deliveries for one app. Used by the I/O thread.
+
+    Of user code it runs key functions, and what decoding a payload for these runs.
+    """
 
     def __init__(self, app: App, codec: Codec) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """What became of one message at one handler: a closed union, matched in one place.
 
-The executor returns one of these; ``consumer.py`` turns it into settlement. Nothing else in
-the runtime decides the fate of a message.
+The executor returns one of these, and ``fate.py`` acts on it. Nothing else in the runtime decides
+what becomes of a message whose handler ran.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class RetryLater:
 class DeadLetter:
     """Set the message aside with a reason in plain words.
 
-    ``exhausted`` tells that the retry policy gave up, so that the handler's ``on_exhausted``
-    policy (dead_letter, park_key or halt_shard) applies; a message that could never be handled
+    ``exhausted`` tells that the retry policy gave up, so that its ``exhausted`` setting
+    (dead_letter, park_key or halt_shard) applies; a message that could never be handled
     goes to the dead-letter queue whatever that policy says.
     """
 
@@ -49,7 +49,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The handler never ran (an earlier message of its lane must run again first)."""
+    """The handler never ran.
+
+    An earlier message of its lane has to run again first, a drain began, or the claim may have
+    expired.
+    """
 
 
 Outcome = Done | RetryLater | DeadLetter | Abandoned
