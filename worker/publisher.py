@@ -32,14 +32,16 @@ class Publisher:
 
     ``publish`` returns as soon as the message is on its way; leaving the block waits until all
     are confirmed. A broken connection is made anew and what was not confirmed is sent again, under
-    the same ids. After a fork the child makes a connection of its own.
+    the same ids. A block within a block has its own messages confirmed. After a fork the child
+    makes a connection of its own.
     """
 
     def __init__(self, codec: Codec, settings: Settings) -> None:
         self._codec = codec
         self._settings = settings
         self._lock = threading.RLock()
-        self._depth = 0
+        #: For each block that is open, how much was refused before it.
+        self._blocks: list[int] = []
         self._outbound: Outbound | None = None
         #: What a lost connection did not confirm; the next one sends it first.
         self._unsent: list[Outgoing] = []
@@ -49,13 +51,22 @@ class Publisher:
         self.confirmed = 0
 
     def __enter__(self) -> Self:
-        """Take the publisher for this thread."""
+        """Take the publisher for this thread. Within a block, wait until that one is confirmed.
+
+        Raises BrokerUnreachable where the block around it cannot be confirmed.
+        """
         self._lock.acquire()
-        self._depth += 1
-        if self._pid != os.getpid():
-            self._outbound = None  # the parent's; closing it here would close the parent's socket
-            self._unsent, self._refused = [], []
-            self._pid = os.getpid()
+        try:
+            if self._pid != os.getpid():
+                # The parent's; closing it here would close the parent's socket.
+                self._outbound = None
+                self._unsent, self._refused = [], []
+                self._pid = os.getpid()
+            self._move(until=0)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._blocks.append(len(self._refused))
         return self
 
     def __exit__(
@@ -72,12 +83,11 @@ class Publisher:
         """
         try:
             told = isinstance(error, BrokerUnreachable) and self._outbound is None
-            if self._depth == 1 and not told:
+            if not told:
                 self.flush()
         finally:
-            if self._depth == 1:
-                self._unsent = []
-            self._depth -= 1
+            self._unsent = []
+            del self._refused[self._blocks.pop() :]
             self._lock.release()
 
     def publish(
@@ -115,7 +125,8 @@ class Publisher:
     def flush(self) -> None:
         """Wait until everything on its way is confirmed. Raises as leaving the block does."""
         self._move(until=0)
-        refused, self._refused = self._refused, []
+        before = self._blocks[-1]
+        refused, self._refused = self._refused[before:], self._refused[:before]
         if len(refused) == 1:
             raise refused[0]
         if refused:

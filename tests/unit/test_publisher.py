@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-from worker import App, Event
-from worker.errors import BrokerUnreachable, ConfirmTimeout
+from worker import App, Command, Event
+from worker.errors import BrokerUnreachable, ConfirmTimeout, Unroutable
 from worker.transport.outbound import Outbound
 
 
 class Deposited(Event, name="user.deposited", key="user"):
     """Money arrived."""
+
+    user: str
+
+
+class Close(Command, name="close", to="nobody", key="user"):
+    """It has no queue."""
 
     user: str
 
@@ -122,3 +128,23 @@ def test_a_broker_that_ends_every_connection_at_the_message_is_given_up(
         app.publish(Deposited(user="refused"))
 
     assert 1 < broker.connections < 10
+
+
+def test_publishing_one_within_a_block_is_confirmed_when_it_returns(app: App) -> None:
+    with app.publisher() as out:
+        app.publish(Deposited(user="alice"))
+        assert out.confirmed == 1
+
+
+def test_each_block_is_told_of_its_own_messages(app: App) -> None:
+    outer, inner = Close(user="a"), Close(user="b")
+
+    def publish_both() -> None:
+        with app.publisher() as out:
+            out.publish(outer)
+            app.publish(Deposited(user="alice"))
+            with pytest.raises(Unroutable, match=inner.event_id):
+                app.publish(inner)
+
+    with pytest.raises(Unroutable, match=outer.event_id):
+        publish_both()
