@@ -20,7 +20,7 @@ from worker.retry import RetryPolicy
 from worker.telemetry import BrokerLost, BrokerRegained
 from worker.topology import RETRY_SECONDS, declare, declare_queue, retry_arguments
 from worker.transport.capabilities import capabilities_of, connect
-from worker.transport.inbound import Inbound, release
+from worker.transport.inbound import Inbound, losses, release
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class Link:
                 outbound.close()
             if isinstance(error, AccessRefused):
                 raise ConfigurationError(f"the broker does not let this user: {error}") from None
-            lost = (*inbound_connection.connection_errors, *inbound_connection.channel_errors)
-            if isinstance(error, (*lost, OSError)):
+            if isinstance(error, losses(inbound_connection)):
                 text = str(error) or type(error).__name__
                 raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
@@ -316,6 +315,6 @@ def _declare_retry(queue: Queue, connection: Connection) -> bool:
     except ConfigurationError as error:
         logger.warning("retries wait in memory instead: %s", error)
         return False
-    except (*connection.connection_errors, *connection.channel_errors, OSError):
+    except losses(connection):
         return False  # whoever uses the connection next will notice
     return True

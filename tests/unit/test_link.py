@@ -65,3 +65,25 @@ def test_a_fate_that_was_known_when_the_link_broke_is_told(link: Link) -> None:
 
     assert fates == [None]
     assert link.outstanding == 0
+
+
+def vanish(*_: object) -> None:
+    raise AttributeError("'NoneType' object has no attribute 'write'")
+
+
+def test_a_transport_that_vanishes_while_it_connects_is_a_broker_that_does_not_answer(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link.close()
+    monkeypatch.setattr("worker.link.declare", vanish)
+
+    with pytest.raises(BrokerUnreachable):
+        link.open()
+
+
+def test_a_transport_that_vanishes_while_a_retry_queue_is_declared_ends_nothing(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.link.declare_queue", vanish)
+
+    assert link.declare_retry(1.0) is None

@@ -111,3 +111,22 @@ def test_a_batch_that_was_stored_before_the_end_is_not_lost(
     assert [(sent.message, sent.error) for sent in stored] == [(m, None) for m in messages[1:-1]]
     assert outbound.unconfirmed() == messages[-1:]
     outbound.close()
+
+
+def test_a_connection_that_cannot_be_used_is_let_go() -> None:
+    collected = []
+
+    def channel() -> None:
+        raise AttributeError("'NoneType' object has no attribute 'write'")
+
+    connection = SimpleNamespace(
+        channel=channel,
+        collect=lambda **_: collected.append(True),
+        connection_errors=amqp.Connection.connection_errors,
+        channel_errors=amqp.Connection.channel_errors,
+    )
+
+    with pytest.raises(BrokerUnreachable):
+        Outbound(cast("Any", connection), "amqp://nowhere")
+
+    assert collected == [True]

@@ -50,12 +50,7 @@ class Inbound:
         self.connection = connection
         self._arrivals: list[Arrival] = []
         self._by_channel: dict[Any, ShardChannel] = {}
-        self._lost = (
-            *connection.connection_errors,
-            *connection.channel_errors,
-            OSError,
-            AttributeError,  # py-amqp, where its transport vanished in the middle of a call
-        )
+        self._lost = losses(connection)
         self._pump = (
             FramePump(connection.connection, self._arrivals) if self.able.has_socket else None
         )
@@ -179,6 +174,16 @@ def _ack_frames(acks: list[tuple[Any, int | None, list[int]]]) -> Iterator[bytes
             yield ack_frame(channel.channel_id, upto, multiple=True)
         for tag in singles:
             yield ack_frame(channel.channel_id, tag, multiple=False)
+
+
+def losses(connection: Connection) -> tuple[type[BaseException], ...]:
+    """Return what a call on ``connection`` raises where the broker ended it, or its channel."""
+    return (
+        *connection.connection_errors,
+        *connection.channel_errors,
+        OSError,
+        AttributeError,  # py-amqp, where its transport vanished in the middle of a call
+    )
 
 
 def release(connection: Connection) -> None:

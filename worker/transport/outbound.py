@@ -22,7 +22,7 @@ from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unrou
 from worker.transport.capabilities import capabilities_of
 from worker.transport.embedded.encoding import Unencodable
 from worker.transport.frames import FramePump, publish_frames
-from worker.transport.inbound import abandon, release
+from worker.transport.inbound import abandon, losses, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,12 +67,7 @@ class Outbound:
         #: What came back, by exchange, routing key and body: its properties may be undecodable.
         self._returned: Counter[tuple[str, str, bytes]] = Counter()
         self.blocked = False
-        self._lost = (
-            *connection.connection_errors,
-            *connection.channel_errors,
-            OSError,
-            AttributeError,  # py-amqp, where its transport vanished in the middle of a call
-        )
+        self._lost = losses(connection)
         try:
             self._channel = connection.channel()
             self._pump: FramePump | None = None
@@ -86,8 +81,11 @@ class Outbound:
                 native.on_blocked = self._on_blocked
                 native.on_unblocked = self._on_unblocked
                 self._pump = FramePump(native, [])
-        except self._lost as error:
-            raise self._gone(error) from None
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, self._lost):
+                raise self._gone(error) from None
+            raise
 
     def fileno(self) -> int | None:
         """Return the descriptor to wait on; None where confirms need no waiting."""
