@@ -8,19 +8,25 @@ import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
-from worker.errors import BrokerUnreachable, ConfirmTimeout, PublishError
+from amqp.exceptions import AccessRefused, NotFound
+
+from worker.errors import BrokerUnreachable, ConfigurationError, ConfirmTimeout, PublishError
 from worker.patience import patiently
 from worker.topology import declare_exchange, public_exchanges
 from worker.transport.capabilities import connect
+from worker.transport.inbound import losses, release
 from worker.transport.outbound import WINDOW, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from kombu.connection import Connection
+
     from worker.codec import Codec
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
+    from worker.topology import Exchange
     from worker.transport.outbound import Sent
 
 #: Seconds between a connection that was lost with nothing confirmed on it, and the next.
@@ -78,8 +84,8 @@ class Publisher:
         """Wait until everything published in the block is confirmed.
 
         Raises what refused a message: Unroutable, PublishRefused, ConfirmTimeout; several at once
-        as an ExceptionGroup. Raises BrokerUnreachable where no broker answers any more; nothing is
-        on its way then.
+        as an ExceptionGroup. Raises BrokerUnreachable where no broker answers any more, and
+        ConfigurationError where the user may not publish; nothing is on its way then.
         """
         try:
             told = isinstance(error, BrokerUnreachable) and self._outbound is None
@@ -150,6 +156,8 @@ class Publisher:
             except BrokerUnreachable as error:
                 trouble = f" ({error})"
                 self._drop(outbound)
+                if isinstance(error.__cause__, AccessRefused):
+                    raise ConfigurationError(f"this user may not publish: {error}") from None
                 if self._unsent and monotonic() > deadline:
                     self._give_up(trouble)
                     return
@@ -209,15 +217,33 @@ class Publisher:
             timeout=self._settings.connect_timeout,
             name=f"qworker {self._codec.service} publisher {os.getpid()}",
         )
-        outbound = Outbound(connection, self._settings.broker)
-
-        def declare(channel: Any) -> None:  # noqa: ANN401
-            for exchange in public_exchanges(self._settings):
-                declare_exchange(channel, exchange)
-
         try:
-            outbound.call(declare)
-        except BaseException:
-            outbound.close()
+            for exchange in public_exchanges(self._settings):
+                _declare(exchange, connection)
+        except BaseException as error:
+            release(connection)
+            if isinstance(error, losses(connection)):
+                text = str(error) or type(error).__name__
+                raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
-        return outbound
+        return Outbound(connection, self._settings.broker)
+
+
+def _declare(exchange: Exchange, connection: Connection) -> None:
+    """Declare an exchange; a user who may only publish finds it there.
+
+    RabbitMQ asks for no permission where a declaration is passive ("Access Control").
+    """
+    channel = connection.channel()
+    try:
+        declare_exchange(channel, exchange)
+    except AccessRefused as refusal:
+        channel = connection.channel()  # a refusal ends a channel
+        try:
+            channel.exchange_declare(exchange.name, exchange.type, passive=True)
+        except (AccessRefused, NotFound) as error:
+            raise ConfigurationError(
+                f"this user may not declare the exchange {exchange.name!r}, and it is not there:"
+                f" start a service that has it, or let the user configure it ({refusal}; {error})"
+            ) from None
+    channel.close()

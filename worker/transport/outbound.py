@@ -103,7 +103,8 @@ class Outbound:
     def pump(self) -> list[Sent]:
         """Write what the window has room for, and return what was decided meanwhile.
 
-        Raises BrokerUnreachable where the connection is lost; ``decided`` has what was still heard.
+        Raises BrokerUnreachable where the connection is lost; ``decided`` has what was still heard,
+        and the cause is what the broker said.
         """
         try:
             if self._able.publishes_batches:
@@ -113,7 +114,7 @@ class Outbound:
                 if self._queue:
                     self._write(self._pump)
         except self._lost as error:
-            raise self._gone(error) from None
+            raise self._gone(error) from error
         return self.decided()
 
     def decided(self) -> list[Sent]:
