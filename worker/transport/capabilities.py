@@ -80,7 +80,8 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
     errors = []
     for _ in range(url.count(";") + 1):
         try:
-            connection.connect()
+            # connect() would try twice, and sleep in between.
+            connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
         except amqp.exceptions.AccessRefused as error:
             connection.release()
             raise ConfigurationError(
