@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 SCHEMES = ("amqp", "amqps", "sqlite", "memory")
+#: Of those that py-amqp has, what RabbitMQ knows.
+_LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
 
 def broker_mistakes(urls: str) -> list[str]:
@@ -35,4 +37,17 @@ def amqp_mistake(url: str) -> str:
         return "its port is no number from 0 to 65535; such as amqp://user:password@host:5672/vhost"
     if not parts.hostname:
         return f"it has no host; such as amqp://user:password@host:{port or 5672}/vhost"
+    return _query_mistake(parts.query)
+
+
+def _query_mistake(query: str) -> str:
+    # Nothing of it is shown: it may be the rest of a password.
+    options = parse_qsl(query, keep_blank_values=True)
+    if {name for name, _ in options} - {"login_method"}:
+        return (
+            "the one option after its '?' is login_method; heartbeat and connect_timeout are"
+            " settings of their own, and TLS is amqps://"
+        )
+    if {value for _, value in options} - set(_LOGIN_METHODS):
+        return f"its login_method is one of {', '.join(_LOGIN_METHODS)}"
     return ""

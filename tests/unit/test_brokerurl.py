@@ -1,0 +1,29 @@
+"""What is wrong with the URL of a broker is told, and no password with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.brokerurl import broker_mistakes
+
+
+@pytest.mark.parametrize(
+    "query", ["timeout=5", "timeout", "ssl_ca_certs=/ca", "heartbeat=x", "virtual_host=a"]
+)
+def test_an_option_that_nothing_reads_is_a_mistake(query: str) -> None:
+    (mistake,) = broker_mistakes(f"amqp://host//?{query}")
+
+    assert "the one option after its '?' is login_method" in mistake
+
+
+def test_a_way_to_log_in_that_does_not_exist_is_a_mistake() -> None:
+    assert broker_mistakes("amqp://host/?login_method=EXTERNAL") == []
+    assert broker_mistakes("amqp://host/?login_method=MAGIC") == [
+        "its login_method is one of PLAIN, AMQPLAIN, EXTERNAL"
+    ]
+
+
+def test_the_rest_of_a_password_is_no_option() -> None:
+    (mistake,) = broker_mistakes("amqp://u:5?hunter2@host/")
+
+    assert "hunter2" not in mistake
