@@ -13,8 +13,10 @@ _LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 def broker_mistakes(urls: str) -> list[str]:
     """Return what is wrong with ``urls`` (one, or several by ``;``). No text shows a password."""
     parts = [url for url in urls.split(";") if url]
-    schemes = {url.split(":", 1)[0] for url in parts}
+    schemes = {url.split(":", 1)[0] for url in parts if "://" in url or "@" not in urls}
     found = []
+    if any("://" not in url for url in parts) and "@" in urls:  # not shown: it may be a password
+        found.append("a part of it is no URL: one has ://, and ';' in a password is %3B")
     for scheme in sorted(schemes.difference(SCHEMES)):
         near = get_close_matches(scheme, SCHEMES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 #: Up to the last @: passwords hold signs that a URL should escape. Rather too much is masked than
 #: too little. Lengths are bounded, because this is searched for in texts from outside.
 _PASSWORD = re.compile(
-    r"(?P<head>[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,255}:)[^\s;]{0,1024}(?=@)", re.IGNORECASE
+    r"""(?P<head> [a-z][a-z0-9+.-]{0,30}:// [^\s:/@]{0,255} :)
+    (?:
+        (?: [^\s;@]{0,1024}+ (?: ; (?![a-z][a-z0-9+.-]{0,30}://) [^\s;@]{0,255}+ ){0,8}+ @ ){1,64}+
+        | (?! \d{1,5}\b )  # a port, before other words
+          [^\s@]{0,1024}+ (?: [ ] (?![a-z][a-z0-9+.-]{0,30}://) [^\s@]{0,255}+ ){1,8}+ @
+    )""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
 
@@ -35,7 +41,7 @@ _MAX_SHARDS = 1024
 
 def mask_url(text: str) -> str:
     """Return ``text`` with the password of every URL in it replaced by ``***``."""
-    return _PASSWORD_PARAMETER.sub(r"\g<head>***", _PASSWORD.sub(r"\g<head>***", text))
+    return _PASSWORD_PARAMETER.sub(r"\g<head>***", _PASSWORD.sub(r"\g<head>***@", text))
 
 
 def _option(  # noqa: PLR0913 - one keyword for each fact of an option

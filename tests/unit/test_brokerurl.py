@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from worker.brokerurl import broker_mistakes
+from worker.errors import ConfigurationError
+from worker.transport.capabilities import connect
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,31 @@ def test_the_rest_of_a_password_is_no_option() -> None:
     (mistake,) = broker_mistakes("amqp://u:5?hunter2@host/")
 
     assert "hunter2" not in mistake
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "amqp://u:hunter;2secret@h/",
+        "amqp://u:hunter;2sec:ret@h/",
+        "amqp://u:hunter;2sec;ret@h/",
+        "amqp:/u:2secret@h/",
+        "2secret@h",
+    ],
+)
+def test_what_may_be_a_password_is_not_shown(urls: str) -> None:
+    told = "; ".join(broker_mistakes(urls))
+
+    assert told
+    assert not any(piece in told for piece in ("2sec", "ret", "hunter"))
+
+
+@pytest.mark.parametrize(
+    "urls",
+    ["2secret@h", "u:2secret@h", "ampq://u:2secret@h", ";u:2secret@h", "amqp://u:2secret;3@h/"],
+)
+def test_no_mistake_of_a_connection_shows_a_password(urls: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        connect(urls, heartbeat=0, timeout=1, name="test")
+
+    assert "2secret" not in str(caught.value)

@@ -306,6 +306,9 @@ class TestMasking:
             ("postgresql://u@h/db?sslmode=on", "postgresql://u@h/db?sslmode=on"),
             ("amqp://localhost:5672/", "amqp://localhost:5672/"),
             ("sqlite:///qworker.db", "sqlite:///qworker.db"),
+            ("amqp://u:secret@h for bob@h", "amqp://u:***@h for bob@h"),
+            ("amqp://h:5672/ for bob@h", "amqp://h:5672/ for bob@h"),
+            ("amqp://h:5672 or redis://:secret@h", "amqp://h:5672 or redis://:***@h"),
         ],
     )
     def test_the_password_of_every_url_is_masked(self, text: str, masked: str) -> None:
@@ -318,13 +321,18 @@ class TestMasking:
             "redis://:se/cret@host:6379/0",
             "redis://:se:cret@host:6379/0",
             "amqp://user:cret?cret@host/",
+            "amqp://user:cret;cret@host/",
+            "amqp://user:cret cret@host/",
+            "amqp://user:se cret cret@host/",
         ],
     )
     def test_a_password_with_signs_that_a_url_would_escape_is_masked_too(self, url: str) -> None:
         assert "cret" not in mask_url(url)
         assert "host" in mask_url(url)
 
-    @pytest.mark.parametrize("piece", ["a", "a://", "a://a:", "a://a:a", "?password=", "@"])
+    @pytest.mark.parametrize(
+        "piece", ["a", "a://", "a://a:", "a://a:a", "?password=", "@", "a://a:a ", "a://a: "]
+    )
     def test_a_long_text_from_outside_is_masked_quickly(self, piece: str) -> None:
         begun = time.perf_counter()
         mask_url(piece * (200_000 // len(piece)))

@@ -137,3 +137,11 @@ def test_passwords_are_masked() -> None:
             open_store(url, OPTIONS)
         assert "opensesame" not in str(told.value)
         assert "***" in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["redis:/:hunter2@localhost/0", "user:hunter2@host:6379"])
+def test_what_is_nearly_a_url_shows_no_password(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="neither a URL") as caught:
+        open_store(text, OPTIONS)
+
+    assert "hunter2" not in str(caught.value)

@@ -78,8 +78,10 @@ def _find(url: str) -> type[DedupStore]:
     named = _CLASS.fullmatch(url)
     if named is not None:
         return _by_name(named["module"], named["name"], url)
+    _, at, host = url.rpartition("@")  # a URL with a slash missing has a password too
+    shown = mask_url(f"***@{host}" if at else url)
     raise ConfigurationError(
-        f"dedup store {mask_url(url)!r}: neither a URL ({_known_schemes()}) nor the name of a"
+        f"dedup store {shown!r}: neither a URL ({_known_schemes()}) nor the name of a"
         " class (package.module:Class)"
     )
 

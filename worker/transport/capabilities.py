@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import amqp.exceptions
 from kombu.connection import Connection
 
-from worker.brokerurl import amqp_mistake
+from worker.brokerurl import amqp_mistake, broker_mistakes
 from worker.config import mask_url
 from worker.errors import BrokerUnreachable, ConfigurationError
 
@@ -52,8 +52,8 @@ def capabilities_of(url: str) -> Capabilities:
             return _EMBEDDED_SQLITE
         case "memory":
             return _EMBEDDED_MEMORY
-        case scheme:
-            raise ConfigurationError(f"no broker speaks {scheme!r} ({mask_url(url)})")
+        case _:
+            raise ConfigurationError("; ".join(broker_mistakes(url)) or "it names no broker")
 
 
 def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connection:
@@ -68,7 +68,7 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
     else:
         for part in url.split(";"):
             if mistake := amqp_mistake(part):
-                raise ConfigurationError(f"{mask_url(part)}: {mistake}")
+                raise ConfigurationError(f"a broker's URL: {mistake}")
         connection = Connection(
             url,
             heartbeat=heartbeat,
