@@ -5,8 +5,9 @@ never runs user code, so heartbeats never starve. Each tick moves batches throug
 steps, and a message moves through them once:
 
 1. wait      for the broker, for finished work, for the supervisor, for the next timer
-2. gather    deliveries, without blocking; decode them; put tasks into lanes
-3. collect   outcomes that the pools finished
+2. collect   outcomes that the pools finished
+3. gather    deliveries, without blocking; decode them; put tasks into lanes. While lanes hold
+             what can be claimed, the deliveries are read while the store works on step 4
 4. converse  one round trip to the dedup store: completions, releases, renewals, claims
 5. route     fresh tasks to a pool; duplicates to settlement; busy ones wait in their lane
 6. publish   children, dead letters, parked messages; take the confirms that have come
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
+    from worker.executor import Task
     from worker.pool import PoolMaker
 
 _FETCH = 1000
@@ -109,6 +111,11 @@ class Consumer:
         self._poll = _SHORTEST_POLL
         self._next_beat = 0.0
         self._next_watch = 0.0
+        #: What was read in this tick and is not in lanes yet; whether that was looked for; and why
+        #: it could not be read.
+        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark]] = []
+        self._looked = False
+        self._broken: BrokerUnreachable | None = None
         self._drain_deadline: float | None = None
         self._ending: Finish | None = None
         self._finish: Finish | None = None
@@ -199,12 +206,17 @@ class Consumer:
         self._wait(longest)
         now = self._clock()
         done = 0
+        self._looked = False
         try:
             if self._link.ensure(now):
                 self._waiter.follow(self._link.filenos())
-            done += self._gather()
             done += self._dispatcher.collect(self._fate.resolve)
+            if not self._dispatcher.lanes.has_ready:
+                done += self._gather()
             done += self._converse(now)
+            if arrived := self._gather():
+                done += arrived
+                self._dispatcher.has_room = True  # it is claimed in the next tick, at once
             done += self._link.publish()
             self._settle()
         except BrokerUnreachable as error:
@@ -237,18 +249,33 @@ class Consumer:
             due = min(due, self._dialogue.next_try)
         return due if self._link.is_up else min(due, self._link.next_try)
 
-    def _gather(self) -> int:
-        """Step 2: take deliveries off the broker and put their tasks into lanes."""
+    def _read(self) -> None:
+        """Take deliveries off the broker and decode them. Raises nothing, asks nobody else."""
+        self._looked = True
+        if self._drain_deadline is not None and self._link.is_polled:
+            return
+        try:
+            fetched = self._link.fetch(_FETCH)
+        except BrokerUnreachable as error:
+            self._broken = error  # told by _gather
+            return
         if self._drain_deadline is not None:
-            if not self._link.is_polled:
-                # Heartbeats are read too; what is delivered goes back when its channel closes.
-                self._link.fetch(_FETCH)
-            return 0
-        fetched = self._link.fetch(_FETCH)
-        read, add = self._intake.read, self._dispatcher.add
+            return  # heartbeats were read too; what is delivered goes back when its channel closes
+        read = self._intake.read
         for channel, arrival in fetched:
             delivery = Delivery(channel, arrival.tag, arrival)
-            tasks = read(delivery, arrival)
+            self._arrived.append((delivery, read(delivery, arrival)))
+
+    def _gather(self) -> int:
+        """Step 3: put what was read into lanes. Raises BrokerUnreachable."""
+        if not self._looked:
+            self._read()
+        arrived, self._arrived = self._arrived, []
+        if self._broken is not None:
+            error, self._broken = self._broken, None
+            raise error
+        add = self._dispatcher.add
+        for delivery, tasks in arrived:
             if isinstance(tasks, DeadLetter):
                 self._detour.dead_letter_delivery(delivery, tasks)
             elif isinstance(tasks, Unpark):
@@ -258,8 +285,8 @@ class Consumer:
                     self._detour.park(delivery)
             else:
                 add(tasks)
-        self.counters.received += len(fetched)
-        return len(fetched)
+        self.counters.received += len(arrived)
+        return len(arrived)
 
     def _converse(self, now: float) -> int:
         """Steps 4 and 5: one round trip to the store, and what its answers mean."""
@@ -270,7 +297,7 @@ class Consumer:
             and self._link.outstanding < _MOST_UNCONFIRMED
         ):
             self._dispatcher.take(now)
-        replies = dialogue.exchange()
+        replies = dialogue.exchange(self._read)
         if replies is None:
             self._dispatcher.has_room = False
             return 0
@@ -340,6 +367,7 @@ class Consumer:
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""
         self.counters.reconnects += 1
+        self._arrived = []
         self._link.drop(error, self._clock())
         self._waiter.follow(())
         self._dispatcher.forget()

@@ -20,6 +20,7 @@ from worker.dedup.base import (
     Release,
     Renew,
     Verdict,
+    begin,
 )
 from worker.errors import DedupUnavailable
 from worker.telemetry import StoreAway, StoreBack
@@ -112,10 +113,11 @@ class Dialogue:
         while len(self._dead) > _MOST_DEAD:  # the oldest ones' claims have long expired
             del self._dead[next(iter(self._dead))]
 
-    def exchange(self) -> Replies | None:
+    def exchange(self, meanwhile: Callable[[], None]) -> Replies | None:
         """Make one round trip; None where there is nothing to say, or no answer.
 
-        Sends what an unanswered batch held first, unchanged.
+        Sends what an unanswered batch held first, unchanged. Calls ``meanwhile`` while the store
+        works, where it has a server to work; it raises nothing, and asks nothing of the store.
         """
         now = self._clock()
         repeated = self._unanswered is not None
@@ -130,7 +132,9 @@ class Dialogue:
         assert self._unanswered is not None  # noqa: S101 - both ways above set it
         batch, tasks, runs = self._unanswered
         try:
-            answers = self._store.apply(batch)
+            answered = begin(self._store, batch)
+            meanwhile()
+            answers = answered()
         except DedupUnavailable as error:
             self._note_away(error)
             return None

@@ -70,7 +70,7 @@ class Talk:
         return verdicts
 
     def exchange(self) -> Replies:
-        replies = self.dialogue.exchange()
+        replies = self.dialogue.exchange(lambda: None)
         assert replies is not None
         return replies
 
@@ -87,7 +87,7 @@ def talk() -> Talk:
 
 class TestOneRoundTrip:
     def test_nothing_to_say_is_no_round_trip(self, talk: Talk) -> None:
-        assert talk.dialogue.exchange() is None
+        assert talk.dialogue.exchange(lambda: None) is None
         assert talk.store.batches == []
 
     def test_everything_of_a_tick_goes_in_one_batch(self, talk: Talk) -> None:
@@ -156,7 +156,7 @@ class TestOwning:
     def test_anothers_claim_is_busy_until_it_expires(self, talk: Talk) -> None:
         theirs = talk.other(b"other-01")
         theirs.claim(run(task("a")))
-        theirs.exchange()
+        theirs.exchange(lambda: None)
 
         (verdict,) = talk.claim(task("a"))
         assert verdict.answer is Answer.BUSY
@@ -168,7 +168,7 @@ class TestOwning:
     def test_the_claims_of_the_dead_are_suspect_at_once(self, talk: Talk) -> None:
         theirs = talk.other(b"other-01")
         theirs.claim(run(task("a")))
-        theirs.exchange()
+        theirs.exchange(lambda: None)
         talk.dialogue.bury([b"other-01"])
 
         assert talk.claim(task("a"))[0].answer is Answer.SUSPECT
@@ -191,7 +191,7 @@ class TestTrust:
         talk.claim(one)
         for _ in range(100):
             talk.clock.advance(0.5)
-            talk.dialogue.exchange()
+            talk.dialogue.exchange(lambda: None)
             assert one.trusted_until > talk.clock()
 
         assert talk.complete(one) == [Answer.KEPT]
@@ -204,8 +204,8 @@ class TestTrust:
         talk.clock.advance(TTL + 1)
         theirs = talk.other(b"other-01")
         theirs.claim(run(task("a")), solo=True)
-        theirs.exchange()
-        talk.dialogue.exchange()
+        theirs.exchange(lambda: None)
+        talk.dialogue.exchange(lambda: None)
 
         assert one.trusted_until == trusted
 
@@ -216,11 +216,11 @@ class TestTrust:
         theirs = talk.other(b"other-01")
         again = task("a")
         theirs.claim(run(again), solo=True)
-        theirs.exchange()
+        theirs.exchange(lambda: None)
 
         assert talk.complete(one) == [Answer.STALE]
         theirs.complete(again)
-        replies = theirs.exchange()
+        replies = theirs.exchange(lambda: None)
         assert replies is not None
         assert replies.completed == [(again, Answer.KEPT)]
 
@@ -240,7 +240,7 @@ class TestWhenTheStoreIsAway:
         talk.dialogue.complete(done)
         talk.dialogue.claim(run(new))
         for _ in range(3):
-            assert talk.dialogue.exchange() is None
+            assert talk.dialogue.exchange(lambda: None) is None
             talk.clock.advance(5.0)
         talk.store.fails = ""
         replies = talk.exchange()
@@ -256,9 +256,9 @@ class TestWhenTheStoreIsAway:
         talk.dialogue.claim(run(task("a")))
         waits = []
         for _ in range(8):
-            assert talk.dialogue.exchange() is None
+            assert talk.dialogue.exchange(lambda: None) is None
             asked = len(talk.store.batches)
-            assert talk.dialogue.exchange() is None
+            assert talk.dialogue.exchange(lambda: None) is None
             assert len(talk.store.batches) == asked
             waits.append(talk.dialogue.next_try - talk.clock())
             talk.clock.advance(waits[-1])
@@ -271,7 +271,7 @@ class TestWhenTheStoreIsAway:
         talk.store.fails = "before"
         talk.dialogue.claim(run(task("a")))
         for _ in range(3):
-            talk.dialogue.exchange()
+            talk.dialogue.exchange(lambda: None)
             talk.clock.advance(2.0)
         assert talk.dialogue.away_since is not None
         talk.store.fails = ""
@@ -284,7 +284,7 @@ class TestWhenTheStoreIsAway:
     def test_what_is_said_meanwhile_goes_out_afterwards(self, talk: Talk) -> None:
         talk.store.fails = "before"
         talk.dialogue.claim(run(task("a")))
-        talk.dialogue.exchange()
+        talk.dialogue.exchange(lambda: None)
         talk.dialogue.claim(run(task("b")))
         assert talk.dialogue.busy
         talk.store.fails = ""

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
@@ -245,3 +246,14 @@ class DedupStore(Protocol):
     def close(self) -> None:
         """Let go of the connection; the records stay."""
         ...
+
+
+def begin(store: DedupStore, batch: Batch) -> Callable[[], Answers]:
+    """Begin to apply ``batch``; the call that is returned does the rest of ``store.apply``.
+
+    It is made soon, and before anything else is asked of the store. A store whose server can work
+    while its caller does something else has a method ``begin(batch)`` that sends the batch; for
+    every other store nothing happens before that call.
+    """
+    own: Callable[[Batch], Callable[[], Answers]] | None = getattr(store, "begin", None)
+    return partial(store.apply, batch) if own is None else own(batch)

@@ -28,7 +28,7 @@ from worker.dedup.redis_servers import REFUSED, SLOTS, Servers, checked, encoded
 from worker.errors import ConfigurationError, DedupUnavailable, QworkerError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from worker.dedup.base import StoreOptions
     from worker.dedup.redis_servers import Command
@@ -107,15 +107,25 @@ class RedisStore(DedupStore):
 
     def apply(self, batch: Batch) -> Answers:
         """Apply the whole batch: atomically on one server, in a cluster each tag atomically."""
+        return self.begin(batch)()
+
+    def begin(self, batch: Batch) -> Callable[[], Answers]:
+        """Send the batch; the servers work on it until its answers are asked for."""
         entries = _entries(batch)
         with self._talking():
-            found = self._run(entries, b"".join(batch.dead))
-        released = len(batch.completes)
-        renewed = released + len(batch.releases)
-        claimed = renewed + len(batch.renewals)
-        return Answers(
-            found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
-        )
+            replied = self._begin(entries, b"".join(batch.dead))
+
+        def finish() -> Answers:
+            with self._talking():
+                found = replied()
+            released = len(batch.completes)
+            renewed = released + len(batch.releases)
+            claimed = renewed + len(batch.renewals)
+            return Answers(
+                found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
+            )
+
+        return finish
 
     def forget(self, records: Sequence[bytes]) -> None:
         """Make the records absent that nobody owns."""
@@ -239,6 +249,10 @@ class RedisStore(DedupStore):
 
     def _run(self, entries: list[bytes], dead: bytes) -> list[Any]:
         """Run the script over ``entries`` and return the answer or verdict of each."""
+        return self._begin(entries, dead)()
+
+    def _begin(self, entries: list[bytes], dead: bytes) -> Callable[[], list[Any]]:
+        """Send the script's calls; the call that is returned waits for what they found."""
         if not self._settings:
             try:
                 self._settle_layout()
@@ -248,8 +262,8 @@ class RedisStore(DedupStore):
                 raise DedupUnavailable(str(error)) from error
         if not self._servers.cluster:
             call = self._call((), b"".join(entries), dead)
-            (reply,) = checked(self._servers.exchange([(b"", call)]))
-            return _decoded(reply, len(entries))
+            replied = self._servers.begin([(b"", call)])
+            return lambda: _decoded(checked(replied())[0], len(entries))
         groups: dict[bytes, list[int]] = {}
         for index, entry in enumerate(entries):
             tag = entry[: self._tag_length].translate(self._tag_table)
@@ -259,12 +273,16 @@ class RedisStore(DedupStore):
             route = self._prefix + b"{" + tag + b"}"
             group = b"".join([entries[index] for index in indices])
             calls.append((tag, self._call((route,), group, dead)))
-        found: list[Any] = [None] * len(entries)
-        replies = checked(self._servers.exchange(calls))
-        for indices, reply in zip(groups.values(), replies, strict=True):
-            for index, answer in zip(indices, _decoded(reply, len(indices)), strict=True):
-                found[index] = answer
-        return found
+        replied = self._servers.begin(calls)
+
+        def finish() -> list[Any]:
+            found: list[Any] = [None] * len(entries)
+            for indices, reply in zip(groups.values(), checked(replied()), strict=True):
+                for index, answer in zip(indices, _decoded(reply, len(indices)), strict=True):
+                    found[index] = answer
+            return found
+
+        return finish
 
     def _call(self, route: tuple[bytes, ...], entries: bytes, dead: bytes) -> Command:
         tags = entries.translate(self._tag_table)

@@ -22,7 +22,7 @@ from worker.config import mask_url
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     Address = tuple[str, int] | None
     Command = tuple[bytes | str | int, ...]
@@ -112,31 +112,63 @@ class Servers:
         A reply may be a ResponseError. Raises another RedisError where a server is away; then
         :meth:`close` must follow, as after any exception.
         """
+        return self.begin(calls)()
+
+    def begin(self, calls: Sequence[tuple[bytes, Command]]) -> Callable[[], list[Any]]:
+        """Send as :meth:`exchange` does; the call that is returned waits for the replies.
+
+        It comes before anything else is asked: replies come in the order of their questions.
+        """
         replies: list[Any] = [None] * len(calls)
-        pending = list(range(len(calls)))
         scriptless: set[Address] = set()
-        for _ in range(self._ROUNDS):
-            routed: dict[Address, list[int]] = {}
-            for index in pending:
-                routed.setdefault(self._address(calls[index][0]), []).append(index)
-            # To all servers before the first reply is waited for: they work side by side.
-            for address, indices in routed.items():
-                load = [("SCRIPT", "LOAD", self._script)] if address in scriptless else []
-                self._send(address, [*load, *(calls[index][1] for index in indices)])
-            pending = []
-            for address, indices in routed.items():
-                loaded = self._receive(address) if address in scriptless else None
-                for index in indices:
-                    reply = replies[index] = self._receive(address)
-                    if isinstance(loaded, ResponseError):
-                        replies[index] = loaded
-                    elif isinstance(reply, redis_errors.NoScriptError):
-                        scriptless.add(address)
-                        pending.append(index)
-                    elif isinstance(reply, redis_errors.MovedError):
-                        self._hash_slots = None
-                        pending.append(index)
-        return replies
+        routed = self._send_all(calls, range(len(calls)), scriptless)
+
+        def finish() -> list[Any]:
+            sent = routed
+            for _ in range(self._ROUNDS - 1):
+                again = self._receive_all(sent, replies, scriptless)
+                if not again:
+                    return replies
+                sent = self._send_all(calls, again, scriptless)
+            self._receive_all(sent, replies, scriptless)
+            return replies
+
+        return finish
+
+    def _send_all(
+        self,
+        calls: Sequence[tuple[bytes, Command]],
+        pending: Sequence[int],
+        scriptless: set[Address],
+    ) -> dict[Address, list[int]]:
+        """Send the ``pending`` calls; return which went where."""
+        routed: dict[Address, list[int]] = {}
+        for index in pending:
+            routed.setdefault(self._address(calls[index][0]), []).append(index)
+        # To all servers before the first reply is waited for: they work side by side.
+        for address, indices in routed.items():
+            load = [("SCRIPT", "LOAD", self._script)] if address in scriptless else []
+            self._send(address, [*load, *(calls[index][1] for index in indices)])
+        return routed
+
+    def _receive_all(
+        self, routed: dict[Address, list[int]], replies: list[Any], scriptless: set[Address]
+    ) -> list[int]:
+        """Take the replies to what was sent; return the calls that have to be sent again."""
+        again = []
+        for address, indices in routed.items():
+            loaded = self._receive(address) if address in scriptless else None
+            for index in indices:
+                reply = replies[index] = self._receive(address)
+                if isinstance(loaded, ResponseError):
+                    replies[index] = loaded
+                elif isinstance(reply, redis_errors.NoScriptError):
+                    scriptless.add(address)
+                    again.append(index)
+                elif isinstance(reply, redis_errors.MovedError):
+                    self._hash_slots = None
+                    again.append(index)
+        return again
 
     def ask_all(self, command: Command) -> list[Any]:
         """Send ``command`` to every server and return the replies, errors among them."""

@@ -85,6 +85,11 @@ class Lanes(Generic[T]):
         """Return how many keyed lanes hold tasks or have a run out."""
         return len(self._lanes)
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether ``take`` may have something to hand out."""
+        return bool(self._turns)
+
     def is_idle(self, key: Hashable) -> bool:
         """Tell whether nothing of ``key`` waits or runs."""
         return key not in self._lanes
