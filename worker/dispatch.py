@@ -162,14 +162,22 @@ class Dispatcher:
         if coroutines and self._loop is not None:
             self._loop.submit(coroutines)
 
-    def hold(self, task: Task, lane: Lane[Task], due: float) -> None:
-        """Let the lane's tasks of ``task``'s handler wait until ``due``."""
-        epoch, name, channel = self._epoch, task.handler_name, task.delivery.channel
-        self.lanes.hold(lane, name)
+    def hold_for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
+        """Let the lane's tasks of ``task``'s handler wait until ``due``, and count that."""
+        channel = task.delivery.channel
         channel.held += 1
 
-        def resume() -> None:
+        def uncount() -> None:
             channel.held -= 1
+
+        self._timers.at(due, uncount)
+        self._hold(task, lane, due)
+
+    def _hold(self, task: Task, lane: Lane[Task], due: float) -> None:
+        epoch, name = self._epoch, task.handler_name
+        self.lanes.hold(lane, name)
+
+        def resume() -> None:
             if epoch == self._epoch:
                 self.lanes.resume(lane, name)
 
@@ -348,7 +356,7 @@ class Dispatcher:
         self._counters.busy += 1
         pause = _FIRST_BUSY_PAUSE * 2 ** min(task.busy, _BUSY_DOUBLINGS)
         task.busy += 1
-        self.hold(task, lane, now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause))
+        self._hold(task, lane, now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause))
 
     def _suspect(self, task: Task, lane: Lane[Task], crashes: int) -> None:
         self._counters.suspects += 1

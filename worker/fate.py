@@ -153,7 +153,7 @@ class Fate:
         if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
             return False
         self._dialogue.release(task, refund=False)
-        self._dispatcher.hold(task, lane, now + delay)
+        self._dispatcher.hold_for_retry(task, lane, now + delay)
         return True
 
     def _exhausted(self, task: Task, last: DeadLetter, lane: Lane[Task]) -> None:

@@ -40,7 +40,7 @@ class Intake:
         if isinstance(message, DeadLetter):
             return message
         delivery.message = message
-        delivery.fingerprint = fingerprint(body)
+        delivery.fingerprint = fingerprint(message.body)
         if message.name == MARKER:
             return Unpark(message.key or "")
         handlers = self._app.route(message.name)

@@ -83,6 +83,21 @@ class RetryPolicy:
             raise ValueError(
                 f"RetryPolicy(exhausted={self.exhausted!r}): one of {', '.join(_EXHAUSTED)}"
             )
+        self._try_strategies()
+
+    def _try_strategies(self) -> None:
+        """Refuse now what would fail at the first failure of a handler."""
+        state = _call_state(1, Exception())
+        try:
+            if self.stop is not None:
+                self.stop(state)
+            self._strategy()(state)
+        except Exception as error:
+            raise ValueError(
+                f"RetryPolicy: a strategy raises {type(error).__name__}: {error}; it has the number"
+                " of the attempt and its error to go by, and no times: attempts may lie in"
+                " different processes"
+            ) from error
 
     def next_wait(self, attempt: int, error: BaseException, random: Random) -> float | None:
         """Return the seconds until the next attempt, or None to give up.

@@ -433,3 +433,21 @@ def test_headers_that_leave_no_room_for_a_reason(size: int) -> None:
     table = b"\x01h" + sized(b"S", b"h" * size)
     raw = struct.pack(">H", 0x20A0) + LENGTH.pack(len(table)) + table
     check(b"{}", raw + short("id-1") + short("nobody"))
+
+
+def test_a_cloudevent_is_known_by_its_data_and_not_by_its_envelope() -> None:
+    """A child that is published twice has another time in each."""
+    found = []
+    for moment in ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"):
+        body = orjson.dumps(
+            {"specversion": "1.0", "id": "1", "type": "user.deposited", "source": "s",
+             "time": moment, "data": {"user_id": "u1"}}
+        )  # fmt: skip
+        raw = amqp.Message(b"", content_type="application/cloudevents+json")
+        properties = raw._serialize_properties()  # noqa: SLF001 - its one encoder
+        arrival = deliver(body, properties)
+        delivery = Delivery(CHANNEL, arrival.tag, arrival)
+        assert isinstance(INTAKES[0].read(delivery, arrival), list)
+        found.append(delivery.fingerprint)
+
+    assert found[0] == found[1]

@@ -8,6 +8,7 @@ import pytest
 
 from worker import App, Event, RetryPolicy
 from worker.consumer import Finish
+from worker.dedup.base import Batch, Claim, record_ids
 from worker.errors import BrokerUnreachable
 from worker.telemetry import OutageBegan
 from worker.testing import TestWorker
@@ -159,3 +160,21 @@ def test_what_is_given_back_without_having_run_does_not_count() -> None:
         worker.run()
 
         assert [attempts(worker, id_) for id_ in ids] == [[1], [1], [1]]
+
+
+def test_messages_that_wait_for_another_owner_use_up_no_attempts_of_others() -> None:
+    service = Service()
+    lines = [f"line-{number}" for number in range(6)]
+    with TestWorker(service.app, settings={"prefetch": 8}) as worker:
+        theirs = [worker.publish(Step(line=line, number=1)) for line in lines]
+        record = record_ids("bank.work")
+        store = consumer_of(worker)._store  # noqa: SLF001 - another process's claims
+        claims = [Claim(record(id_), b"another-0001", b"0000", False) for id_ in theirs]
+        store.apply(Batch(claims=claims))
+        poison = worker.publish(Step(line="a"))
+        run_until(worker, 3)
+
+        assert attempts(worker, poison) == [1, 2, 3]
+        worker.run()
+        (letter,) = worker.dead_letters
+        assert letter.attempts == 3

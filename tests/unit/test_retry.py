@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tenacity import stop_after_attempt, wait_fixed, wait_random_exponential
+from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_random_exponential
 
 from worker import Retry, RetryPolicy
 
@@ -127,6 +127,7 @@ def test_a_reconnect_that_goes_on_for_weeks_does_not_overflow() -> None:
         ({"max_wait": -1}, "zero or more"),
         ({"jitter": 1.5}, "0 to 1"),
         ({"jitter": float("nan")}, "0 to 1"),
+        ({"stop": stop_after_delay(60)}, "no times"),
         ({"exhausted": "drop"}, "dead_letter, park_key, halt_shard"),
     ],
 )
