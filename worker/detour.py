@@ -64,6 +64,10 @@ class Detour:
         self._later = later
         #: Tasks and deliveries whose messages are on their way.
         self.under_way = 0
+        #: Parked messages that are confirmed and that the store does not know of; and whether it
+        #: is going to be asked again.
+        self._unsaved: list[Delivery] = []
+        self._saving = False
 
     def publish_children(
         self, task: Task, children: tuple[Outgoing, ...], recorded: Callable[[], None]
@@ -183,23 +187,25 @@ class Detour:
 
         def done() -> None:
             self._parking.count(key)
-            self._save_parking(delivery)
+            self._unsaved.append(delivery)
+            if not self._saving:
+                self._save_parking()
 
         self._counters.parked += 1
         self._insist(letter, done)
 
-    def _save_parking(self, delivery: Delivery) -> None:
-        """Acknowledge a parked message once the store knows of it."""
-        if self._parking.save():
-            self._settled(delivery)
+    def _save_parking(self) -> None:
+        """Acknowledge parked messages once the store knows of them; one question for all."""
+        if self._dialogue.away_since is None and self._parking.save():
+            saved, self._unsaved = self._unsaved, []
+            self.under_way -= self._saving
+            self._saving = False
+            for delivery in saved:
+                self._settled(delivery)
             return
-        self.under_way += 1
-
-        def again() -> None:
-            self.under_way -= 1
-            self._save_parking(delivery)
-
-        self._later(_AGAIN, again)
+        self.under_way += not self._saving
+        self._saving = True
+        self._later(_AGAIN, self._save_parking)
 
     def leave(self, task: Task, delay: float) -> bool:
         """Let a keyless message wait ``delay`` seconds in a retry queue instead of in memory.

@@ -9,7 +9,7 @@ import pytest
 from worker import App, Event, RetryPolicy
 from worker.consumer import Finish
 from worker.dedup.base import Batch, Claim, record_ids
-from worker.errors import BrokerUnreachable
+from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.telemetry import OutageBegan
 from worker.testing import TestWorker
 
@@ -178,3 +178,31 @@ def test_messages_that_wait_for_another_owner_use_up_no_attempts_of_others() -> 
         worker.run()
         (letter,) = worker.dead_letters
         assert letter.attempts == 3
+
+
+def test_a_store_that_is_away_is_asked_once_for_all_parked_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service("park_key")
+    with TestWorker(service.app) as worker:
+        worker.publish(Step(line="a"))
+        for number in range(1, 21):
+            worker.publish(Step(line="a", number=number))
+        run_until(worker, 2)
+        store = consumer_of(worker)._store  # noqa: SLF001 - the fault is there
+        asked = []
+
+        def away(*_: object) -> int:
+            asked.append(worker.clock())
+            raise DedupUnavailable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "add_parked", away)
+            run_until(worker, 3)
+            for _ in range(50):
+                consumer_of(worker).tick(0)
+        assert 0 < len(asked) <= 3
+        worker.run()
+
+        assert len(worker.parked) == 21
+        assert worker.drain() is Finish.DRAINED
