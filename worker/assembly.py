@@ -14,6 +14,7 @@ from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
 from worker.executor import Executor
 from worker.fate import Fate
+from worker.gather import Gatherer
 from worker.intake import Intake
 from worker.link import Link
 from worker.parking import Parking
@@ -38,10 +39,9 @@ logger = logging.getLogger("worker")
 class Parts:
     """The parts of one consumer. All belong to its I/O thread; the executor runs in the pools."""
 
-    intake: Intake
+    gatherer: Gatherer
     executor: Executor
     dialogue: Dialogue
-    parking: Parking
     link: Link
     detour: Detour
     dispatcher: Dispatcher
@@ -133,5 +133,14 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         counters=counters,
         clock=clock,
     )
-    intake = Intake(app, codec)
-    return Parts(intake, executor, dialogue, parking, link, detour, dispatcher, fate)
+    gatherer = Gatherer(
+        link=link,
+        intake=Intake(app, codec),
+        dispatcher=dispatcher,
+        detour=detour,
+        parking=parking,
+        timers=timers,
+        counters=counters,
+        settled=settled,
+    )
+    return Parts(gatherer, executor, dialogue, link, detour, dispatcher, fate)

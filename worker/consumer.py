@@ -29,11 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from worker.assembly import assemble, open_memory
 from worker.dedup.base import OWNER_BYTES, Answer
-from worker.errors import BrokerUnreachable, DedupUnavailable
-from worker.executor import Delivery
+from worker.errors import BrokerUnreachable
 from worker.lifespan import Lifespan
-from worker.outcome import DeadLetter
-from worker.parking import Unpark
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
 from worker.report import dump, statistics
@@ -47,17 +44,15 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
-    from worker.executor import Task
+    from worker.executor import Delivery
     from worker.pool import PoolMaker
 
-_FETCH = 1000
 _LONGEST_WAIT = 0.5
 _BEAT = 1.0
 _BURST_BEAT = 0.1
 _WATCH_PAUSE = 0.25
 _MOST_UNCONFIRMED = 2000
 _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.02
-_UNPARK_PAUSE = 0.05
 _PROBE_PAUSE = 0.01
 
 
@@ -111,11 +106,6 @@ class Consumer:
         self._poll = _SHORTEST_POLL
         self._next_beat = 0.0
         self._next_watch = 0.0
-        #: What was read in this tick and is not in lanes yet; whether that was looked for; and why
-        #: it could not be read.
-        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark]] = []
-        self._looked = False
-        self._broken: BrokerUnreachable | None = None
         self._drain_deadline: float | None = None
         self._ending: Finish | None = None
         self._finish: Finish | None = None
@@ -133,23 +123,28 @@ class Consumer:
         settings = self.settings
         if self._store is None:
             self._store = open_memory(settings)
-        parts = assemble(
-            self.app,
-            settings,
-            fences=self._fences,
-            owner=self.owner,
-            store=self._store,
-            state=self._lifespan.enter(),
-            timers=self._timers,
-            counters=self.counters,
-            clock=self._clock,
-            random=self._random,
-            pools=self._pools,
-            settled=self._settled,
-            wake=self._waiter.wake,
-        )
-        self._intake, self._executor, self._dialogue = parts.intake, parts.executor, parts.dialogue
-        self._parking, self._link, self._detour = parts.parking, parts.link, parts.detour
+        state = self._lifespan.enter()
+        try:
+            parts = assemble(
+                self.app,
+                settings,
+                fences=self._fences,
+                owner=self.owner,
+                store=self._store,
+                state=state,
+                timers=self._timers,
+                counters=self.counters,
+                clock=self._clock,
+                random=self._random,
+                pools=self._pools,
+                settled=self._settled,
+                wake=self._waiter.wake,
+            )
+        except BaseException:
+            self._lifespan.leave()
+            raise
+        self._link, self._gatherer, self._dialogue = parts.link, parts.gatherer, parts.dialogue
+        self._executor, self._detour = parts.executor, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
         self._waiter.follow(self._link.filenos())
 
@@ -206,15 +201,15 @@ class Consumer:
         self._wait(longest)
         now = self._clock()
         done = 0
-        self._looked = False
+        self._gatherer.begin()
         try:
             if self._link.ensure(now):
                 self._waiter.follow(self._link.filenos())
             done += self._dispatcher.collect(self._fate.resolve)
             if not self._dispatcher.lanes.has_ready:
-                done += self._gather()
+                done += self._gatherer.gather()
             done += self._converse(now)
-            if arrived := self._gather():
+            if arrived := self._gatherer.gather():
                 done += arrived
                 self._dispatcher.has_room = True  # it is claimed in the next tick, at once
             done += self._link.publish()
@@ -249,45 +244,6 @@ class Consumer:
             due = min(due, self._dialogue.next_try)
         return due if self._link.is_up else min(due, self._link.next_try)
 
-    def _read(self) -> None:
-        """Take deliveries off the broker and decode them. Raises nothing, asks nobody else."""
-        self._looked = True
-        if self._drain_deadline is not None and self._link.is_polled:
-            return
-        try:
-            fetched = self._link.fetch(_FETCH)
-        except BrokerUnreachable as error:
-            self._broken = error  # told by _gather
-            return
-        if self._drain_deadline is not None:
-            return  # heartbeats were read too; what is delivered goes back when its channel closes
-        read = self._intake.read
-        for channel, arrival in fetched:
-            delivery = Delivery(channel, arrival.tag, arrival)
-            self._arrived.append((delivery, read(delivery, arrival)))
-
-    def _gather(self) -> int:
-        """Step 3: put what was read into lanes. Raises BrokerUnreachable."""
-        if not self._looked:
-            self._read()
-        arrived, self._arrived = self._arrived, []
-        if self._broken is not None:
-            error, self._broken = self._broken, None
-            raise error
-        add = self._dispatcher.add
-        for delivery, tasks in arrived:
-            if isinstance(tasks, DeadLetter):
-                self._detour.dead_letter_delivery(delivery, tasks)
-            elif isinstance(tasks, Unpark):
-                self._unpark(delivery, tasks.key)
-            elif self._parking and self._parking.holds(tasks[0].message):
-                for _ in tasks:
-                    self._detour.park(delivery)
-            else:
-                add(tasks)
-        self.counters.received += len(arrived)
-        return len(arrived)
-
     def _converse(self, now: float) -> int:
         """Steps 4 and 5: one round trip to the store, and what its answers mean."""
         dialogue = self._dialogue
@@ -297,7 +253,7 @@ class Consumer:
             and self._link.outstanding < _MOST_UNCONFIRMED
         ):
             self._dispatcher.take(now)
-        replies = dialogue.exchange(self._read)
+        replies = dialogue.exchange(self._gatherer.read)
         if replies is None:
             self._dispatcher.has_room = False
             return 0
@@ -346,28 +302,12 @@ class Consumer:
                 self.on_beat()
         return number
 
-    def _unpark(self, delivery: Delivery, key: str) -> None:
-        """The marker of a replay: set its key free once all before it is handled."""
-        busy = not self._dispatcher.lanes.is_idle(key) or self._detour.under_way
-        if busy and not delivery.channel.closed and self._drain_deadline is None:
-            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
-            return
-        if busy:
-            return  # the marker was not acknowledged; it comes again
-        try:
-            self._parking.free(key)
-        except DedupUnavailable:
-            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
-            return
-        delivery.open_tasks = 1
-        self._settled(delivery)
-
     # -- when the connection, or the consumer, ends ------------------------------------------------
 
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""
         self.counters.reconnects += 1
-        self._arrived = []
+        self._gatherer.forget()
         self._link.drop(error, self._clock())
         self._waiter.follow(())
         self._dispatcher.forget()
@@ -377,6 +317,7 @@ class Consumer:
             self._drain_deadline = deadline
         self._ending = self._ending or ending
         self._executor.draining = True
+        self._gatherer.drain()
         self._dispatcher.forget()
 
     def _finish_drain(self, now: float, deadline: float) -> None:

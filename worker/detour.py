@@ -17,7 +17,7 @@ from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.errors import Unroutable
 from worker.outcome import DeadLetter
 from worker.parking import KEY, PLACE
-from worker.telemetry import DeadLettered
+from worker.telemetry import DeadLettered, PublishRefused
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
 
 if TYPE_CHECKING:
@@ -244,7 +244,8 @@ class Detour:
             if isinstance(error, Unroutable):
                 self._link.renew(f"the queue for {message.message_id} is gone: {error}")
             if attempt == 1:
-                self._telemetry.emit(DeadLettered(None, message.message_id, f"not yet: {error}"))
+                to = message.exchange or message.routing_key
+                self._telemetry.emit(PublishRefused(message.message_id, to, str(error)))
             self._later(_pause(attempt), lambda: self._link.send(message, then))
 
         self._link.send(message, then)

@@ -41,8 +41,8 @@ class Unpark:
 class Parking:
     """The parked keys of one service, as this consumer knows them. I/O thread only.
 
-    Only the consumer of a key's shard parks and frees it, so what is in memory here is true; the
-    store is read at the start and when the supervisor says so.
+    Only the consumer of a key's shard parks and frees it, so what was read from the store when
+    the shard began to be delivered stays true while it is.
     """
 
     def __init__(self, store: DedupStore, service: str) -> None:
@@ -56,7 +56,8 @@ class Parking:
 
     def load(self) -> None:
         """Read the parked keys. Raises DedupUnavailable."""
-        self._keys = set(self._store.parked(self._service))
+        unsaved = {key for key, _ in self._unsaved}
+        self._keys = unsaved | set(self._store.parked(self._service))
 
     def __bool__(self) -> bool:
         return bool(self._keys)

@@ -87,6 +87,19 @@ class DeadLettered:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishRefused:
+    """The broker does not take a message that must go elsewhere; it is tried until it does.
+
+    It is a dead letter, a parked message, or one for a retry queue. What it was made from stays
+    unacknowledged.
+    """
+
+    message_id: str
+    to: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyParked:
     """A message, and every successor of its key, is set aside until ``dlq replay --key``."""
 
@@ -164,6 +177,7 @@ RuntimeEvent = (
     | StoreBack
     | AttemptFailed
     | DeadLettered
+    | PublishRefused
     | KeyParked
     | ShardHalted
     | SuspectFound
@@ -181,6 +195,7 @@ _WARNINGS = (
     BrokerLost,
     StoreAway,
     DeadLettered,
+    PublishRefused,
     KeyParked,
     ShardHalted,
     SuspectFound,

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tenacity import RetryCallState
 
 from worker import App, Context, Event, Message, Reject, Retry, RetryPolicy
 from worker.codec import Codec
@@ -142,8 +143,10 @@ class TestOutcomes:
         assert isinstance(Bench(raising(error, is_async=is_async)).run(), RetryLater | DeadLetter)
 
     def test_a_policy_that_fails_itself_makes_a_dead_letter(self) -> None:
-        def wait(_state: object) -> float:
-            raise RuntimeError("no wait")
+        def wait(state: RetryCallState) -> float:
+            if state.outcome is not None and isinstance(state.outcome.exception(), ValueError):
+                raise RuntimeError("no wait for this one")
+            return 1.0
 
         policy = RetryPolicy(wait=wait)  # type: ignore[arg-type] # as good as tenacity's
         outcome = Bench(raising(ValueError("no"), is_async=False), retry=policy).run()

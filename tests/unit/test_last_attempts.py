@@ -152,7 +152,7 @@ def test_what_is_given_back_without_having_run_does_not_count() -> None:
         ids = [worker.publish(Step(line=str(n))) for n in range(3)]
         for _ in range(5):
             consumer = consumer_of(worker)
-            consumer._gather()  # noqa: SLF001 - as far as to the claims
+            consumer._gatherer.gather()  # noqa: SLF001 - as far as to the claims
             consumer._dispatcher.take(worker.clock())  # noqa: SLF001
             assert consumer._dialogue.busy  # noqa: SLF001
             assert worker.drain() is Finish.DRAINED

@@ -1,0 +1,173 @@
+"""Step 3 of the tick: deliveries off the broker, decoded, into the lanes.
+
+Reading asks nobody but the broker, so that it can be done while the dedup store works; what was
+read is put into lanes afterwards, in the order of its delivery.
+
+A consumer of a shard may have waited for its turn for hours (one consumer a queue is active), and
+its predecessor may have parked keys meanwhile. So the parked keys are read again at the first
+delivery of a channel, before anything of it goes into a lane: from then on until the channel
+closes only this process parks and frees the keys of that shard.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from worker.errors import BrokerUnreachable, DedupUnavailable
+from worker.executor import Delivery
+from worker.outcome import DeadLetter
+from worker.parking import Unpark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.detour import Detour
+    from worker.dispatch import Dispatcher
+    from worker.executor import Task
+    from worker.intake import Intake
+    from worker.link import Link
+    from worker.parking import Parking
+    from worker.telemetry import Counters
+    from worker.timers import Timers
+    from worker.transport.inbound import ShardChannel
+
+logger = logging.getLogger("worker")
+
+_FETCH = 1000
+_UNPARK_PAUSE = 0.05
+_AGAIN = 0.5
+
+
+class Gatherer:
+    """Reads the deliveries of one consumer and puts them into lanes. I/O thread only.
+
+    ``settled`` says that a task of a delivery needs nothing more.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
+        self,
+        *,
+        link: Link,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        detour: Detour,
+        parking: Parking,
+        timers: Timers,
+        counters: Counters,
+        settled: Callable[[Delivery], None],
+    ) -> None:
+        self._link = link
+        self._read_one = intake.read
+        self._dispatcher = dispatcher
+        self._detour = detour
+        self._parking = parking
+        self._timers = timers
+        self._counters = counters
+        self._settled = settled
+        #: What was read and is not in lanes yet; whether this tick looked for it; and why it could
+        #: not be read.
+        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark]] = []
+        self._looked = False
+        self._broken: BrokerUnreachable | None = None
+        #: The channels that delivered since they were opened.
+        self._known: set[ShardChannel] = set()
+        #: The store was asked for the parked keys a moment ago and did not answer.
+        self._ignorant = False
+        self._draining = False
+
+    def begin(self) -> None:
+        """Begin a tick: the broker may be looked at again."""
+        self._looked = False
+
+    def read(self) -> None:
+        """Take deliveries off the broker and decode them. Raises nothing, asks nobody else."""
+        self._looked = True
+        if self._draining and self._link.is_polled:
+            return
+        try:
+            fetched = self._link.fetch(_FETCH)
+        except BrokerUnreachable as error:
+            self._broken = error  # told by gather
+            return
+        if self._draining:
+            return  # heartbeats were read too; what is delivered goes back when its channel closes
+        read = self._read_one
+        for channel, arrival in fetched:
+            delivery = Delivery(channel, arrival.tag, arrival)
+            self._arrived.append((delivery, read(delivery, arrival)))
+
+    def gather(self) -> int:
+        """Put what was read into lanes; return how many deliveries. Raises BrokerUnreachable."""
+        if not self._looked:
+            self.read()
+        if self._broken is not None:
+            error, self._broken = self._broken, None
+            raise error
+        if not self._arrived or not self._knows_what_is_parked():
+            return 0
+        arrived, self._arrived = self._arrived, []
+        add = self._dispatcher.add
+        for delivery, tasks in arrived:
+            if isinstance(tasks, DeadLetter):
+                self._detour.dead_letter_delivery(delivery, tasks)
+            elif isinstance(tasks, Unpark):
+                self._unpark(delivery, tasks.key)
+            elif self._parking and self._parking.holds(tasks[0].message):
+                for _ in tasks:
+                    self._detour.park(delivery)
+            else:
+                add(tasks)
+        self._counters.received += len(arrived)
+        return len(arrived)
+
+    def forget(self) -> None:
+        """The connection is lost: what it delivered comes again on the next one."""
+        self._arrived = []
+        self._known = set()
+
+    def drain(self) -> None:
+        """Put nothing more into lanes; go on reading, for the heartbeats."""
+        self._draining = True
+        self._arrived = []
+
+    def _knows_what_is_parked(self) -> bool:
+        """Read the parked keys where a channel delivers for the first time.
+
+        While the store does not answer, nothing that was read goes on.
+        """
+        if len(self._known) == len(self._link.shards):
+            return True
+        new = {delivery.channel for delivery, _ in self._arrived} - self._known
+        if not new:
+            return True
+        if self._ignorant:
+            return False
+        try:
+            self._parking.load()
+        except DedupUnavailable as error:
+            self._ignorant = True
+            self._timers.later(_AGAIN, self._ask_again)
+            logger.warning("which keys are parked cannot be read, so nothing begins: %s", error)
+            return False
+        self._known |= new
+        return True
+
+    def _ask_again(self) -> None:
+        self._ignorant = False
+
+    def _unpark(self, delivery: Delivery, key: str) -> None:
+        """The marker of a replay: set its key free once all before it is handled."""
+        busy = not self._dispatcher.lanes.is_idle(key) or self._detour.under_way
+        if busy and not delivery.channel.closed and not self._draining:
+            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
+            return
+        if busy:
+            return  # the marker was not acknowledged; it comes again
+        try:
+            self._parking.free(key)
+        except DedupUnavailable:
+            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
+            return
+        delivery.open_tasks = 1
+        self._settled(delivery)
