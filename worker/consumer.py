@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.assembly import assemble, open_memory
 from worker.dedup.base import OWNER_BYTES, Answer
-from worker.errors import BrokerUnreachable
+from worker.errors import BrokerUnreachable, QworkerError
 from worker.lifespan import Lifespan
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
@@ -176,8 +176,9 @@ class Consumer:
         return self._finish
 
     def stop(self) -> None:
-        """End now; claims of what runs are left to expire."""
-        self._finish = Finish.ABANDONED
+        """End now. What runs is abandoned: nobody may claim it before its claim ends."""
+        self._executor.draining = True
+        self._abandon(Finish.ABANDONED)
 
     def bury(self, owners: Iterable[bytes]) -> None:
         """Take over the claims of these consumers at once: their processes are gone."""
@@ -226,6 +227,8 @@ class Consumer:
         """Step 1: sleep until something is to be done."""
         now = self._clock()
         until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
+        if self._drain_deadline is not None:
+            until = min(until, self._drain_deadline)
         timeout = max(0.0, until - now)
         if self._link.is_polled:
             timeout = min(timeout, self._poll)
@@ -288,6 +291,7 @@ class Consumer:
         if now >= self._next_watch:
             self._next_watch = now + _WATCH_PAUSE
             self._dispatcher.measure(now)
+            self._dispatcher.collect_early(self._fate.resolve)
             for task, seconds in self._dispatcher.overdue(now):
                 stuck = HandlerStuck(task.handler_name, task.message.id, round(seconds, 1))
                 self._telemetry.emit(stuck)
@@ -322,14 +326,26 @@ class Consumer:
 
     def _finish_drain(self, now: float, deadline: float) -> None:
         """End the drain once nothing is under way, or its deadline passed."""
-        stuck = self._dispatcher.stuck
+        stuck = self._dispatcher.limits.stuck
         running = self._dispatcher.out - stuck
         if not running and not self._dialogue.busy and not self._detour.under_way:
             with suppress(BrokerUnreachable):  # what is not acknowledged comes again, a duplicate
                 self.counters.acked += self._link.settle(everything=True)
             self._finish = Finish.STUCK if stuck else self._ending
         elif now >= deadline:
-            self._finish = Finish.STUCK if stuck else Finish.ABANDONED
+            self._abandon(Finish.STUCK if stuck else Finish.ABANDONED)
+
+    def _abandon(self, finish: Finish) -> None:
+        """End with work under way: record what is done, and say of the rest that it was left.
+
+        As far as the store answers. What it does not hear of is a suspect for the next owner.
+        """
+        self._dispatcher.collect_early(self._fate.resolve)
+        self._dispatcher.abandon()
+        with suppress(QworkerError):
+            while self._dialogue.busy and self._dialogue.exchange(lambda: None) is not None:
+                pass  # one that was not answered before goes first
+        self._finish = finish
 
     # -- what others may know ----------------------------------------------------------------------
 

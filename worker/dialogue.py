@@ -97,10 +97,10 @@ class Dialogue:
         """Record that the effect of ``task`` happened."""
         self._completing.append(task)
 
-    def release(self, task: Task, *, refund: bool) -> None:
+    def release(self, task: Task, *, refund: bool, late: bool = False) -> None:
         """Give the claim of ``task`` back."""
         self.owned.discard(task)
-        self._releases.append(Release(task.record, task.token, refund))
+        self._releases.append(Release(task.record, task.token, refund, late))
 
     def claim(self, run: Run[Task], *, solo: bool = False) -> None:
         """Ask for every task of ``run``."""

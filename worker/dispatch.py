@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
 from worker.outage import Breaker
-from worker.outcome import DeadLetter
+from worker.outcome import DONE, DeadLetter
 from worker.sharding.lanes import Lane, Lanes, Run
 from worker.telemetry import SuspectFound
+from worker.timelimits import TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from worker.telemetry import Counters, Telemetry
     from worker.timers import Timers
 
+    #: Tells whether a task must run again, from what became of it in its lane.
+    Resolve = Callable[[Task, object, Lane[Task]], bool]
+
 #: Seconds of work that may be claimed ahead of what runs: enough to keep the pools fed between two
 #: round trips, little enough that a crash leaves few claims.
 _AHEAD = 0.02
@@ -38,9 +42,6 @@ _RUN_SECONDS = 0.005
 _LONGEST_RUN = 64
 _FIRST_BUSY_PAUSE = 0.005
 _BUSY_DOUBLINGS = 6
-_TIMEOUT_GRACE = 0.5
-#: Looks at the handlers' time limits without a sign of life from the event loop.
-_BLOCKED = 5
 
 
 class Dispatcher:
@@ -76,9 +77,6 @@ class Dispatcher:
         self.finished: deque[Run[Task]] = deque()
         #: Runs that are claimed for or running.
         self.out: set[Run[Task]] = set()
-        #: Runs whose handler ignores its time limit.
-        self.stuck: set[Run[Task]] = set()
-        self._silence = 0
         self.in_flight = 0
         #: The last answers freed lanes without running anything (duplicates, say): nothing but the
         #: next tick will take what waits behind them, so it must come at once.
@@ -96,6 +94,7 @@ class Dispatcher:
         threads, loop = pools
         self._threads = threads(executor, size, self.finished, wake) if False in kinds else None
         self._loop = loop(executor, size, self.finished, wake) if True in kinds else None
+        self.limits = TimeLimits(self._loop)
 
     def add(self, tasks: Sequence[Task]) -> None:
         """Put the tasks of one message into the lane of its key."""
@@ -105,23 +104,51 @@ class Dispatcher:
         else:
             self.lanes.add_together(tasks, message.key, message.shard)
 
-    def collect(self, resolve: Callable[[Task, object, Lane[Task]], bool]) -> int:
+    def collect(self, resolve: Resolve) -> int:
         """Take finished runs back; ``resolve`` tells of each task whether it must run again."""
         number = 0
         while self.finished:
             run = self.finished.popleft()
             number += 1
             self.out.discard(run)
-            self.stuck.discard(run)
+            self.limits.stuck.discard(run)
             self.in_flight -= len(run.tasks)
             self._executions += len(run.tasks)
+            tasks, outcomes = run.tasks, run.outcomes
+            if run.taken:
+                tasks, outcomes = tasks[run.taken :], outcomes[run.taken :]
             again = [
                 task
-                for task, outcome in zip(run.tasks, run.outcomes, strict=True)
+                for task, outcome in zip(tasks, outcomes, strict=True)
                 if resolve(task, outcome, run.lane)
             ]
             self._give_back(run.lane, [*again, *run.kept])
         return number
+
+    def collect_early(self, resolve: Resolve) -> None:
+        """Act on what is done of runs that still run: a slow task keeps none before it waiting.
+
+        What is done and not recorded would be done again after a crash.
+        """
+        for run in self.out:
+            outcomes = run.outcomes
+            while run.taken < len(outcomes) and outcomes[run.taken] is DONE:
+                resolve(run.tasks[run.taken], DONE, run.lane)
+                run.taken += 1
+
+    def abandon(self) -> None:
+        """Give back what is under way, since the process is about to end; ``collect_early`` before.
+
+        Left without a word it would count as a crash when somebody takes it over. What may still
+        run is nobody's until its claim ends. What waits in a run behind that never began, and
+        never will: nothing begins in a drain. A handler that ignores its time limit is left as it
+        is, to count.
+        """
+        waiting = {task for run in self.out for task in run.tasks[run.taken + 1 :]}
+        stuck = {t for run in self.limits.stuck for t in run.tasks[run.taken : run.taken + 1]}
+        for task in self._dialogue.owned - stuck:
+            begun = task not in waiting
+            self._dialogue.release(task, refund=not begun, late=begun)
 
     def take(self, now: float) -> None:
         """Claim for the next runs, no further ahead than work flows."""
@@ -225,27 +252,7 @@ class Dispatcher:
 
     def overdue(self, now: float) -> list[tuple[Task, float]]:
         """Return the tasks that began to ignore their time limit, with the seconds they ran."""
-        found = []
-        for run in self.out - self.stuck:
-            for task in run.tasks:
-                limit, started = task.handler.timeout, task.started
-                if limit is None or not started:
-                    continue
-                # A coroutine is cancelled first; only one that blocks the event loop gets here.
-                grace = _TIMEOUT_GRACE + limit if task.is_async else _TIMEOUT_GRACE
-                if now > started + limit + grace:
-                    self.stuck.add(run)
-                    found.append((task, now - started))
-        self._find_blocked()
-        return found
-
-    def _find_blocked(self) -> None:
-        """Give up on every coroutine once one of them blocks the event loop: none can go on."""
-        loop, blocking = self._loop, any(run.tasks[0].is_async for run in self.stuck)
-        silent = loop is not None and blocking and loop.stalled()
-        self._silence = self._silence + 1 if silent else 0
-        if self._silence >= _BLOCKED:
-            self.stuck.update(run for run in self.out if run.tasks[0].is_async)
+        return self.limits.overdue(self.out, now)
 
     @property
     def next_probe(self) -> float:

@@ -37,6 +37,11 @@ def all_are_new(service: Service, old: set[int]) -> bool:
     return len(new) == 2 and old.isdisjoint(new)
 
 
+def has_begun(service: Service, step: Step, times: int) -> bool:
+    """Tell whether handlers began with ``step`` so often."""
+    return service.ledger.executions(step.event_id).total() == times
+
+
 def all_ended(pids: Iterable[int]) -> bool:
     """Tell whether none of these processes lives."""
     return not any(is_alive(pid) for pid in pids)
@@ -129,6 +134,26 @@ def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
     assert {place[1] for place in service.ledger.twice("begin")} == {slow.event_id}
     assert service.ledger.twice("effect") == {}
     assert service.ledger.disorder() == {}
+
+
+def test_what_outlasts_one_drain_after_another_is_no_poison(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps", claim_ttl=1)
+    slow = Step(key="slow", sequence=0, seconds=4.0)
+    for deployment in range(1, 5):  # one more than the crashes that a message may cause
+        service.start_ready(*SCALE, "--drain-timeout", "1")
+        if deployment == 1:
+            load.publish([slow])
+        eventually(partial(has_begun, service, slow, deployment), "the first handler runs")
+        service.signal(signal.SIGTERM)
+        assert service.exit_code() == 75
+
+    service.start_ready(*SCALE)
+    eventually(lambda: service.ledger.has([slow.event_id], *STEPS), "it is done after all")
+    assert service.drain() == 0
+    assert service.events("SuspectFound") == []
+    assert service.events("DeadLettered") == []
 
 
 def test_a_drain_that_takes_longer_than_heartbeats_keeps_its_connection(

@@ -241,7 +241,7 @@ def test_however_probes_end_the_next_ones_go_out(what: str) -> None:
                 service.meanwhile = lambda: consumer._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001
             case "parked":
                 for task in waiting:
-                    consumer._parking.park(task.message)  # noqa: SLF001
+                    consumer._detour._parking.park(task.message)  # noqa: SLF001
             case "drain":
                 worker.drain()
         go_on(worker, 100)

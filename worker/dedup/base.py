@@ -8,10 +8,11 @@ A record belongs to one (handler, message id) and moves::
                         v    │
                       idle(attempts, crashes)
 
-*Idle* is a record that nobody owns: its owner gave it back. A *claimed* record whose deadline
-passed, or whose owner is known to be dead, is a **suspect**: its last owner may have been killed
-by this very message. A plain claim does not take a suspect; it is told so, and claims again
-with ``solo=True`` when it can run the message alone.
+*Idle* is a record that nobody owns: its owner gave it back. One that was given back *late*
+becomes idle at its deadline, and until then answers BUSY as if it were claimed. A *claimed*
+record whose deadline passed, or whose owner is known to be dead, is a **suspect**: its last owner
+may have been killed by this very message. A plain claim does not take a suspect; it is told so,
+and claims again with ``solo=True`` when it can run the message alone.
 
 Invariants that every store keeps, and that ``worker.testing.dedup_suite`` checks:
 
@@ -44,6 +45,8 @@ RECORD_BYTES = 16
 OWNER_BYTES = 8
 #: Bytes of a token: the owner and its own counter, so that every claim has its own.
 TOKEN_BYTES = OWNER_BYTES + 4
+#: The token of a record that was given back late: no claim has it.
+NOBODY = bytes(TOKEN_BYTES)
 #: Bytes of a fingerprint of a payload.
 FINGERPRINT_BYTES = 4
 
@@ -86,11 +89,17 @@ class Complete(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Give ``record`` back. ``refund``: user code never ran, so the attempt is not counted."""
+    """Give ``record`` back. ``refund``: user code never ran, so the attempt is not counted.
+
+    ``late``: user code may still run, so nobody else may own the record before the deadline of
+    this claim; then it is idle. An owner that is about to end says so of what it abandons:
+    left without a word it would be a suspect. The attempt counts, whatever ``refund`` says.
+    """
 
     record: bytes
     token: bytes
     refund: bool = False
+    late: bool = False
 
 
 class Renew(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.base import NOBODY, OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _CONFLICT = Verdict(Answer.CONFLICT)
 class Held(NamedTuple):
     """A record that is not done: claimed by ``token``, or idle where that is None.
 
-    ``deadline`` is the end of the claim; of an idle record it is when it was given back.
+    ``deadline`` is the end of the claim; of an idle record it is when it was given back. One that
+    was given back late has the token NOBODY and is idle from its deadline on.
     """
 
     token: bytes | None
@@ -79,6 +80,9 @@ class Records:
         held = self.held.get(entry.record)
         if held is None or held.token != entry.token:
             return Answer.STALE
+        if entry.late:
+            self.held[entry.record] = held._replace(token=NOBODY)
+            return Answer.KEPT
         attempts = held.attempts - entry.refund
         if attempts == 0:  # then crashes is too: each came with an attempt
             del self.held[entry.record]
@@ -105,7 +109,7 @@ class Records:
             owner, deadline, attempts, crashes = None, now, 0, 0
         else:
             owner, deadline, attempts, crashes = held
-        if owner is None:
+        if owner is None or (owner == NOBODY and deadline <= now):
             attempts += 1
         elif owner != token:
             if deadline > now and owner[:OWNER_BYTES] not in dead:

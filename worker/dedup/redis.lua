@@ -13,16 +13,17 @@
 -- done     PREFIX{TAG}GENERATION, a hash: the last FIELD bytes of the record -> fingerprint.
 --          Tag and field share no bits: 95 of them at 32,768 slots tell one id from another.
 -- held     PREFIX{TAG}:RECORD: token, deadline in ms (0: idle, nobody owns it), attempts, crashes
+--          The token is NOBODY where it is idle, or was given back late: then from the deadline on.
 --
 -- A command called from a script costs more than what it does, so the claims of completed records
 -- are read by one command and deleted by one.
 local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
 local COMPLETE, RELEASE, REFUND, RENEW, SOLO = 67, 82, 70, 78, 83   -- C R F N S; K is a claim
-local FORGET = 88   -- X
+local LATE, FORGET = 76, 88   -- L X
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
 local FIRST, DETAILED, FRESH, BUSY, SUSPECT = '\9', '\0', 1, 3, 5
 local DEADLINE, HELD, DETAIL = '>I6', '>I6I4I4', '>BI4I4I8'
-local IDLE = string.rep('\0', TOKEN)
+local NOBODY = string.rep('\0', TOKEN)
 local MOST_KEYS = 1000   -- of one command: Lua's stack holds 8000
 
 local call, sub, byte = redis.call, string.sub, string.byte
@@ -132,11 +133,15 @@ local function change(kind, key, token)
     hold(key, token, deadline, attempts, crashes)
     return KEPT
   end
+  if kind == LATE then
+    hold(key, NOBODY, until_, attempts, crashes)
+    return KEPT
+  end
   if kind == REFUND then attempts = attempts - 1 end
   if attempts == 0 then   -- then crashes is too: each came with an attempt
     call('DEL', key)
   else
-    call('SET', key, IDLE .. pack(HELD, 0, attempts, crashes), 'PX', idle_for)
+    call('SET', key, NOBODY .. pack(HELD, 0, attempts, crashes), 'PX', idle_for)
   end
   return KEPT
 end
@@ -150,7 +155,7 @@ local function claim(at, base, key, token)
   local value = call('GET', key)
   local owner, until_, attempts, crashes = sub(value, 1, TOKEN), unpack(HELD, value, TOKEN + 1)
   local verdict, wait = FRESH, 0
-  if until_ == 0 then
+  if until_ == 0 or (owner == NOBODY and until_ <= now) then
     attempts = attempts + 1
   elseif owner ~= token then
     if until_ > now and not dead[sub(owner, 1, OWNER)] then
@@ -179,7 +184,7 @@ end
 for at = completed * ENTRY + 1, #entries, ENTRY do
   local kind, base, token = kind_of(at), base_of(at), token_of(at)
   local key = base .. ':' .. record_of(at)
-  if kind == RELEASE or kind == REFUND or kind == RENEW then
+  if kind == RELEASE or kind == REFUND or kind == LATE or kind == RENEW then
     answers[#answers + 1] = change(kind, key, token)
   elseif kind == FORGET then
     answers[#answers + 1] = forget(at, base, key)

@@ -305,8 +305,8 @@ def _entries(batch: Batch) -> list[bytes]:
     join = b"".join
     entries = [join((*entry, b"C")) for entry in batch.completes]
     entries += [
-        join((record, token, _NO_FINGERPRINT, b"F" if refund else b"R"))
-        for record, token, refund in batch.releases
+        join((record, token, _NO_FINGERPRINT, b"L" if late else b"F" if refund else b"R"))
+        for record, token, refund, late in batch.releases
     ]
     entries += [join((*entry, _NO_FINGERPRINT, b"N")) for entry in batch.renewals]
     entries += [

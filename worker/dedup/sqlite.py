@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from worker.dedup.base import OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.base import NOBODY, OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError, DedupUnavailable
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from worker.dedup.base import Claim, Complete, Release, StoreOptions
 
 _VERSION = 1
-#: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back.
+#: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back. It is
+#: NOBODY where it was given back late: nobody owns it from its ``deadline`` on.
 #: ``deadline`` is in seconds since 1970 and ``expires`` in whole ones, rounded up: there are few
 #: of the former and millions of the latter.
 _SCHEMA = (
@@ -54,6 +55,7 @@ _LET_GO = "DELETE FROM dedup_held WHERE record = ? AND (token = ? OR token IS NU
 _GIVE_BACK = """UPDATE dedup_held
     SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
+_GIVE_BACK_LATE = "UPDATE dedup_held SET token = ? WHERE record = ? AND token = ?"
 _FORGET_IDLE = "DELETE FROM dedup_held WHERE record = ? AND token IS NULL"
 _RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
@@ -231,7 +233,7 @@ class SqliteStore(DedupStore):
         if held is None or held[1] + self._options.claim_memory <= now:
             held = (None, now, 0, 0)
         owner, deadline, attempts, crashes = held
-        if owner is None:
+        if owner is None or (owner == NOBODY and deadline <= now):
             attempts += 1
         elif owner != token:
             if deadline > now and owner[:OWNER_BYTES] not in dead:
@@ -342,7 +344,10 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:
-    return _kept(db.execute(_GIVE_BACK, (now, entry.refund, entry.record, entry.token)))
+    record, token, refund, late = entry
+    if late:
+        return _kept(db.execute(_GIVE_BACK_LATE, (NOBODY, record, token)))
+    return _kept(db.execute(_GIVE_BACK, (now, refund, record, token)))
 
 
 def _kept(cursor: sqlite3.Cursor) -> Answer:

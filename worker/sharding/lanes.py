@@ -58,13 +58,15 @@ class Lane(Generic[T]):
 class Run(Generic[T]):
     """Consecutive tasks of one lane, to be run in order by one thread or coroutine."""
 
-    __slots__ = ("kept", "lane", "outcomes", "tasks")
+    __slots__ = ("kept", "lane", "outcomes", "taken", "tasks")
 
     def __init__(self, lane: Lane[T], tasks: list[T]) -> None:
         self.lane = lane
         self.tasks = tasks
         #: One outcome a task, filled in by the pool.
         self.outcomes: list[object] = []
+        #: How many outcomes were acted on before the run was finished.
+        self.taken = 0
         #: Later tasks of the lane that were claimed for, but must wait for these.
         self.kept: list[T] = []
 

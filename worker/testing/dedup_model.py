@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from worker.dedup.base import (
+    NOBODY,
     OWNER_BYTES,
     Answer,
     Answers,
@@ -71,10 +72,13 @@ class Model:
         self.done[record] = payload
         return KEPT
 
-    def release(self, record: bytes, token: bytes, refund: bool) -> Answer:  # noqa: FBT001
+    def release(self, record: bytes, token: bytes, refund: bool, late: bool) -> Answer:  # noqa: FBT001
         if self.owner(record) != token:
             return STALE
         _, attempts, crashes = self.held[record]
+        if late:
+            self.held[record] = (NOBODY, attempts, crashes)
+            return KEPT
         self.held[record] = (None, attempts - refund, crashes)
         return KEPT
 
@@ -118,7 +122,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
 
         @rule(
             completes=st.lists(st.tuples(numbers, tokens, payloads), max_size=3),
-            releases=st.lists(st.tuples(numbers, tokens, flags), max_size=3),
+            releases=st.lists(st.tuples(numbers, tokens, flags, flags), max_size=3),
             renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
             claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
             dead=st.sets(st.sampled_from(owners)),
@@ -127,7 +131,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
             self,
             completes: list[tuple[int, bytes, bytes]],
-            releases: list[tuple[int, bytes, bool]],
+            releases: list[tuple[int, bytes, bool, bool]],
             renewals: list[tuple[int, bytes]],
             claims: list[tuple[int, bytes, bytes, bool]],
             dead: set[bytes],
@@ -135,7 +139,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         ) -> None:
             self.batch = Batch(
                 [Complete(self.records[n], token, payload) for n, token, payload in completes],
-                [Release(self.records[n], token, refund) for n, token, refund in releases],
+                [Release(self.records[n], t, refund, late) for n, t, refund, late in releases],
                 [Renew(self.records[n], token) for n, token in renewals],
                 [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],
                 dead,

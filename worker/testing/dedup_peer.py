@@ -60,8 +60,9 @@ class Peer:
         completes = [Complete(record, self.token, payload)]
         return self.store.apply(Batch(completes=completes)).completes[0]
 
-    def release(self, record: bytes, *, refund: bool = False) -> Answer:
-        return self.store.apply(Batch(releases=[Release(record, self.token, refund)])).releases[0]
+    def release(self, record: bytes, *, refund: bool = False, late: bool = False) -> Answer:
+        releases = [Release(record, self.token, refund, late)]
+        return self.store.apply(Batch(releases=releases)).releases[0]
 
     def renew(self, record: bytes) -> Answer:
         return self.store.apply(Batch(renewals=[Renew(record, self.token)])).renewals[0]

@@ -134,6 +134,32 @@ class DedupStoreSuite(DedupRaces):
         assert other.release(record, refund=True) is KEPT
         assert peer.claim(record, solo=True) == Verdict(FRESH, 2)
 
+    def test_what_was_given_back_late_is_nobodys_before_its_deadline(self, peers: Peers) -> None:
+        (owner, other), record = peers(2), new_record()
+        owner.claim(record)
+        assert owner.release(record, late=True) is KEPT
+        assert [owner.release(record, late=True), owner.renew(record)] == [STALE] * 2
+        for peer in (owner, other):
+            verdict = peer.claim(record, dead=[owner.owner], solo=True)
+            assert (verdict.answer, verdict.attempts, verdict.crashes) == (BUSY, 1, 0)
+            assert verdict.wait > 0
+
+    def test_what_was_given_back_late_is_fresh_from_its_deadline_on(self, peers: Peers) -> None:
+        (owner, other), record = peers(2, claim_ttl=SHORT), new_record()
+        owner.claim(record)
+        assert owner.release(record, refund=True, late=True) is KEPT
+        wait_until(lambda: other.claim(record).answer is not BUSY)
+        assert other.claim(record) == Verdict(FRESH, 2)  # the same claim, repeated
+        assert other.complete(record) is KEPT
+
+    def test_what_was_given_back_late_keeps_the_crashes_that_it_had(self, peers: Peers) -> None:
+        (owner, other), record = peers(2, claim_ttl=SHORT), new_record()
+        owner.claim(record)
+        other.claim(record, dead=[owner.owner], solo=True)
+        assert other.release(record, late=True) is KEPT
+        wait_until(lambda: owner.claim(record).answer is not BUSY)
+        assert owner.claim(record) == Verdict(FRESH, 3, crashes=1)
+
     def test_a_refund_of_the_only_attempt_leaves_nothing(self, peers: Peers) -> None:
         (peer, other), record = peers(2), new_record()
         peer.claim(record)

@@ -1,0 +1,111 @@
+"""What a process says of its work when it has to end before it: nothing done is done again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from worker import App, Event
+from worker.consumer import Consumer, Finish
+from worker.telemetry import SuspectFound
+from worker.testing import TestWorker
+
+PATIENCE = 20.0
+
+
+class Step(Event, name="step", key="line"):
+    """One of a sequence; the third one takes until it is told."""
+
+    line: str
+    number: int = 0
+
+
+class Service:
+    """An app, and what its handler did."""
+
+    def __init__(self) -> None:
+        self.app = App("bank")
+        self.begun: list[int] = []
+        self.go_on = threading.Event()
+        self.app.on(Step, name="work")(self.work)
+
+    def has_hung(self, times: int) -> bool:
+        return self.begun.count(2) == times
+
+    def work(self, event: Step) -> None:
+        self.begun.append(event.number)
+        if event.number == 2:
+            self.go_on.wait(PATIENCE)
+
+
+def in_threads(worker: TestWorker) -> Any:
+    """Return a consumer with real threads that believes them to be quick: its runs are long."""
+    consumer: Any = Consumer(
+        worker.app,
+        worker.settings,
+        shards=range(worker.settings.shards),
+        store=worker.store,
+    )
+    consumer.open()
+    consumer._dispatcher._rate = 1e6  # noqa: SLF001 - as measured on a service at full speed
+    consumer._next_watch = time.monotonic() + 0.2  # noqa: SLF001 - before which it is believed
+    return consumer
+
+
+def tick_until(consumer: Consumer, condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, consumer.statistics()
+        consumer.tick(0.01)
+
+
+def begin(worker: TestWorker, service: Service) -> Any:
+    """Return a consumer that runs five steps of one lane as one run, and hangs in the third."""
+    worker.drain()
+    for number in range(5):
+        worker.publish(Step(line="a", number=number))
+    consumer = in_threads(worker)
+    tick_until(consumer, lambda: len(service.begun) == 3)
+    (run,) = consumer._dispatcher.out  # noqa: SLF001
+    assert len(run.tasks) == 5
+    return consumer
+
+
+def test_what_is_done_is_recorded_although_a_later_one_of_its_run_hangs() -> None:
+    service = Service()
+    with TestWorker(service.app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
+        consumer = begin(worker, service)
+        tick_until(consumer, lambda: consumer.counters.completed == 2)
+        consumer.drain(time.monotonic())
+        tick_until(consumer, lambda: consumer.ended)
+        consumer.close()
+        assert consumer.ended is Finish.ABANDONED
+
+        service.go_on.set()
+        worker.run(timeout=PATIENCE)
+        assert service.begun == [0, 1, 2, 2, 3, 4]
+
+
+def test_what_is_abandoned_is_no_suspect_and_waits_for_the_end_of_its_claim() -> None:
+    service = Service()
+    with TestWorker(service.app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
+        consumer = begin(worker, service)
+        for begun in range(2, 6):
+            consumer.stop()
+            consumer.close()
+            assert consumer.ended is Finish.ABANDONED
+            consumer = in_threads(worker)
+            tick_until(consumer, partial(service.has_hung, begun))
+        consumer.stop()
+        consumer.close()
+
+        service.go_on.set()
+        worker.run(timeout=PATIENCE)
+        assert [service.begun.count(number) for number in (0, 1, 3, 4)] == [1] * 4
+        assert not [e for e in worker.runtime_events if isinstance(e, SuspectFound)]
+        assert worker.dead_letters == []
+        # The abandoned one's attempts count, those behind it had never begun.
+        assert [each.attempt for each in worker.executed] == [6, 1, 1]
