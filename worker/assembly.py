@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.codec import Codec
-from worker.dedup.base import StoreOptions
-from worker.dedup.open import open_store
+from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
@@ -54,8 +53,7 @@ def open_memory(settings: Settings) -> DedupStore:
     Raises DedupUnavailable where it does not answer in time, ConfigurationError where something
     is set wrong, or the store would forget by itself.
     """
-    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
-    store = patiently(lambda: open_store(settings.dedup_url, options), settings.connect_timeout)
+    store = patiently(lambda: open_settled(settings), settings.connect_timeout)
     for warning in store.warnings():
         logger.warning("%s", warning)
     return store

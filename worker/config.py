@@ -193,7 +193,7 @@ def load_settings(
                 hint = f"; did you mean {near[0]}?" if near else ""
                 mistakes.append(f"{source}: there is no setting {name}{hint}")
             elif value is not None:
-                merged[name] = (value, source.format(name=name))
+                merged[name] = (value, source)
     settings = Settings()
     for name, (value, source) in merged.items():
         try:

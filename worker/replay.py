@@ -22,7 +22,7 @@ from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
 from worker.parking import MARKER, UNPARKED
 from worker.payload import to_json
-from worker.topology import parked_queue
+from worker.topology import front_exchange, parked_queue
 from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
@@ -182,7 +182,7 @@ class Replay:
     def _mark(self, key: str, queues: Sequence[str]) -> None:
         """Send the marker behind what was sent, or to where the key's messages go."""
         marker = self._codec.pack(MARKER, to_json({"key": key}), message_id=new_id(), key=key)
-        places = [("", queue) for queue in queues] or [(f"{self._service}.g1", "")]
+        places = [("", queue) for queue in queues] or [(front_exchange(self._service), "")]
         for exchange, routing_key in places:
             marker.exchange, marker.routing_key, marker.mandatory = exchange, routing_key, True
             for error in self._send(None, [marker]):

@@ -105,6 +105,11 @@ class Topology:
         return tuple(q.name for q in self.queues if q.shard is not None)
 
 
+def front_exchange(prefix: str, generation: int = 1) -> str:
+    """Return the name of the exchange that spreads a service's messages over its shards."""
+    return f"{prefix}.g{generation}"
+
+
 def shard_queue(service: str, generation: int, shard: int) -> str:
     """Return the name of a shard's queue."""
     return f"{service}.g{generation}.{shard}"
@@ -156,7 +161,7 @@ def plan(  # noqa: PLR0913 - what a topology follows from
     prefix = queue_prefix(service, settings.handlers)
     durable = _queue_arguments(settings, able, single_active=False)
     events, commands = settings.events_exchange, settings.commands_exchange
-    front = f"{prefix}.g{generation}"
+    front = front_exchange(prefix, generation)
     exchanges = public_exchanges(settings)
     exchanges.extend(_own_exchanges(front, settings.shards, able))
     queues = [

@@ -201,6 +201,11 @@ def test_servers_that_do_not_answer_are_told_both(on_sqlite: Service) -> None:
     assert level(found["dedup"]) == {"error"}
 
 
+def test_what_a_start_would_refuse_is_an_error(on_sqlite: Service) -> None:
+    found = on_sqlite.check("--http", "here", code=3)
+    assert "'here' is not HOST:PORT" in texts(found["http"])
+
+
 def test_a_weak_memory_is_a_warning(on_sqlite: Service) -> None:
     found = on_sqlite.check("--dedup", "memory://")
 

@@ -175,6 +175,16 @@ def test_what_a_replay_and_a_purge_did_is_told_in_json(embedded_desk: Desk) -> N
     assert json.loads(embedded_desk.dlq("purge", "k1-1", "--yes", "--json").out) == {"removed": 1}
 
 
+def test_an_id_that_is_not_there_is_told_and_the_others_return(embedded_desk: Desk) -> None:
+    replayed = embedded_desk.dlq("replay", "k0-0", "no-such", code=1)
+    assert replayed.out == "1 message sent back\n"
+    assert replayed.err == "qworker: there is no message 'no-such' in once.dlq\n"
+
+    purged = embedded_desk.dlq("purge", "k1-1", "no-such", "--yes", code=1)
+    assert purged.out == "1 message removed\n"
+    assert "there is no message 'no-such'" in purged.err
+
+
 def test_a_message_whose_queue_is_gone_stays_and_is_told(desk: Desk) -> None:
     desk.stop()
     for shard in (0, 1):

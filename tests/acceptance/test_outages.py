@@ -37,6 +37,11 @@ def check_all_done_once(service: Service, load: Load) -> None:
     assert service.ledger.disorder() == {}
 
 
+def is_ready(service: Service, wanted: bool) -> bool:
+    """Tell whether the service says of itself that it is, or is not, ready."""
+    return service.status().get("ready") is wanted
+
+
 def is_told(service: Service, sign: str, times: int) -> bool:
     """Tell whether the log holds a runtime event so often."""
     return len(service.events(sign)) >= times
@@ -64,8 +69,11 @@ def test_a_broker_that_goes_away_and_comes_back(
         some_more(service)
         {"stop": rabbitmq.stop, "kill": rabbitmq.kill}[end]()
         eventually(lambda: len(service.events("BrokerLost")) == 2, "both processes notice")
+        eventually(partial(is_ready, service, False), "it is not ready")
+        assert "waiting for the broker" in service.status()["text"]
         rabbitmq.start()
         some_more(service)
+        eventually(partial(is_ready, service, True), "it is ready again")
 
     check_all_done_once(service, load)
     assert len(service.events("BrokerLost")) == len(service.events("BrokerRegained")) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
@@ -14,9 +15,10 @@ from worker.cli.inspector import Inspector
 from worker.cli.loading import import_app, settle
 from worker.cli.output import count
 from worker.config import mask_url
-from worker.dedup.base import StoreOptions
-from worker.dedup.open import open_store
+from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, QworkerError
+from worker.supervisor.probes import parse_address
+from worker.supervisor.reload import NEEDS_WATCHFILES
 from worker.topology import dead_letter_queue, declare_exchange, declare_queue, shard_queue
 from worker.transport.capabilities import capabilities_of
 
@@ -65,6 +67,7 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
         return
     yield _ok("settings", _settings(settings))
     yield _ok("horizons", _horizons(app, settings))
+    yield from _check_extras(settings)
     yield from _check_broker(app, settings, topology)
     yield from _check_store(settings)
 
@@ -82,6 +85,17 @@ def _settings(settings: Settings) -> str:
     if settings.handlers:
         told += f", only {', '.join(settings.handlers)}"
     return told
+
+
+def _check_extras(settings: Settings) -> Iterator[Finding]:
+    """Tell what ``start`` would refuse of its listener and of ``--reload``."""
+    if settings.http:
+        try:
+            parse_address(settings.http)
+        except ConfigurationError as error:
+            yield _error("http", error)
+    if settings.reload and find_spec("watchfiles") is None:
+        yield _error("reload", ConfigurationError(NEEDS_WATCHFILES))
 
 
 def _horizons(app: App, settings: Settings) -> str:
@@ -228,9 +242,8 @@ def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:
 
 
 def _check_store(settings: Settings) -> Iterator[Finding]:
-    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
     try:
-        store = open_store(settings.dedup_url, options)
+        store = open_settled(settings)
         try:
             yield _ok("dedup", f"{store.tier} ({mask_url(settings.dedup_url)})")
             for warning in store.warnings():

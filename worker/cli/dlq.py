@@ -134,7 +134,7 @@ def purge(
     yes: bool,
     as_json: bool,
     **wanted: Any,  # noqa: ANN401 - the filter's options
-) -> None:
+) -> int:
     """Remove dead letters for good: all, some ids, or what a filter takes.
 
     Parked messages are not touched: their key could not be set free any more.
@@ -149,8 +149,7 @@ def purge(
             search = Search(box, choice)
             number = sum(1 for _ in search)
         if not number:
-            _tell_removed(0, search, as_json=as_json)
-            return
+            return _tell_removed(0, search, as_json=as_json)
         click.confirm(f"Remove {count(number, 'message')} of {box.queue} for good?", abort=True)
     number = 0
     with open_box(place) as box:
@@ -158,12 +157,14 @@ def purge(
         for letter in search:
             box.remove([letter])
             number += 1
-    _tell_removed(number, search, as_json=as_json)
+    return _tell_removed(number, search, as_json=as_json)
 
 
-def _tell_removed(number: int, search: Search, *, as_json: bool) -> None:
+def _tell_removed(number: int, search: Search, *, as_json: bool) -> int:
+    """Tell what was removed; return the exit code."""
     search.tell(number)
     if as_json:
         emit_json({"removed": number})
     else:
         emit(f"{count(number, 'message')} removed")
+    return 1 if search.incomplete else 0

@@ -13,8 +13,7 @@ from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box
-from worker.dedup.base import StoreOptions
-from worker.dedup.open import open_store
+from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.ids import new_id
 from worker.replay import Replay
@@ -84,6 +83,7 @@ def replay(  # noqa: PLR0913 - its options
         if sys.stderr.isatty():
             click.echo(_WIPE, nl=False, err=True)
         code = _tell(done, as_json=as_json)
+        code = max(code, _EXIT_INCOMPLETE * search.incomplete)
         told = {"returned": done.returned, "stay": [_why(*refused) for refused in done.refused]}
         parked = store.parked(place.service)
         if replay_id is not None and choice.key is not None and choice.key in parked:
@@ -154,14 +154,12 @@ def _tell_unparked(done: Unparked, key: str, wait: float, *, as_json: bool) -> i
 
 
 def _store(place: Target) -> DedupStore:
-    settings = place.settings
-    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
-    store = open_store(settings.dedup_url, options)
+    store = open_settled(place.settings)
     if not store.shared:
         store.close()
         raise ConfigurationError(
-            f"{settings.dedup_url} lives in the process of the service, where this command cannot"
-            " make it forget an id: what is sent back would be dropped as a duplicate"
+            f"{place.settings.dedup_url} lives in the process of the service, where this command"
+            " cannot make it forget an id: what is sent back would be dropped as a duplicate"
         )
     return store
 

@@ -56,14 +56,21 @@ class Search:
         self._box = box
         self._wanted = wanted
         self._seen: dict[str, set[str]] = {"handler": set(), "name": set()}
+        self._missing = dict.fromkeys(wanted.ids)
 
     def __iter__(self) -> Iterator[Letter]:
         """Yield the letters that are meant, in order. Raises as :meth:`Box.read` does."""
         for letter in self._box.read():
             self._seen["handler"].add(letter.handler)
             self._seen["name"].add(letter.name)
+            self._missing.pop(letter.id, None)
             if self._wanted.takes(letter):
                 yield letter
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an id that was asked for was not found."""
+        return bool(self._missing)
 
     def tell(self, found: int) -> None:
         """Say on standard error where nothing was found, or not everything was read."""
@@ -71,6 +78,9 @@ class Search:
         if box.unread:
             held = count(box.unread, "message")
             note(f"{held} of {box.queue} could not be read: others hold them, or it holds too many")
+        elif self._missing:
+            for id_ in self._missing:
+                note(f"qworker: there is no message {id_!r} in {box.queue}")
         elif not box.depth:
             note(f"{box.queue} is empty")
         elif not found:

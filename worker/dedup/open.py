@@ -11,14 +11,14 @@ from types import FunctionType
 from typing import TYPE_CHECKING, cast
 
 from worker.config import mask_url
-from worker.dedup.base import DedupStore
+from worker.dedup.base import DedupStore, StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.dedup.redis import RedisStore
 from worker.dedup.sqlite import SqliteStore
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from worker.dedup.base import StoreOptions
+    from worker.config import Settings
 
 #: Other distributions register the class of their store here, under its URL scheme.
 ENTRY_POINTS = "qworker.dedup"
@@ -38,6 +38,12 @@ _METHODS = tuple(
     if not name.startswith("_") and isinstance(member, FunctionType | classmethod)
 )
 _FACTS = ("tier", "shared")
+
+
+def open_settled(settings: Settings) -> DedupStore:
+    """Open the store that the settings name, as they say. Raises as :func:`open_store` does."""
+    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
+    return open_store(settings.dedup_url, options)
 
 
 def open_store(url: str, options: StoreOptions) -> DedupStore:

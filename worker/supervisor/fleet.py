@@ -81,6 +81,15 @@ class Fleet:
             for slot in self._slots[: self.processes]
         )
 
+    def waits_for(self) -> str:
+        """Return which servers are away, by what the processes told last; empty if none is."""
+        told = [child.statistics for child in self.children() if child.stage is Stage.READY]
+        away = {
+            "the broker": any(not each.get("connected", True) for each in told),
+            "the dedup store": any(each.get("store_away") for each in told),
+        }
+        return " and ".join(name for name, is_away in away.items() if is_away)
+
     @property
     def changing(self) -> bool:
         """Whether a planned change is under way or waits."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.supervisor")
 
+NEEDS_WATCHFILES = (
+    "reload: watching the code needs the package watchfiles: pip install 'qworker-runtime[reload]'"
+)
+
 
 class CodeWatch:
     """Calls ``changed`` in a thread of its own whenever Python files of ``folder`` change."""
@@ -23,10 +27,7 @@ class CodeWatch:
         try:
             import watchfiles  # noqa: PLC0415 - an optional extra
         except ImportError:
-            raise ConfigurationError(
-                "reload: watching the code needs the package watchfiles:"
-                " pip install 'qworker-runtime[reload]'"
-            ) from None
+            raise ConfigurationError(NEEDS_WATCHFILES) from None
         self._watchfiles = watchfiles
         self._folder = folder
         self._changed = changed

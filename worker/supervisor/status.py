@@ -38,7 +38,7 @@ class Status:
     state: str
     #: Whether every process that consumes gives signs of life. Says nothing of the broker.
     live: bool
-    #: Whether every process consumes and none is being drained.
+    #: Whether every process consumes and none is being drained or waits for a server.
     ready: bool
     #: Reading of the monotonic clock, which the processes of one machine share.
     at: float

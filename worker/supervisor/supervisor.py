@@ -237,15 +237,17 @@ class Supervisor:
     def _status(self, now: float) -> Status:
         fleet = self._fleet
         ready = sum(child.stage is Stage.READY for child in fleet.children())
+        waits = fleet.waits_for()
+        text = f"{self._state.value}, {ready} of {fleet.processes} processes ready"
         statistics = [child.statistics for child in fleet.children()]
         return Status(
             service=fleet.terms.service if fleet.terms else "",
             pid=os.getpid(),
             state=self._state.value,
             live=fleet.responsive(now),
-            ready=fleet.ready and not self._ending,
+            ready=fleet.ready and not self._ending and not waits,
             at=now,
-            text=f"{self._state.value}, {ready} of {fleet.processes} processes ready",
+            text=f"{text}, waiting for {waits}" if waits else text,
             restarts=fleet.restarts,
             processes=[child.facts(now) for child in fleet.children()],
             counters=fleet.totals.counters(statistics),
