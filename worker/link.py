@@ -113,6 +113,7 @@ class Link:
             outbound = Outbound(self._connect("publish"), settings.broker)
             channel = inbound_connection.channel()
             declare(channel, topology)
+            _tell_taken(channel, queues)
             channel.close()
             for queue in self._retry_queues.values():
                 _declare_retry(queue, inbound_connection)
@@ -302,6 +303,17 @@ def _exists(queue: str, connection: Connection) -> bool:
         return False
     channel.close()
     return True
+
+
+def _tell_taken(channel: Any, queues: Mapping[int, str]) -> None:  # noqa: ANN401
+    """Say which shards somebody else consumes: what this process gets is the succession."""
+    counts = {
+        shard: channel.queue_declare(queue, passive=True).consumer_count
+        for shard, queue in queues.items()
+    }
+    if taken := [str(shard) for shard, count in counts.items() if count]:
+        plural = "" if len(taken) == 1 else "s"
+        logger.info("standing by for shard%s %s: others consume", plural, ", ".join(taken))
 
 
 def _declare_retry(queue: Queue, connection: Connection) -> bool:

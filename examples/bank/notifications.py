@@ -26,5 +26,6 @@ def database() -> Iterator[None]:
 class NotifyOfDeposit:
     def handle(self, event: UserDeposited, ctx: Context) -> None:
         text = f"Congrats for your {event.amount} deposit"
+        print(f"{event.user_id}: {text}", flush=True)
         with closing(sqlite3.connect(FILE, timeout=30)) as db, db:
             db.execute("INSERT INTO notifications VALUES (?, ?)", (event.user_id, text))

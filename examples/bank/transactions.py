@@ -41,6 +41,7 @@ def record_deposit(event: UserDeposited, ctx: Context) -> None:
         )
         if booked.rowcount:
             add_to_balance(db, event.user_id, event.amount)
+            print(f"{event.user_id}: booked {event.amount}", flush=True)
     # Leaves when this function has returned, so never before what it speaks of is committed.
     ctx.publish(
         TransactionCreated(user_id=event.user_id, amount=event.amount, deposit_id=event.event_id)

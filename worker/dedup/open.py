@@ -15,7 +15,7 @@ from worker.dedup.base import DedupStore, StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.dedup.redis import RedisStore
 from worker.dedup.sqlite import SqliteStore
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, DedupUnavailable
 
 if TYPE_CHECKING:
     from worker.config import Settings
@@ -43,7 +43,13 @@ _FACTS = ("tier", "shared")
 def open_settled(settings: Settings) -> DedupStore:
     """Open the store that the settings name, as they say. Raises as :func:`open_store` does."""
     options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
-    return open_store(settings.dedup_url, options)
+    try:
+        return open_store(settings.dedup_url, options)
+    except (ConfigurationError, DedupUnavailable) as error:
+        if settings.dedup:
+            raise
+        hint = f"--dedup is not set, and this goes with the broker {mask_url(settings.broker)}"
+        raise type(error)(f"{error}; {hint}") from None
 
 
 def open_store(url: str, options: StoreOptions) -> DedupStore:

@@ -188,7 +188,8 @@ class Supervisor:
         elif self._state is not State.RUNNING:
             self._state = State.RUNNING
             self._reporter.systemd.ready()
-            logger.info("ready: %d processes", fleet.processes)
+            number = fleet.processes
+            logger.info("ready: %d process%s", number, "" if number == 1 else "es")
         elif self._bursting and self._burst.over(child.pid for child in fleet.children()):
             self._end_burst(now)
 
