@@ -6,8 +6,16 @@ from difflib import get_close_matches
 from urllib.parse import parse_qsl, urlsplit
 
 SCHEMES = ("amqp", "amqps", "sqlite", "memory")
+#: What an amqps:// URL may say of TLS, and the values where these are few.
+TLS_OPTIONS: dict[str, tuple[str, ...]] = {
+    "ssl_ca_certs": (),
+    "ssl_certfile": (),
+    "ssl_keyfile": (),
+    "ssl_cert_reqs": ("required", "none"),
+    "ssl_check_hostname": ("true", "false"),
+}
 #: Of those that py-amqp has, what RabbitMQ knows.
-_LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
+_OPTIONS = {"login_method": ("PLAIN", "AMQPLAIN", "EXTERNAL"), **TLS_OPTIONS}
 
 
 def broker_mistakes(urls: str) -> list[str]:
@@ -39,17 +47,26 @@ def amqp_mistake(url: str) -> str:
         return "its port is no number from 0 to 65535; such as amqp://user:password@host:5672/vhost"
     if not parts.hostname:
         return f"it has no host; such as amqp://user:password@host:{port or 5672}/vhost"
-    return _query_mistake(parts.query)
+    return _query_mistake(parts.scheme, parts.query)
 
 
-def _query_mistake(query: str) -> str:
+def _query_mistake(scheme: str, query: str) -> str:
     # Nothing of it is shown: it may be the rest of a password.
-    options = parse_qsl(query, keep_blank_values=True)
-    if {name for name, _ in options} - {"login_method"}:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if options.keys() - _OPTIONS:
         return (
-            "the one option after its '?' is login_method; heartbeat and connect_timeout are"
-            " settings of their own, and TLS is amqps://"
+            f"the options after its '?' are {', '.join(_OPTIONS)}; heartbeat and connect_timeout"
+            " are settings of their own"
         )
-    if {value for _, value in options} - set(_LOGIN_METHODS):
-        return f"its login_method is one of {', '.join(_LOGIN_METHODS)}"
+    if scheme != "amqps" and options.keys() & TLS_OPTIONS:
+        return "the ssl_ options are for amqps://"
+    for name, value in options.items():
+        if not value or (_OPTIONS[name] and value not in _OPTIONS[name]):
+            return f"its {name} is {_one_of(_OPTIONS[name])}"
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        return "its ssl_keyfile goes with an ssl_certfile"
     return ""
+
+
+def _one_of(values: tuple[str, ...]) -> str:
+    return f"one of {', '.join(values)}" if values else "the name of a file"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.running import Load, Service
+from servers import RabbitMQ, Redis
 from worker import App
 
 
@@ -25,6 +26,14 @@ class Place:
 def servers(amqp_url: str, redis_url: str) -> Place:
     """RabbitMQ and Redis."""
     return Place(amqp_url, redis_url)
+
+
+@pytest.fixture
+def secured(servers: Place, rabbitmq: RabbitMQ, redis_server: Redis) -> Place:
+    """RabbitMQ and Redis by TLS."""
+    broker = rabbitmq.over_tls(servers.broker)
+    broker += f"?ssl_ca_certs={rabbitmq.certificates.authority}"
+    return Place(broker, redis_server.over_tls(servers.dedup))
 
 
 @pytest.fixture
@@ -59,7 +68,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 @pytest.fixture
 def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """A publisher that outlasts outages, to the place that the test runs at."""
-    names = [n for n in ("place", "servers", "embedded") if n in request.fixturenames]
+    names = [n for n in ("place", "secured", "servers", "embedded") if n in request.fixturenames]
     place: Place = request.getfixturevalue(names[0])
     app = App("publisher", broker=place.broker, settings={"connect_timeout": 60})
     yield Load(app)

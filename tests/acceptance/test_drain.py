@@ -107,6 +107,7 @@ def test_a_service_that_hands_over_to_another_one_executes_nothing_twice(
         for old, new in ((one, other), (other, one)):
             some_more(one)
             new.start_ready(*SCALE)
+            assert "standing by for shards" in new.log
             pause(0, 0.5)
             assert old.drain() == 0
         some_more(one)

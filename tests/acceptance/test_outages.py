@@ -79,6 +79,25 @@ def test_a_broker_that_goes_away_and_comes_back(
     assert len(service.events("BrokerLost")) == len(service.events("BrokerRegained")) == 2
 
 
+def test_servers_that_speak_tls_go_away_and_come_back(
+    secured: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ, redis_server: Redis
+) -> None:
+    service = serve(secured, "steps")
+    service.start_ready(*SCALE)
+    load.publish([Step(key="long", sequence=n, fault="x" * 50_000) for n in range(50)])
+
+    with load.in_background(forever(keys=20, seconds=0.01)):
+        for server in (rabbitmq, redis_server):
+            some_more(service)
+            server.stop()
+            eventually(partial(is_ready, service, False), "it is not ready")
+            server.start()
+            eventually(partial(is_ready, service, True), "it is ready again")
+        some_more(service)
+
+    check_all_done_once(service, load)
+
+
 def test_connections_that_an_operator_closes(
     servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ
 ) -> None:

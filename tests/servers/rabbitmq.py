@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from servers.certificates import Certificates, certify
 from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program, free_ports
 
@@ -23,7 +24,11 @@ _PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 _SCRIPTS = [Path("/usr/lib/rabbitmq/bin")]
 
 _CONFIGURATION = """\
-[{rabbit, [{tcp_listeners, [{"127.0.0.1", %d}]},
+[{rabbit, [{tcp_listeners, [{"127.0.0.1", %(port)d}]},
+           {ssl_listeners, [{"127.0.0.1", %(tls_port)d}]},
+           {ssl_options, [{cacertfile, "authority.pem"}, {certfile, "server.pem"},
+                          {keyfile, "server.pem"}, {verify, verify_peer},
+                          {fail_if_no_peer_cert, false}]},
            {loopback_users, []},
            {default_user, <<"guest">>}, {default_pass, <<"guest">>}]}].
 """
@@ -42,7 +47,7 @@ class RabbitMQ(Server):
     def __init__(self, folder: Path, guard: Guard) -> None:
         super().__init__(folder, guard)
         self._program = find_program("rabbitmq-server", package="rabbitmq-server", places=_SCRIPTS)
-        self._distribution_port, self._epmd_port = free_ports(2)
+        self._distribution_port, self._epmd_port, self._tls_port = free_ports(3)
         self._node = f"qworker-{self.port}@localhost"
         self._names = (f"test-{number}" for number in count(1))
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -51,6 +56,15 @@ class RabbitMQ(Server):
     def url(self) -> str:
         """The virtual host ``/``."""
         return self._url("%2F")
+
+    def over_tls(self, url: str, host: str = "localhost") -> str:
+        """Return the URL of a virtual host by TLS; the certificate is for ``localhost``."""
+        return f"amqps://guest:guest@{host}:{self._tls_port}/{url.rpartition('/')[2]}"
+
+    @property
+    def certificates(self) -> Certificates:
+        """What to trust it by."""
+        return certify(self.folder)
 
     @contextmanager
     def vhost(self) -> Iterator[str]:
@@ -115,7 +129,9 @@ class RabbitMQ(Server):
         cookie = self.folder / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
-        (self.folder / "advanced.config").write_text(_CONFIGURATION % self.port)
+        ports = {"port": self.port, "tls_port": self._tls_port}
+        (self.folder / "advanced.config").write_text(_CONFIGURATION % ports)
+        certify(self.folder)  # where the node runs
         (self.folder / "enabled_plugins").write_text(f"[{','.join(_PLUGINS)}].\n")
         (self.folder / "env.conf").touch()
         self._link_plugins()

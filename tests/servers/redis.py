@@ -8,8 +8,9 @@ from pathlib import Path
 
 import redis
 
+from servers.certificates import certify
 from servers.guard import Guard
-from servers.process import Server, find_program
+from servers.process import Server, find_program, free_ports
 
 _DATABASES = 1024
 
@@ -24,6 +25,7 @@ class Redis(Server):
         super().__init__(folder, guard)
         self._program = find_program("redis-server", package="redis-server")
         self._numbers = cycle(range(1, _DATABASES))
+        (self._tls_port,) = free_ports(1)
 
     @property
     def url(self) -> str:
@@ -38,13 +40,25 @@ class Redis(Server):
             client.flushdb()
         return url
 
+    def over_tls(self, url: str) -> str:
+        """Return the URL of a database by TLS; the certificate is for ``localhost``."""
+        database = url.rpartition("/")[2]
+        authority = certify(self.folder).authority
+        return f"rediss://localhost:{self._tls_port}/{database}?ssl_ca_certs={authority}"
+
     def prepare(self) -> None:
-        """Redis needs nothing but its folder."""
+        """Redis needs little but its folder."""
+        certify(self.folder)
 
     def command(self) -> Sequence[str | Path]:
         """Every write is in the kernel's hands before its answer leaves: SIGKILL loses nothing."""
         options = {
             "port": str(self.port),
+            "tls-port": str(self._tls_port),
+            "tls-ca-cert-file": "authority.pem",
+            "tls-cert-file": "server.pem",
+            "tls-key-file": "server.pem",
+            "tls-auth-clients": "optional",
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "databases": str(_DATABASES),

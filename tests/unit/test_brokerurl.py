@@ -10,12 +10,26 @@ from worker.transport.capabilities import connect
 
 
 @pytest.mark.parametrize(
-    "query", ["timeout=5", "timeout", "ssl_ca_certs=/ca", "heartbeat=x", "virtual_host=a"]
+    "query", ["timeout=5", "timeout", "ca_certs=/ca", "heartbeat=x", "virtual_host=a"]
 )
 def test_an_option_that_nothing_reads_is_a_mistake(query: str) -> None:
     (mistake,) = broker_mistakes(f"amqp://host//?{query}")
 
-    assert "the one option after its '?' is login_method" in mistake
+    assert "the options after its '?' are login_method, ssl_ca_certs," in mistake
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://host//?ssl_ca_certs=/ca", "the ssl_ options are for amqps://"),
+        ("amqps://host//?ssl_cert_reqs=no", "its ssl_cert_reqs is one of required, none"),
+        ("amqps://host//?ssl_check_hostname=1", "its ssl_check_hostname is one of true, false"),
+        ("amqps://host//?ssl_ca_certs=", "its ssl_ca_certs is the name of a file"),
+        ("amqps://host//?ssl_keyfile=/key", "its ssl_keyfile goes with an ssl_certfile"),
+    ],
+)
+def test_what_is_wrong_about_tls_is_told(url: str, told: str) -> None:
+    assert broker_mistakes(url) == [told]
 
 
 def test_a_way_to_log_in_that_does_not_exist_is_a_mistake() -> None:

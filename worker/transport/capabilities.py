@@ -1,10 +1,12 @@
 """What the broker behind a URL can do, and a kombu connection to it.
 
-A URL is ``amqp(s)://…`` (several, by ``;``, fail over), ``sqlite:///file`` or ``memory://name``.
+A URL is ``amqp(s)://…`` (several, by ``;``, fail over; of TLS see ``tls.py``), ``sqlite:///file``
+or ``memory://name``.
 """
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from kombu.connection import Connection
 from worker.brokerurl import amqp_mistake, broker_mistakes
 from worker.config import mask_url
 from worker.errors import BrokerUnreachable, ConfigurationError
+from worker.transport.tls import split_tls
 
 _SQLITE = "worker.transport.sqlite:Transport"
 _MEMORY = "worker.transport.memory:Transport"
@@ -64,41 +67,50 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
     """
     able = capabilities_of(url)
     if able.embedded:
-        connection = _embedded(url, able)
+        connections = [_embedded(url, able)]
     else:
-        for part in url.split(";"):
-            if mistake := amqp_mistake(part):
-                raise ConfigurationError(f"a broker's URL: {mistake}")
-        connection = Connection(
-            url,
-            heartbeat=heartbeat,
-            connect_timeout=timeout,
-            transport_options={
-                "client_properties": {"connection_name": name, "product": "qworker"},
-            },
-        )
+        told = {"connection_name": name, "product": "qworker"}
+        connections = [_amqp(part, heartbeat, timeout, told) for part in url.split(";") if part]
     errors = []
-    for _ in range(url.count(";") + 1):
+    for connection in connections:
+        shown = mask_url(connection.as_uri())
         try:
             # connect() would try twice, and sleep in between.
             connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
         except amqp.exceptions.AccessRefused as error:
             connection.release()
             raise ConfigurationError(
-                f"{mask_url(url)}: the broker refuses the user or the virtual host: {error}"
+                f"{shown}: the broker refuses the user or the virtual host: {error}"
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            connection.release()
+            raise ConfigurationError(
+                f"{shown}: the broker's certificate is not trusted: {error.verify_message};"
+                " ?ssl_ca_certs=FILE names the authority that signed it"
             ) from None
         except (TimeoutError, *connection.connection_errors, OSError) as error:
+            connection.release()
             if isinstance(error, amqp.exceptions.NotAllowed) and "not found" in str(error):
-                connection.release()
                 raise ConfigurationError(
-                    f"{mask_url(url)}: the broker has no such virtual host: {error}"
+                    f"{shown}: the broker has no such virtual host: {error}"
                 ) from None
-            errors.append(mask_url(f"{connection.as_uri()}: {error or type(error).__name__}"))
-            connection.maybe_switch_next()
+            errors.append(mask_url(f"{shown}: {error or type(error).__name__}"))
         else:
             return connection
-    connection.release()
     raise BrokerUnreachable("the broker does not answer: " + "; ".join(errors))
+
+
+def _amqp(url: str, heartbeat: float, timeout: float, told: dict[str, str]) -> Connection:
+    if mistake := amqp_mistake(url):
+        raise ConfigurationError(f"a broker's URL: {mistake}")
+    address, tls = split_tls(url)
+    return Connection(
+        address,
+        ssl=tls,
+        heartbeat=heartbeat,
+        connect_timeout=timeout,
+        transport_options={"client_properties": told},
+    )
 
 
 def _embedded(url: str, able: Capabilities) -> Connection:
