@@ -47,7 +47,7 @@ class Parts:
     fate: Fate
 
 
-def open_memory(settings: Settings) -> DedupStore:
+def open_dedup(settings: Settings) -> DedupStore:
     """Open the dedup store, and say in the log what makes it weak.
 
     Raises DedupUnavailable where it does not answer in time, ConfigurationError where something

@@ -1,8 +1,9 @@
 """The tick: the loop of one consumer process, from the broker's socket and back to it.
 
 One I/O thread owns the consuming connection, the publishing connection and the dedup store. It
-never runs user code, so heartbeats never starve. Each tick moves batches through the same eight
-steps, and a message moves through them once:
+runs no handlers, so heartbeats never starve. (Of user code it runs what finds the key in a message
+of a foreign publisher, and what subscribed to runtime events: both must be quick.) Each tick moves
+batches through the same eight steps, and a message moves through them once:
 
 1. wait      for the broker, for finished work, for the supervisor, for the next timer
 2. collect   outcomes that the pools finished
@@ -24,10 +25,10 @@ import os
 from contextlib import suppress
 from enum import Enum
 from random import Random
-from time import monotonic
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
-from worker.assembly import assemble, open_memory
+from worker.assembly import assemble, open_dedup
 from worker.dedup.base import OWNER_BYTES, Answer
 from worker.errors import BrokerUnreachable, QworkerError
 from worker.lifespan import Lifespan
@@ -104,6 +105,8 @@ class Consumer:
         self._store = store
         self._timers = Timers(clock)
         self._poll = _SHORTEST_POLL
+        #: The tick did something that only the next one can go on with.
+        self._again = False
         self._next_beat = 0.0
         self._next_watch = 0.0
         self._drain_deadline: float | None = None
@@ -122,7 +125,7 @@ class Consumer:
         """
         settings = self.settings
         if self._store is None:
-            self._store = open_memory(settings)
+            self._store = open_dedup(settings)
         state = self._lifespan.enter()
         try:
             parts = assemble(
@@ -142,6 +145,8 @@ class Consumer:
             )
         except BaseException:
             self._lifespan.leave()
+            self._store.close()
+            self._waiter.close()
             raise
         self._link, self._gatherer, self._dialogue = parts.link, parts.gatherer, parts.dialogue
         self._executor, self._detour = parts.executor, parts.detour
@@ -201,23 +206,25 @@ class Consumer:
         """
         self._wait(longest)
         now = self._clock()
-        done = 0
+        done = late = 0
+        self._again = False
         self._gatherer.begin()
         try:
             if self._link.ensure(now):
-                self._waiter.follow(self._link.filenos())
+                self._begin_anew()
             done += self._dispatcher.collect(self._fate.resolve)
             if not self._dispatcher.lanes.has_ready:
                 done += self._gatherer.gather()
             done += self._converse(now)
-            if arrived := self._gatherer.gather():
-                done += arrived
-                self._dispatcher.has_room = True  # it is claimed in the next tick, at once
-            done += self._link.publish()
+            late += self._gatherer.gather()
+            late += self._link.publish()
             self._settle()
         except BrokerUnreachable as error:
             self._link_lost(error)
-        done += self._run_timers(now)
+        late += self._run_timers(now)
+        done += late
+        if late:  # there is something to claim or to record, and nothing that would wake the loop
+            self._again = True
         if self._drain_deadline is not None:
             self._finish_drain(now, self._drain_deadline)
         self._poll = _SHORTEST_POLL if done else min(self._poll * 1.5, _LONGEST_POLL)
@@ -234,7 +241,7 @@ class Consumer:
             timeout = min(timeout, self._poll)
         dispatcher, link = self._dispatcher, self._link
         self._waiter.wait(
-            timeout, lambda: dispatcher.has_room or bool(dispatcher.finished) or link.pending()
+            timeout, lambda: self._again or bool(dispatcher.finished) or link.pending()
         )
 
     @property
@@ -258,7 +265,6 @@ class Consumer:
             self._dispatcher.take(now)
         replies = dialogue.exchange(self._gatherer.read)
         if replies is None:
-            self._dispatcher.has_room = False
             return 0
         for task, answer in replies.completed:
             if answer is Answer.STALE:
@@ -271,7 +277,8 @@ class Consumer:
                 self._telemetry.emit(SecondEffect(task.handler_name, task.message.id))
             self.counters.completed += 1
             self._settled(task.delivery)
-        self._dispatcher.route(replies.claimed, now)
+        if self._dispatcher.route(replies.claimed, now):
+            self._again = True  # what waits behind is claimed in the next tick
         return 1
 
     def _settled(self, delivery: Delivery) -> None:
@@ -307,6 +314,14 @@ class Consumer:
         return number
 
     # -- when the connection, or the consumer, ends ------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        """It is connected again, behind everybody who consumed its shards meanwhile."""
+        self._waiter.follow(self._link.filenos())
+        self._executor.fences = {
+            shard: max(fence + 1, time_ns() // 1_000_000)
+            for shard, fence in self._executor.fences.items()
+        }
 
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""

@@ -70,11 +70,12 @@ class Detour:
         self._saving = False
 
     def publish_children(
-        self, task: Task, children: tuple[Outgoing, ...], recorded: Callable[[], None]
+        self, task: Task, children: tuple[Outgoing, ...], resume: Callable[[], None]
     ) -> None:
         """Publish what the handler published; then record ``task`` as done.
 
-        ``recorded`` is called when that is said to the store: what follows it may be claimed.
+        ``resume`` lets its successors go, and is called when the record is on its way: the store
+        is told of it before it is asked for them.
         """
         self.under_way += 1
         left = len(children)
@@ -86,7 +87,7 @@ class Detour:
             if left == 0:
                 self.under_way -= 1
                 self._dialogue.complete(task)
-                recorded()
+                resume()
 
         def give_up(child: Outgoing, error: PublishError) -> None:
             nonlocal left
@@ -94,7 +95,7 @@ class Detour:
                 left = -1  # the other children change nothing any more
                 self.under_way -= 1
                 reason = f"what it published ({child.routing_key}) was not taken: {error}"
-                self.dead_letter(task, DeadLetter(reason), recorded)
+                self.dead_letter(task, DeadLetter(reason), resume)
 
         for child in children:
             self._send_child(task, child, 1, confirmed, give_up)
@@ -124,13 +125,13 @@ class Detour:
         self,
         task: Task,
         fate: DeadLetter,
-        recorded: Callable[[], None] | None = None,
+        resume: Callable[[], None] | None = None,
         *,
         record: bool = True,
     ) -> None:
         """Set the message of ``task`` aside; then record it as done, where ``record``.
 
-        ``recorded`` is called when that is said to the store.
+        ``resume`` is as in :meth:`publish_children`.
         """
         delivery = task.delivery
         facts = dead_letter_facts(
@@ -149,8 +150,8 @@ class Detour:
                 self._dialogue.complete(task)
             else:
                 self._settled(delivery)
-            if recorded is not None:
-                recorded()
+            if resume is not None:
+                resume()
 
         self._counters.dead_lettered += 1
         self._telemetry.emit(DeadLettered(task.handler_name, task.message.id, fate.reason))

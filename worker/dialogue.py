@@ -97,10 +97,10 @@ class Dialogue:
         """Record that the effect of ``task`` happened."""
         self._completing.append(task)
 
-    def release(self, task: Task, *, refund: bool, late: bool = False) -> None:
-        """Give the claim of ``task`` back."""
+    def release(self, task: Task, *, refund: bool, wait: float = 0.0) -> None:
+        """Give the claim of ``task`` back; nobody may have it for ``wait`` seconds."""
         self.owned.discard(task)
-        self._releases.append(Release(task.record, task.token, refund, late))
+        self._releases.append(Release(task.record, task.token, refund, wait))
 
     def claim(self, run: Run[Task], *, solo: bool = False) -> None:
         """Ask for every task of ``run``."""
@@ -149,7 +149,7 @@ class Dialogue:
             own = [next(verdicts) for _ in run.tasks]
             for task, verdict in zip(run.tasks, own, strict=True):
                 if verdict.answer is Answer.FRESH:
-                    task.attempt, task.crashes = verdict.attempts, verdict.crashes
+                    task.attempt = verdict.attempts
                     task.trusted_until = trusted
                     self.owned.add(task)
             claimed.append((run, own))

@@ -78,9 +78,6 @@ class Dispatcher:
         #: Runs that are claimed for or running.
         self.out: set[Run[Task]] = set()
         self.in_flight = 0
-        #: The last answers freed lanes without running anything (duplicates, say): nothing but the
-        #: next tick will take what waits behind them, so it must come at once.
-        self.has_room = False
         self.breakers: dict[str, Breaker] = {}
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
@@ -140,15 +137,16 @@ class Dispatcher:
         """Give back what is under way, since the process is about to end; ``collect_early`` before.
 
         Left without a word it would count as a crash when somebody takes it over. What may still
-        run is nobody's until its claim ends. What waits in a run behind that never began, and
-        never will: nothing begins in a drain. A handler that ignores its time limit is left as it
-        is, to count.
+        run is nobody's for as long as a claim lives. What waits in a run behind that never began,
+        and never will: nothing begins in a drain. A handler that ignores its time limit is left as
+        it is, to count.
         """
         waiting = {task for run in self.out for task in run.tasks[run.taken + 1 :]}
         stuck = {t for run in self.limits.stuck for t in run.tasks[run.taken : run.taken + 1]}
         for task in self._dialogue.owned - stuck:
             begun = task not in waiting
-            self._dialogue.release(task, refund=not begun, late=begun)
+            wait = self._settings.claim_ttl if begun else 0.0
+            self._dialogue.release(task, refund=not begun, wait=wait)
 
     def take(self, now: float) -> None:
         """Claim for the next runs, no further ahead than work flows."""
@@ -169,9 +167,13 @@ class Dispatcher:
             if breaker.is_open:
                 self._probe(name, breaker, now)
 
-    def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> None:
-        """Act on the answers to claims: what is fresh goes to a pool."""
-        self.has_room = False
+    def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> bool:
+        """Act on the answers to claims: what is fresh goes to a pool.
+
+        Tells whether lanes were freed without running anything (by duplicates, say): nothing will
+        wake the loop to take what waits behind.
+        """
+        freed = False
         plain: list[Run[Task]] = []
         coroutines: list[Run[Task]] = []
         for run, verdicts in claimed:
@@ -181,13 +183,14 @@ class Dispatcher:
                 run.tasks = ready
                 (coroutines if ready[0].is_async else plain).append(run)
             else:
-                self.has_room = True
+                freed = True
                 self.out.discard(run)
                 self._give_back(run.lane, run.kept)
         if plain and self._threads is not None:
             self._threads.submit(plain)
         if coroutines and self._loop is not None:
             self._loop.submit(coroutines)
+        return freed
 
     def hold_for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
         """Let the lane's tasks of ``task``'s handler wait until ``due``, and count that."""
@@ -198,23 +201,12 @@ class Dispatcher:
             channel.held -= 1
 
         self._timers.at(due, uncount)
-        self._hold(task, lane, due)
+        self._timers.at(due, self.hold(task, lane))
 
-    def _hold(self, task: Task, lane: Lane[Task], due: float) -> None:
-        epoch, name = self._epoch, task.handler_name
-        self.lanes.hold(lane, name)
-
-        def resume() -> None:
-            if epoch == self._epoch:
-                self.lanes.resume(lane, name)
-
-        self._timers.at(due, resume)
-
-    def hold_until_recorded(self, task: Task, lane: Lane[Task]) -> Callable[[], None]:
+    def hold(self, task: Task, lane: Lane[Task]) -> Callable[[], None]:
         """Let the lane's tasks of ``task``'s handler wait; return what ends that.
 
-        What is recorded only after a confirm must not be overtaken meanwhile: a crash would run it
-        again after successors that are recorded already.
+        Nothing of them runs before every hold of theirs has ended.
         """
         epoch, name = self._epoch, task.handler_name
         self.lanes.hold(lane, name)
@@ -315,7 +307,8 @@ class Dispatcher:
         while self._suspects:
             task, lane = self._suspects.popleft()
             self.lanes.resume(lane, task.handler_name)
-            if task.delivery.channel.closed:
+            # One that is not the next of its handler any more is found to be a suspect again.
+            if task.delivery.channel.closed or not self.lanes.is_next(task, lane):
                 continue
             run = self.lanes.take_one(task, lane)
             if run is not None:
@@ -347,15 +340,17 @@ class Dispatcher:
                 case Answer.CONFLICT:
                     reason = "its id was done before with another payload"
                     self._detour.dead_letter(task, DeadLetter(reason), record=False)
-                case _ if kept:
+                case _ if kept or ready:  # asked again when those before it are through
                     kept.append(task)
                 case Answer.SUSPECT:
                     kept.append(task)
                     self._suspect(task, run.lane, verdict.crashes)
+                case Answer.LATER:
+                    kept.append(task)
+                    self.hold_for_retry(task, run.lane, now + verdict.wait)
                 case _:
                     kept.append(task)
-                    if all(task.record != other.record for other in ready):
-                        self._wait_for_owner(task, run.lane, verdict, now)
+                    self._wait_for_owner(task, run.lane, verdict, now)
         return ready, kept
 
     def _wait_for_owner(self, task: Task, lane: Lane[Task], verdict: Verdict, now: float) -> None:
@@ -363,7 +358,8 @@ class Dispatcher:
         self._counters.busy += 1
         pause = _FIRST_BUSY_PAUSE * 2 ** min(task.busy, _BUSY_DOUBLINGS)
         task.busy += 1
-        self._hold(task, lane, now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause))
+        due = now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause)
+        self._timers.at(due, self.hold(task, lane))
 
     def _suspect(self, task: Task, lane: Lane[Task], crashes: int) -> None:
         self._counters.suspects += 1

@@ -71,7 +71,6 @@ class Task:
     __slots__ = (
         "attempt",
         "busy",
-        "crashes",
         "delivery",
         "effective",
         "handler",
@@ -94,7 +93,6 @@ class Task:
         self.record = handler.record_id(message.id)
         self.token = b""
         self.attempt = 0
-        self.crashes = 0
         #: Until when the claim is surely ours: the start of the request that made or renewed it,
         #: plus its life, less a margin; monotonic.
         self.trusted_until = 0.0

@@ -19,6 +19,7 @@ attempt too many. It is recorded as done, so that next delivery is a duplicate.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _LEAVE_SHARE = 4  # keyless retries leave the process once they hold a quarter of the prefetch
 _CROWDED_SHARE = 2  # retries are cut short once they hold half of it
+#: Seconds.
+_STORE_SLACK = 0.05
 
 
 class Fate:
@@ -84,8 +87,8 @@ class Fate:
                 task.effective = True
                 self._succeeded(task)
                 if children:
-                    recorded = self._dispatcher.hold_until_recorded(task, lane)
-                    self._detour.publish_children(task, children, recorded)
+                    resume = self._dispatcher.hold(task, lane)
+                    self._detour.publish_children(task, children, resume)
                 else:
                     self._dialogue.complete(task)
                 return False
@@ -99,8 +102,8 @@ class Fate:
             case DeadLetter():
                 self._counters.executed += 1
                 self._succeeded(task)
-                recorded = self._dispatcher.hold_until_recorded(task, lane)
-                self._detour.dead_letter(task, outcome, recorded)
+                resume = self._dispatcher.hold(task, lane)
+                self._detour.dead_letter(task, outcome, resume)
                 return False
             case Abandoned():
                 self._dialogue.release(task, refund=True)
@@ -137,14 +140,16 @@ class Fate:
         leaving = channel.closed or self._executor.draining
         if delay is not None and not leaving and channel.held * _CROWDED_SHARE >= channel.prefetch:
             self._note_crowded(channel)
-            delay = None
+            if not last.asked:  # a handler that asks for another time gets it
+                delay, last = None, _early(last, task)
         if delay is None:
             self._exhausted(task, last, lane)
             if poison and breaker.give_up() and opened_at is not None:
                 self._end_outage(name, opened_at)
             return False
         if leaving:
-            self._dialogue.release(task, refund=False)  # it comes again, here or elsewhere
+            # It comes again, here or elsewhere.
+            self._dialogue.release(task, refund=False, wait=_as_kept(delay))
             return False
         self._counters.retried += 1
         self._telemetry.emit(
@@ -152,7 +157,7 @@ class Fate:
         )
         if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
             return False
-        self._dialogue.release(task, refund=False)
+        self._dialogue.release(task, refund=False, wait=_as_kept(delay))
         self._dispatcher.hold_for_retry(task, lane, now + delay)
         return True
 
@@ -174,10 +179,22 @@ class Fate:
             self._telemetry.emit(KeyParked(task.handler_name, message.key, last.reason))
             self._detour.park(task.delivery, last.reason, task)
         else:
-            recorded = self._dispatcher.hold_until_recorded(task, lane)
-            self._detour.dead_letter(task, last, recorded)
+            resume = self._dispatcher.hold(task, lane)
+            self._detour.dead_letter(task, last, resume)
 
     def _note_crowded(self, channel: ShardChannel) -> None:
         if channel not in self._crowded:
             self._crowded = {c for c in self._crowded if not c.closed} | {channel}
             self._telemetry.emit(HeldTooMuch(channel.shard, channel.held, channel.prefetch))
+
+
+def _as_kept(delay: float) -> float:
+    """Return how long the store refuses the record: it is due here before it is due there."""
+    return max(0.0, delay - _STORE_SLACK)
+
+
+def _early(last: DeadLetter, task: Task) -> DeadLetter:
+    channel = task.delivery.channel
+    crowd = f"{channel.held} of {channel.prefetch} prefetched messages of shard {channel.shard}"
+    reason = f"given up early, {crowd} wait for retries; failed at attempt {task.attempt}"
+    return replace(last, reason=f"{reason}: {last.reason}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worker.executor import Task
     from worker.intake import Intake
     from worker.link import Link
+    from worker.message import Message
     from worker.parking import Parking
     from worker.telemetry import Counters
     from worker.timers import Timers
@@ -113,13 +114,22 @@ class Gatherer:
                 self._detour.dead_letter_delivery(delivery, tasks)
             elif isinstance(tasks, Unpark):
                 self._unpark(delivery, tasks.key)
-            elif self._parking and self._parking.holds(tasks[0].message):
+            elif self._parking and self._is_parked(tasks[0].message):
                 for _ in tasks:
                     self._detour.park(delivery)
             else:
                 add(tasks)
         self._counters.received += len(arrived)
         return len(arrived)
+
+    def _is_parked(self, message: Message) -> bool:
+        """Tell whether ``message`` is to be parked now.
+
+        Where others of its key are still in its lane it goes behind them, and is parked when it
+        would be claimed: the order of parking is that of the replay.
+        """
+        self._parking.admit(message)
+        return self._parking.holds(message) and self._dispatcher.is_lane_idle(message)
 
     def forget(self) -> None:
         """The connection is lost: what it delivered comes again on the next one."""
@@ -165,7 +175,7 @@ class Gatherer:
         if busy:
             return  # the marker was not acknowledged; it comes again
         try:
-            self._parking.free(key)
+            self._parking.free(key)  # or not, where something of it was parked again
         except DedupUnavailable:
             self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.aside import HANDLER
 from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message, key_of
@@ -46,6 +47,10 @@ class Intake:
         handlers = self._app.route(message.name)
         if not handlers:
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")
+        if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returns
+            handlers = tuple(handler for handler in handlers if handler.name == only)
+            if not handlers:
+                return DeadLetter(f"it returned to the handler {only!r}, which is not there")
         if message.key is None and KEY_HEADER not in message.headers:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)

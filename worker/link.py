@@ -81,8 +81,6 @@ class Link:
         self._lacking = ""
         #: When to try again while the link is down; monotonic.
         self.next_try = 0.0
-        #: Rises with every connection; deliveries of an older one are dead.
-        self.epoch = 0
 
     @property
     def is_up(self) -> bool:
@@ -133,7 +131,6 @@ class Link:
         outbound.send(self._unsent)
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
-        self.epoch += 1
 
     def _connect(self, purpose: str) -> Any:  # noqa: ANN401 - kombu has no types
         return connect(
@@ -261,7 +258,8 @@ class Link:
         able = capabilities_of(self._settings.broker)
         queue = retry_arguments(self._service, delay, self._settings, able)
         if queue.name not in self._retry_queues:
-            if self._outbound is None or not _declare_retry(queue, self._outbound.connection):
+            # On the consuming connection: the broker may have stopped reading the other one.
+            if self._inbound is None or not _declare_retry(queue, self._inbound.connection):
                 return None
             self._retry_queues[queue.name] = queue
         return queue.name
@@ -275,11 +273,11 @@ class Link:
 
     def depths(self) -> Mapping[str, int]:
         """Return the messages that wait in the queues it consumes. Raises BrokerUnreachable."""
-        if self._inbound is None or self._outbound is None:
+        inbound = self._inbound
+        if inbound is None:
             return {}
-        queues = [s.queue for s in self._inbound.shards if not s.closed] + list(self._retry_queues)
-        outbound = self._outbound
-        return {queue: outbound.call(partial(_depth, queue)) for queue in queues}
+        queues = [s.queue for s in inbound.shards if not s.closed] + list(self._retry_queues)
+        return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
     def close(self) -> None:
         """Give back what is not acknowledged, in order, and disconnect. Never raises."""

@@ -250,7 +250,8 @@ class Context:
     handler: str
     #: 1 for the first.
     attempt: int
-    #: Never falls for one shard: hand it to stores that refuse older writers.
+    #: Rises whenever a shard gets another owner, as far as the clocks of the machines agree: hand
+    #: it to stores that refuse older writers.
     fence: int
     #: Monotonic seconds at which the handler's time is up; None without a limit.
     deadline: float | None

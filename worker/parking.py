@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Header of a message that comes back from the parked queue: it passes although its key is parked.
 UNPARKED = "qw-unparked"
+#: Header of the first message of a replay that goes to a queue.
+FIRST = "qw-unparked-first"
 #: Header that orders the parked messages of a key.
 PLACE = "qw-parked-place"
 #: Header that keeps the key of a parked message, which a foreign publisher may have nowhere else
@@ -49,8 +51,9 @@ class Parking:
         self._store = store
         self._service = service
         self._keys: set[str] = set()
-        #: The replay during which a key was parked again: what follows in it is parked too.
-        self._refused: dict[str, str] = {}
+        #: The replay of a key that may pass: this process saw its first message, and nothing of the
+        #: key was parked since.
+        self._admitted: dict[str, str] = {}
         self._last_place = 0
         self._unsaved: list[tuple[str, int]] = []
 
@@ -68,15 +71,24 @@ class Parking:
         if key is None or key not in self._keys:
             return False
         replay = message.headers.get(UNPARKED)
-        return replay is None or self._refused.get(key) == replay
+        return replay is None or self._admitted.get(key) != replay
+
+    def admit(self, message: Message) -> None:
+        """Let a replay pass, if ``message`` is its first, until something of the key is parked.
+
+        Called once a message, when it arrives. A process that did not see the first one cannot
+        know whether it was parked again; so it parks the others too, and the replay has to be
+        repeated.
+        """
+        replay = message.headers.get(UNPARKED)
+        if isinstance(replay, str) and message.headers.get(FIRST):
+            self._admitted[str(message.key)] = replay
 
     def park(self, message: Message) -> None:
         """Park the key of ``message`` from now on."""
         key = str(message.key)
         self._keys.add(key)
-        replay = message.headers.get(UNPARKED)
-        if isinstance(replay, str):
-            self._refused[key] = replay
+        self._admitted.pop(key, None)
         self._unsaved.append((key, 0))
 
     def place(self, message: Message) -> str:
@@ -109,11 +121,11 @@ class Parking:
     def free(self, key: str) -> bool:
         """Set ``key`` free where nothing of it is parked any more. Raises DedupUnavailable."""
         if not self.save():
-            return False
+            raise DedupUnavailable("what was parked is not written yet")
         if key not in self._keys:
             return True
         if not self._store.unpark(self._service, key):
             return False
         self._keys.discard(key)
-        self._refused.pop(key, None)
+        self._admitted.pop(key, None)
         return True

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
+from worker.aside import HANDLER
 from worker.codec import Codec
 from worker.deadletters import Box, Letter, wait_readable
 from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
-from worker.parking import MARKER, UNPARKED
+from worker.parking import FIRST, MARKER, UNPARKED
 from worker.payload import to_json
 from worker.topology import front_exchange, parked_queue
 from worker.transport.capabilities import connect
@@ -68,6 +69,8 @@ class Replay:
         self._settings = settings
         self._store = store
         self._codec = Codec.of(service, settings)
+        #: Replays, by where their first message has been sent.
+        self._begun: set[tuple[str, str]] = set()
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -118,7 +121,8 @@ class Replay:
         records = [letter.record(self._service) for letter in ready]
         if forgets := [record for record in records if record is not None]:
             self._store.forget(forgets)
-        errors = self._send(box, [letter.back(_passing(header)) for letter in ready])
+        returning = [x.back({**_again(x), **self._passing(x, header)}) for x in ready]
+        errors = self._send(box, returning)
         sent = [letter for letter, error in zip(ready, errors, strict=True) if error is None]
         box.remove(sent)
         done.returned += len(sent)
@@ -154,6 +158,18 @@ class Replay:
         done.freed = True
         return done
 
+    def _passing(self, letter: Letter, replay_id: str | None) -> dict[str, str | int]:
+        """Return the headers that let a letter pass although its key is parked.
+
+        The first one of a replay that goes to a queue says so.
+        """
+        if replay_id is None:
+            return {}
+        place = replay_id, letter.queue
+        first = place not in self._begun
+        self._begun.add(place)
+        return {UNPARKED: replay_id, FIRST: 1} if first else {UNPARKED: replay_id}
+
     def _parked(self, key: str) -> int | None:
         return self._store.parked(self._service).get(key)
 
@@ -168,7 +184,8 @@ class Replay:
             queues = list(dict.fromkeys(letter.queue for letter in mine))
             for start in range(0, len(mine), _BATCH):
                 batch = mine[start : start + _BATCH]
-                errors = self._send(box, [x.back({UNPARKED: replay_id}) for x in batch])
+                passing = [x.back(self._passing(x, replay_id)) for x in batch]
+                errors = self._send(box, passing)
                 sent = [x for x, error in zip(batch, errors, strict=True) if error is None]
                 # Counted down before it is removed: too low a count makes a second copy look
                 # like a stranger, too high a one would keep the key parked for ever.
@@ -212,5 +229,9 @@ class Replay:
         return [fates[id(message)] for message in messages]
 
 
-def _passing(header: str | None) -> dict[str, str | int]:
-    return {} if header is None else {UNPARKED: header}
+def _again(letter: Letter) -> dict[str, str | int]:
+    """Return the header that keeps a dead letter from the handlers that did not set it aside.
+
+    These may have done it longer ago than ids are remembered.
+    """
+    return {HANDLER: letter.handler} if letter.handler else {}

@@ -174,8 +174,8 @@ class TestOwning:
         assert talk.claim(task("a"))[0].answer is Answer.SUSPECT
         one = task("a")
         talk.dialogue.claim(run(one), solo=True)
-        talk.exchange()
-        assert (one.attempt, one.crashes) == (2, 1)
+        ((_, (verdict,)),) = talk.exchange().claimed
+        assert (one.attempt, verdict.crashes) == (2, 1)
 
 
 class TestTrust:

@@ -52,7 +52,8 @@ class LanesMachine(RuleBasedStateMachine):
         self.waiting: dict[tuple[Hashable, str], list[Job]] = {}
         self.out: list[Run[Job]] = []
         self.dead: set[Job] = set()
-        self.held: dict[tuple[Hashable, str], Lane[Job]] = {}
+        #: Lanes by (key, handler), as often as these are held, suspects' own holds apart.
+        self.holds: list[tuple[tuple[Hashable, str], Lane[Job]]] = []
         self.suspects: list[tuple[Job, Lane[Job]]] = []
         self.blocked: set[str] = set()
 
@@ -100,31 +101,40 @@ class LanesMachine(RuleBasedStateMachine):
         done = data.draw(st.integers(0, len(run.tasks)))
         rest = [job for job in run.tasks[done:] if job not in self.dead]
         failed = rest[0] if rest else None
-        if failed is not None and data.draw(st.booleans()) and failed.line not in self.held:
+        if failed is not None and data.draw(st.booleans()):
             self.lanes.hold(run.lane, failed.handler_name)
             if data.draw(st.booleans()):
                 self.suspects.append((failed, run.lane))
-            self.held[failed.line] = run.lane
+            else:
+                self.holds.append((failed.line, run.lane))
         for job in reversed(rest):
             self.waiting.setdefault(job.line, []).insert(0, job)
         self.lanes.finish(run.lane, rest)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def a_line_of_a_run_is_held_for_another_reason(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.out))
+        job = data.draw(st.sampled_from(run.tasks))
+        if job not in self.dead:
+            self.lanes.hold(run.lane, job.handler_name)
+            self.holds.append((job.line, run.lane))
+
+    @precondition(lambda self: self.holds)
     @rule(data=st.data())
     def a_hold_ends(self, data: st.DataObject) -> None:
-        suspected = {job.line for job, _ in self.suspects}
-        lines = sorted((line for line in self.held if line not in suspected), key=str)
-        if lines:
-            line = data.draw(st.sampled_from(lines))
-            self.lanes.resume(self.held.pop(line), line[1])
+        line, lane = self.holds.pop(data.draw(st.integers(0, len(self.holds) - 1)))
+        self.lanes.resume(lane, line[1])
 
     @precondition(lambda self: self.suspects)
     @rule()
     def a_suspect_runs_alone(self) -> None:
         job, lane = self.suspects.pop(0)
         self.lanes.resume(lane, job.handler_name)
-        self.held.pop(job.line)
-        run = self.lanes.take_one(job, lane)
+        waiting = self.waiting.get(job.line, [])
+        is_next = bool(waiting) and waiting[0] is job and job.line not in self.held
+        assert self.lanes.is_next(job, lane) is is_next
+        run = self.lanes.take_one(job, lane) if is_next else None
         if run is not None:
             assert run.tasks == [job]
             self.check_handed_out(run)
@@ -144,7 +154,7 @@ class LanesMachine(RuleBasedStateMachine):
         assert self.lanes.clear() == self.count_waiting()
         self.waiting.clear()
         self.dead.update(job for run in self.out for job in run.tasks)
-        self.held.clear()
+        self.holds.clear()
         self.suspects.clear()
 
     # -- what must hold ----------------------------------------------------------------------------
@@ -157,6 +167,11 @@ class LanesMachine(RuleBasedStateMachine):
         for job in run.tasks:
             assert self.waiting[job.line].pop(0) is job, f"{job} overtook another of its line"
         self.out.append(run)
+
+    @property
+    def held(self) -> set[tuple[Hashable, str]]:
+        """What must not be handed out: each for as long as one of its reasons lasts."""
+        return {line for line, _ in self.holds} | {job.line for job, _ in self.suspects}
 
     def count_waiting(self) -> int:
         return sum(len(jobs) for jobs in self.waiting.values())
@@ -176,9 +191,10 @@ class LanesMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once every fault ends, everything that waits is handed out: nothing was lost."""
-        for line, lane in self.held.items():
+        for line, lane in (*self.holds, *((job.line, lane) for job, lane in self.suspects)):
             self.lanes.resume(lane, line[1])
-        self.held.clear()
+        self.holds.clear()
+        self.suspects.clear()
         for name in sorted(self.blocked):
             self.an_outage_ends(name)
         while True:

@@ -8,11 +8,11 @@ A record belongs to one (handler, message id) and moves::
                         v    │
                       idle(attempts, crashes)
 
-*Idle* is a record that nobody owns: its owner gave it back. One that was given back *late*
-becomes idle at its deadline, and until then answers BUSY as if it were claimed. A *claimed*
-record whose deadline passed, or whose owner is known to be dead, is a **suspect**: its last owner
-may have been killed by this very message. A plain claim does not take a suspect; it is told so,
-and claims again with ``solo=True`` when it can run the message alone.
+*Idle* is a record that nobody owns: its owner gave it back. It may have been given back with a
+*wait*: then it cannot be claimed before that is over. A *claimed* record whose deadline
+passed, or whose owner is known to be dead, is a **suspect**: its last owner may have been killed
+by this very message. A plain claim does not take a suspect; it is told so, and claims again
+with ``solo=True`` when it can run the message alone.
 
 Invariants that every store keeps, and that ``worker.testing.dedup_suite`` checks:
 
@@ -45,7 +45,7 @@ RECORD_BYTES = 16
 OWNER_BYTES = 8
 #: Bytes of a token: the owner and its own counter, so that every claim has its own.
 TOKEN_BYTES = OWNER_BYTES + 4
-#: The token of a record that was given back late: no claim has it.
+#: The token of a record that was given back with a wait: no claim has it.
 NOBODY = bytes(TOKEN_BYTES)
 #: Bytes of a fingerprint of a payload.
 FINGERPRINT_BYTES = 4
@@ -91,15 +91,15 @@ class Complete(NamedTuple):
 class Release(NamedTuple):
     """Give ``record`` back. ``refund``: user code never ran, so the attempt is not counted.
 
-    ``late``: user code may still run, so nobody else may own the record before the deadline of
-    this claim; then it is idle. An owner that is about to end says so of what it abandons:
-    left without a word it would be a suspect. The attempt counts, whatever ``refund`` says.
+    ``wait``: for so many seconds nobody may claim it. It is a retry that is not due, or its user
+    code may still run, and an owner that is about to end says so instead of leaving a suspect.
+    What is given back with a wait has run: ``refund`` has no say.
     """
 
     record: bytes
     token: bytes
     refund: bool = False
-    late: bool = False
+    wait: float = 0.0
 
 
 class Renew(NamedTuple):
@@ -128,6 +128,8 @@ class Answer(IntEnum):
     ALREADY_DONE = 7
     #: complete, release, renew: the token does not own the record; nothing was changed.
     STALE = 8
+    #: claim: nobody owns it, but it was given back with a wait, which is over in ``wait`` seconds.
+    LATER = 10
 
 
 class Verdict(NamedTuple):
@@ -135,7 +137,8 @@ class Verdict(NamedTuple):
 
     ``attempts`` counts the claims of this record that were not refunded. ``crashes`` counts the
     owners that died with it, as far as that is known: a solo claim of a suspect adds one for
-    the owner that left it. ``wait`` (BUSY only) is in seconds until the claim's deadline.
+    the owner that left it. ``wait`` is in seconds: BUSY, until the claim's deadline; LATER, until
+    it can be claimed.
     """
 
     answer: Answer

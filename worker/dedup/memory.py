@@ -29,7 +29,7 @@ class Held(NamedTuple):
     """A record that is not done: claimed by ``token``, or idle where that is None.
 
     ``deadline`` is the end of the claim; of an idle record it is when it was given back. One that
-    was given back late has the token NOBODY and is idle from its deadline on.
+    was given back with a wait has the token NOBODY, and its deadline is the end of that.
     """
 
     token: bytes | None
@@ -70,7 +70,7 @@ class Records:
         if finished is not None and finished.expires > now:
             return Answer.ALREADY_DONE
         held = self.held.get(entry.record)
-        if held is not None and held.token is not None and held.token != entry.token:
+        if held is not None and held.token not in {None, NOBODY, entry.token}:
             return Answer.STALE
         self.held.pop(entry.record, None)
         self.done[entry.record] = Finished(entry.fingerprint, now + options.retention)
@@ -80,8 +80,8 @@ class Records:
         held = self.held.get(entry.record)
         if held is None or held.token != entry.token:
             return Answer.STALE
-        if entry.late:
-            self.held[entry.record] = held._replace(token=NOBODY)
+        if entry.wait > 0:
+            self.held[entry.record] = held._replace(token=NOBODY, deadline=now + entry.wait)
             return Answer.KEPT
         attempts = held.attempts - entry.refund
         if attempts == 0:  # then crashes is too: each came with an attempt
@@ -109,7 +109,9 @@ class Records:
             owner, deadline, attempts, crashes = None, now, 0, 0
         else:
             owner, deadline, attempts, crashes = held
-        if owner is None or (owner == NOBODY and deadline <= now):
+        if owner == NOBODY and deadline > now:
+            return Verdict(Answer.LATER, attempts, crashes, deadline - now)
+        if owner in {None, NOBODY}:
             attempts += 1
         elif owner != token:
             if deadline > now and owner[:OWNER_BYTES] not in dead:
@@ -210,7 +212,7 @@ class MemoryStore(DedupStore):
             for record in records:
                 known.done.pop(record, None)
                 held = known.held.get(record)
-                if held is not None and held.token is None:
+                if held is not None and held.token in {None, NOBODY}:
                     del known.held[record]
 
     def warnings(self) -> list[str]:

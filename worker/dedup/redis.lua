@@ -13,15 +13,16 @@
 -- done     PREFIX{TAG}GENERATION, a hash: the last FIELD bytes of the record -> fingerprint.
 --          Tag and field share no bits: 95 of them at 32,768 slots tell one id from another.
 -- held     PREFIX{TAG}:RECORD: token, deadline in ms (0: idle, nobody owns it), attempts, crashes
---          The token is NOBODY where it is idle, or was given back late: then from the deadline on.
+--          The token is NOBODY where it is idle; where it was given back with a wait there is a
+--          deadline too: the end of that
 --
 -- A command called from a script costs more than what it does, so the claims of completed records
 -- are read by one command and deleted by one.
 local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
 local COMPLETE, RELEASE, REFUND, RENEW, SOLO = 67, 82, 70, 78, 83   -- C R F N S; K is a claim
-local LATE, FORGET = 76, 88   -- L X
+local WAIT, FORGET = 87, 88   -- W, whose fingerprint is the milliseconds to wait; X
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
-local FIRST, DETAILED, FRESH, BUSY, SUSPECT = '\9', '\0', 1, 3, 5
+local FIRST, DETAILED, FRESH, BUSY, SUSPECT, LATER = '\9', '\0', 1, 3, 5, 10
 local DEADLINE, HELD, DETAIL = '>I6', '>I6I4I4', '>BI4I4I8'
 local NOBODY = string.rep('\0', TOKEN)
 local MOST_KEYS = 1000   -- of one command: Lua's stack holds 8000
@@ -107,7 +108,8 @@ end
 for index = 1, completed do
   local at, key = (index - 1) * ENTRY + 1, keys[index]
   local base, field, value = base_of(at), field_of(at), held[key]
-  if value and sub(value, 1, TOKEN) ~= token_of(at) and unpack(DEADLINE, value, TOKEN + 1) ~= 0 then
+  local owner = value and sub(value, 1, TOKEN)
+  if value and owner ~= token_of(at) and owner ~= NOBODY then
     answers[index] = STALE
   elseif not value and done_fingerprint(base, field) then
     answers[index] = ALREADY_DONE
@@ -124,17 +126,18 @@ for first = 1, #gone, MOST_KEYS do
   call('DEL', spread(gone, first, math.min(first + MOST_KEYS - 1, #gone)))
 end
 
-local function change(kind, key, token)
+local function change(at, kind, key, token)
   local value = call('GET', key)
   if not value or sub(value, 1, TOKEN) ~= token then return STALE end
   local until_, attempts, crashes = unpack(HELD, value, TOKEN + 1)
-  if until_ == 0 then return STALE end
   if kind == RENEW then
     hold(key, token, deadline, attempts, crashes)
     return KEPT
   end
-  if kind == LATE then
-    hold(key, NOBODY, until_, attempts, crashes)
+  if kind == WAIT then
+    local wait = unpack('>I4', fingerprint_of(at))
+    local held_until = string.format('%d', wait + claim_memory)
+    call('SET', key, NOBODY .. pack(HELD, now + wait, attempts, crashes), 'PX', held_until)
     return KEPT
   end
   if kind == REFUND then attempts = attempts - 1 end
@@ -155,7 +158,9 @@ local function claim(at, base, key, token)
   local value = call('GET', key)
   local owner, until_, attempts, crashes = sub(value, 1, TOKEN), unpack(HELD, value, TOKEN + 1)
   local verdict, wait = FRESH, 0
-  if until_ == 0 or (owner == NOBODY and until_ <= now) then
+  if owner == NOBODY and until_ > now then
+    verdict, wait = LATER, until_ - now
+  elseif owner == NOBODY then
     attempts = attempts + 1
   elseif owner ~= token then
     if until_ > now and not dead[sub(owner, 1, OWNER)] then
@@ -176,7 +181,7 @@ local function forget(at, base, key)
     call('HDEL', base .. generations[index], field_of(at))
   end
   local value = call('GET', key)
-  if value and unpack(DEADLINE, value, TOKEN + 1) ~= 0 then return STALE end
+  if value and sub(value, 1, TOKEN) ~= NOBODY then return STALE end
   call('DEL', key)
   return KEPT
 end
@@ -184,8 +189,8 @@ end
 for at = completed * ENTRY + 1, #entries, ENTRY do
   local kind, base, token = kind_of(at), base_of(at), token_of(at)
   local key = base .. ':' .. record_of(at)
-  if kind == RELEASE or kind == REFUND or kind == LATE or kind == RENEW then
-    answers[#answers + 1] = change(kind, key, token)
+  if kind == RELEASE or kind == REFUND or kind == WAIT or kind == RENEW then
+    answers[#answers + 1] = change(at, kind, key, token)
   elseif kind == FORGET then
     answers[#answers + 1] = forget(at, base, key)
   else

@@ -296,6 +296,11 @@ class RedisStore(DedupStore):
             return int(checked(self._servers.exchange([(name, call)]))[0])
 
 
+def _wait(seconds: float) -> bytes:
+    """Return a wait as the script reads it; up to 49 days."""
+    return min(_milliseconds(seconds), 2**32 - 1).to_bytes(4, "big")
+
+
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
@@ -305,8 +310,10 @@ def _entries(batch: Batch) -> list[bytes]:
     join = b"".join
     entries = [join((*entry, b"C")) for entry in batch.completes]
     entries += [
-        join((record, token, _NO_FINGERPRINT, b"L" if late else b"F" if refund else b"R"))
-        for record, token, refund, late in batch.releases
+        join((record, token, _wait(wait), b"W"))
+        if wait > 0
+        else join((record, token, _NO_FINGERPRINT, b"F" if refund else b"R"))
+        for record, token, refund, wait in batch.releases
     ]
     entries += [join((*entry, _NO_FINGERPRINT, b"N")) for entry in batch.renewals]
     entries += [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 #: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back. It is
-#: NOBODY where it was given back late: nobody owns it from its ``deadline`` on.
+#: NOBODY where it was given back with a wait, which ends at its ``deadline``.
 #: ``deadline`` is in seconds since 1970 and ``expires`` in whole ones, rounded up: there are few
 #: of the former and millions of the latter.
 _SCHEMA = (
@@ -51,12 +51,15 @@ _MARK_DONE = """INSERT INTO dedup_done VALUES (?, ?, ?) ON CONFLICT (record) DO 
     WHERE dedup_done.expires <= ?"""
 _LOOK_HELD = "SELECT token, deadline, attempts, crashes FROM dedup_held WHERE record = ?"
 _HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)"
-_LET_GO = "DELETE FROM dedup_held WHERE record = ? AND (token = ? OR token IS NULL)"
+#: zeroblob(12) is NOBODY.
+_LET_GO = """DELETE FROM dedup_held
+    WHERE record = ? AND (token = ? OR token IS NULL OR token = zeroblob(12))"""
 _GIVE_BACK = """UPDATE dedup_held
     SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
-_GIVE_BACK_LATE = "UPDATE dedup_held SET token = ? WHERE record = ? AND token = ?"
-_FORGET_IDLE = "DELETE FROM dedup_held WHERE record = ? AND token IS NULL"
+_LET_WAIT = "UPDATE dedup_held SET token = ?, deadline = ? WHERE record = ? AND token = ?"
+_FORGET_IDLE = """DELETE FROM dedup_held
+    WHERE record = ? AND (token IS NULL OR token = zeroblob(12))"""
 _RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
@@ -233,7 +236,9 @@ class SqliteStore(DedupStore):
         if held is None or held[1] + self._options.claim_memory <= now:
             held = (None, now, 0, 0)
         owner, deadline, attempts, crashes = held
-        if owner is None or (owner == NOBODY and deadline <= now):
+        if owner == NOBODY and deadline > now:
+            return Verdict(Answer.LATER, attempts, crashes, deadline - now)
+        if owner in {None, NOBODY}:
             attempts += 1
         elif owner != token:
             if deadline > now and owner[:OWNER_BYTES] not in dead:
@@ -344,9 +349,9 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:
-    record, token, refund, late = entry
-    if late:
-        return _kept(db.execute(_GIVE_BACK_LATE, (NOBODY, record, token)))
+    record, token, refund, wait = entry
+    if wait > 0:
+        return _kept(db.execute(_LET_WAIT, (NOBODY, now + wait, record, token)))
     return _kept(db.execute(_GIVE_BACK, (now, refund, record, token)))
 
 

@@ -51,8 +51,8 @@ class Lane(Generic[T]):
         self.running = False
         #: It stands in a ready queue.
         self.queued = False
-        #: Handlers whose next task must not run yet.
-        self.held: set[str] = set()
+        #: Handlers whose next task must not run yet, with the number of reasons.
+        self.held: dict[str, int] = {}
 
 
 class Run(Generic[T]):
@@ -147,6 +147,12 @@ class Lanes(Generic[T]):
             runs.append(Run(lane, tasks))
         return runs
 
+    def is_next(self, task: T, lane: Lane[T]) -> bool:
+        """Tell whether ``task`` is the one of its handler that may go next in ``lane``."""
+        name = task.handler_name
+        first = next((each for each in lane.tasks if each.handler_name == name), None)
+        return first is task and name not in lane.held
+
     def take_one(self, task: T, lane: Lane[T]) -> Run[T] | None:
         """Hand out just ``task`` of ``lane``, held or not; None where a run of it is out."""
         if lane.running or task not in lane.tasks:
@@ -171,13 +177,16 @@ class Lanes(Generic[T]):
             self._lanes.pop(lane.key, None)
 
     def hold(self, lane: Lane[T], handler: str) -> None:
-        """Let the lane's tasks of ``handler`` wait until ``resume``."""
-        lane.held.add(handler)
+        """Let the lane's tasks of ``handler`` wait until as many ``resume`` as there were holds."""
+        lane.held[handler] = lane.held.get(handler, 0) + 1
         self._held.add(lane)
 
     def resume(self, lane: Lane[T], handler: str) -> None:
-        """End a hold."""
-        lane.held.discard(handler)
+        """End one hold."""
+        holds = lane.held.pop(handler, 0) - 1
+        if holds > 0:
+            lane.held[handler] = holds
+            return
         if not lane.held:
             self._held.discard(lane)
         if lane.tasks and not lane.running and not lane.queued:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker.supervisor")
 
 #: Dead owners that a new process is told of. Claims of older ones have long expired.
-_REMEMBERED_DEAD = 256
+_REMEMBERED_DEAD = 64
 
 #: Seconds without a sign of life after which a stack is asked of the kernel, not of the process.
 _DEAF = 2.0

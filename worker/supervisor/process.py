@@ -194,7 +194,10 @@ class ChildProcess:
         return now - self.last_beat if self.stage in (Stage.READY, Stage.DRAINING) else 0.0
 
     def forgive(self, seconds: float) -> None:
-        """Move every deadline by time in which nobody ran."""
+        """Move what the watchdog goes by by time in which nobody ran.
+
+        The end of a drain stays: whoever set it counts on the real time.
+        """
         self.spawned_at += seconds
         self.opened_at += seconds
         self.last_beat += seconds

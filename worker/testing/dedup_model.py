@@ -29,6 +29,7 @@ from worker.testing.dedup_peer import (
     DUPLICATE,
     FRESH,
     KEPT,
+    LATER,
     OTHER_PAYLOAD,
     PAYLOAD,
     STALE,
@@ -66,17 +67,17 @@ class Model:
     def complete(self, record: bytes, token: bytes, payload: bytes) -> Answer:
         if record in self.done:
             return ALREADY_DONE
-        if self.owner(record) not in {None, token}:
+        if self.owner(record) not in {None, NOBODY, token}:
             return STALE
         self.held.pop(record, None)
         self.done[record] = payload
         return KEPT
 
-    def release(self, record: bytes, token: bytes, refund: bool, late: bool) -> Answer:  # noqa: FBT001
+    def release(self, record: bytes, token: bytes, refund: bool, wait: float) -> Answer:  # noqa: FBT001
         if self.owner(record) != token:
             return STALE
         _, attempts, crashes = self.held[record]
-        if late:
+        if wait:
             self.held[record] = (NOBODY, attempts, crashes)
             return KEPT
         self.held[record] = (None, attempts - refund, crashes)
@@ -93,6 +94,8 @@ class Model:
         if record in self.done:
             return Verdict(DUPLICATE if self.done[record] == payload else CONFLICT)
         owner, attempts, crashes = self.held.get(record, (None, 0, 0))
+        if owner == NOBODY:
+            return Verdict(LATER, attempts, crashes)
         if owner is None:
             attempts += 1
         elif owner != token:
@@ -111,7 +114,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
     # Few of each, so that they meet. The tokens are used again and again, as no caller would.
     tokens = st.sampled_from([owner + bytes([0, 0, 0, n]) for owner in owners for n in range(2)])
     payloads = st.sampled_from([PAYLOAD, OTHER_PAYLOAD])
-    numbers, flags = st.integers(0, 3), st.booleans()
+    numbers, flags, waits = st.integers(0, 3), st.booleans(), st.sampled_from([0.0, 3600.0])
 
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -122,7 +125,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
 
         @rule(
             completes=st.lists(st.tuples(numbers, tokens, payloads), max_size=3),
-            releases=st.lists(st.tuples(numbers, tokens, flags, flags), max_size=3),
+            releases=st.lists(st.tuples(numbers, tokens, flags, waits), max_size=3),
             renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
             claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
             dead=st.sets(st.sampled_from(owners)),
@@ -131,7 +134,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
             self,
             completes: list[tuple[int, bytes, bytes]],
-            releases: list[tuple[int, bytes, bool, bool]],
+            releases: list[tuple[int, bytes, bool, float]],
             renewals: list[tuple[int, bytes]],
             claims: list[tuple[int, bytes, bytes, bool]],
             dead: set[bytes],
@@ -139,7 +142,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         ) -> None:
             self.batch = Batch(
                 [Complete(self.records[n], token, payload) for n, token, payload in completes],
-                [Release(self.records[n], t, refund, late) for n, t, refund, late in releases],
+                [Release(self.records[n], t, refund, wait) for n, t, refund, wait in releases],
                 [Renew(self.records[n], token) for n, token in renewals],
                 [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],
                 dead,
@@ -150,7 +153,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         def apply_again(self, store: DedupStore) -> None:
             answers = store.apply(self.batch)
             for verdict in answers.claims:
-                assert (verdict.wait > 0) is (verdict.answer is BUSY)
+                assert (verdict.wait > 0) is (verdict.answer in {BUSY, LATER})
             timeless = [verdict._replace(wait=0.0) for verdict in answers.claims]
             assert answers._replace(claims=timeless) == self.model.apply(self.batch)
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from worker.dedup.base import DedupStore
 
 FRESH, DUPLICATE, BUSY, CONFLICT = Answer.FRESH, Answer.DUPLICATE, Answer.BUSY, Answer.CONFLICT
-SUSPECT, KEPT, STALE, ALREADY_DONE = (
-    Answer.SUSPECT, Answer.KEPT, Answer.STALE, Answer.ALREADY_DONE,
+SUSPECT, KEPT, STALE, ALREADY_DONE, LATER = (
+    Answer.SUSPECT, Answer.KEPT, Answer.STALE, Answer.ALREADY_DONE, Answer.LATER,
 )  # fmt: skip
 PAYLOAD, OTHER_PAYLOAD = fingerprint(b"payload"), fingerprint(b"other payload")
 #: Claims live longer than any test, unless it asks for SHORT ones to see them expire.
@@ -60,8 +60,8 @@ class Peer:
         completes = [Complete(record, self.token, payload)]
         return self.store.apply(Batch(completes=completes)).completes[0]
 
-    def release(self, record: bytes, *, refund: bool = False, late: bool = False) -> Answer:
-        releases = [Release(record, self.token, refund, late)]
+    def release(self, record: bytes, *, refund: bool = False, wait: float = 0.0) -> Answer:
+        releases = [Release(record, self.token, refund, wait)]
         return self.store.apply(Batch(releases=releases)).releases[0]
 
     def renew(self, record: bytes) -> Answer:

@@ -27,7 +27,6 @@ import pytest
 from worker.dedup.base import (
     OWNER_BYTES,
     RECORD_BYTES,
-    TOKEN_BYTES,
     Answers,
     Batch,
     Claim,
@@ -47,6 +46,7 @@ from worker.testing.dedup_peer import (
     DUPLICATE,
     FRESH,
     KEPT,
+    LATER,
     LONG,
     OTHER_PAYLOAD,
     PATIENCE,
@@ -134,31 +134,38 @@ class DedupStoreSuite(DedupRaces):
         assert other.release(record, refund=True) is KEPT
         assert peer.claim(record, solo=True) == Verdict(FRESH, 2)
 
-    def test_what_was_given_back_late_is_nobodys_before_its_deadline(self, peers: Peers) -> None:
+    def test_what_was_given_back_with_a_wait_cannot_be_claimed_before(self, peers: Peers) -> None:
         (owner, other), record = peers(2), new_record()
         owner.claim(record)
-        assert owner.release(record, late=True) is KEPT
-        assert [owner.release(record, late=True), owner.renew(record)] == [STALE] * 2
+        assert owner.release(record, wait=30) is KEPT
+        assert [owner.release(record), owner.renew(record)] == [STALE] * 2
         for peer in (owner, other):
             verdict = peer.claim(record, dead=[owner.owner], solo=True)
-            assert (verdict.answer, verdict.attempts, verdict.crashes) == (BUSY, 1, 0)
-            assert verdict.wait > 0
+            assert (verdict.answer, verdict.attempts, verdict.crashes) == (LATER, 1, 0)
+            assert 0 < verdict.wait <= 30.001
 
-    def test_what_was_given_back_late_is_fresh_from_its_deadline_on(self, peers: Peers) -> None:
-        (owner, other), record = peers(2, claim_ttl=SHORT), new_record()
-        owner.claim(record)
-        assert owner.release(record, refund=True, late=True) is KEPT
-        wait_until(lambda: other.claim(record).answer is not BUSY)
-        assert other.claim(record) == Verdict(FRESH, 2)  # the same claim, repeated
-        assert other.complete(record) is KEPT
-
-    def test_what_was_given_back_late_keeps_the_crashes_that_it_had(self, peers: Peers) -> None:
-        (owner, other), record = peers(2, claim_ttl=SHORT), new_record()
+    def test_what_was_given_back_with_a_wait_is_fresh_after_it(self, peers: Peers) -> None:
+        (owner, other), record = peers(2), new_record()
         owner.claim(record)
         other.claim(record, dead=[owner.owner], solo=True)
-        assert other.release(record, late=True) is KEPT
-        wait_until(lambda: owner.claim(record).answer is not BUSY)
-        assert owner.claim(record) == Verdict(FRESH, 3, crashes=1)
+        assert other.release(record, refund=True, wait=SHORT) is KEPT
+        wait_until(lambda: owner.claim(record).answer is not LATER)
+        assert owner.claim(record) == Verdict(FRESH, 3, crashes=1)  # the same claim, repeated
+        assert owner.complete(record) is KEPT
+
+    def test_an_effect_is_remembered_while_nobody_may_claim(self, peers: Peers) -> None:
+        (owner, other), record = peers(2), new_record()
+        owner.claim(record)
+        owner.release(record, wait=30)
+        assert other.complete(record) is KEPT
+        assert owner.claim(record) == Verdict(DUPLICATE)
+
+    def test_what_waits_is_forgotten_like_what_is_idle(self, peers: Peers) -> None:
+        (owner,), record = peers(), new_record()
+        owner.claim(record)
+        owner.release(record, wait=30)
+        owner.store.forget([record])
+        assert owner.claim(record) == Verdict(FRESH, 1)
 
     def test_a_refund_of_the_only_attempt_leaves_nothing(self, peers: Peers) -> None:
         (peer, other), record = peers(2), new_record()
@@ -316,17 +323,6 @@ class DedupStoreSuite(DedupRaces):
         for record in names:
             assert peer.complete(record, bytes(4)) is KEPT
             assert peer.claim(record, bytes(4)) == Verdict(DUPLICATE)
-
-    def test_a_token_of_zeros_is_a_token_and_not_nobody(self, peers: Peers) -> None:
-        (peer, other), idle, held = peers(2), new_record(), new_record()
-        other.claim(idle)
-        other.release(idle)
-        peer.token = bytes(TOKEN_BYTES)
-        assert [peer.renew(idle), peer.release(idle)] == [STALE] * 2
-        assert peer.claim(idle) == Verdict(FRESH, 2)
-        assert peer.claim(held) == Verdict(FRESH, 1)
-        assert other.claim(held).answer is BUSY
-        assert other.complete(held) is STALE
 
     # Time
 

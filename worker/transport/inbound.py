@@ -16,7 +16,7 @@ from worker.transport.capabilities import Capabilities, capabilities_of
 from worker.transport.frames import FramePump, ack_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import amqp
     from kombu.connection import Connection
@@ -50,6 +50,7 @@ class Inbound:
         self.connection = connection
         self._arrivals: list[Arrival] = []
         self._by_channel: dict[Any, ShardChannel] = {}
+        self._questions: Any = None
         self._lost = losses(connection)
         self._pump = (
             FramePump(connection.connection, self._arrivals) if self.able.has_socket else None
@@ -140,6 +141,18 @@ class Inbound:
         shard.closed = True
         try:
             shard.channel.close()
+        except self._lost as error:
+            raise _lost(error) from None
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
+        """Ask the broker something (to count, say) on a channel of its own; wait for the answer.
+
+        Raises BrokerUnreachable where the connection is lost, or the channel by this question.
+        """
+        try:
+            if self._questions is None:
+                self._questions = self.connection.channel()
+            return question(self._questions)
         except self._lost as error:
             raise _lost(error) from None
 

@@ -25,7 +25,7 @@ from worker.transport.frames import FramePump, publish_frames
 from worker.transport.inbound import abandon, losses, release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from kombu.connection import Connection
 
@@ -125,16 +125,6 @@ class Outbound:
     def unconfirmed(self) -> list[Outgoing]:
         """Return what is not confirmed, in the order of sending."""
         return [*self._pending.values(), *self._queue]
-
-    def call(self, ask: Callable[[Any], Any]) -> Any:  # noqa: ANN401
-        """Ask the broker something on the channel (declare, count) and wait for its answer.
-
-        Raises BrokerUnreachable where the connection is lost, or the channel by this question.
-        """
-        try:
-            return ask(self._channel)
-        except self._lost as error:
-            raise self._gone(error) from None
 
     def keep_alive(self) -> None:
         """Send a heartbeat if it is time to, and notice that the broker's stay away."""

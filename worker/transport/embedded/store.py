@@ -81,12 +81,6 @@ def put(db: sqlite3.Connection, queue: Queue, letters: Sequence[Letter]) -> int:
     return int(ready)
 
 
-def ready_count(db: sqlite3.Connection, queue: int) -> int:
-    """Return how many messages wait in a queue."""
-    row = db.execute("SELECT ready FROM broker_depths WHERE queue = ?", (queue,)).fetchone()
-    return int(row[0]) if row else 0
-
-
 def lease(db: sqlite3.Connection, queue: int, owner: int, limit: int) -> list[Leased]:
     """Lease the next messages of a queue, at most ``limit``, to ``owner``; return them in order."""
     now = _now()

@@ -1,0 +1,186 @@
+"""A key keeps its order where parking, suspects, replays and retries meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from worker import App, Context, Event, Reject, RetryPolicy
+from worker.codec import Codec
+from worker.consumer import Finish
+from worker.deadletters import Box
+from worker.dedup.base import Batch, Claim, fingerprint, record_ids
+from worker.payload import to_json
+from worker.replay import Replay
+from worker.testing import TestWorker
+from worker.topology import dead_letter_queue
+
+
+class Step(Event, name="step", key="line"):
+    """One of a sequence."""
+
+    line: str
+    number: int = 0
+
+
+class Service:
+    """An app that parks a key at its first failure; number 0 of line K fails until it is mended."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.app = App("bank")
+        self.mended = False
+        self.done: list[tuple[str, int]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        retry = RetryPolicy(**{"attempts": 1, "exhausted": "park_key", **policy})
+        self.app.on(Step, name="work", retry=retry)(self.work)
+
+    def work(self, event: Step) -> None:
+        self.meanwhile()
+        if (event.line, event.number) == ("K", 0) and not self.mended:
+            raise ValueError("no")
+        self.done.append((event.line, event.number))
+
+
+def publish(worker: TestWorker, line: str, *numbers: int) -> None:
+    for number in numbers:
+        worker.publish(Step(line=line, number=number))
+
+
+def parked(worker: TestWorker) -> list[int]:
+    """Return the numbers of what is parked, in the order of their return."""
+    letters = sorted(worker.parked, key=lambda letter: str(letter.headers["qw-parked-place"]))
+    return [orjson.loads(letter.body)["number"] for letter in letters]
+
+
+def test_what_arrives_while_its_key_is_being_parked_is_parked_behind() -> None:
+    service = Service()
+    with TestWorker(service.app, settings={"concurrency": 1, "prefetch": 10}) as worker:
+        publish(worker, "K", 0, 1, 2)
+        for number in range(7):
+            publish(worker, f"other {number}", 1)
+        publish(worker, "K", 3, 4)
+        for number in range(7):
+            publish(worker, f"another {number}", 1)
+        worker.run()
+
+        assert parked(worker) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_restart_in_the_middle_of_a_replay_lets_nothing_overtake(*, mended: bool) -> None:
+    """The process that sees the rest does not know what became of the first."""
+    service = Service()
+    with TestWorker(service.app, settings={"concurrency": 1}) as worker:
+        publish(worker, "K", 0, 1, 2)
+        worker.run()
+        assert parked(worker) == [0, 1, 2]
+
+        service.mended = mended
+        consumer: Any = worker._consumer  # noqa: SLF001
+        service.meanwhile = lambda: consumer.drain(worker.clock() + 20)  # while number 0 runs
+        with Replay("bank", worker.settings, worker.store) as replay:
+            replay._move("K", "replay-1")  # noqa: SLF001 - without waiting for its end
+            while not consumer._executor.draining:  # noqa: SLF001
+                consumer.tick(0)
+            assert worker.drain() is Finish.DRAINED
+            service.meanwhile = lambda: None
+            worker.run()
+            assert service.done == ([("K", 0)] if mended else [])
+            assert parked(worker) == ([1, 2] if mended else [0, 1, 2])
+
+        service.mended = True
+        with Replay("bank", worker.settings, worker.store) as replay:
+            replay._move("K", "replay-2")  # noqa: SLF001
+            worker.run()
+        assert service.done == [("K", 0), ("K", 1), ("K", 2)]
+
+
+def test_a_suspect_does_not_overtake_what_waits_before_it() -> None:
+    app = App("bank")
+    log: list[tuple[int, str]] = []
+
+    @app.on(Step, name="work", retry=RetryPolicy(attempts=9, first_wait=0.02, wait="fixed"))
+    def work(event: Step, context: Context) -> None:
+        if event.line == "K":
+            if event.number == 0 and context.attempt < 5:
+                log.append((0, "failed"))
+                raise ValueError("later")
+            log.append((event.number, "done"))
+
+    settings = {"concurrency": 1, "prefetch": 300}
+    with TestWorker(app, clock=time.monotonic, settings=settings) as worker:
+        consumer: Any = worker._consumer  # noqa: SLF001
+        consumer._dispatcher._rate = 1e6  # noqa: SLF001 - quick handlers: runs are long
+        consumer._next_watch = time.monotonic() + 60  # noqa: SLF001 - and stay so
+        events = [Step(line="K", number=number) for number in range(3)]
+        record, dead = record_ids("bank.work"), b"deadlife"
+        for number, event in enumerate(events):
+            worker.publish(event)
+            if number < 2:  # a process that died had begun with these
+                body = to_json({"line": event.line, "number": event.number})
+                token = dead + bytes([0, 0, 0, number])
+                claim = Claim(record(event.event_id), token, fingerprint(body))
+                worker.store.apply(Batch(claims=[claim]))
+        consumer.bury([dead])
+        worker.run()
+
+    assert log == [(0, "failed")] * 3 + [(0, "done"), (1, "done"), (2, "done")]
+
+
+@pytest.mark.parametrize("fault", ["restart", "link"])
+def test_a_retry_waits_its_time_whatever_happens_to_connections_and_processes(fault: str) -> None:
+    service = Service(attempts=4, wait="fixed", first_wait=600, max_wait=600, jitter=0)
+    with TestWorker(service.app) as worker:
+        publish(worker, "K", 0, 1)
+        for _ in range(4):
+            worker.run(advance=False)
+            if fault == "restart":
+                worker.drain()
+            else:
+                consumer: Any = worker._consumer  # noqa: SLF001
+                consumer._link.drop(ConnectionError("cut"), worker.clock())  # noqa: SLF001
+                consumer._dispatcher.forget()  # noqa: SLF001
+                worker.clock.advance(6)
+        worker.run(advance=False)
+        assert len(worker.executed) == 1
+
+        service.mended = True
+        begun = worker.clock()
+        worker.run()
+        assert 500 < worker.clock() - begun <= 600
+        assert service.done == [("K", 0), ("K", 1)]
+
+
+def test_a_replayed_dead_letter_runs_at_its_handler_alone_however_late() -> None:
+    app = App("bank")
+    done: list[str] = []
+    mended: list[bool] = []
+
+    @app.on(Step)
+    def charge(event: Step) -> None:
+        done.append("charge")
+
+    @app.on(Step)
+    def mail(event: Step) -> None:
+        if not mended:
+            raise Reject("no")
+        done.append("mail")
+
+    with TestWorker(app) as worker:
+        publish(worker, "K", 0)
+        worker.run()
+        mended.append(True)
+        worker.clock.advance(2 * worker.settings.retention)  # 'charge' is not remembered any more
+        codec = Codec.of("bank", worker.settings)
+        with (
+            Replay("bank", worker.settings, worker.store) as replay,
+            Box(dead_letter_queue("bank"), codec, worker.settings) as box,
+        ):
+            assert replay.letters(box, box.read()).returned == 1
+        worker.run()
+
+    assert done == ["charge", "mail"]
