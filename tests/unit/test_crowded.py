@@ -33,8 +33,10 @@ def test_failures_are_given_up_early_with_the_reason() -> None:
 
         assert len([e for e in worker.runtime_events if isinstance(e, HeldTooMuch)]) == 1
         assert {letter.reason for letter in worker.dead_letters} == {
-            "given up early, 5 of 10 prefetched messages of shard 0 wait for retries;"
-            " failed at attempt 1: ValueError: no"
+            (
+                "given up early, 5 of 10 prefetched messages of shard 0 wait for retries;"
+                " failed at attempt 1: ValueError: no"
+            )
         }
 
 
