@@ -226,7 +226,8 @@ class Detour:
             routing_key=delivery.channel.queue,
             facts={},
         )
-        self._dialogue.release(task, refund=False)
+        # The queue's wait is that or less; the store makes up for the rest.
+        self._dialogue.release(task, refund=False, wait=delay)
         self._insist(message, lambda: self._settled(delivery))
         return True
 

@@ -39,6 +39,7 @@ _RENEW_SHARE = 3  # a claim is renewed after a third of its life
 #: A claim is not trusted for the last part of its life: clocks drift, threads wait for a core.
 _TRUST_SHARE = 0.9
 _MOST_DEAD = 64
+_SLACK = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
@@ -98,9 +99,12 @@ class Dialogue:
         self._completing.append(task)
 
     def release(self, task: Task, *, refund: bool, wait: float = 0.0) -> None:
-        """Give the claim of ``task`` back; nobody may have it for ``wait`` seconds."""
+        """Give the claim of ``task`` back; nobody may have it for ``wait`` seconds.
+
+        Or a moment less: the store begins to count later than whoever claims it again here.
+        """
         self.owned.discard(task)
-        self._releases.append(Release(task.record, task.token, refund, wait))
+        self._releases.append(Release(task.record, task.token, refund, max(0.0, wait - _SLACK)))
 
     def claim(self, run: Run[Task], *, solo: bool = False) -> None:
         """Ask for every task of ``run``."""

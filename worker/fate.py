@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 _LEAVE_SHARE = 4  # keyless retries leave the process once they hold a quarter of the prefetch
 _CROWDED_SHARE = 2  # retries are cut short once they hold half of it
-#: Seconds.
-_STORE_SLACK = 0.05
 
 
 class Fate:
@@ -149,7 +147,7 @@ class Fate:
             return False
         if leaving:
             # It comes again, here or elsewhere.
-            self._dialogue.release(task, refund=False, wait=_as_kept(delay))
+            self._dialogue.release(task, refund=False, wait=delay)
             return False
         self._counters.retried += 1
         self._telemetry.emit(
@@ -157,7 +155,7 @@ class Fate:
         )
         if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
             return False
-        self._dialogue.release(task, refund=False, wait=_as_kept(delay))
+        self._dialogue.release(task, refund=False, wait=delay)
         self._dispatcher.hold_for_retry(task, lane, now + delay)
         return True
 
@@ -186,11 +184,6 @@ class Fate:
         if channel not in self._crowded:
             self._crowded = {c for c in self._crowded if not c.closed} | {channel}
             self._telemetry.emit(HeldTooMuch(channel.shard, channel.held, channel.prefetch))
-
-
-def _as_kept(delay: float) -> float:
-    """Return how long the store refuses the record: it is due here before it is due there."""
-    return max(0.0, delay - _STORE_SLACK)
 
 
 def _early(last: DeadLetter, task: Task) -> DeadLetter:

@@ -254,8 +254,13 @@ class Link:
             self._outbound.keep_alive()
 
     def declare_retry(self, delay: float) -> str | None:
-        """Declare the retry queue for ``delay`` and return its name; None where it cannot be."""
+        """Declare the retry queue for ``delay`` and return its name; None where it cannot be.
+
+        A classic queue would lose what expires while the broker restarts.
+        """
         able = capabilities_of(self._settings.broker)
+        if able.has_queue_types and self._settings.queue_type == "classic":
+            return None
         queue = retry_arguments(self._service, delay, self._settings, able)
         if queue.name not in self._retry_queues:
             # On the consuming connection: the broker may have stopped reading the other one.

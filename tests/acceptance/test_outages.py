@@ -7,10 +7,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 import pytest
 
 from acceptance.apps.events import Step
+from acceptance.apps.family import Stray
 from acceptance.conftest import Place
 from acceptance.running import (
     SCALE,
@@ -77,6 +79,25 @@ def test_a_broker_that_goes_away_and_comes_back(
 
     check_all_done_once(service, load)
     assert len(service.events("BrokerLost")) == len(service.events("BrokerRegained")) == 2
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_waits_in_retry_queues_outlasts_the_broker(
+    servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ, end: str
+) -> None:
+    service = serve(servers, "family")
+    service.start_ready("--shards", "4", "--processes", "2", "--prefetch", "16")
+
+    with load.in_background(Stray(number=number) for number in count()):
+        for _ in range(2):
+            begun = service.counter("retried")
+            eventually(lambda: service.counter("retried") > begun + 100, "some wait")  # noqa: B023
+            {"stop": rabbitmq.stop, "kill": rabbitmq.kill}[end]()
+            rabbitmq.start()
+
+    eventually(lambda: service.ledger.has(load.confirmed, "family.take_in"), "all is done")
+    assert service.drain() == 0
+    assert service.ledger.twice("effect") == {}
 
 
 def test_servers_that_speak_tls_go_away_and_come_back(

@@ -15,6 +15,12 @@ class Loner(Event, name="test.loner"):
     number: int
 
 
+class Stray(Event, name="test.stray"):
+    """An event without a key; each fourth one fails twice."""
+
+    number: int
+
+
 app = App("family")
 
 
@@ -38,5 +44,14 @@ def wait(event: Loner, context: Context) -> None:
     """Fail at the first attempt, and succeed five seconds later."""
     note("begin", event, context)
     if context.attempt == 1:
+        raise TimeoutError("not yet")
+    note("effect", event, context)
+
+
+@app.on(Stray, retry=RetryPolicy(attempts=9, wait="fixed", first_wait=1.0))
+def take_in(event: Stray, context: Context) -> None:
+    """Succeed at once, or at the third attempt."""
+    note("begin", event, context)
+    if event.number % 4 == 0 and context.attempt <= 2:
         raise TimeoutError("not yet")
     note("effect", event, context)
