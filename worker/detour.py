@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.errors import Unroutable
 from worker.outcome import DeadLetter
-from worker.parking import KEY, PLACE
 from worker.telemetry import DeadLettered, PublishRefused
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
 
@@ -182,12 +181,11 @@ class Detour:
             handler=task.handler_name if task is not None else "",
             attempts=task.attempt if task is not None else 0,
         )
-        facts[PLACE] = self._parking.place(message)
-        facts[KEY] = key
+        facts |= self._parking.facts(message)
         letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
 
         def done() -> None:
-            self._parking.count(key)
+            self._parking.parked(key)
             self._unsaved.append(delivery)
             if not self._saving:
                 self._save_parking()

@@ -12,6 +12,7 @@ closes only this process parks and frees the keys of that shard.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable, DedupUnavailable
@@ -113,7 +114,7 @@ class Gatherer:
             if isinstance(tasks, DeadLetter):
                 self._detour.dead_letter_delivery(delivery, tasks)
             elif isinstance(tasks, Unpark):
-                self._unpark(delivery, tasks.key)
+                self._unpark(delivery, tasks)
             elif self._parking and self._is_parked(tasks[0].message):
                 for _ in tasks:
                     self._detour.park(delivery)
@@ -166,18 +167,19 @@ class Gatherer:
     def _ask_again(self) -> None:
         self._ignorant = False
 
-    def _unpark(self, delivery: Delivery, key: str) -> None:
+    def _unpark(self, delivery: Delivery, marker: Unpark) -> None:
         """The marker of a replay: set its key free once all before it is handled."""
-        busy = not self._dispatcher.lanes.is_idle(key) or self._detour.under_way
+        again = partial(self._unpark, delivery, marker)
+        busy = not self._dispatcher.lanes.is_idle(marker.key) or self._detour.under_way
         if busy and not delivery.channel.closed and not self._draining:
-            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
+            self._timers.later(_UNPARK_PAUSE, again)
             return
         if busy:
             return  # the marker was not acknowledged; it comes again
         try:
-            self._parking.free(key)  # or not, where something of it was parked again
+            self._parking.free(marker.key, marker.upto)  # or not: something was parked since
         except DedupUnavailable:
-            self._timers.later(_UNPARK_PAUSE, lambda: self._unpark(delivery, key))
+            self._timers.later(_UNPARK_PAUSE, again)
             return
         delivery.open_tasks = 1
         self._settled(delivery)

@@ -9,7 +9,7 @@ from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message, key_of
 from worker.outcome import DeadLetter
-from worker.parking import MARKER, Unpark
+from worker.parking import MARKER, UPTO, Unpark
 from worker.payload import Unfit
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Intake:
         delivery.message = message
         delivery.fingerprint = fingerprint(message.body)
         if message.name == MARKER:
-            return Unpark(message.key or "")
+            upto = message.headers.get(UPTO)
+            return Unpark(message.key or "", upto if isinstance(upto, int) else 0)
         handlers = self._app.route(message.name)
         if not handlers:
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")

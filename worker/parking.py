@@ -1,11 +1,12 @@
 """Parked keys: a key whose message could not be handled waits, with all its successors.
 
-A parked message lies in the queue ``NAME.parked``, its key and the number of parked messages in
-the dedup store, which is as durable as the ids. ``dlq replay --key`` sends the parked messages
-back to the shard they came from, in order, with the header :data:`UNPARKED`, and after the last
-one a marker of the name :data:`MARKER`. All of it passes through the one lane of the key, so at
-the marker everything before it was handled; where nothing was parked in between, the key is set
-free.
+A parked message lies in the queue ``NAME.parked``; its key in the dedup store, which is as durable
+as the ids, with a number that rises whenever a message of the key was confirmed to be in that
+queue. ``dlq replay --key`` reads the number, then the queue, and sends the messages back to the
+shard they came from, in order, with the header :data:`UNPARKED`; after the last one a marker of the
+name :data:`MARKER` with the number. All of it passes through the one lane of the key. So at the
+marker everything before it was handled, and where the number is still the same nothing was parked
+since the queue was read: the key is set free.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ PLACE = "qw-parked-place"
 KEY = "qw-parked-key"
 #: Name of the message that ends a replay of one key.
 MARKER = "qw.unpark"
+#: Header of the marker: the number up to which everything of the key was sent back.
+UPTO = "qw-unpark-upto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Unpark:
     """A delivery that turned out to be the marker of a replay of ``key``."""
 
     key: str
+    upto: int
 
 
 class Parking:
@@ -51,16 +55,18 @@ class Parking:
         self._store = store
         self._service = service
         self._keys: set[str] = set()
-        #: The replay of a key that may pass: this process saw its first message, and nothing of the
-        #: key was parked since.
-        self._admitted: dict[str, str] = {}
-        self._last_place = 0
-        self._unsaved: list[tuple[str, int]] = []
+        #: The replays of a key that may pass: this process saw their first messages, and nothing of
+        #: them was parked since.
+        self._admitted: dict[str, set[str]] = {}
+        #: The last number given; they go on where another process left off.
+        self._last = 0
+        self._unsaved: dict[str, int] = {}
 
     def load(self) -> None:
         """Read the parked keys. Raises DedupUnavailable."""
-        unsaved = {key for key, _ in self._unsaved}
-        self._keys = unsaved | set(self._store.parked(self._service))
+        known = self._store.parked(self._service)
+        self._keys = {*known, *self._unsaved}
+        self._last = max(self._last, *known.values(), 0)
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -71,10 +77,10 @@ class Parking:
         if key is None or key not in self._keys:
             return False
         replay = message.headers.get(UNPARKED)
-        return replay is None or self._admitted.get(key) != replay
+        return replay is None or replay not in self._admitted.get(key, ())
 
     def admit(self, message: Message) -> None:
-        """Let a replay pass, if ``message`` is its first, until something of the key is parked.
+        """Let a replay pass, if ``message`` is its first, until something of it is parked.
 
         Called once a message, when it arrives. A process that did not see the first one cannot
         know whether it was parked again; so it parks the others too, and the replay has to be
@@ -82,50 +88,53 @@ class Parking:
         """
         replay = message.headers.get(UNPARKED)
         if isinstance(replay, str) and message.headers.get(FIRST):
-            self._admitted[str(message.key)] = replay
+            self._admitted.setdefault(str(message.key), set()).add(replay)
 
     def park(self, message: Message) -> None:
         """Park the key of ``message`` from now on."""
         key = str(message.key)
         self._keys.add(key)
-        self._admitted.pop(key, None)
-        self._unsaved.append((key, 0))
+        self._unsaved[key] = self._next()
 
-    def place(self, message: Message) -> str:
-        """Return the header value that keeps the place of ``message`` among the parked.
+    def facts(self, message: Message) -> dict[str, str]:
+        """Return the headers that ``message`` is parked with.
 
-        A message that is parked a second time keeps the place that it had: its successors were
-        parked meanwhile.
+        One that is parked a second time keeps the place that it had, since its successors were
+        parked meanwhile; and nothing of a replay passes behind it.
         """
-        had = message.headers.get(PLACE)
-        if isinstance(had, str):
-            return had
-        self._last_place = max(self._last_place + 1, time_ns())
-        return f"{self._last_place:020d}"
+        key, headers = str(message.key), message.headers
+        if UNPARKED in headers:
+            self._admitted.pop(key, None)
+        had = headers.get(PLACE)
+        return {KEY: key, PLACE: had if isinstance(had, str) else f"{self._next():020d}"}
 
-    def count(self, key: str) -> None:
-        """Count a message of ``key`` that is confirmed to be in the parked queue."""
-        self._unsaved.append((key, 1))
+    def parked(self, key: str) -> None:
+        """Note that a message of ``key`` is confirmed to be in the parked queue."""
+        self._unsaved[key] = self._next()
 
     def save(self) -> bool:
         """Write what changed; tell whether nothing is left to write."""
-        while self._unsaved:
-            key, change = self._unsaved[0]
+        for key, at in [*self._unsaved.items()]:
             try:
-                self._store.add_parked(self._service, key, change)
+                self._store.mark_parked(self._service, key, at)
             except DedupUnavailable:
                 return False
-            del self._unsaved[0]
+            del self._unsaved[key]
         return True
 
-    def free(self, key: str) -> bool:
-        """Set ``key`` free where nothing of it is parked any more. Raises DedupUnavailable."""
+    def free(self, key: str, upto: int) -> bool:
+        """Set ``key`` free unless it was parked after ``upto``. Raises DedupUnavailable."""
         if not self.save():
             raise DedupUnavailable("what was parked is not written yet")
         if key not in self._keys:
             return True
-        if not self._store.unpark(self._service, key):
+        if not self._store.unpark(self._service, key, upto):
             return False
         self._keys.discard(key)
         self._admitted.pop(key, None)
         return True
+
+    def _next(self) -> int:
+        """Return a number above all before: microseconds, where the clock allows."""
+        self._last = max(self._last + 1, time_ns() // 1000)
+        return self._last

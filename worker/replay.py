@@ -21,7 +21,7 @@ from worker.codec import Codec
 from worker.deadletters import Box, Letter, wait_readable
 from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
-from worker.parking import FIRST, MARKER, UNPARKED
+from worker.parking import FIRST, MARKER, UNPARKED, UPTO
 from worker.payload import to_json
 from worker.topology import front_exchange, parked_queue
 from worker.transport.capabilities import connect
@@ -136,25 +136,24 @@ class Replay:
         DedupUnavailable; called again it goes on where it was.
         """
         done = Unparked()
-        deadline = monotonic() + wait
-        count, pause = self._parked(key), _FIRST_LOOK
-        marked = False
-        while count is not None:
-            if count or not marked:
-                # Each marker ends what was sent before it, so one more does no harm.
+        deadline, pause = monotonic() + wait, _FIRST_LOOK
+        upto = -1
+        # What is counted in the number lies in the queue, so the number is read first.
+        while (last := self._parked(key)) is not None:
+            if last > upto:
                 moved, queues, done.failed = self._move(key, replay_id)
                 if done.failed is not None:
                     return done
+                upto = last
                 done.returned += moved
-                if moved or not marked:
-                    self._mark(key, queues)
-                    marked, deadline, pause = True, monotonic() + wait, _FIRST_LOOK
+                # Each marker ends what was sent before it, so one more does no harm.
+                self._mark(key, queues, upto)
+                deadline, pause = monotonic() + wait, _FIRST_LOOK
             if monotonic() > deadline:
                 return done
             sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
             self._outbound.keep_alive()
-            count = self._parked(key)
         done.freed = True
         return done
 
@@ -187,18 +186,17 @@ class Replay:
                 passing = [x.back(self._passing(x, replay_id)) for x in batch]
                 errors = self._send(box, passing)
                 sent = [x for x, error in zip(batch, errors, strict=True) if error is None]
-                # Counted down before it is removed: too low a count makes a second copy look
-                # like a stranger, too high a one would keep the key parked for ever.
-                self._store.add_parked(self._service, key, -len(sent))
                 box.remove(sent)
                 for error in errors:
                     if error is not None:
                         raise error
         return len(mine), queues, None
 
-    def _mark(self, key: str, queues: Sequence[str]) -> None:
+    def _mark(self, key: str, queues: Sequence[str], upto: int) -> None:
         """Send the marker behind what was sent, or to where the key's messages go."""
-        marker = self._codec.pack(MARKER, to_json({"key": key}), message_id=new_id(), key=key)
+        marker = self._codec.pack(
+            MARKER, to_json({"key": key}), message_id=new_id(), key=key, headers={UPTO: upto}
+        )
         places = [("", queue) for queue in queues] or [(front_exchange(self._service), "")]
         for exchange, routing_key in places:
             marker.exchange, marker.routing_key, marker.mandatory = exchange, routing_key, True

@@ -161,6 +161,7 @@ def test_a_message_returns_byte_for_byte(desk: Desk) -> None:
         headers = properties.pop("application_headers")
         was = before[properties["message_id"]]
         assert bytes(message.body) == json.dumps(was["body"]).encode()
+        assert headers.pop("qw-dead-handler") == "count"  # for which alone it returns
         assert headers == {"qw-key": was["key"]}
         assert json.loads(json.dumps(properties, default=str)) == was["properties"]
 

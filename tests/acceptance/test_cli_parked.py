@@ -29,7 +29,7 @@ def patient(tmp_path: Path, place: Place) -> Iterator[Desk]:
 def test_parked_messages_are_listed_in_their_order(patient: Desk) -> None:
     assert patient.listed("--parked") == ["k-1", "k-2", "k-3"]
     assert patient.listed() == []
-    assert "1 key is parked, with 3 messages" in patient.dlq("replay").err
+    assert "1 key is parked: dlq list --parked" in patient.dlq("replay").err
 
 
 def test_a_parked_key_returns_in_order_and_is_free(patient: Desk) -> None:

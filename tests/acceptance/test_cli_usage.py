@@ -32,7 +32,7 @@ class Store:
     def open(cls, url, options):
         raise RuntimeError("who could know")
 
-    apply = forget = warnings = add_parked = parked = unpark = close = open
+    apply = forget = warnings = mark_parked = parked = unpark = close = open
 """
 COMMANDS = ("start", "check", "demo", "publish", "dlq", "topology", "completion")
 

@@ -110,7 +110,7 @@ def test_everything_but_the_layout_and_parked_keys_expires(
     done, idle = new_record(), new_record()
     complete(store, done)
     claim(store, idle)
-    store.add_parked("bank", "key", 1)
+    store.mark_parked("bank", "key", 1)
     life = {key: client.ttl(key) for key in client.scan_iter()}
     assert {key for key, ttl in life.items() if ttl == -1} == {
         b"qw:dedup:layout",

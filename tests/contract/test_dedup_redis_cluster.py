@@ -129,7 +129,7 @@ def test_one_batch_is_spread_over_the_servers(cluster: Cluster, store: RedisStor
     assert complete_all(store, records[:250]) == [Answer.KEPT] * 250
     mixed = [verdict.answer for verdict in claim_all(store, records)]
     assert mixed == [Answer.DUPLICATE] * 250 + [Answer.FRESH] * 250
-    assert store.add_parked("bank", "key", 1) == 1
+    store.mark_parked("bank", "key", 1)
     assert store.parked("bank") == {"key": 1}
 
 

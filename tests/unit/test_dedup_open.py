@@ -41,13 +41,13 @@ class Complete:
     def warnings(self) -> list[str]:
         return []
 
-    def add_parked(self, service: str, key: str, change: int) -> int:
-        return 0
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        return
 
     def parked(self, service: str) -> Mapping[str, int]:
         return {}
 
-    def unpark(self, service: str, key: str) -> bool:
+    def unpark(self, service: str, key: str, upto: int) -> bool:
         return False
 
     def close(self) -> None:

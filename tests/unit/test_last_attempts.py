@@ -197,7 +197,7 @@ def test_a_store_that_is_away_is_asked_once_for_all_parked_messages(
             raise DedupUnavailable("away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(store, "add_parked", away)
+            patch.setattr(store, "mark_parked", away)
             run_until(worker, 3)
             for _ in range(50):
                 consumer_of(worker).tick(0)

@@ -96,7 +96,7 @@ def replay(  # noqa: PLR0913 - its options
         search.tell(done.returned + len(done.refused))
         if parked and not choice:
             keys = count(len(parked), "key is", "keys are")
-            note(f"{keys} parked, with {count(sum(parked.values()), 'message')}: dlq list --parked")
+            note(f"{keys} parked: dlq list --parked")
         return code
 
 

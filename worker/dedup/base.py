@@ -239,20 +239,23 @@ class DedupStore(Protocol):
         """
         ...
 
-    def add_parked(self, service: str, key: str, change: int) -> int:
-        """Add ``change`` to the number of parked messages of ``key`` and return the new number.
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        """Note that a message of ``key`` was parked ``at``, a number that rises with time.
 
-        A key is parked from the first call on, also at number zero, until ``unpark``. The
-        number never falls below zero.
+        A key is parked from the first call on, until ``unpark``. Its highest number stands, so
+        that calling twice, or late, is harmless. Numbers are below 2**53.
         """
         ...
 
     def parked(self, service: str) -> Mapping[str, int]:
-        """Return every parked key of ``service`` with its number of parked messages."""
+        """Return every parked key of ``service`` with the last number that it was parked at."""
         ...
 
-    def unpark(self, service: str, key: str) -> bool:
-        """Forget that ``key`` is parked where its number is zero; tell whether that was so."""
+    def unpark(self, service: str, key: str, upto: int) -> bool:
+        """Forget that ``key`` is parked unless it was parked after ``upto``; tell whether it was.
+
+        False where it was not parked, too.
+        """
         ...
 
     def close(self) -> None:

@@ -219,23 +219,22 @@ class MemoryStore(DedupStore):
         """Tell that the process's end is the end of the memory."""
         return [_WARNING]
 
-    def add_parked(self, service: str, key: str, change: int) -> int:
-        """Add ``change`` to the parked messages of ``key``; the new number, never below zero."""
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        """Note that a message of ``key`` was parked ``at``; the highest number stands."""
         with self._memory.lock:
             keys = self._memory.parked.setdefault(service, {})
-            number = keys[key] = max(0, keys.get(key, 0) + change)
-            return number
+            keys[key] = max(at, keys.get(key, at))
 
     def parked(self, service: str) -> Mapping[str, int]:
         """Return a copy of the parked keys of ``service`` and their numbers."""
         with self._memory.lock:
             return dict(self._memory.parked.get(service, {}))
 
-    def unpark(self, service: str, key: str) -> bool:
-        """Forget ``key`` where it is parked at number zero."""
+    def unpark(self, service: str, key: str, upto: int) -> bool:
+        """Forget ``key`` unless it was parked after ``upto``."""
         with self._memory.lock:
             keys = self._memory.parked.get(service, {})
-            if keys.get(key) != 0:
+            if key not in keys or keys[key] > upto:
                 return False
             del keys[key]
             return True

@@ -157,21 +157,21 @@ class RedisStore(DedupStore):
             )
         return [f"dedup store {self._shown}: {text}" for text in dict.fromkeys(found)]
 
-    def add_parked(self, service: str, key: str, change: int) -> int:
-        """Add ``change`` to the parked messages of ``key``; the new number, never below zero."""
-        return self._change_parked(service, key, change)
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        """Note that a message of ``key`` was parked ``at``; the highest number stands."""
+        self._change_parked(service, key, "mark", at)
 
     def parked(self, service: str) -> Mapping[str, int]:
-        """Return every parked key of ``service`` with its number of parked messages."""
+        """Return every parked key of ``service`` with the last number that it was parked at."""
         name = self._prefix + b"parked:" + encoded(service)
         with self._talking():
             (flat,) = checked(self._servers.exchange([(name, ("HGETALL", name))]))
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return {key.decode("utf-8", "surrogatepass"): int(number) for key, number in pairs}
 
-    def unpark(self, service: str, key: str) -> bool:
-        """Forget ``key`` where it is parked at number zero; tell whether that was so."""
-        return self._change_parked(service, key, "unpark") == 1
+    def unpark(self, service: str, key: str, upto: int) -> bool:
+        """Forget ``key`` unless it was parked after ``upto``; tell whether it is forgotten."""
+        return self._change_parked(service, key, "unpark", upto) == 1
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -289,9 +289,9 @@ class RedisStore(DedupStore):
         settings = (self._settings, self._prefix)
         return ("EVALSHA", _SCRIPT_SHA, len(route), *route, *settings, entries, tags, dead)
 
-    def _change_parked(self, service: str, key: str, change: int | str) -> int:
+    def _change_parked(self, service: str, key: str, change: str, number: int) -> int:
         name = self._prefix + b"parked:" + encoded(service)
-        call = ("EVAL", _PARKED_SCRIPT, 1, name, encoded(key), change)
+        call = ("EVAL", _PARKED_SCRIPT, 1, name, encoded(key), change, number)
         with self._talking():
             return int(checked(self._servers.exchange([(name, call)]))[0])
 

@@ -1,12 +1,15 @@
--- The numbers of parked messages of one service (base.py: add_parked, unpark), atomically.
+-- The parked keys of one service (base.py: mark_parked, unpark), atomically.
 --
--- KEYS[1]  a hash: parked key -> number     ARGV  1 the parked key    2 the change, or "unpark"
--- returns  the new number; for "unpark" 1 where the key stood at zero and is forgotten, else 0
-local number = redis.call('HGET', KEYS[1], ARGV[1])
+-- KEYS[1]  a hash: parked key -> the last number that it was parked at
+-- ARGV     1 the parked key    2 "mark" or "unpark"    3 the number
+-- returns  for "unpark" 1 where the key was not parked after the number and is forgotten, else 0
+--
+-- Numbers are below 2^53, so Lua's own can tell them apart.
+local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1]))
+local number = tonumber(ARGV[3])
 if ARGV[2] == 'unpark' then
-  if number ~= '0' then return 0 end
+  if not known or known > number then return 0 end
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end
-number = math.max(0, (tonumber(number) or 0) + tonumber(ARGV[2]))
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%d', number))
-return number
+if not known or known < number then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+return 0

@@ -176,34 +176,29 @@ class SqliteStore(DedupStore):
         """Return nothing: whatever would weaken this store is refused by ``open``."""
         return []
 
-    def add_parked(self, service: str, key: str, change: int) -> int:
-        """Add ``change`` to the parked messages of ``key``, on disk, and return the new number."""
-        name = (_blob(service), _blob(key))
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        """Note, on disk, that a message of ``key`` was parked ``at``; the highest number stands."""
         with self._transaction(durable=True) as db:
             db.execute(
-                "INSERT INTO dedup_parked VALUES (?, ?, max(0, ?))"
-                " ON CONFLICT DO UPDATE SET number = max(0, number + ?)",
-                (*name, change, change),
+                "INSERT INTO dedup_parked VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET number = max(number, excluded.number)",
+                (_blob(service), _blob(key), at),
             )
-            number = db.execute(
-                "SELECT number FROM dedup_parked WHERE service = ? AND key = ?", name
-            ).fetchone()[0]
-        return int(number)
 
     def parked(self, service: str) -> Mapping[str, int]:
-        """Return every parked key of ``service`` with its number of parked messages."""
+        """Return every parked key of ``service`` with the last number that it was parked at."""
         with self._transaction(durable=False) as db:
             rows = db.execute(
                 "SELECT key, number FROM dedup_parked WHERE service = ?", (_blob(service),)
             ).fetchall()
         return {key.decode("utf-8", "surrogatepass"): number for key, number in rows}
 
-    def unpark(self, service: str, key: str) -> bool:
-        """Forget ``key`` where it is parked at number zero; tell whether that was so."""
+    def unpark(self, service: str, key: str, upto: int) -> bool:
+        """Forget ``key`` unless it was parked after ``upto``; tell whether it is forgotten."""
         with self._transaction(durable=True) as db:
             cursor = db.execute(
-                "DELETE FROM dedup_parked WHERE service = ? AND key = ? AND number = 0",
-                (_blob(service), _blob(key)),
+                "DELETE FROM dedup_parked WHERE service = ? AND key = ? AND number <= ?",
+                (_blob(service), _blob(key), upto),
             )
         return cursor.rowcount == 1
 

@@ -108,7 +108,7 @@ class DedupRaces:
         peer.complete(done)
         peer.claim(idle)
         peer.release(idle)
-        peer.store.add_parked("bank", "key", 2)
+        peer.store.mark_parked("bank", "key", 2)
         peer.store.close()
         if self.features.survives_restart:
             self.restart()

@@ -355,36 +355,29 @@ class DedupStoreSuite(DedupRaces):
 
     # Parked keys
 
-    def test_a_key_is_parked_from_its_first_number_until_unparked(self, peers: Peers) -> None:
+    def test_a_key_is_parked_until_it_is_unparked_at_its_last_number(self, peers: Peers) -> None:
         (one,), (other,) = peers(), peers()
+        first, last = 1_800_000_000_000_000, 1_800_000_000_000_001  # microseconds, in 2027
         assert one.store.parked("bank") == {}
-        assert one.store.add_parked("bank", "key", 0) == 0
-        assert other.store.parked("bank") == {"key": 0}
-        assert other.store.add_parked("bank", "key", 3) == 3
-        assert one.store.add_parked("bank", "key", -2) == 1
-        assert one.store.unpark("bank", "key") is False
-        assert one.store.parked("bank") == {"key": 1}
-        assert other.store.add_parked("bank", "key", -1) == 0
-        assert one.store.unpark("bank", "key") is True
-        assert other.store.parked("bank") == {}
-
-    def test_a_number_of_parked_messages_never_falls_below_zero(self, peers: Peers) -> None:
-        (peer,) = peers()
-        assert peer.store.add_parked("bank", "new", -1) == 0
-        assert peer.store.add_parked("bank", "new", 2) == 2
-        assert peer.store.add_parked("bank", "new", -5) == 0
-        assert peer.store.parked("bank") == {"new": 0}
+        assert one.store.unpark("bank", "key", last) is False
+        for at in (first, last, first, last):
+            one.store.mark_parked("bank", "key", at)
+        assert other.store.parked("bank") == {"key": last}
+        assert other.store.unpark("bank", "key", first) is False
+        assert one.store.parked("bank") == {"key": last}
+        assert other.store.unpark("bank", "key", last) is True
+        assert other.store.unpark("bank", "key", last) is False
+        assert one.store.parked("bank") == {}
 
     def test_parked_keys_belong_to_their_service_and_may_have_any_name(self, peers: Peers) -> None:
         (peer,) = peers()
         keys = ["", "\0", "{}", "a:b", "\r\n", "\ud800", "é", "unpark", "'"]
         for number, key in enumerate(keys):
-            peer.store.add_parked("bank", key, number)
-            peer.store.add_parked("bank:a", key, 1)
+            peer.store.mark_parked("bank", key, number)
+            peer.store.mark_parked("bank:a", key, 1)
         assert peer.store.parked("bank") == {key: number for number, key in enumerate(keys)}
-        assert peer.store.unpark("mailer", "") is False
-        assert peer.store.unpark("bank", "") is True
-        assert peer.store.unpark("bank", "") is False
+        assert peer.store.unpark("mailer", "", 9) is False
+        assert peer.store.unpark("bank", "", 0) is True
         assert set(peer.store.parked("bank")) == set(keys[1:])
         assert peer.store.parked("bank:a") == dict.fromkeys(keys, 1)
 
