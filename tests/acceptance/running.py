@@ -201,6 +201,17 @@ class Service:
             check=False,
         )
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Begin another command of ``qworker`` in the service's place, and do not wait for it."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments, "--app", self.app],
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def dead_letters(self) -> list[dict[str, Any]]:
         """Return what ``qworker dlq list`` shows."""
         listed: list[dict[str, Any]] = json.loads(self.run("dlq", "list", "--json").stdout)
