@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.codec import Codec
@@ -151,6 +148,10 @@ class App:
 
     def use(self, middleware: Middleware) -> None:
         """Wrap every handler in ``middleware``; the first one used is the outermost."""
+        if not callable(middleware):
+            raise ConfigurationError(
+                f"App({self.name!r}).use({middleware!r}): a function of (context, call_next)"
+            )
         self.middlewares.append(middleware)
 
     def lifespan(self, manager: Callable[[], Iterator[Any]] | Lifespan) -> Any:  # noqa: ANN401
@@ -158,6 +159,10 @@ class App:
 
         What it yields is ``context.state`` of every handler.
         """
+        if inspect.iscoroutinefunction(manager) or inspect.isasyncgenfunction(manager):
+            raise ConfigurationError(
+                f"App({self.name!r}).lifespan: a plain generator with one yield, not an async one"
+            )
         is_generator = inspect.isgeneratorfunction(manager)
         self.lifespan_manager = contextmanager(manager) if is_generator else manager  # type: ignore[arg-type, assignment]
         return manager
@@ -210,6 +215,7 @@ class App:
 
     def configure(self, options: Mapping[str, object]) -> Settings:
         """Merge ``options`` of the command line with every other source, and keep the result."""
+        self._check_middlewares()
         self._settings = load_settings(options, app_settings=self._given)
         return self._settings
 
@@ -221,6 +227,7 @@ class App:
         before = self._settings, self._publisher
         self._publisher = None
         try:
+            self._check_middlewares()
             self._settings = load_settings(options, environ, app_settings=self._given)
             yield self._settings
         finally:
@@ -276,6 +283,17 @@ class App:
 
     # -- within ----------------------------------------------------------------------------------
 
+    def _check_middlewares(self) -> None:
+        """Refuse what would keep a plain handler from running: nobody awaits what it returns."""
+        plain = [handler.name for handler in self.handlers.values() if not handler.is_async]
+        for middleware in self.middlewares:
+            if plain and _is_async(middleware):
+                name = getattr(middleware, "__name__", type(middleware).__name__)
+                raise ConfigurationError(
+                    f"App({self.name!r}).use({name}): an 'async def' middleware cannot wrap the"
+                    f" plain handler {plain[0]!r}; a plain one can wrap both kinds"
+                )
+
     def _handler(  # noqa: PLR0913 - the facts of a handler
         self,
         what: type[Event | Command] | str,
@@ -294,6 +312,8 @@ class App:
         call = getattr(target, "handle", None) if is_class else target
         if not callable(call):
             raise ConfigurationError(f"{told}: a handler class has a method handle(event)")
+        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+            raise ConfigurationError(f"{told}: it has a 'yield', so calling it runs nothing")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(
                 f"{told}: retry={retry!r}; a RetryPolicy, such as RetryPolicy(attempts=3)"
@@ -350,46 +370,3 @@ def _takes_context(call: Any, told: str, *, bound: bool) -> bool:  # noqa: ANN40
     if not positional or len(needed) > 2 or keywords:  # noqa: PLR2004 - event and context
         raise ConfigurationError(f"{told}: a handler takes (event) or (event, context)")
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name in ("ctx", "context"))  # noqa: PLR2004
-
-
-def load_app(reference: str) -> App:
-    """Import ``MODULE[:ATTRIBUTE]`` and return the App in it.
-
-    The current folder is appended to ``sys.path``, never put first. Raises ConfigurationError
-    where there is no such module or attribute; what the module itself raises is chained.
-    """
-    if not reference:
-        raise ConfigurationError("which app? Say --app MODULE[:ATTRIBUTE], or set QWORKER_APP")
-    module_name, _, attribute = reference.partition(":")
-    if module_name.endswith(".py") or "/" in module_name:
-        shown = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
-        raise ConfigurationError(f"--app {reference}: a module, not a file: try --app {shown}")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(
-                f"--app {reference}: it imports {error.name!r}, which is not installed"
-            ) from error
-        raise ConfigurationError(
-            f"--app {reference}: there is no module {error.name!r} in {here} or on sys.path"
-        ) from None
-    except QWORKER_ERRORS:
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"--app {reference}: importing it raised {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, attribute or "app", None)
-    if isinstance(found, App):
-        return found
-    apps = [name for name, value in vars(module).items() if isinstance(value, App)]
-    hint = f"; it has {', '.join(apps)}" if apps else "; it holds no App at all"
-    raise ConfigurationError(
-        f"--app {reference}: {module_name} has no App named {attribute or 'app'!r}{hint}"
-    )
-
-
-QWORKER_ERRORS = (ConfigurationError, UsageError)

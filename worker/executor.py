@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import traceback
 from random import Random
@@ -139,7 +140,10 @@ class Executor:
         context = self._context(task)
         try:
             context.event = task.handler.decode(task.message)
-            self._calls[task.handler_name](context)
+            result = self._calls[task.handler_name](context)
+            if result is not None:
+                _refuse_unrun(result, task.handler)
+            context.check_committed()
         except AlreadyDone:
             pass  # what it published before that is published again, under the same ids
         except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is a failure like any other
@@ -159,6 +163,7 @@ class Executor:
             context.event = task.handler.decode(task.message)
             async with asyncio.timeout(task.handler.timeout):
                 await self._calls[task.handler_name](context)
+            context.check_committed()
         except AlreadyDone:
             pass  # as in run
         except asyncio.CancelledError as error:
@@ -252,11 +257,21 @@ def _call(handler: Handler) -> Callable[[Context], Any]:
     def call(context: Context) -> None:
         event = context.event
         result = target(event, context) if handler.takes_context else target(event)
-        if asyncio.iscoroutine(result):
-            result.close()
-            raise TypeError(
-                f"{handler.full_name} is a plain function that returned a coroutine;"
-                " make it 'async def'"
-            )
+        if result is not None:
+            _refuse_unrun(result, handler)
 
     return call
+
+
+def _refuse_unrun(result: object, handler: Handler) -> None:
+    """Raise TypeError where what a call returned would still have to be run, which nobody does."""
+    kind = type(result).__name__
+    if inspect.isawaitable(result):
+        told = f"returned an awaitable ({kind}); make it 'async def', and its middleware plain"
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        told = f"returned a {kind}, of which nothing has run; a handler has no 'yield'"
+    else:
+        return
+    if asyncio.iscoroutine(result):
+        result.close()
+    raise TypeError(f"{handler.full_name} is a plain function that {told}")

@@ -37,6 +37,23 @@ def record(connection: sqlite3.Connection, handler: str, message_id: str) -> Non
         raise AlreadyDone(f"{handler} has done {message_id}")
 
 
+def check_committed(connection: sqlite3.Connection, handler: str) -> None:
+    """Raise RuntimeError where ``connection`` is in a transaction, which is rolled back.
+
+    A closed connection tells nothing.
+    """
+    try:
+        is_open = connection.in_transaction
+    except Exception:  # noqa: BLE001 - sqlite3's ProgrammingError: it is closed
+        return
+    if is_open:
+        connection.rollback()
+        raise RuntimeError(
+            f"{handler} returned without a commit of the transaction of context.once: say 'with"
+            " connection:', or connection.commit()"
+        )
+
+
 def purge(connection: sqlite3.Connection, older_than: float) -> int:
     """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 

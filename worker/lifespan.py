@@ -28,7 +28,8 @@ class Lifespan:
             return None
         try:
             manager = self._app.lifespan_manager()
-            state = manager.__enter__()
+            enter = getattr(manager, "__enter__", _not_a_manager)
+            state = enter()
         except Exception as error:
             raise ConfigurationError(
                 f"the lifespan of App({self._app.name!r}) raised {type(error).__name__}: {error}"
@@ -45,3 +46,7 @@ class Lifespan:
             manager.__exit__(None, None, None)
         except Exception:
             logger.exception("the lifespan of App(%r) raised at its end", self._app.name)
+
+
+def _not_a_manager() -> None:
+    raise TypeError("it has no 'yield', and returned no context manager")

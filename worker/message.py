@@ -58,6 +58,11 @@ def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
     forbidden, told = ("\0", "NUL") if is_pattern else ("#*\0", "one of '*', '#' and NUL")
     if any(c in forbidden or c.isspace() for c in name):
         raise ConfigurationError(f"{what}: {name!r} holds white space or {told}")
+    if is_pattern and any(len(word) > 1 and set(word) & {"*", "#"} for word in name.split(".")):
+        raise ConfigurationError(
+            f"{what}: {name!r} would match nothing: * and # stand for whole words between dots, as"
+            " in 'user.*'"
+        )
     return name
 
 
@@ -262,6 +267,7 @@ class Context:
     #: The event as the handler gets it; None until it was decoded.
     event: Any = None
     children: list[Outgoing] = field(default_factory=list)
+    _database: sqlite3.Connection | None = field(default=None, repr=False)
 
     @property
     def message_id(self) -> str:
@@ -320,7 +326,16 @@ class Context:
                 context.once(db)
                 db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
         """
+        self._database = connection
         inbox.record(connection, self.handler, self.message.id)
+
+    def check_committed(self) -> None:
+        """Raise RuntimeError where the transaction of ``once`` is still open; roll it back.
+
+        Called when the handler has returned.
+        """
+        if self._database is not None:
+            inbox.check_committed(self._database, self.handler)
 
     def publish(self, event: Event | Command) -> str:
         """Publish ``event`` as a child of the message, and return its id.

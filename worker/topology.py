@@ -294,8 +294,9 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
         if exchange.shards:
             raise DeclarationMismatch(
                 f"the broker has {exchange.name!r} with another number of shards than"
-                f" {exchange.shards}: start with the number that it has. To change it, drain the"
-                f" service and remove the exchange and the queues {exchange.name}.* ({error})"
+                f" {exchange.shards}: start with the number that it has, which 'qworker check'"
+                " tells. To change it, drain the service and remove the exchange and the queues"
+                f" {exchange.name}.* ({error})"
             ) from None
         raise DeclarationMismatch(
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"

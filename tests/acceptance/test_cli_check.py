@@ -127,8 +127,9 @@ def test_another_number_of_shards_is_an_error(service: Service) -> None:
     fewer = service.check("--shards", "2", code=3)
     more = service.check("--shards", "8", code=3)
 
-    assert "so more shards than 2" in texts(fewer["shards"])
-    assert "has 4 of 8 shards" in texts(more["shards"])
+    assert "the broker has 4 shards, and 2 are asked for: say --shards 4" in texts(fewer["shards"])
+    assert "the broker has 4 shards, and 8 are asked for: say --shards 4" in texts(more["shards"])
+    assert "say --shards 4" in service.run("topology", "--shards", "2").err
     assert depth(service.broker, "bank.g1.3") == 0, "nothing was removed"
     assert len([q for q in service.topology("--shards", "8")["queues"] if q["there"]]) == 6
 

@@ -19,7 +19,7 @@ from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, QworkerError
 from worker.supervisor.probes import parse_address
 from worker.supervisor.reload import NEEDS_WATCHFILES
-from worker.topology import dead_letter_queue, declare_exchange, declare_queue, shard_queue
+from worker.topology import dead_letter_queue, declare_exchange, declare_queue
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -205,25 +205,16 @@ def _check_shards(
     settings: Settings, topology: Topology, inspector: Inspector
 ) -> Iterator[Finding]:
     """Compare the number of shards with the queues that are there."""
-    names = topology.shard_queues
-    found = sum(inspector.depth(name) is not None for name in names)
-    beyond = shard_queue(topology.service, topology.generation, settings.shards)
-    if found and inspector.depth(beyond) is not None:
-        yield Finding(
-            "shards",
-            Level.ERROR,
-            f"the broker has the queue {beyond!r}, so more shards than {settings.shards}: nobody"
-            " would consume it",
-            ConfigurationError.exit_code,
-        )
-    elif 0 < found < len(names):
-        yield Finding(
-            "shards",
-            Level.ERROR,
-            f"the broker has {found} of {len(names)} shards: adding more by a start would reorder"
-            " the messages of keys that move",
-            ConfigurationError.exit_code,
-        )
+    found = inspector.shards(topology.service, topology.generation)
+    if found in {0, settings.shards}:
+        return
+    shards = count(found, "shard")
+    yield Finding(
+        "shards",
+        Level.ERROR,
+        f"the broker has {shards}, and {settings.shards} are asked for: say --shards {found}",
+        ConfigurationError.exit_code,
+    )
 
 
 def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:

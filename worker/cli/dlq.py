@@ -124,35 +124,40 @@ def show(options: dict[str, Any], service: str | None, message_id: str, *, as_js
 @service_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @filter_options
+@click.option("--parked", is_flag=True, help="Remove parked messages of a --key instead.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
-def purge(
+def purge(  # noqa: PLR0913 - its options
     options: dict[str, Any],
     service: str | None,
     ids: tuple[str, ...],
     *,
+    parked: bool,
     yes: bool,
     as_json: bool,
     **wanted: Any,  # noqa: ANN401 - the filter's options
 ) -> int:
     """Remove dead letters for good: all, some ids, or what a filter takes.
 
-    Parked messages are not touched: their key could not be set free any more.
+    Parked messages are not touched without --parked. Their key stays parked, also where none is
+    left: 'dlq replay --key' then returns the rest and sets it free.
     """
     place = target(options, service)
     choice = Filter(ids=ids, **wanted)
+    if parked and choice.key is None:
+        raise click.UsageError("--parked goes with a --key: whose messages?")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("nobody is here to be asked: say --yes")
         # Nothing is held while the answer is awaited: a reader that is silent loses its hold.
-        with open_box(place) as box:
+        with open_box(place, parked=parked) as box:
             search = Search(box, choice)
             number = sum(1 for _ in search)
         if not number:
             return _tell_removed(0, search, as_json=as_json)
         click.confirm(f"Remove {count(number, 'message')} of {box.queue} for good?", abort=True)
     number = 0
-    with open_box(place) as box:
+    with open_box(place, parked=parked) as box:
         search = Search(box, choice)
         for letter in search:
             box.remove([letter])

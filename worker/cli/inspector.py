@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import amqp.exceptions
 
 from worker.errors import BrokerUnreachable
+from worker.topology import shard_queue
 from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.inbound import release
 
@@ -67,6 +69,10 @@ class Inspector:
         except amqp.exceptions.NotFound:
             return None
         return Depth(int(found.message_count), int(found.consumer_count))
+
+    def shards(self, prefix: str, generation: int) -> int:
+        """Return how many shard queues there are, counted from the first to the first missing."""
+        return next(n for n in count() if self.depth(shard_queue(prefix, generation, n)) is None)
 
     def has_exchange(self, name: str) -> bool:
         """Tell whether there is such an exchange."""

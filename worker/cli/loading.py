@@ -7,24 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.app import load_app
 from worker.codec import Codec
 from worker.config import load_settings
-from worker.errors import ConfigurationError
+from worker.importing import load_app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.app import App
     from worker.config import Settings
-
-
-class BrokenApp(ConfigurationError):
-    """The app's module raised when it was imported. ``user_traceback`` has its author's frames."""
-
-    def __init__(self, text: str, user_traceback: str) -> None:
-        super().__init__(text)
-        self.user_traceback = user_traceback
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +38,7 @@ def import_app(options: Mapping[str, object]) -> App:
 
     Raises ConfigurationError; BrokenApp where the app's own module raised.
     """
-    reference = str(options.get("app") or load_settings(options).app)
-    try:
-        return load_app(reference)
-    except ConfigurationError as error:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, ModuleNotFoundError):
-            raise
-        # Brings the whole consumer, which no command needs else.
-        from worker.supervisor.service import user_traceback  # noqa: PLC0415
-
-        raise BrokenApp(str(error), user_traceback(cause)) from None
-    except SystemExit as error:
-        raise ConfigurationError(
-            f"--app {reference}: importing it called sys.exit({error.code!r}); a module with"
-            " handlers must import without ending the program"
-        ) from None
+    return load_app(str(options.get("app") or load_settings(options).app))
 
 
 def settle(app: App, options: Mapping[str, object]) -> Settings:

@@ -10,7 +10,7 @@ import click
 from worker.cli.inspector import Depth, Inspector
 from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
-from worker.cli.output import emit, emit_json, emit_table, note
+from worker.cli.output import count, emit, emit_json, emit_table, note
 from worker.config import mask_url
 from worker.errors import ConfigurationError, Unreachable
 from worker.topology import declare
@@ -53,11 +53,16 @@ def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> in
     if is_declared:
         with Inspector(plan.service, settings) as inspector:
             _declare(inspector, plan)
-    depths, problem = _depths(settings, plan)
+    depths, there, problem = _depths(settings, plan)
     if as_json:
         emit_json(_facts(settings, plan, depths))
     else:
         _show(settings, plan, depths)
+    if there not in {0, settings.shards}:
+        note(
+            f"qworker: the broker has {count(there, 'shard')}, so this is not how it is: say"
+            f" --shards {there}"
+        )
     if problem:
         note(f"qworker: the depths are not known: {problem}")
     return 0
@@ -70,13 +75,14 @@ def _declare(inspector: Inspector, plan: Topology) -> None:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
 
 
-def _depths(settings: Settings, plan: Topology) -> tuple[Mapping[str, Depth | None], str]:
-    """Return the depth of each queue that there is, or why it is not known."""
+def _depths(settings: Settings, plan: Topology) -> tuple[Mapping[str, Depth | None], int, str]:
+    """Return the depth of each queue and the number of shards, or why they are not known."""
     try:
         with Inspector(plan.service, settings) as inspector:
-            return {queue.name: inspector.depth(queue.name) for queue in plan.queues}, ""
+            depths = {queue.name: inspector.depth(queue.name) for queue in plan.queues}
+            return depths, inspector.shards(plan.service, plan.generation), ""
     except Unreachable as error:
-        return {}, mask_url(str(error))
+        return {}, 0, mask_url(str(error))
 
 
 def _show(settings: Settings, plan: Topology, depths: Mapping[str, Depth | None]) -> None:
