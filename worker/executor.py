@@ -210,6 +210,14 @@ class Executor:
                 text = f"{type(error).__name__}: {error}"
         reason = text[:_MAX_REASON]
         policy = task.handler.retry
+        if not isinstance(error, Retry):
+            self._logger.warning(
+                "%s failed at attempt %d",
+                task.handler.full_name,
+                task.attempt,
+                exc_info=error,
+                extra={"message_id": task.message.id, "handler": task.handler_name},
+            )
         wait = policy.next_wait(task.attempt, error, self._random)
         if wait is None:
             detail = "".join(traceback.format_exception(error, limit=-20))
@@ -221,14 +229,6 @@ class Executor:
             )
         if isinstance(error, Retry) and error.delay is not None:
             wait = error.delay
-        if not isinstance(error, Retry):
-            self._logger.warning(
-                "%s failed at attempt %d",
-                task.handler.full_name,
-                task.attempt,
-                exc_info=error,
-                extra={"message_id": task.message.id, "handler": task.handler_name},
-            )
         return RetryLater(wait, reason, asked=isinstance(error, Retry))
 
 
