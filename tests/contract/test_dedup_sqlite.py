@@ -85,8 +85,9 @@ def complete(store: SqliteStore, *records: bytes) -> list[Answer]:
 
 def connection_of(store: SqliteStore) -> sqlite3.Connection:
     """What SQLite does for one connection only can be seen and set there only."""
-    assert store._db is not None  # noqa: SLF001
-    return store._db  # noqa: SLF001
+    db = store._file.db  # noqa: SLF001 - to watch it
+    assert db is not None
+    return db
 
 
 def new_record() -> bytes:

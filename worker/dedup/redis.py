@@ -20,19 +20,19 @@ from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError, ResponseError
-
-from worker.config import mask_url
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore, Verdict
-from worker.dedup.redis_servers import REFUSED, SLOTS, Servers, checked, encoded, read_url
-from worker.errors import ConfigurationError, DedupUnavailable, QworkerError, StoreCorrupt
+from worker.errors import ConfigurationError, DedupUnavailable, StoreCorrupt
+from worker.stores.redis import Kind, Servers, checked, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from worker.dedup.base import StoreOptions
-    from worker.dedup.redis_servers import Command
+    from worker.stores.redis import Command
 
+#: How many slots a store may have: the size of the tag's alphabet and the length of the tag.
+_SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
+_KIND = Kind("dedup", "qw:dedup:", DedupUnavailable, {"slots": [str(slots) for slots in _SLOTS]})
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567ABCDEFGHIJKLMNOPQRSTUVWXYZ0189-_"
 #: Generations looked into at most, besides the current one.
 _MOST_BACK = 16
@@ -58,12 +58,6 @@ _SCRIPT = resources.files("worker.dedup").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
 _PARKED_SCRIPT = resources.files("worker.dedup").joinpath("redis_parked.lua").read_bytes()
 
-#: Errors that pass, or are mended at the server, and that redis-py has no class for. Redis 6
-#: quotes those of a script's commands within another text.
-_PASSING = re.compile(
-    r"(?:^|-)(?:BUSY|LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|OOM|UNKILLABLE)\b"
-)
-
 
 class RedisStore(DedupStore):
     """A store in Redis, for every process that reaches the server.
@@ -76,12 +70,11 @@ class RedisStore(DedupStore):
     shared = True
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        arguments = read_url(url)
-        self._shown = mask_url(url)
         self._options = options
-        self._prefix: bytes = arguments.pop("prefix")
-        self._slots: int | None = arguments.pop("slots")
-        self._servers = Servers(arguments, options.timeout, _SCRIPT)
+        self._servers = Servers(url, _KIND, options.timeout, _SCRIPT)
+        self._prefix = self._servers.prefix
+        slots = self._servers.options.get("slots")
+        self._slots = None if slots is None else int(slots)
         #: The first argument of the script; empty until the layout is known.
         self._settings = b""
         self._tag_length = 0
@@ -98,8 +91,7 @@ class RedisStore(DedupStore):
         """
         store = cls(url, options)
         with store._talking(opening=True):
-            if not store._servers.cluster and b"cluster_enabled:1" in store._info("cluster")[0]:
-                raise store._mistake("this is a Redis Cluster; add ?cluster=1")
+            store._servers.check_cluster()
             store._settle_layout()
             # Tells whether this user may run scripts, before the first message depends on it.
             store._run([bytes(_ENTRY_BYTES - 1) + b"N"], b"")
@@ -136,7 +128,8 @@ class RedisStore(DedupStore):
     def warnings(self) -> list[str]:
         """Tell where the server's settings make it forget; refuse one that evicts."""
         with self._talking():
-            memories, persistence = self._info("memory"), self._info("persistence")
+            servers = self._servers
+            memories, persistence = servers.info("memory"), servers.info("persistence")
         found = []
         for memory in memories:
             policy = re.search(rb"maxmemory_policy:([\w-]+)", memory)
@@ -146,7 +139,7 @@ class RedisStore(DedupStore):
                     " server that evicts forgets ids, and messages are handled twice"
                 )
             elif policy[1] != b"noeviction":
-                raise self._mistake(
+                raise self._servers.mistake(
                     f"its maxmemory-policy is {policy[1].decode()}, so it may drop ids at any"
                     " moment and messages would be handled twice; set it to noeviction"
                 )
@@ -155,7 +148,7 @@ class RedisStore(DedupStore):
                 "appendonly is off, so a restarted Redis has forgotten what came after its last"
                 " snapshot (all, where snapshots are off too); set appendonly yes"
             )
-        return [f"dedup store {self._shown}: {text}" for text in dict.fromkeys(found)]
+        return [self._servers.told(text) for text in dict.fromkeys(found)]
 
     def mark_parked(self, service: str, key: str, at: int) -> None:
         """Note that a message of ``key`` was parked ``at``; the highest number stands."""
@@ -180,36 +173,13 @@ class RedisStore(DedupStore):
 
     @contextmanager
     def _talking(self, *, opening: bool = False) -> Iterator[None]:
-        """Tell in this package's errors what goes wrong in the block, and then start anew.
-
-        Closing matters after any exception: a reply that nobody read would be taken for the
-        answer to the next question.
-        """
+        """Talk with the servers; after any error the layout is looked at anew."""
         try:
-            yield
-        except RedisError as error:
-            self.close()
-            raise self._failure(error, opening=opening) from error
+            with self._servers.talking(opening=opening):
+                yield
         except BaseException:
             self.close()
             raise
-
-    def _mistake(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(f"dedup store {self._shown}: {reason}")
-
-    def _failure(self, error: RedisError, *, opening: bool) -> QworkerError:
-        """Return what ``error`` means here; nothing in it shows a password."""
-        text = f"dedup store {self._shown}: {mask_url(str(error)) or type(error).__name__}"
-        if opening and isinstance(error, REFUSED):
-            return ConfigurationError(f"{text}; check the user, the password and what it may do")
-        if type(error) is ResponseError and not _PASSING.search(str(error)):
-            return ConfigurationError(text) if opening else StoreCorrupt(text)
-        return DedupUnavailable(text)
-
-    def _info(self, section: str) -> list[bytes]:
-        """Return a section of INFO of every server; empty where this user may not read it."""
-        replies = self._servers.ask_all(("INFO", section))
-        return [b"" if isinstance(reply, ResponseError) else reply for reply in replies]
 
     def _settle_layout(self) -> None:
         """Settle or read the layout. Raises RedisError, ConfigurationError."""
@@ -221,21 +191,21 @@ class RedisStore(DedupStore):
         )
         layout: bytes = checked(replies)[1] or b""
         found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout)
-        if found is None or int(found[1]) not in SLOTS:
-            raise self._mistake(
+        if found is None or int(found[1]) not in _SLOTS:
+            raise self._servers.mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
                 " it, or another prefix"
             )
         slots, width = int(found[1]), int(found[2])
         back = math.ceil(retention / width)
         if self._slots not in {None, slots} or back > _MOST_BACK:
-            raise self._mistake(
+            raise self._servers.mistake(
                 f"it was laid out for slots={slots} and a retention of {width / 1000:g} s, and"
                 f" stays so; it cannot serve slots={self._slots or slots} and"
                 f" {retention / 1000:g} s ({_MOST_BACK} times as long at most). Ask for what it"
                 " has, or begin anew with another prefix (the ids under this one are forgotten)"
             )
-        letters, self._tag_length = SLOTS[slots]
+        letters, self._tag_length = _SLOTS[slots]
         self._tag_table = bytes(_ALPHABET[byte % letters] for byte in range(256))
         self._settings = _SETTINGS.pack(
             _milliseconds(self._options.claim_ttl),

@@ -1,38 +1,31 @@
 """Records in one SQLite file, shared by the processes of one machine.
 
 Each batch is one IMMEDIATE transaction, in which every change is an UPDATE or DELETE whose WHERE
-names the token: compare-and-set as SQL says it. The file may be the one of the embedded broker
-too, so every table is named ``dedup_*`` and the layout's version is a row of ``dedup_meta``
-(``PRAGMA user_version`` belongs to the broker).
+names the token: compare-and-set as SQL says it.
 """
 
 from __future__ import annotations
 
 import math
-import sqlite3
-import time
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from worker.dedup.base import NOBODY, OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
-from worker.errors import ConfigurationError, DedupUnavailable
+from worker.errors import DedupUnavailable
+from worker.stores.sqlite import Layout, SqliteFile, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import sqlite3
+    from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
+    from pathlib import Path
 
     from worker.dedup.base import Claim, Complete, Release, StoreOptions
 
-_VERSION = 1
 #: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back. It is
 #: NOBODY where it was given back with a wait, which ends at its ``deadline``.
 #: ``deadline`` is in seconds since 1970 and ``expires`` in whole ones, rounded up: there are few
 #: of the former and millions of the latter.
 _SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS dedup_meta (
-        name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS dedup_held (
         record BLOB PRIMARY KEY, token BLOB, deadline REAL NOT NULL,
         attempts INTEGER NOT NULL, crashes INTEGER NOT NULL) WITHOUT ROWID""",
@@ -43,6 +36,7 @@ _SCHEMA = (
         service BLOB NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
         PRIMARY KEY (service, key)) WITHOUT ROWID""",
 )
+_LAYOUT = Layout("dedup", "dedup_meta", 1, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 _LOOK_DONE = "SELECT fingerprint FROM dedup_done WHERE record = ? AND expires > ?"
@@ -66,22 +60,6 @@ _CONFLICT = Verdict(Answer.CONFLICT)
 #: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
 #: a quarter as many are added; the floor lets a quiet store finish, the cap bounds one batch.
 _SWEEP_FACTOR, _SWEEP_FLOOR, _SWEEP_CAP = 4, 16, 2000
-
-#: Errors that waiting cannot mend, told at open as a mistake in the settings.
-_MISTAKES = {
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
-    sqlite3.SQLITE_READONLY: "the file, or its folder, is read-only",
-    sqlite3.SQLITE_PERM: "the file may not be accessed",
-    sqlite3.SQLITE_AUTH: "the file may not be accessed",
-    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database; name another one",
-}
-_TROUBLES = {
-    sqlite3.SQLITE_BUSY: "another process kept it locked past the timeout",
-    sqlite3.SQLITE_LOCKED: "another process kept it locked past the timeout",
-    sqlite3.SQLITE_FULL: "the disk is full; make room",
-    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it, or set it aside (ids are forgotten)",
-}
 
 
 class _Sweep(NamedTuple):
@@ -113,11 +91,8 @@ class SqliteStore(DedupStore):
     shared = True
 
     def __init__(self, path: Path, options: StoreOptions) -> None:
-        # The absolute path, so that a reconnect after a change of folder finds the same file.
-        self._path = path.absolute()
         self._options = options
-        self._db: sqlite3.Connection | None = None
-        self._durable: bool | None = None
+        self._file = SqliteFile(path, _LAYOUT, options.timeout)
         self._swept: dict[_Sweep, bytes] = {}
 
     @classmethod
@@ -127,26 +102,14 @@ class SqliteStore(DedupStore):
         Raises ConfigurationError for what waiting cannot mend (no such folder, read-only, not a
         database, made by a newer version), and DedupUnavailable for what it can (locked, full).
         """
-        store = cls(_path_of(url), options)
-        try:
-            store._connect()
-        except sqlite3.Error as error:
-            store.close()
-            reason = _MISTAKES.get(_primary_code(error))
-            if reason is not None:
-                raise ConfigurationError(
-                    f"dedup store {store._path}: {reason} ({error})"
-                ) from error
-            raise store._away(error) from error
-        except ConfigurationError:
-            store.close()
-            raise
+        store = cls(path_of(url, _LAYOUT.kind), options)
+        store._file.open()
         return store
 
     def apply(self, batch: Batch) -> Answers:
         """Apply the whole batch in one transaction; all of it or nothing is written."""
         dead = frozenset(batch.dead)
-        with self._transaction(durable=bool(batch.completes)) as db:
+        with self._file.transaction(durable=bool(batch.completes)) as db:
             (now,) = db.execute(_NOW).fetchone()
             until = now + self._options.claim_ttl
             answers = Answers(
@@ -167,7 +130,7 @@ class SqliteStore(DedupStore):
 
     def forget(self, records: Sequence[bytes]) -> None:
         """Make the records absent that nobody owns. On disk when it returns."""
-        with self._transaction(durable=True) as db:
+        with self._file.transaction(durable=True) as db:
             for record in records:
                 db.execute("DELETE FROM dedup_done WHERE record = ?", (record,))
                 db.execute(_FORGET_IDLE, (record,))
@@ -178,7 +141,7 @@ class SqliteStore(DedupStore):
 
     def mark_parked(self, service: str, key: str, at: int) -> None:
         """Note, on disk, that a message of ``key`` was parked ``at``; the highest number stands."""
-        with self._transaction(durable=True) as db:
+        with self._file.transaction(durable=True) as db:
             db.execute(
                 "INSERT INTO dedup_parked VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET number = max(number, excluded.number)",
@@ -187,7 +150,7 @@ class SqliteStore(DedupStore):
 
     def parked(self, service: str) -> Mapping[str, int]:
         """Return every parked key of ``service`` with the last number that it was parked at."""
-        with self._transaction(durable=False) as db:
+        with self._file.transaction(durable=False) as db:
             rows = db.execute(
                 "SELECT key, number FROM dedup_parked WHERE service = ?", (_blob(service),)
             ).fetchall()
@@ -195,7 +158,7 @@ class SqliteStore(DedupStore):
 
     def unpark(self, service: str, key: str, upto: int) -> bool:
         """Forget ``key`` unless it was parked after ``upto``; tell whether it is forgotten."""
-        with self._transaction(durable=True) as db:
+        with self._file.transaction(durable=True) as db:
             cursor = db.execute(
                 "DELETE FROM dedup_parked WHERE service = ? AND key = ? AND number <= ?",
                 (_blob(service), _blob(key), upto),
@@ -204,10 +167,7 @@ class SqliteStore(DedupStore):
 
     def close(self) -> None:
         """Close the file."""
-        db, self._db = self._db, None
-        self._durable = None
-        if db is not None:
-            db.close()
+        self._file.close()
 
     def _complete(self, db: sqlite3.Connection, entry: Complete, now: float) -> Answer:
         record, token, fingerprint = entry
@@ -244,73 +204,6 @@ class SqliteStore(DedupStore):
         db.execute(_HOLD, (record, token, now + self._options.claim_ttl, attempts, crashes))
         return Verdict(Answer.FRESH, attempts, crashes)
 
-    @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """Run the block as one IMMEDIATE transaction; ``durable``: on disk when it is left."""
-        try:
-            db = self._connect() if self._db is None else self._db
-            if durable != self._durable:
-                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        except BaseException as error:
-            # Closing rolls back, and the next call starts from a known state.
-            self.close()
-            if isinstance(error, sqlite3.Error):
-                raise self._away(error) from error
-            raise
-
-    def _connect(self) -> sqlite3.Connection:
-        """Open the file, make the tables, and refuse a layout that this version does not know.
-
-        Raises sqlite3.Error, or ConfigurationError for the layout.
-        """
-        # One thread at a time uses the store, but not always the one that opened it.
-        db = sqlite3.connect(
-            self._path,
-            timeout=self._options.timeout,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        self._db, self._durable = db, None
-        self._enter_wal(db)
-        db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.execute("INSERT OR IGNORE INTO dedup_meta VALUES ('version', ?)", (str(_VERSION),))
-        (version,) = db.execute("SELECT value FROM dedup_meta WHERE name = 'version'").fetchone()
-        if int(version) != _VERSION:
-            raise ConfigurationError(
-                f"dedup store {self._path}: its layout is version {version}, this program knows"
-                f" {_VERSION}; use the program that made it, or another file"
-            )
-        db.execute("COMMIT")
-        return db
-
-    def _enter_wal(self, db: sqlite3.Connection) -> None:
-        """Switch to write-ahead logging, which lets readers and one writer work side by side.
-
-        SQLite answers "locked" at once, without the busy timeout, where two processes switch a
-        new file at the same moment; so that is waited for here.
-        """
-        give_up = time.monotonic() + self._options.timeout
-        while True:
-            try:
-                (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-            except sqlite3.OperationalError as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
-                    raise
-                time.sleep(0.01)
-                continue
-            if mode != "wal":
-                raise ConfigurationError(
-                    f"dedup store {self._path}: no write-ahead log on this file system (a network"
-                    " drive?); put the file on a local disk"
-                )
-            return
-
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
         """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""
         rows = db.execute(sweep.look, (self._swept.get(sweep, b""), bite)).fetchall()
@@ -318,29 +211,6 @@ class SqliteStore(DedupStore):
         old = [(record,) for record, until in rows if until <= horizon]
         if old:
             db.executemany(sweep.drop, old)
-
-    def _away(self, error: sqlite3.Error) -> DedupUnavailable:
-        code = _primary_code(error)
-        reason = _TROUBLES.get(code) or _MISTAKES.get(code) or "the file cannot be used"
-        return DedupUnavailable(f"dedup store {self._path}: {reason} ({error})")
-
-
-def _path_of(url: str) -> Path:
-    parts = urlsplit(url)
-    path = unquote(parts.path.removeprefix("/"))
-    if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or not path:
-        raise ConfigurationError(
-            f"dedup URL {url!r}: write sqlite:///relative.db or sqlite:////absolute.db,"
-            " without options ('?' in a name is %3F, '#' is %23)"
-        )
-    if path == ":memory:":
-        raise ConfigurationError(f"dedup URL {url!r}: records in memory are memory://NAME")
-    return Path(path)
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code: the low byte of the extended one."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from redis import exceptions as redis_errors
@@ -19,25 +20,43 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from worker.config import mask_url
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from worker.errors import QworkerError, Unreachable
 
     Address = tuple[str, int] | None
     Command = tuple[bytes | str | int, ...]
 
-#: How many slots a store may have: the size of the tag's alphabet and the length of the tag.
-SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
-REFUSED = (
+_REFUSED = (
     redis_errors.AuthenticationError,
     redis_errors.AuthenticationWrongNumberOfArgsError,
     redis_errors.NoPermissionError,
 )
 _OPTIONS = {
-    *("prefix", "slots", "cluster", "db", "client_name"),
+    *("prefix", "cluster", "db", "client_name"),
     *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
 }
+#: Errors that pass, or are mended at the server, and that redis-py has no class for. Redis 6
+#: quotes those of a script's commands within another text.
+_PASSING = re.compile(
+    r"(?:^|-)(?:BUSY|LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|OOM|UNKILLABLE)\b"
+)
+
+
+class Kind(NamedTuple):
+    """What a store in Redis is, for its URLs and its errors."""
+
+    #: As errors call it, and its URL: ``dedup``.
+    name: str
+    #: Of its keys, where the URL names none.
+    prefix: str
+    #: What is raised while the server is away.
+    unavailable: type[Unreachable]
+    #: Options of its URLs beside those that every store has, and what each may be.
+    options: Mapping[str, Sequence[str]]
 
 
 def encoded(text: str) -> bytes:
@@ -53,34 +72,35 @@ def checked(replies: list[Any]) -> list[Any]:
     return replies
 
 
-def read_url(url: str) -> dict[str, Any]:
-    """Return what ``url`` says: redis-py's arguments, and prefix, slots and cluster of ours."""
+def _read_url(url: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what ``url`` says: redis-py's arguments, and the options that are ours."""
     try:
         found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:
         # Without the URL: where it cannot be read, it is not known which part is the password.
         raise ConfigurationError(
-            "the dedup URL cannot be read: write redis://host:6379/0, rediss://… or"
+            f"the {kind.name} URL cannot be read: write redis://host:6379/0, rediss://… or"
             " unix:///path/to/socket; in a password, %2F for / and %23 for #"
         ) from None
     parts, options = urlsplit(url), dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    slots, cluster = options.get("slots", "32768"), options.get("cluster", "0")
-    prefix = options.get("prefix", "qw:dedup:")
+    ours = {name: options[name] for name in ("prefix", "cluster", *kind.options) if name in options}
+    known = _OPTIONS | kind.options.keys()
     reason = ""
-    if unknown := options.keys() - _OPTIONS:
-        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}"
+    if unknown := options.keys() - known:
+        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
     elif parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path)):
         reason = "after the host comes /NUMBER of the database, and then only ?option=value"
-    elif not slots.isdecimal() or int(slots) not in SLOTS:
-        reason = f"slots can be {', '.join(map(str, SLOTS))}"
-    elif cluster not in {"0", "1"} or set(prefix) & set("{}"):
+    elif ours.get("cluster", "0") not in {"0", "1"} or set(ours.get("prefix", "")) & set("{}"):
         reason = "cluster can be 0 or 1, and the prefix has no braces, which mark the hash tag"
     elif parts.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
         reason = "the ssl_ options are for rediss://"
+    for name, choices in kind.options.items():
+        if not reason and name in ours and ours[name] not in choices:
+            reason = f"{name} can be {', '.join(choices)}"
     if reason:
-        raise ConfigurationError(f"dedup URL {mask_url(url)}: {reason}")
-    ours = {"prefix": encoded(prefix), "slots": int(slots) if "slots" in options else None}
-    return {"connection_class": Connection} | found | ours | {"cluster": cluster == "1"}
+        raise ConfigurationError(f"{kind.name} URL {mask_url(url)}: {reason}")
+    arguments = {name: value for name, value in found.items() if name not in ours}
+    return {"connection_class": Connection} | arguments, ours
 
 
 class Servers:
@@ -93,8 +113,14 @@ class Servers:
     #: MOVED first, then NOSCRIPT at the new address.
     _ROUNDS = 3
 
-    def __init__(self, arguments: dict[str, Any], timeout: float, script: bytes) -> None:
-        self.cluster: bool = arguments.pop("cluster")
+    def __init__(self, url: str, kind: Kind, timeout: float, script: bytes) -> None:
+        """Read the URL; connects when it is asked for something. Raises ConfigurationError."""
+        arguments, self.options = _read_url(url, kind)
+        self.cluster = self.options.get("cluster") == "1"
+        #: Of every key.
+        self.prefix = encoded(self.options.get("prefix", kind.prefix))
+        self._kind = kind
+        self._shown = f"{kind.name} store {mask_url(url)}"
         self._connection_class: type[Connection] = arguments.pop("connection_class")
         self._timeout = timeout
         self._script = script
@@ -105,6 +131,49 @@ class Servers:
         self._connections: dict[Address, Connection] = {}
         #: Cluster: the address of each hash slot; None until asked for.
         self._hash_slots: list[Address] | None = None
+
+    @contextmanager
+    def talking(self, *, opening: bool = False) -> Iterator[None]:
+        """Tell in this package's errors what goes wrong in the block, and then start anew.
+
+        Closing matters after any exception: a reply that nobody read would be taken for the
+        answer to the next question.
+        """
+        try:
+            yield
+        except RedisError as error:
+            self.close()
+            raise self._failure(error, opening=opening) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def mistake(self, reason: str) -> ConfigurationError:
+        """Return the error that says what is set wrong about this store."""
+        return ConfigurationError(f"{self._shown}: {reason}")
+
+    def told(self, text: str) -> str:
+        """Return ``text`` as said of this store."""
+        return f"{self._shown}: {text}"
+
+    def info(self, section: str) -> list[bytes]:
+        """Return a section of INFO of every server; empty where this user may not read it."""
+        replies = self.ask_all(("INFO", section))
+        return [b"" if isinstance(reply, ResponseError) else reply for reply in replies]
+
+    def check_cluster(self) -> None:
+        """Raise ConfigurationError where the server is a cluster and the URL does not say so."""
+        if not self.cluster and b"cluster_enabled:1" in self.info("cluster")[0]:
+            raise self.mistake("this is a Redis Cluster; add ?cluster=1")
+
+    def _failure(self, error: RedisError, *, opening: bool) -> QworkerError:
+        """Return what ``error`` means here; nothing in it shows a password."""
+        text = self.told(mask_url(str(error)) or type(error).__name__)
+        if opening and isinstance(error, _REFUSED):
+            return ConfigurationError(f"{text}; check the user, the password and what it may do")
+        if type(error) is ResponseError and not _PASSING.search(str(error)):
+            return ConfigurationError(text) if opening else StoreCorrupt(text)
+        return self._kind.unavailable(text)
 
     def exchange(self, calls: Sequence[tuple[bytes, Command]]) -> list[Any]:
         """Send each command to the server of its key and return the replies in order.
@@ -198,7 +267,7 @@ class Servers:
         for asked in [*filter(None, self._connections), None]:
             try:
                 (reply,) = checked([self._ask(asked, ("CLUSTER", "SLOTS"))])
-            except REFUSED:
+            except _REFUSED:
                 raise
             except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
                 failure = error
