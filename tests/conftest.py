@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from servers import Guard, PostgreSQL, RabbitMQ, Redis
+from servers import ClusterOfOne, Guard, PostgreSQL, RabbitMQ, Redis
 
 _FIGURES = "figures"
 
@@ -59,6 +59,15 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> I
 def redis_server(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> Iterator[Redis]:
     """A Redis of this run's own."""
     with Redis(tmp_path_factory.mktemp("redis"), server_guard) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_of_one(
+    tmp_path_factory: pytest.TempPathFactory, server_guard: Guard
+) -> Iterator[ClusterOfOne]:
+    """A Redis Cluster of this run's own."""
+    with ClusterOfOne(tmp_path_factory.mktemp("cluster"), server_guard) as server:
         yield server
 
 

@@ -8,7 +8,8 @@
     │   └── DeclarationMismatch  the broker has this queue, declared otherwise   exit 3
     ├── Unreachable              a server does not answer                        exit 4
     │   ├── BrokerUnreachable
-    │   └── DedupUnavailable
+    │   ├── DedupUnavailable
+    │   └── LeasesUnavailable
     ├── PublishError             a message was not confirmed
     │   ├── Unroutable           nobody would have received it
     │   ├── PublishRefused       the broker said no (nack, length limit)
@@ -63,6 +64,10 @@ class BrokerUnreachable(Unreachable):
 
 class DedupUnavailable(Unreachable):
     """The dedup store did not answer: nothing is known of what it did with the batch."""
+
+
+class LeasesUnavailable(Unreachable):
+    """The lease store did not answer: nothing is known of what it did with the call."""
 
 
 class PublishError(QworkerError):

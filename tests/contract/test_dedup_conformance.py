@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import redis
 
-from servers import Guard, Redis
+from servers import ClusterOfOne, Redis
 from worker.testing.dedup_suite import DedupStoreSuite, Features
 
 
@@ -38,33 +36,6 @@ class TestRedis(DedupStoreSuite):
 
     def restart(self) -> None:
         self.redis.restart()
-
-
-class ClusterOfOne(Redis):
-    """A Redis Cluster whose one server has every hash slot."""
-
-    def command(self) -> Sequence[str | Path]:
-        return [*super().command(), "--cluster-enabled", "yes", "--databases", "1"]
-
-    def fresh_url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/?cluster=1&prefix={uuid4()}:"
-
-    def answers(self) -> bool:
-        """A cluster's server answers before it serves."""
-        if not super().answers():
-            return False
-        with redis.Redis(port=self.port) as client:
-            if client.cluster("info")["cluster_slots_assigned"] == "0":
-                client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            return bool(client.cluster("info")["cluster_state"] == "ok")
-
-
-@pytest.fixture(scope="module")
-def cluster_of_one(
-    tmp_path_factory: pytest.TempPathFactory, server_guard: Guard
-) -> Iterator[ClusterOfOne]:
-    with ClusterOfOne(tmp_path_factory.mktemp("cluster"), server_guard) as server:
-        yield server
 
 
 class TestRedisCluster(DedupStoreSuite):

@@ -10,9 +10,10 @@ from servers.guard import Guard
 from servers.postgres import PostgreSQL
 from servers.process import MissingServer, Server, ServerFailed
 from servers.rabbitmq import RabbitMQ
-from servers.redis import Redis
+from servers.redis import ClusterOfOne, Redis
 
 __all__ = [
+    "ClusterOfOne",
     "Guard",
     "MissingServer",
     "PostgreSQL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from uuid import uuid4
 
 import redis
 
@@ -76,3 +77,25 @@ class Redis(Server):
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+class ClusterOfOne(Redis):
+    """A Redis Cluster whose one server has every hash slot."""
+
+    def command(self) -> Sequence[str | Path]:
+        """The one database of a cluster."""
+        return [*super().command(), "--cluster-enabled", "yes", "--databases", "1"]
+
+    def fresh_url(self) -> str:
+        """Return a URL under whose prefix nothing is known."""
+        self.start()
+        return f"redis://127.0.0.1:{self.port}/?cluster=1&prefix={uuid4()}:"
+
+    def answers(self) -> bool:
+        """A cluster's server answers before it serves."""
+        if not super().answers():
+            return False
+        with redis.Redis(port=self.port) as client:
+            if client.cluster("info")["cluster_slots_assigned"] == "0":
+                client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            return bool(client.cluster("info")["cluster_state"] == "ok")

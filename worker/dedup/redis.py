@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore, Verdict
 from worker.errors import ConfigurationError, DedupUnavailable, StoreCorrupt
-from worker.stores.redis import Kind, Servers, checked, encoded
+from worker.stores.redis import SLOTS, Kind, Servers, checked, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from worker.dedup.base import StoreOptions
     from worker.stores.redis import Command
 
-#: How many slots a store may have: the size of the tag's alphabet and the length of the tag.
-_SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
-_KIND = Kind("dedup", "qw:dedup:", DedupUnavailable, {"slots": [str(slots) for slots in _SLOTS]})
+_KIND = Kind("dedup", "qw:dedup:", DedupUnavailable)
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567ABCDEFGHIJKLMNOPQRSTUVWXYZ0189-_"
 #: Generations looked into at most, besides the current one.
 _MOST_BACK = 16
@@ -191,7 +189,7 @@ class RedisStore(DedupStore):
         )
         layout: bytes = checked(replies)[1] or b""
         found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout)
-        if found is None or int(found[1]) not in _SLOTS:
+        if found is None or int(found[1]) not in SLOTS:
             raise self._servers.mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
                 " it, or another prefix"
@@ -205,7 +203,7 @@ class RedisStore(DedupStore):
                 f" {retention / 1000:g} s ({_MOST_BACK} times as long at most). Ask for what it"
                 " has, or begin anew with another prefix (the ids under this one are forgotten)"
             )
-        letters, self._tag_length = _SLOTS[slots]
+        letters, self._tag_length = SLOTS[slots]
         self._tag_table = bytes(_ALPHABET[byte % letters] for byte in range(256))
         self._settings = _SETTINGS.pack(
             _milliseconds(self._options.claim_ttl),

@@ -23,7 +23,7 @@ from worker.config import mask_url
 from worker.errors import ConfigurationError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.errors import QworkerError, Unreachable
 
@@ -35,8 +35,13 @@ _REFUSED = (
     redis_errors.AuthenticationWrongNumberOfArgsError,
     redis_errors.NoPermissionError,
 )
+#: How many slots a dedup store may have: the size of the tag's alphabet and the tag's length.
+SLOTS = {4096: (64, 2), 32768: (32, 3), 262144: (64, 3), 1048576: (32, 4)}
+#: Options of ours that are one of a few. One URL may serve stores of several kinds, so each of them
+#: knows the options of all.
+_CHOICES = {"cluster": ("0", "1"), "settle": ("0", "1"), "slots": tuple(map(str, SLOTS))}
 _OPTIONS = {
-    *("prefix", "cluster", "db", "client_name"),
+    *("prefix", "db", "client_name", *_CHOICES),
     *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
 }
 #: Errors that pass, or are mended at the server, and that redis-py has no class for. Redis 6
@@ -55,8 +60,6 @@ class Kind(NamedTuple):
     prefix: str
     #: What is raised while the server is away.
     unavailable: type[Unreachable]
-    #: Options of its URLs beside those that every store has, and what each may be.
-    options: Mapping[str, Sequence[str]]
 
 
 def encoded(text: str) -> bytes:
@@ -83,20 +86,19 @@ def _read_url(url: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
             " unix:///path/to/socket; in a password, %2F for / and %23 for #"
         ) from None
     parts, options = urlsplit(url), dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    ours = {name: options[name] for name in ("prefix", "cluster", *kind.options) if name in options}
-    known = _OPTIONS | kind.options.keys()
+    ours = {name: options[name] for name in ("prefix", *_CHOICES) if name in options}
     reason = ""
-    if unknown := options.keys() - known:
-        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+    if unknown := options.keys() - _OPTIONS:
+        reason = f"no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}"
     elif parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path)):
         reason = "after the host comes /NUMBER of the database, and then only ?option=value"
-    elif ours.get("cluster", "0") not in {"0", "1"} or set(ours.get("prefix", "")) & set("{}"):
-        reason = "cluster can be 0 or 1, and the prefix has no braces, which mark the hash tag"
+    elif set(ours.get("prefix", "")) & set("{}"):
+        reason = "the prefix has no braces, which mark the hash tag"
     elif parts.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
         reason = "the ssl_ options are for rediss://"
-    for name, choices in kind.options.items():
-        if not reason and name in ours and ours[name] not in choices:
-            reason = f"{name} can be {', '.join(choices)}"
+    for name, choices in _CHOICES.items():
+        if not reason and ours.get(name, choices[0]) not in choices:
+            reason = f"{name} can be {', '.join(choices[:-1])} or {choices[-1]}"
     if reason:
         raise ConfigurationError(f"{kind.name} URL {mask_url(url)}: {reason}")
     arguments = {name: value for name, value in found.items() if name not in ours}

@@ -1,0 +1,103 @@
+"""Every lease store of the core passes the suite that authors of backends are given."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from servers import ClusterOfOne, Redis
+from waiting import until
+from worker.errors import LeasesUnavailable
+from worker.leases.base import Held, LeaseOptions, Sync
+from worker.leases.memory import MemoryLeases
+from worker.leases.open import open_leases
+from worker.testing.lease_suite import LeaseStoreSuite
+
+
+class TestMemory(LeaseStoreSuite):
+    @pytest.fixture
+    def lease_url(self) -> str:
+        return f"memory://{uuid4()}"
+
+
+class TestSqlite(LeaseStoreSuite):
+    @pytest.fixture
+    def lease_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/leases.db"
+
+
+class TestRedis(LeaseStoreSuite):
+    @pytest.fixture
+    def lease_url(self, redis_url: str) -> str:
+        return f"{redis_url}?settle=0"
+
+
+class TestRedisCluster(LeaseStoreSuite):
+    @pytest.fixture
+    def lease_url(self, cluster_of_one: ClusterOfOne) -> str:
+        return f"{cluster_of_one.fresh_url()}&settle=0"
+
+
+def test_a_redis_that_was_just_started_grants_nothing_new_but_renews(
+    redis_server: Redis, redis_url: str
+) -> None:
+    options = LeaseOptions(ttl=1.0)
+    store = open_leases(redis_url, options)
+    until(lambda: store.sync("bank", Sync("ann", acquire=["g1.0"])).held_by("ann"), 20)
+    store.close()
+    redis_server.kill()
+    redis_server.start()
+
+    view = store.sync("bank", Sync("bob", renew=[Held("g1.7", 3)], acquire=["g1.8"]))
+
+    assert 0 < view.settling <= 2
+    assert view.leases.keys() == {"g1.0", "g1.7"}
+    until(lambda: store.sync("bank", Sync("bob", acquire=["g1.8"])).held_by("bob"), 20)
+    store.close()
+
+
+def test_a_redis_that_is_away_is_told_and_comes_back(redis_server: Redis, redis_url: str) -> None:
+    store = open_leases(f"{redis_url}?settle=0", LeaseOptions(timeout=0.5))
+    redis_server.kill()
+    with pytest.raises(LeasesUnavailable, match="lease store redis://"):
+        store.sync("bank", Sync("ann"))
+    redis_server.start()
+
+    assert store.sync("bank", Sync("ann")).members.keys() == {"ann"}
+    store.close()
+
+
+def test_a_machine_that_was_started_again_lets_old_leases_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of a machine begins anew with it; what was owned before ends after a lease."""
+    url, clock = f"sqlite:///{tmp_path}/leases.db", [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    store = open_leases(url, LeaseOptions(ttl=10.0))
+    store.sync("bank", Sync("ann", acquire=["g1.0"]))
+    clock[0] = 5.0
+    seen = []
+    for _ in range(12):
+        view = store.sync("bank", Sync("bob", acquire=["g1.0"]))
+        seen.append(view.leases["g1.0"].owner)
+        clock[0] += 1.0
+    assert seen == ["ann"] * 10 + ["bob"] * 2
+    store.close()
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_step_of_the_clock_ends_no_lease(step: float) -> None:
+    clock = [0.0]
+    url = f"memory://{uuid4()}"
+    store = MemoryLeases.open(url, LeaseOptions(ttl=10.0))
+    store._clock = lambda: clock[0]  # noqa: SLF001 - the seam for tests
+    store.sync("bank", Sync("ann", acquire=["g1.0"]))
+    clock[0] += step
+
+    view = store.sync("bank", Sync("bob", acquire=["g1.0"]))
+
+    assert view.leases["g1.0"].owner == "ann"
+    assert view.leases["g1.0"].left >= 7.5

@@ -1,0 +1,35 @@
+"""From the URL of a lease store to an open one."""
+
+from __future__ import annotations
+
+from worker.leases.base import LeaseOptions, LeaseStore
+from worker.leases.memory import MemoryLeases
+from worker.leases.redis import RedisLeases
+from worker.leases.sqlite import SqliteLeases
+from worker.stores.catalog import Catalog
+
+#: Other distributions register the class of their store here, under its URL scheme.
+ENTRY_POINTS = "qworker.leases"
+
+_CATALOG: Catalog[LeaseStore] = Catalog(
+    "lease",
+    LeaseStore,
+    {
+        "memory": MemoryLeases,
+        "sqlite": SqliteLeases,
+        "redis": RedisLeases,
+        "rediss": RedisLeases,
+        "unix": RedisLeases,
+    },
+    ENTRY_POINTS,
+    ("reach",),
+)
+
+
+def open_leases(url: str, options: LeaseOptions) -> LeaseStore:
+    """Open the store that ``url`` names, as :meth:`Catalog.open` tells.
+
+    Raises ConfigurationError where the text is wrong or the class is no store, and
+    LeasesUnavailable where the store is not there now.
+    """
+    return _CATALOG.open(url, options)

@@ -1,0 +1,125 @@
+-- The rules of worker/leases/rules.py, for one service in Redis. Times are whole milliseconds.
+--
+-- KEYS  PREFIXleases:{SERVICE}:clock, :members, :leases, :documents (hashes)
+-- ARGV  command, ttl, how long the server must have been up before it grants a lease, then
+--   sync   member, facts, leaving (0/1), the numbers of releases, renewals and acquisitions, and
+--          these: name, epoch (releases and renewals); name (acquisitions)
+--   look
+--   write  name, version, text
+--
+-- Replies {watched, settling, members, leases, documents}, the last three as HGETALL gives them;
+-- a write replies 1 or 0.
+-- Values: members "until facts", leases "until epoch owner" (no owner: free),
+-- documents "version text". Numbers are below 2^53, so Lua keeps them exactly.
+
+local CLOCK, MEMBERS, LEASES, DOCUMENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local STEP_SHARE, MEMORY_LENGTHS = 4, 1000
+
+local command, ttl, settle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function text(number) return string.format('%.0f', number) end
+
+local function pairs_of(key)
+  local flat = redis.call('HGETALL', key)
+  local at = 0
+  return function()
+    at = at + 2
+    return flat[at - 1], flat[at]
+  end
+end
+
+if command == 'write' then
+  local name, version, content = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+  local found = redis.call('HGET', DOCUMENTS, name)
+  local current = found and tonumber(string.match(found, '^%d+')) or 0
+  if current ~= version then return 0 end
+  redis.call('HSET', DOCUMENTS, name, text(version + 1) .. ' ' .. content)
+  return 1
+end
+
+local watched = tonumber(redis.call('HGET', CLOCK, 'watched') or '0')
+
+local function reply(settling)
+  return {
+    text(watched), text(settling),
+    redis.call('HGETALL', MEMBERS), redis.call('HGETALL', LEASES), redis.call('HGETALL', DOCUMENTS),
+  }
+end
+
+if command == 'look' then return reply(0) end
+
+local member, facts, leaving = ARGV[4], ARGV[5], ARGV[6]
+
+-- Watch the time that passed since the last call.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local read_at = tonumber(redis.call('HGET', CLOCK, 'read_at') or text(now))
+watched = watched + math.min(math.max(now - read_at, 0), math.floor(ttl / STEP_SHARE))
+redis.call('HSET', CLOCK, 'watched', text(watched), 'read_at', text(now))
+local till = watched + ttl
+
+-- Forget what is long over.
+for id, value in pairs_of(MEMBERS) do
+  if tonumber(string.match(value, '^%d+')) <= watched then redis.call('HDEL', MEMBERS, id) end
+end
+local leases = {}
+for name, value in pairs_of(LEASES) do
+  local ends, epoch, owner = string.match(value, '^(%d+) (%d+) (.*)$')
+  if tonumber(ends) <= watched - ttl * MEMORY_LENGTHS then
+    redis.call('HDEL', LEASES, name)
+  else
+    leases[name] = {till = tonumber(ends), epoch = tonumber(epoch), owner = owner}
+  end
+end
+
+local function hold(name, owner, epoch, ends)
+  leases[name] = {till = ends, epoch = epoch, owner = owner}
+  redis.call('HSET', LEASES, name, text(ends) .. ' ' .. text(epoch) .. ' ' .. owner)
+end
+
+-- A server that has not been up for as long as a lease lasts may have forgotten who owns what, in
+-- part or in whole. Whoever does own something says so within that time.
+local settling = 0
+local info = redis.pcall('INFO', 'server') -- a user may be forbidden to ask
+local uptime = type(info) == 'string' and string.match(info, 'uptime_in_seconds:(%d+)')
+if uptime then settling = math.max(0, settle - tonumber(uptime) * 1000) end
+
+local at = 10
+local function following(count)
+  return function()
+    if count == 0 then return nil end
+    count = count - 1
+    at = at + 2
+    return ARGV[at - 2], tonumber(ARGV[at - 1])
+  end
+end
+
+for name, epoch in following(tonumber(ARGV[7])) do
+  local lease = leases[name]
+  if lease and lease.owner == member and lease.epoch == epoch then
+    hold(name, '', epoch, watched)
+  end
+end
+for name, epoch in following(tonumber(ARGV[8])) do
+  local lease = leases[name]
+  if not lease or (lease.owner == member and lease.epoch == epoch) then
+    hold(name, member, epoch, till)
+  end
+end
+for index = at, at + tonumber(ARGV[9]) - 1 do
+  local name = ARGV[index]
+  local lease = leases[name]
+  local owned = lease and lease.owner ~= '' and lease.till > watched
+  if owned then
+    if lease.owner == member then hold(name, member, lease.epoch, till) end
+  elseif settling == 0 then
+    hold(name, member, math.max(now, lease and lease.epoch + 1 or 1), till)
+  end
+end
+
+if leaving == '1' then
+  redis.call('HDEL', MEMBERS, member)
+else
+  redis.call('HSET', MEMBERS, member, text(till) .. ' ' .. facts)
+end
+return reply(settling)

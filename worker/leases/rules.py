@@ -1,0 +1,100 @@
+"""The rules of ``base.py`` as plain code, for stores that read a service, change it and write it.
+
+Stores that have a language of their own say the same in it (``redis.lua``), and the conformance
+suite compares them with this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from worker.leases.base import MEMORY_LENGTHS, STEP_SHARE, Document, Lease, View
+
+if TYPE_CHECKING:
+    from worker.leases.base import LeaseOptions, Sync
+
+
+class MemberRow(NamedTuple):
+    """A member, until the watched time ``until``."""
+
+    facts: str
+    until: float
+
+
+class LeaseRow(NamedTuple):
+    """A lease; free where ``owner`` is empty. ``until`` is of the watched time."""
+
+    owner: str
+    epoch: int
+    until: float
+
+
+@dataclass(slots=True)
+class Book:
+    """All that is kept of one service. Times are seconds."""
+
+    #: The time that was watched since the book was begun.
+    watched: float = 0.0
+    #: The reading of the store's clock at the last call.
+    read_at: float | None = None
+    members: dict[str, MemberRow] = field(default_factory=dict)
+    leases: dict[str, LeaseRow] = field(default_factory=dict)
+    documents: dict[str, Document] = field(default_factory=dict)
+
+    def sync(self, sync: Sync, options: LeaseOptions, *, now: float, floor: int) -> View:
+        """Apply ``sync``. ``now``: the store's clock; ``floor``: the least epoch to grant."""
+        self._watch(now, options)
+        until = self.watched + options.ttl
+        for name, epoch in sync.release:
+            row = self.leases.get(name)
+            if row is not None and (row.owner, row.epoch) == (sync.member, epoch):
+                self.leases[name] = LeaseRow("", epoch, self.watched)
+        for name, epoch in sync.renew:
+            row = self.leases.get(name)
+            if row is None or (row.owner, row.epoch) == (sync.member, epoch):
+                self.leases[name] = LeaseRow(sync.member, epoch, until)
+        for name in sync.acquire:
+            row = self.leases.get(name)
+            if row is None or not self._is_owned(row):
+                epoch = max(floor, row.epoch + 1 if row is not None else 1)
+                self.leases[name] = LeaseRow(sync.member, epoch, until)
+            elif row.owner == sync.member:
+                self.leases[name] = row._replace(until=until)
+        if sync.leaving:
+            self.members.pop(sync.member, None)
+        else:
+            self.members[sync.member] = MemberRow(sync.facts, until)
+        return self.view()
+
+    def view(self) -> View:
+        """Return what is known at the last call."""
+        return View(
+            {id_: row.facts for id_, row in self.members.items() if row.until > self.watched},
+            {
+                name: Lease(row.owner, row.epoch, row.until - self.watched)
+                for name, row in self.leases.items()
+                if self._is_owned(row)
+            },
+            dict(self.documents),
+        )
+
+    def write(self, name: str, version: int, text: str) -> bool:
+        """Change a document by compare-and-set."""
+        found = self.documents.get(name)
+        if (found.version if found is not None else 0) != version:
+            return False
+        self.documents[name] = Document(version + 1, text)
+        return True
+
+    def _is_owned(self, row: LeaseRow) -> bool:
+        return bool(row.owner) and row.until > self.watched
+
+    def _watch(self, now: float, options: LeaseOptions) -> None:
+        """Count the time since the last call, and forget what is long over."""
+        if self.read_at is not None:
+            self.watched += min(max(now - self.read_at, 0.0), options.ttl / STEP_SHARE)
+        self.read_at = now
+        self.members = {i: row for i, row in self.members.items() if row.until > self.watched}
+        horizon = self.watched - options.ttl * MEMORY_LENGTHS
+        self.leases = {n: row for n, row in self.leases.items() if row.until > horizon}
