@@ -106,3 +106,13 @@ def test_huge_weights_do_not_make_a_huge_ring() -> None:
 def test_no_members_and_no_weights_are_refused(weights: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="ring"):
         Ring(weights)
+
+
+@given(members, st.text())
+def test_every_member_is_a_preference_once_the_owner_first(
+    weights: dict[str, int], key: str
+) -> None:
+    ring = Ring(weights)
+    preferences = list(ring.preferences(key))
+    assert preferences[0] == ring.lookup(key)
+    assert sorted(preferences) == sorted(weights)

@@ -54,10 +54,28 @@ class Ring:
 
     def lookup(self, key: bytes | str) -> str:
         """Return the member that ``key`` belongs to. Text counts as its UTF-8."""
+        return self._owners[self._first_point(key)]
+
+    def preferences(self, key: bytes | str) -> Iterator[str]:
+        """Yield every member once, in the order in which they come after ``key`` on the ring.
+
+        The first is the one that ``lookup`` returns; the next ones are where a key goes that finds
+        no room before.
+        """
+        first, met = self._first_point(key), set[str]()
+        for index in range(first, first + len(self._owners)):
+            name = self._owners[index % len(self._owners)]
+            if name not in met:
+                met.add(name)
+                yield name
+            if len(met) == len(self.members):
+                return
+
+    def _first_point(self, key: bytes | str) -> int:
         data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
         number = int.from_bytes(blake2b(data, digest_size=_POINT_BYTES).digest(), "big")
         index = bisect_left(self._points, number)
-        return self._owners[index] if index < len(self._owners) else self._owners[0]
+        return index if index < len(self._points) else 0
 
 
 def _points_of(name: str, count: int) -> Iterator[int]:
