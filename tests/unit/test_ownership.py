@@ -1,0 +1,223 @@
+"""Members that share shards by leases: never two owners, and in the end everything balanced.
+
+The members run on one fake clock against the real rules of a store; calls fail, answers get lost,
+members sleep, die and leave.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from uuid import uuid4
+
+import pytest
+
+from worker.leases.base import LeaseOptions, Sync, View
+from worker.leases.memory import MemoryLeases
+from worker.sharding.ownership import Orders, Ownership
+
+TTL = 10.0
+SHARDS = [f"g1.{number}" for number in range(16)]
+
+
+class World:
+    """A store and a clock."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now = 0.0
+        self.random = Random(seed)
+        self.store = MemoryLeases.open(f"memory://{uuid4()}", LeaseOptions(ttl=TTL))
+        self.store._clock = lambda: self.now  # noqa: SLF001 - the seam for tests
+        self.members: list[Member] = []
+        self.fences: dict[str, int] = {}
+
+    def join(self, name: str) -> Member:
+        member = Member(self, name)
+        self.members.append(member)
+        return member
+
+    def go(self, seconds: float, *, faults: bool = False) -> None:
+        """Let everybody do a round about once a second, in no order, and check all along."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 0.05
+            for member in self.members:
+                if member.due <= self.now:
+                    member.due = self.now + self.random.uniform(0.5, 1.0)
+                    member.round(self.random.choice(FAULTS) if faults else "")
+                member.finish_giving()
+            self.check()
+
+    def check(self) -> None:
+        """Nobody consumes what somebody else may consume, and a successor's fence is higher."""
+        trusted = [
+            (name, member.name)
+            for member in self.members
+            for name in member.consumed
+            if member.ownership.grants[name].trusted_until > self.now
+        ]
+        assert len(trusted) == len(dict(trusted)), f"two owners at {self.now:.2f} s: {trusted}"
+
+    def loads(self) -> Counter[str]:
+        return Counter(m.name for m in self.members for _ in m.consumed)
+
+
+FAULTS = ["", "", "", "not sent", "no answer"]
+
+
+class Member:
+    """A supervisor, as far as ownership goes: what it took it consumes until it gave it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.ownership = Ownership(name, TTL)
+        self.consumed: dict[str, int] = {}
+        self.giving: dict[str, float] = {}
+        self.due = world.now
+
+    def round(self, fault: str) -> Orders:
+        asked_at = self.world.now
+        sync = self.ownership.ask("")
+        if fault == "not sent":
+            return Orders({}, [], [])
+        view = self.world.store.sync("bank", sync)
+        if fault == "no answer":
+            return Orders({}, [], [])
+        return self.hear(view, asked_at)
+
+    def hear(self, view: View, asked_at: float) -> Orders:
+        orders = self.ownership.hear(view, asked_at, SHARDS)
+        for name in orders.lost:
+            self.consumed.pop(name, None)
+            self.giving.pop(name, None)
+        for name, grant in orders.take.items():
+            assert name not in self.consumed
+            assert grant.epoch > self.world.fences.get(name, 0), "the fence fell"
+            self.world.fences[name] = grant.epoch
+            self.consumed[name] = grant.epoch
+        for name in orders.give:
+            self.giving[name] = self.world.now + self.world.random.uniform(0.0, 3.0)
+        return orders
+
+    def finish_giving(self) -> None:
+        for name in [n for n, at in self.giving.items() if at <= self.world.now]:
+            del self.giving[name]
+            del self.consumed[name]
+            self.ownership.given(name)
+
+    def die(self) -> None:
+        self.world.members.remove(self)
+
+
+def test_the_first_member_takes_everything_at_once() -> None:
+    world = World()
+    world.join("ann")
+    world.go(1.5)
+
+    assert world.loads() == {"ann": 16}
+
+
+def test_a_member_that_joins_gets_its_share_and_one_that_leaves_gives_it_back() -> None:
+    world = World()
+    ann = world.join("ann")
+    world.go(2)
+    bob = world.join("bob")
+    world.go(8)
+    assert world.loads() == {"ann": 8, "bob": 8}
+
+    for name in ann.ownership.leave():
+        ann.giving[name] = world.now + 1.0
+    world.go(4)
+
+    assert world.loads() == {"bob": 16}
+    assert ann.ownership.gone
+    assert bob.ownership.is_settled
+    assert world.store.look("bank").members.keys() == {"bob"}
+
+
+def test_members_that_join_together_cause_one_move() -> None:
+    world = World()
+    ann = world.join("ann")
+    world.go(2)
+    world.join("bob")
+    world.join("eve")
+    world.join("joe")
+    world.go(8)
+
+    assert set(world.loads().values()) == {4}
+    assert len(ann.consumed) == 4
+
+
+def test_what_a_dead_member_had_is_taken_when_its_leases_ended() -> None:
+    world = World()
+    ann, _ = world.join("ann"), world.join("bob")
+    world.go(8)
+    ann.die()
+    world.go(TTL - 2.0)
+    assert world.loads() == {"bob": 8}
+    world.go(4.0)
+    assert world.loads() == {"bob": 16}
+
+
+def test_a_sleeper_learns_what_it_lost_and_gets_its_share_anew() -> None:
+    world = World()
+    ann, _ = world.join("ann"), world.join("bob")
+    world.go(8)
+    had = dict(ann.consumed)
+    ann.due = world.now + 2.5 * TTL
+    world.go(2 * TTL)
+    assert all(ann.ownership.grants[name].trusted_until < world.now for name in had)
+    world.go(2 * TTL)
+
+    assert world.loads() == {"ann": 8, "bob": 8}
+    assert all(ann.consumed[name] > had[name] for name in ann.consumed.keys() & had.keys())
+
+
+def test_a_lease_of_a_generation_that_is_gone_is_given_up() -> None:
+    world = World()
+    ann = world.join("ann")
+    ann.ownership.hear(world.store.sync("bank", Sync("ann", acquire=["g0.0"])), world.now, ["g0.0"])
+    world.now += 2.0
+    orders = ann.ownership.hear(world.store.sync("bank", Sync("ann")), world.now, SHARDS)
+
+    assert orders.give == ["g0.0"]
+
+
+def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:
+    store = MemoryLeases.open(f"memory://{uuid4()}", LeaseOptions(ttl=TTL))
+    ann = Ownership("ann", TTL, is_able=lambda facts: facts == "able")
+    ann.hear(store.sync("bank", ann.ask("able")), 0.0, SHARDS)
+    ann.hear(store.sync("bank", ann.ask("able")), 1.0, SHARDS)
+    assert len(ann.grants) == 16
+    for second in range(2, 6):
+        orders = ann.hear(store.sync("bank", ann.ask("unable")), second, SHARDS)
+        assert orders == ({}, [], [])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_there_are_never_two_owners_whatever_fails(seed: int) -> None:
+    world = World(seed)
+    random, number = world.random, 3
+    for name in ("ann", "bob", "eve"):
+        world.join(name)
+    for _ in range(25):
+        world.go(random.uniform(0.2, 6.0), faults=True)
+        event, member = random.random(), random.choice(world.members)
+        if event < 0.2 and len(world.members) > 1:
+            member.die()
+        elif event < 0.4 and len(world.members) < 6:
+            world.join(f"member-{(number := number + 1)}")
+        elif event < 0.7:  # it sleeps, perhaps longer than its leases live
+            member.due = world.now + random.uniform(0.0, 2.0 * TTL)
+        elif event < 0.8 and len(world.members) > 1:
+            for name in member.ownership.leave():
+                member.giving[name] = world.now + random.uniform(0.0, 3.0)
+        world.members = [m for m in world.members if not m.ownership.gone]
+        if all(m.ownership._leaving for m in world.members):  # noqa: SLF001
+            world.join(f"member-{(number := number + 1)}")
+    world.go(4 * TTL)  # the faults end
+
+    staying = [m.name for m in world.members if not m.ownership._leaving]  # noqa: SLF001
+    loads = world.loads()
+    assert sum(loads.values()) == 16
+    assert {loads[name] for name in staying} <= {16 // len(staying), -(-16 // len(staying))}

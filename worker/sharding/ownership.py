@@ -1,0 +1,162 @@
+"""What one member owns, and what it asks the lease store for. Pure: no clock, no I/O.
+
+Each round is one call to the store: :meth:`Ownership.ask` says what to send, :meth:`Ownership.hear`
+takes the answer and says what follows from it. Between them, whoever consumes a shard reports by
+:meth:`Ownership.given` that it is done with it.
+
+1. Everything owned is renewed in every round, also what is being given up.
+2. A shard that should be another's is given up: its consumer drains, then it is released, then the
+   other may have it. So a hand-over never has two consumers.
+3. A free shard that should be ours is asked for at once. What has an owner moves only after the
+   members have been the same for a while, so that several that start together cause one move.
+4. Whatever the store says is no longer ours is lost, at once.
+
+A shard is *trusted* until a time that its last renewal gave it; past that nothing of it may begin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from worker.leases.base import Held, Sync, trusted_until
+from worker.sharding.assignment import assign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.leases.base import View
+
+#: Seconds for which the members must have been the same before an owned shard moves.
+DAMPING = 1.0
+
+
+class Grant(NamedTuple):
+    """A lease that is ours: its epoch, and until when it may be trusted (monotonic clock)."""
+
+    epoch: int
+    trusted_until: float
+
+
+class Orders(NamedTuple):
+    """What follows from an answer of the store."""
+
+    #: Leases that became ours; consume them.
+    take: dict[str, Grant]
+    #: Leases to give up: finish what runs, then call ``given``.
+    give: list[str]
+    #: Leases that somebody else may own by now: begin nothing more, close everything.
+    lost: list[str]
+
+
+class Ownership:
+    """The leases of one member. Used by one thread; times are of its monotonic clock.
+
+    ``is_able`` tells from a member's facts whether shards may be assigned to it.
+    """
+
+    def __init__(
+        self,
+        member: str,
+        ttl: float,
+        is_able: Callable[[str], bool] = lambda _facts: True,
+        *,
+        damping: float = DAMPING,
+    ) -> None:
+        self.member = member
+        self._ttl = ttl
+        self._is_able = is_able
+        self._damping = damping
+        #: What is ours, as far as we know; also what is being given up.
+        self.grants: dict[str, Grant] = {}
+        self._giving: set[str] = set()
+        self._given: set[str] = set()
+        self._wanted: list[str] = []
+        self._leaving = False
+        #: What is ours was heard since we began to leave: no grant is still on its way.
+        self._knows_all = False
+        self._members: frozenset[str] = frozenset()
+        self._same_since = float("-inf")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way: nothing wanted, nothing being given up."""
+        return not (self._wanted or self._giving or self._given)
+
+    @property
+    def gone(self) -> bool:
+        """Whether a member that leaves owns nothing any more, and everybody knows."""
+        return self._knows_all and not self.grants
+
+    def leave(self) -> list[str]:
+        """Own nothing from now on; return the leases to give up."""
+        if not self._leaving:
+            self._leaving, self._knows_all, self._wanted = True, False, []
+        return self._give(list(self.grants))
+
+    def given(self, name: str) -> None:
+        """Nothing of this lease runs any more, and its channel is closed."""
+        if name in self.grants:
+            self._given.add(name)
+        self._giving.discard(name)
+
+    def ask(self, facts: str) -> Sync:
+        """Return the next call to the store."""
+        return Sync(
+            self.member,
+            facts,
+            release=[Held(name, self.grants[name].epoch) for name in self._given],
+            renew=[
+                Held(name, grant.epoch)
+                for name, grant in self.grants.items()
+                if name not in self._given
+            ],
+            acquire=self._wanted,
+            leaving=self._knows_all and self.grants.keys() <= self._given,
+        )
+
+    def hear(self, view: View, asked_at: float, shards: Sequence[str]) -> Orders:
+        """Take the answer to a call that was begun at ``asked_at``.
+
+        ``shards`` are the leases that this service has now.
+        """
+        mine = view.held_by(self.member)
+        lost = [name for name, grant in self.grants.items() if mine.get(name) != grant.epoch]
+        released = [name for name in lost if name in self._given]
+        for name in lost:
+            del self.grants[name]
+        self._giving.difference_update(lost)
+        self._given.difference_update(lost)
+        trusted = trusted_until(asked_at, self._ttl)
+        take = {n: Grant(epoch, trusted) for n, epoch in mine.items() if n not in self.grants}
+        self.grants = {name: Grant(epoch, trusted) for name, epoch in mine.items()}
+        if self._leaving:  # it was on its way when we began to; nobody consumes it
+            self._given.update(take)
+            take = {}
+            self._knows_all = True
+        give = self._decide(view, asked_at, shards)
+        return Orders(take, give, [name for name in lost if name not in released])
+
+    def _decide(self, view: View, now: float, shards: Sequence[str]) -> list[str]:
+        """Settle what to ask for next; return what to give up."""
+        able = frozenset(
+            member
+            for member, facts in view.members.items()
+            if self._is_able(facts) and not (self._leaving and member == self.member)
+        )
+        if able != self._members:
+            self._members, self._same_since = able, now
+        owners = {name: lease.owner for name, lease in view.leases.items()}
+        goal = assign(shards, able, owners)
+        self._wanted = [
+            name for name in shards if name not in owners and goal.get(name) == self.member
+        ]
+        if self._leaving or now - self._same_since < self._damping:
+            return []  # a member that leaves gave everything up when it began to
+        # Without anybody able to have it, a shard stays where it is.
+        keep = {name for name in shards if goal.get(name, self.member) == self.member}
+        return self._give([name for name in self.grants if name not in keep])
+
+    def _give(self, names: list[str]) -> list[str]:
+        new = [name for name in names if name not in self._giving and name not in self._given]
+        self._giving.update(new)
+        return new
