@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from servers import ClusterOfOne, Redis
+from servers import ClusterOfOne, PostgreSQL, Redis
 from waiting import until
-from worker.errors import LeasesUnavailable
+from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.leases.base import Held, LeaseOptions, Sync
 from worker.leases.memory import MemoryLeases
 from worker.leases.open import open_leases
@@ -27,6 +28,12 @@ class TestSqlite(LeaseStoreSuite):
     @pytest.fixture
     def lease_url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/leases.db"
+
+
+class TestPostgres(LeaseStoreSuite):
+    @pytest.fixture
+    def lease_url(self, postgres_url: str) -> str:
+        return postgres_url
 
 
 class TestRedis(LeaseStoreSuite):
@@ -101,3 +108,30 @@ def test_a_step_of_the_clock_ends_no_lease(step: float) -> None:
 
     assert view.leases["g1.0"].owner == "ann"
     assert view.leases["g1.0"].left >= 7.5
+
+
+def test_a_postgresql_that_is_away_is_told_and_comes_back(
+    postgres: PostgreSQL, postgres_url: str
+) -> None:
+    store = open_leases(postgres_url, LeaseOptions())
+    store.sync("bank", Sync("ann"))
+    postgres.stop()
+    with pytest.raises(LeasesUnavailable, match="lease store postgresql://"):
+        store.sync("bank", Sync("ann"))
+    postgres.start()
+
+    assert store.sync("bank", Sync("ann")).members.keys() == {"ann"}
+    store.close()
+
+
+def test_a_database_that_does_not_exist_is_a_mistake(postgres_url: str) -> None:
+    url = postgres_url.rpartition("/")[0] + "/nowhere"
+    with pytest.raises(ConfigurationError, match=r'"nowhere" does not exist'):
+        open_leases(url, LeaseOptions())
+
+
+def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "worker.leases.postgres", raising=False)
+    with pytest.raises(ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"):
+        open_leases("postgresql://user:secret@host/database", LeaseOptions())

@@ -6,8 +6,9 @@ from worker.leases.base import LeaseOptions, LeaseStore
 from worker.leases.memory import MemoryLeases
 from worker.leases.redis import RedisLeases
 from worker.leases.sqlite import SqliteLeases
-from worker.stores.catalog import Catalog
+from worker.stores.catalog import Catalog, Extra
 
+_POSTGRES = Extra("worker.leases.postgres", "PostgresLeases", "postgres")
 #: Other distributions register the class of their store here, under its URL scheme.
 ENTRY_POINTS = "qworker.leases"
 
@@ -23,6 +24,7 @@ _CATALOG: Catalog[LeaseStore] = Catalog(
     },
     ENTRY_POINTS,
     ("reach",),
+    {"postgresql": _POSTGRES, "postgres": _POSTGRES},
 )
 
 

@@ -6,13 +6,19 @@ suite compares them with this.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from worker.errors import StoreCorrupt
 from worker.leases.base import MEMORY_LENGTHS, STEP_SHARE, Document, Lease, View
 
 if TYPE_CHECKING:
     from worker.leases.base import LeaseOptions, Sync
+
+
+#: Rises when what ``dump`` writes changes.
+_LAYOUT = 1
 
 
 class MemberRow(NamedTuple):
@@ -41,6 +47,41 @@ class Book:
     members: dict[str, MemberRow] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     documents: dict[str, Document] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, text: str | None) -> Book:
+        """Read what ``dump`` wrote; None is a new book. Raises StoreCorrupt for anything else."""
+        if text is None:
+            return cls()
+        try:
+            told = json.loads(text)
+            if told["layout"] != _LAYOUT:
+                raise StoreCorrupt(
+                    f"the lease store has layout {told['layout']!r}, this program knows {_LAYOUT}"
+                )
+            return cls(
+                told["watched"],
+                told["read_at"],
+                {id_: MemberRow(*row) for id_, row in told["members"].items()},
+                {name: LeaseRow(*row) for name, row in told["leases"].items()},
+                {name: Document(*row) for name, row in told["documents"].items()},
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise StoreCorrupt(f"the lease store holds no book of leases: {error!r}") from None
+
+    def dump(self) -> str:
+        """Return all of it as JSON."""
+        return json.dumps(
+            {
+                "layout": _LAYOUT,
+                "watched": self.watched,
+                "read_at": self.read_at,
+                "members": self.members,
+                "leases": self.leases,
+                "documents": self.documents,
+            },
+            separators=(",", ":"),
+        )
 
     def sync(self, sync: Sync, options: LeaseOptions, *, now: float, floor: int) -> View:
         """Apply ``sync``. ``now``: the store's clock; ``floor``: the least epoch to grant."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from inspect import getattr_static
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
@@ -21,6 +21,15 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://")
 _CLASS = re.compile(r"(?P<module>[^\W\d]\w*(?:\.\w+)*):(?P<name>[^\W\d]\w*)(?:\?.*)?", re.DOTALL)
 
 S = TypeVar("S")
+
+
+class Extra(NamedTuple):
+    """A store that needs an extra of this distribution to be installed."""
+
+    #: Its module and its class.
+    module: str
+    name: str
+    extra: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,8 @@ class Catalog(Generic[S]):
     group: str
     #: Attributes that every store has.
     facts: tuple[str, ...]
+    #: By the scheme of their URLs.
+    extras: Mapping[str, Extra] = field(default_factory=dict)
 
     def open(self, url: str, options: object) -> S:
         """Open the store that ``url`` names.
@@ -89,10 +100,20 @@ class Catalog(Generic[S]):
     def _by_scheme(self, scheme: str, url: str) -> type[Any]:
         if scheme in self.built_in:
             return self.built_in[scheme]
+        if scheme in self.extras:
+            module, name, extra = self.extras[scheme]
+            try:
+                store_class: type[Any] = getattr(importlib.import_module(module), name)
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"{self.kind} URL {mask_url(url)}: {scheme}:// needs the extra {extra!r}: pip"
+                    f" install 'qworker-runtime[{extra}]' ({error})"
+                ) from error
+            return store_class
         for entry in entry_points(group=self.group, name=scheme):
             return self._by_name(entry.module, entry.attr, url)
         others = tuple(entry.name for entry in entry_points(group=self.group))
-        near = get_close_matches(scheme, [*self.built_in, *others], 1)
+        near = get_close_matches(scheme, [*self.built_in, *self.extras, *others], 1)
         known = self._known_schemes(others)
         hint = f"did you mean {near[0]}://?" if near else f"there are {known}"
         raise ConfigurationError(
@@ -100,7 +121,7 @@ class Catalog(Generic[S]):
         )
 
     def _known_schemes(self, others: tuple[str, ...] = ()) -> str:
-        return ", ".join(f"{scheme}://" for scheme in (*self.built_in, *others))
+        return ", ".join(f"{scheme}://" for scheme in (*self.built_in, *self.extras, *others))
 
     def _by_name(self, module_name: str, name: str, url: str) -> type[Any]:
         where = f"{self.kind} store {mask_url(url)}"

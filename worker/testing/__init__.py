@@ -7,7 +7,8 @@
 ``qworker_worker``          the pytest fixture: makes TestWorkers, and ends them with the test
 ==========================  ====================================================================
 
-Authors of dedup stores find a conformance suite in ``worker.testing.dedup_suite``.
+Authors of dedup stores find a conformance suite in ``worker.testing.dedup_suite``, those of lease
+stores in ``worker.testing.lease_suite``.
 """
 
 from worker.testing.clock import FakeClock
