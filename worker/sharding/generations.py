@@ -1,0 +1,128 @@
+"""Generations of a service's queues, and the steps from one to the next. Pure.
+
+A generation is an exchange of its own and a number of queues behind it. Changing the number of
+shards means a new generation, while publishers go on publishing:
+
+1. ``declare``  the exchange and the queues of the next generation
+2. ``bind``     it to everything that the old one is bound to. Now a message goes to both; whoever
+                comes second is a duplicate
+3. ``seal``     the old one: nothing is bound to it any more
+4. ``drain``    the old one, to the last message, by its ordinary consumers. The new one fills
+5. ``remove``   the old one; from here on the new one is consumed, and never before
+
+Each key's messages in the old generation are a prefix of its stream and those in the new one the
+rest, with an overlap; as nothing of the rest is consumed before the prefix is through, order holds.
+
+The plan is a document in the lease store. Every step can be repeated, and the document is changed
+by compare-and-set after it; so whoever comes next, after a crash anywhere, does the last step once
+more and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+
+from worker.errors import StoreCorrupt, UsageError
+
+
+class Phase(Enum):
+    """The step that is to be done next."""
+
+    DECLARE = "declare"
+    BIND = "bind"
+    SEAL = "seal"
+    DRAIN = "drain"
+    REMOVE = "remove"
+
+
+_ORDER = list(Phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation of queues."""
+
+    number: int
+    shards: int
+
+    @property
+    def leases(self) -> list[str]:
+        """The names of the leases on its shards, in their order."""
+        return [f"g{self.number}.{shard}" for shard in range(self.shards)]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which generation a service has, and which one it is on its way to."""
+
+    current: Generation
+    target: Generation | None = None
+    #: The step to the target that is to be done next; None where there is no target.
+    phase: Phase | None = None
+
+    @property
+    def consumed(self) -> Generation:
+        """The one generation that may be consumed now."""
+        if self.target is not None and self.phase is Phase.REMOVE:
+            return self.target
+        return self.current
+
+    @property
+    def published(self) -> Generation:
+        """The generation whose exchange takes what is sent to this service alone, as a replay is.
+
+        It is the one that gets every message, and is not sealed.
+        """
+        if self.target is None or self.phase in (Phase.DECLARE, Phase.BIND):
+            return self.current
+        return self.target
+
+    def reshard(self, shards: int) -> Plan:
+        """Return the plan that leads to ``shards``.
+
+        The same plan where it leads there already. Raises UsageError where it leads elsewhere.
+        """
+        if self.target is None:
+            if shards == self.current.shards:
+                return self
+            target = Generation(self.current.number + 1, shards)
+            return Plan(self.current, target, Phase.DECLARE)
+        if shards == self.target.shards:
+            return self
+        raise UsageError(
+            f"a change from {self.current.shards} to {self.target.shards} shards is under way;"
+            f" let it end ('qworker reshard --to {self.target.shards}' shows it), then ask again"
+        )
+
+    def advanced(self) -> Plan:
+        """Return the plan after its next step was done."""
+        if self.target is None or self.phase is None:
+            raise ValueError("there is no step to be done")
+        if self.phase is Phase.REMOVE:
+            return Plan(self.target)
+        return replace(self, phase=_ORDER[_ORDER.index(self.phase) + 1])
+
+    def dump(self) -> str:
+        """Return the plan as a document."""
+        told = asdict(self)
+        told["phase"] = self.phase.value if self.phase is not None else None
+        return json.dumps(told, separators=(",", ":"))
+
+    @classmethod
+    def load(cls, text: str) -> Plan:
+        """Read what ``dump`` wrote. Raises StoreCorrupt for anything else."""
+        try:
+            told = json.loads(text)
+            target, phase = told["target"], told["phase"]
+            plan = cls(
+                Generation(**told["current"]),
+                None if target is None else Generation(**target),
+                None if phase is None else Phase(phase),
+            )
+        except (ValueError, TypeError, LookupError) as error:
+            raise StoreCorrupt(f"the lease store holds no plan of shards: {error!r}") from None
+        if (plan.target is None) is not (plan.phase is None):
+            raise StoreCorrupt("the lease store holds no plan of shards: half of a change")
+        return plan
