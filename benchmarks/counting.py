@@ -45,7 +45,7 @@ class Notes:
         if self._count == 1:
             self._first, self._first_cpu = time.time(), time.process_time()
         # Every event costs one addition; the clocks are read for every 64th and near the end.
-        if self._count % 64 == 0 or self._count < 64:  # noqa: PLR2004
+        if self._count % 64 == 0 or self._count < 64:  # noqa: PLR2004 - each of the first, then one in so many
             self._write()
 
     def _write(self) -> None:

@@ -94,7 +94,7 @@ class Shell:
         pid, master = pty.fork()
         if pid == 0:  # the child: becomes the command
             os.chdir(self.folder)
-            os.execve(COMMAND, [COMMAND, *arguments], {**self.environ, "TERM": "xterm"})  # noqa: S606
+            os.execve(COMMAND, [COMMAND, *arguments], {**self.environ, "TERM": "xterm"})  # noqa: S606 - our own program
         os.write(master, typed.encode())
         shown = b""
         with suppress(OSError):  # how Linux says that the other side of a terminal is closed

@@ -50,7 +50,7 @@ def test_a_busy_key_returns_in_order(place: Place, serve: Serve, load: Load, vic
         for _ in range(4):
             is_free(kill=True)
             before = len(service.ledger.entries("effect"))
-            eventually(lambda: len(service.ledger.entries("effect")) > before, "work goes on")  # noqa: B023
+            eventually(lambda: len(service.ledger.entries("effect")) > before, "work goes on")  # noqa: B023 - called before the loop goes on
     eventually(lambda: is_free(kill=False), "the key is free")
 
     eventually(lambda: service.ledger.has(load.confirmed, HANDLER), "all is done")

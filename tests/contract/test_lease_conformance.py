@@ -19,6 +19,8 @@ from worker.testing.lease_suite import LeaseStoreSuite
 
 
 class TestMemory(LeaseStoreSuite):
+    shared = False
+
     @pytest.fixture
     def lease_url(self) -> str:
         return f"memory://{uuid4()}"
@@ -98,9 +100,7 @@ def test_a_machine_that_was_started_again_lets_old_leases_end(
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 def test_a_step_of_the_clock_ends_no_lease(step: float) -> None:
     clock = [0.0]
-    url = f"memory://{uuid4()}"
-    store = MemoryLeases.open(url, LeaseOptions(ttl=10.0))
-    store._clock = lambda: clock[0]  # noqa: SLF001 - the seam for tests
+    store = MemoryLeases(LeaseOptions(ttl=10.0), clock=lambda: clock[0])
     store.sync("bank", Sync("ann", acquire=["g1.0"]))
     clock[0] += step
 

@@ -156,7 +156,7 @@ def test_ensure_reconnects_and_delivers_again(connect: Connect) -> None:
 
 
 def test_a_consumer_mixin_in_a_thread_of_its_own(connect: Connect) -> None:
-    class Service(ConsumerMixin):  # type: ignore[misc]
+    class Service(ConsumerMixin):  # type: ignore[misc] # kombu is untyped
         def __init__(self) -> None:
             self.connection = connect()
             self.given: list[int] = []

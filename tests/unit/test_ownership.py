@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from uuid import uuid4
 
 import pytest
 
@@ -26,8 +25,7 @@ class World:
     def __init__(self, seed: int = 0) -> None:
         self.now = 0.0
         self.random = Random(seed)
-        self.store = MemoryLeases.open(f"memory://{uuid4()}", LeaseOptions(ttl=TTL))
-        self.store._clock = lambda: self.now  # noqa: SLF001 - the seam for tests
+        self.store = MemoryLeases(LeaseOptions(ttl=TTL), clock=lambda: self.now)
         self.members: list[Member] = []
         self.fences: dict[str, int] = {}
 
@@ -184,7 +182,7 @@ def test_a_lease_of_a_generation_that_is_gone_is_given_up() -> None:
 
 
 def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:
-    store = MemoryLeases.open(f"memory://{uuid4()}", LeaseOptions(ttl=TTL))
+    store = MemoryLeases(LeaseOptions(ttl=TTL))
     ann = Ownership("ann", TTL, is_able=lambda facts: facts == "able")
     ann.hear(store.sync("bank", ann.ask("able")), 0.0, SHARDS)
     ann.hear(store.sync("bank", ann.ask("able")), 1.0, SHARDS)

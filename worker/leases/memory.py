@@ -18,29 +18,19 @@ if TYPE_CHECKING:
 _SCHEME = "memory://"
 
 
-class _Shelf:
-    """The books of one name, for all that open it in this process."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.books: dict[str, Book] = {}
-
-
-#: The one thing in this process that outlives its stores: whoever opens the name finds it again.
-_SHELVES: dict[str, _Shelf] = {}
-
-
 class MemoryLeases(LeaseStore):
-    """Leases of ``memory://NAME``. ``clock`` is for tests."""
+    """Leases of ``memory://NAME``, known to whoever has this object; any thread may call it.
+
+    ``clock`` is for tests.
+    """
 
     reach = "memory: known to this process alone"
 
-    def __init__(
-        self, shelf: _Shelf, options: LeaseOptions, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._shelf = shelf
+    def __init__(self, options: LeaseOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         self._clock = clock
+        self._lock = Lock()
+        self._books: dict[str, Book] = {}
 
     @classmethod
     def open(cls, url: str, options: LeaseOptions) -> MemoryLeases:
@@ -48,26 +38,26 @@ class MemoryLeases(LeaseStore):
         name = url.removeprefix(_SCHEME)
         if name == url or "?" in name:
             raise ConfigurationError(f"lease URL {url!r}: write memory://NAME")
-        return cls(_SHELVES.setdefault(name, _Shelf()), options)
+        return cls(options)
 
     def sync(self, service: str, sync: Sync) -> View:
         """Apply ``sync`` and return what is known after it."""
         check_text(sync.facts, "a member's facts")
-        with self._shelf.lock:
-            book = self._shelf.books.setdefault(service, Book())
+        with self._lock:
+            book = self._books.setdefault(service, Book())
             floor = time.time_ns() // 1_000_000
             return book.sync(sync, self._options, now=self._clock(), floor=floor)
 
     def look(self, service: str) -> View:
         """Return what is known."""
-        with self._shelf.lock:
-            return self._shelf.books.get(service, Book()).view()
+        with self._lock:
+            return self._books.get(service, Book()).view()
 
     def write(self, service: str, name: str, version: int, text: str) -> bool:
         """Change a document by compare-and-set."""
         check_text(text, f"the document {name}")
-        with self._shelf.lock:
-            return self._shelf.books.setdefault(service, Book()).write(name, version, text)
+        with self._lock:
+            return self._books.setdefault(service, Book()).write(name, version, text)
 
     def close(self) -> None:
         """Nothing is open."""

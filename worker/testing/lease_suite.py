@@ -54,7 +54,10 @@ class Peer:
 
 
 class LeaseStoreSuite:
-    """Derive a test class from this and override ``lease_url``."""
+    """Derive a test class from this and override ``lease_url``, and ``shared`` where needed."""
+
+    #: Whether two that open one URL see the same leases. If not, all members use one store.
+    shared = True
 
     @pytest.fixture
     def lease_url(self) -> str:
@@ -63,10 +66,11 @@ class LeaseStoreSuite:
 
     @pytest.fixture
     def open_peer(self, lease_url: str) -> Iterator[Callable[..., Peer]]:
-        opened = []
+        opened: list[LeaseStore] = []
 
         def open_one(name: str, options: LeaseOptions = LONG) -> Peer:
-            opened.append(open_leases(lease_url, options))
+            if self.shared or not opened:
+                opened.append(open_leases(lease_url, options))
             return Peer(opened[-1], name)
 
         yield open_one

@@ -21,7 +21,7 @@ def handle(event: Step, context: Context) -> None:
 def service(policy: str) -> App:
     """Return a service whose handler gives up after three attempts."""
     app = App(f"failing-{policy}")
-    retry = RetryPolicy(attempts=3, wait="fixed", first_wait=0.05, exhausted=policy)  # type: ignore[arg-type]
+    retry = RetryPolicy(attempts=3, wait="fixed", first_wait=0.05, exhausted=policy)  # type: ignore[arg-type] # from the environment
     app.on(Step, retry=retry)(handle)
     return app
 
