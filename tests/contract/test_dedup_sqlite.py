@@ -143,7 +143,7 @@ def test_many_may_open_a_new_file_at_once(path: Path) -> None:
     def open_and_claim(number: int) -> Answer:
         start.wait()
         store = SqliteStore.open(f"sqlite:///{path}", StoreOptions(timeout=20.0))
-        answer = claim(store, bytes(RECORD_BYTES), bytes([number]) * 12).answer
+        answer = claim(store, bytes(RECORD_BYTES), bytes([number + 1]) * 12).answer
         store.close()
         return answer
 

@@ -64,6 +64,8 @@ class Redis(Server):
             "dir": str(self.folder),
             "databases": str(_DATABASES),
             "appendonly": "yes",
+            # By default a write is put off while the kernel is busy with the fsync of before.
+            "appendfsync": "no",
             "save": "",
             "maxmemory-policy": "noeviction",
         }
