@@ -87,9 +87,10 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     dialogue = Dialogue(store, owner, settings.claim_ttl, telemetry, clock)
     parking = Parking(store, app.name)
     parking.load()
+    topology = app.topology(settings)
     link = Link(
         settings,
-        topology=app.topology(settings),
+        topology=topology,
         shards=tuple(fences),
         service=app.name,
         telemetry=telemetry,
@@ -98,6 +99,8 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     patiently(link.open, settings.connect_timeout)
     detour = Detour(
         service=app.name,
+        topology=topology,
+        keeps_routing_keys=settings.name_from == "routing-key",
         link=link,
         dialogue=dialogue,
         parking=parking,

@@ -20,6 +20,7 @@ import orjson
 from worker.ids import time_of_id
 from worker.message import (
     KEY_HEADER,
+    ROUTING_KEY_HEADER,
     TIMESTAMP_HEADER,
     UNDECODABLE,
     Command,
@@ -169,7 +170,7 @@ class Codec:
             elif place == "header":
                 found.append(headers.get(what))
             elif place == "routing-key":
-                found.append(routing_key)
+                found.append(headers.get(ROUTING_KEY_HEADER, routing_key))
             elif place == "body-hash":
                 found.append(blake2b(body, digest_size=16).hexdigest())
             else:

@@ -341,6 +341,9 @@ class Consumer:
 
     def _finish_drain(self, now: float, deadline: float) -> None:
         """End the drain once nothing is under way, or its deadline passed."""
+        if not self._detour.under_way:
+            with suppress(BrokerUnreachable):  # then it is left already
+                self._link.close_relay()
         stuck = self._dispatcher.limits.stuck
         running = self._dispatcher.out - stuck
         if not running and not self._dialogue.busy and not self._detour.under_way:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.aside import dead_letter_facts, redirect, set_aside
+from worker.aside import PREFIX, dead_letter_facts, redirect, set_aside
 from worker.errors import Unroutable
+from worker.message import ROUTING_KEY_HEADER
 from worker.outcome import DeadLetter
 from worker.telemetry import DeadLettered, PublishRefused
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
     from worker.parking import Parking
     from worker.telemetry import Counters, Telemetry
+    from worker.topology import Topology
 
 _AGAIN = 1.0
 _LONGEST_AGAIN = 30.0
@@ -38,13 +40,16 @@ class Detour:
     """Sends messages elsewhere for one consumer. I/O thread only.
 
     ``settled`` says that a task of a delivery needs nothing more; ``later(seconds, call)`` sets a
-    timer.
+    timer. ``keeps_routing_keys`` says that routing keys tell what a message is, so that they must
+    not be lost where it goes.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
         self,
         *,
         service: str,
+        topology: Topology,
+        keeps_routing_keys: bool,
         link: Link,
         dialogue: Dialogue,
         parking: Parking,
@@ -54,6 +59,8 @@ class Detour:
         later: Callable[[float, Callable[[], None]], None],
     ) -> None:
         self._service = service
+        self._topology = topology
+        self._keeps_routing_keys = keeps_routing_keys
         self._link = link
         self._dialogue = dialogue
         self._parking = parking
@@ -139,7 +146,7 @@ class Detour:
             handler=task.handler_name,
             attempts=task.attempt,
             detail=fate.detail,
-        )
+        ) | self._origin(delivery)
         letter = set_aside(
             delivery.arrival, task.message.id, dead_letter_queue(self._service), facts
         )
@@ -160,6 +167,7 @@ class Detour:
         """Set a message aside that reached no handler at all."""
         message_id = delivery.message.id if delivery.message is not None else ""
         facts = dead_letter_facts(fate.reason, queue=delivery.channel.queue)
+        facts |= self._origin(delivery)
         letter = set_aside(delivery.arrival, message_id, dead_letter_queue(self._service), facts)
         self._counters.dead_lettered += 1
         self._telemetry.emit(DeadLettered(None, message_id or None, fate.reason))
@@ -181,7 +189,7 @@ class Detour:
             handler=task.handler_name if task is not None else "",
             attempts=task.attempt if task is not None else 0,
         )
-        facts |= self._parking.facts(message)
+        facts |= self._parking.facts(message) | self._origin(delivery)
         letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
 
         def done() -> None:
@@ -222,12 +230,41 @@ class Detour:
             task.message.id,
             exchange=queue,
             routing_key=delivery.channel.queue,
-            facts={},
+            facts=self._origin(delivery),
         )
         # The queue's wait is that or less; the store makes up for the rest.
         self._dialogue.release(task, refund=False, wait=delay)
         self._insist(message, lambda: self._settled(delivery))
         return True
+
+    def pass_on(self, delivery: Delivery, key: str) -> None:
+        """Pass a message that came without a slot on to the shard of its ``key``.
+
+        In order: what one process passes on is in the order of the relay queue, and its successor
+        begins at or before the first that is not confirmed. So of two messages of a key the first
+        copy of the earlier one is in the shard's queue before any copy of the later one, however
+        the copies of the two processes mix; second copies are duplicates. (A shard queue that a
+        policy makes refuse messages, ``overflow=reject-publish``, is the exception.)
+        """
+        delivery.open_tasks = 1
+        message = redirect(
+            delivery.arrival,
+            delivery.message.id if delivery.message is not None else "",
+            exchange="",
+            routing_key=self._topology.queue_for(key),
+            facts=self._origin(delivery),
+            drop_prefix=PREFIX,
+        )
+        self._insist(message, lambda: self._settled(delivery))
+
+    def _origin(self, delivery: Delivery) -> dict[str, str | int]:
+        """Return the header that keeps a routing key, where one is to be kept."""
+        if not self._keeps_routing_keys:
+            return {}
+        arrival = delivery.arrival
+        headers = arrival.properties.get("application_headers")
+        kept = headers.get(ROUTING_KEY_HEADER) if isinstance(headers, dict) else None
+        return {} if isinstance(kept, str) else {ROUTING_KEY_HEADER: arrival.routing_key}
 
     def _insist(self, message: Outgoing, done: Callable[[], None]) -> None:
         """Send ``message`` until the broker has confirmed it; then call ``done``."""

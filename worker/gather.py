@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.executor import Delivery
+from worker.intake import Onward
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 
@@ -69,7 +70,7 @@ class Gatherer:
         self._settled = settled
         #: What was read and is not in lanes yet; whether this tick looked for it; and why it could
         #: not be read.
-        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark]] = []
+        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark | Onward]] = []
         self._looked = False
         self._broken: BrokerUnreachable | None = None
         #: The channels that delivered since they were opened.
@@ -111,10 +112,10 @@ class Gatherer:
         arrived, self._arrived = self._arrived, []
         add = self._dispatcher.add
         for delivery, tasks in arrived:
-            if isinstance(tasks, DeadLetter):
-                self._detour.dead_letter_delivery(delivery, tasks)
-            elif isinstance(tasks, Unpark):
-                self._unpark(delivery, tasks)
+            if not isinstance(tasks, list):
+                self._divert(delivery, tasks)
+            elif not tasks:
+                self._finish(delivery)
             elif self._parking and self._is_parked(tasks[0].message):
                 for _ in tasks:
                     self._detour.park(delivery)
@@ -122,6 +123,18 @@ class Gatherer:
                 add(tasks)
         self._counters.received += len(arrived)
         return len(arrived)
+
+    def _divert(self, delivery: Delivery, found: DeadLetter | Unpark | Onward) -> None:
+        """Send a delivery where it belongs that is none for handlers here."""
+        match found:
+            case DeadLetter():
+                self._detour.dead_letter_delivery(delivery, found)
+            case Unpark():
+                self._unpark(delivery, found)
+            case Onward(key):
+                self._counters.relayed += 1
+                self._counters.received -= 1  # it comes again
+                self._detour.pass_on(delivery, key)
 
     def _is_parked(self, message: Message) -> bool:
         """Tell whether ``message`` is to be parked now.
@@ -181,5 +194,8 @@ class Gatherer:
         except DedupUnavailable:
             self._timers.later(_UNPARK_PAUSE, again)
             return
+        self._finish(delivery)
+
+    def _finish(self, delivery: Delivery) -> None:
         delivery.open_tasks = 1
         self._settled(delivery)

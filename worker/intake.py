@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.aside import HANDLER
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from worker.transport.arrival import Arrival
 
 
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """The message came without a slot; it goes on to the shard of ``key``."""
+
+    key: str
+
+
 class Intake:
     """Reads deliveries for one app. Used by the I/O thread.
 
@@ -27,9 +35,16 @@ class Intake:
     def __init__(self, app: App, codec: Codec) -> None:
         self._app = app
         self._decode = codec.decode
+        #: The pattern of one word takes the slots too, so that every event comes here.
+        self._takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
 
-    def read(self, delivery: Delivery, arrival: Arrival) -> list[Task] | DeadLetter | Unpark:
-        """Return a task for each handler that observes the message, or why there is none."""
+    def read(
+        self, delivery: Delivery, arrival: Arrival
+    ) -> list[Task] | DeadLetter | Unpark | Onward:
+        """Return a task for each handler that observes the message, or why there is none.
+
+        An empty list says that the message came by mistake, and means nobody here.
+        """
         body = arrival.body
         message = self._decode(
             body,
@@ -42,11 +57,18 @@ class Intake:
             return message
         delivery.message = message
         delivery.fingerprint = fingerprint(message.body)
+        if delivery.channel.relays:
+            return self._onward(message)
         if message.name == MARKER:
             upto = message.headers.get(UPTO)
             return Unpark(message.key or "", upto if isinstance(upto, int) else 0)
+        return self._tasks(delivery, message)
+
+    def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
         handlers = self._app.route(message.name)
         if not handlers:
+            if self._takes_slots and "." in message.name:
+                return []
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")
         if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returns
             handlers = tuple(handler for handler in handlers if handler.name == only)
@@ -56,6 +78,13 @@ class Intake:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
         return [Task(delivery, message, handler) for handler in handlers]
+
+    def _onward(self, message: Message) -> Onward:
+        """Find the key of a message of the relay queue, exactly as its shard will find it."""
+        key = message.key
+        if key is None and KEY_HEADER not in message.headers:
+            key = _key_in_payload(message, self._app.route(message.name))
+        return Onward(key or message.id)
 
 
 def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | None:

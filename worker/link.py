@@ -20,7 +20,7 @@ from worker.retry import RetryPolicy
 from worker.telemetry import BrokerLost, BrokerRegained
 from worker.topology import RETRY_SECONDS, declare, declare_queue, retry_arguments
 from worker.transport.capabilities import capabilities_of, connect
-from worker.transport.inbound import Inbound, losses, release
+from worker.transport.inbound import RELAY, Inbound, losses, release
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class Link:
                 _declare_retry(queue, inbound_connection)
             if settings.burst:  # which ends when these are empty too
                 self._find_retry_queues(inbound_connection)
+            if topology.relay:
+                queues[RELAY] = topology.relay
             inbound = Inbound(inbound_connection, settings.broker, queues, settings.prefetch)
         except BaseException as error:
             release(inbound_connection)
@@ -221,6 +223,12 @@ class Link:
         """Stop consuming a shard. Raises BrokerUnreachable where the link broke."""
         if self._inbound is not None:
             self._inbound.close_shard(shard)
+
+    def close_relay(self) -> None:
+        """Leave the relay queue to another process. Raises BrokerUnreachable."""
+        for shard in self.shards:
+            if shard.relays and not shard.closed:
+                self.close_shard(shard)
 
     def send(self, message: Outgoing, then: Then) -> None:
         """Send ``message``; ``then`` is called in the I/O thread once its fate is known.

@@ -25,6 +25,8 @@ _MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need 
 
 #: Header that carries what orders a message.
 KEY_HEADER = "qw-key"
+#: The routing key that a message was published with, where its name lies there and it was moved.
+ROUTING_KEY_HEADER = "qw-routing-key"
 #: Header that carries the time of an event where neither its id nor the property can.
 TIMESTAMP_HEADER = "qw-timestamp"
 #: The one property of a message whose AMQP properties could not be decoded; its value says why.

@@ -20,6 +20,7 @@ class Counters:
     """What one consumer did since its start. Written by its I/O thread only."""
 
     received: int = 0
+    relayed: int = 0
     executed: int = 0
     completed: int = 0
     duplicates: int = 0

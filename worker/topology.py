@@ -3,13 +3,15 @@
 ::
 
     qw.events (topic) ──pattern──┐
-    qw.commands (direct) ──name──┼─> NAME.g1 ──hash of qw-key──> NAME.g1.0 … NAME.g1.N-1
-    your own exchanges ──────────┘
-                                      NAME.dlq   NAME.parked   NAME.retry.MS
+    qw.commands (direct) ──name──┼─> NAME.g1 ──slot of the key──> NAME.g1.0 … NAME.g1.N-1
+    your own exchanges ──────────┘      └─no slot─> NAME.g1.relay
+                                     NAME.dlq   NAME.parked   NAME.retry.MS
 
-Publishers know the two public exchanges and nothing of shards. The service's own exchange
-spreads by the key; messages without the header ``qw-key`` spread by their id, which on RabbitMQ
-takes a second hash exchange behind an alternate exchange.
+Publishers know the two public exchanges and nothing of shards. The service's own exchange, its
+front, spreads by the slot of the key (``sharding/slots.py``), which our publishers name in the AMQP
+header ``BCC``: brokers take that as one more routing key, and take it off. What comes without one
+(a foreign publisher's messages) waits in the relay queue, whose one consumer finds the key and
+passes it on, in order. The embedded brokers find slots or keys by themselves and need neither.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import amqp.exceptions
 
 from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.message import KEY_HEADER
+from worker.sharding.slots import shard_of, slot_routing_key, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,13 +77,15 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A binding to make, from an exchange to an exchange or a queue."""
+    """A binding to make, from an exchange to an exchange or a queue; or one for each slot."""
 
     source: str
     target: str
     routing_key: str
     to_queue: bool
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: Where not empty, there is a binding for each of these slots; ``routing_key`` shows them.
+    slots: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Topology:
     binds: tuple[Bind, ...]
     events_exchange: str
     commands_exchange: str
+    #: The queue of what comes without a slot; empty where there is none.
+    relay: str = ""
 
     def queue_of(self, shard: int) -> str:
         """Return the name of a shard's queue."""
@@ -104,6 +111,10 @@ class Topology:
         """The names of the shard queues, in the order of their numbers."""
         return tuple(q.name for q in self.queues if q.shard is not None)
 
+    def queue_for(self, key: str) -> str:
+        """Return the name of the queue that has ``key``, where slots decide."""
+        return self.queue_of(shard_of(key, len(self.shard_queues)))
+
 
 def front_exchange(prefix: str, generation: int = 1) -> str:
     """Return the name of the exchange that spreads a service's messages over its shards."""
@@ -113,6 +124,11 @@ def front_exchange(prefix: str, generation: int = 1) -> str:
 def shard_queue(service: str, generation: int, shard: int) -> str:
     """Return the name of a shard's queue."""
     return f"{service}.g{generation}.{shard}"
+
+
+def relay_queue(service: str, generation: int) -> str:
+    """Return the name of the queue of messages that no publisher gave a slot."""
+    return f"{service}.g{generation}.relay"
 
 
 def dead_letter_queue(service: str) -> str:
@@ -173,6 +189,11 @@ def plan(  # noqa: PLR0913 - what a topology follows from
         for shard in range(settings.shards)
     ]
     binds = _shard_binds(front, [queue.name for queue in queues], able)
+    relay = ""
+    if settings.shards > 1 and not able.spreads_keys:
+        relay = relay_queue(prefix, generation)
+        queues.append(Queue(relay, _queue_arguments(settings, able, single_active=True)))
+        binds.append(Bind(_without_slot(front, settings.shards), relay, "", to_queue=True))
     queues += [Queue(dead_letter_queue(service), durable), Queue(parked_queue(service), durable)]
     has_command = False
     for pattern, is_command in patterns:
@@ -186,7 +207,14 @@ def plan(  # noqa: PLR0913 - what a topology follows from
         binds.append(Bind(binding.exchange, front, binding.routing_key, False, binding.arguments))
     unique = {exchange.name: exchange for exchange in exchanges}
     return Topology(
-        prefix, generation, tuple(unique.values()), tuple(queues), tuple(binds), events, commands
+        prefix,
+        generation,
+        tuple(unique.values()),
+        tuple(queues),
+        tuple(binds),
+        events,
+        commands,
+        relay,
     )
 
 
@@ -221,27 +249,36 @@ def _own_exchanges(front: str, shards: int, able: Capabilities) -> list[Exchange
     """
     if shards == 1:
         return [Exchange(front, "fanout", shards=1)]
-    if able.hashes_with_fallback:
+    if able.spreads_keys:
         arguments = {"hash-header": KEY_HEADER, "hash-fallback": "message_id", "shards": shards}
         return [Exchange(front, _HASH, arguments=arguments, shards=shards)]
-    by_id = f"{front}.by-id.{shards}"
+    rest = _without_slot(front, shards)
     return [
-        Exchange(front, "headers", arguments={"alternate-exchange": by_id}, shards=shards),
-        Exchange(by_id, _HASH, arguments={"hash-property": "message_id"}),
-        Exchange(f"{front}.by-key", _HASH, arguments={"hash-header": KEY_HEADER}),
+        Exchange(front, "direct", arguments={"alternate-exchange": rest}, shards=shards),
+        Exchange(rest, "fanout"),
     ]
 
 
+def _without_slot(front: str, shards: int) -> str:
+    """Return the name of the exchange for what the front finds no slot in."""
+    return f"{front}.relay.{shards}"
+
+
 def _shard_binds(front: str, queues: list[str], able: Capabilities) -> list[Bind]:
+    """Return the bindings of the shards.
+
+    They come before those that let messages in: a key whose slot is not bound yet would go round
+    by the relay, and what is published next would be there first.
+    """
     if len(queues) == 1:
         return [Bind(front, queues[0], "", to_queue=True)]
-    if able.hashes_with_fallback:
+    if able.spreads_keys:
         return [Bind(front, queue, _HASH_WEIGHT, to_queue=True) for queue in queues]
-    hashes = (f"{front}.by-id.{len(queues)}", f"{front}.by-key")
-    binds = [Bind(h, queue, _HASH_WEIGHT, to_queue=True) for h in hashes for queue in queues]
-    has_key = {"x-match": "all", KEY_HEADER: None}  # None: it is there, whatever its value
-    binds.append(Bind(front, f"{front}.by-key", "", False, has_key))
-    return binds
+    shown = slot_routing_key(0).rpartition("-")[0] + "-*"
+    return [
+        Bind(front, queue, shown, to_queue=True, slots=slots_of(shard, len(queues)))
+        for shard, queue in enumerate(queues)
+    ]
 
 
 def _queue_arguments(
@@ -262,15 +299,19 @@ def _queue_arguments(
 def declare(channel: Any, topology: Topology) -> None:  # noqa: ANN401
     """Declare everything. Idempotent.
 
-    Raises DeclarationMismatch where the broker has one of them with other properties, and
-    ConfigurationError where it lacks the hash exchange.
+    Raises DeclarationMismatch where the broker has one of them with other properties.
     """
     for exchange in topology.exchanges:
         declare_exchange(channel, exchange)
     for queue in topology.queues:
         declare_queue(channel, queue)
     for bind in topology.binds:
-        if bind.to_queue:
+        if bind.slots:
+            # Without waiting for an answer to each. What the broker refuses of them ends the
+            # channel, as the next declaration, or its closing, finds out.
+            for slot in bind.slots:
+                channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
+        elif bind.to_queue:
             channel.queue_bind(
                 bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
             )
@@ -301,14 +342,6 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
         raise DeclarationMismatch(
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
             " it there, or set the settings to what it is"
-        ) from None
-    except (amqp.exceptions.AMQPNotImplementedError, amqp.exceptions.InvalidCommand) as error:
-        if exchange.type != _HASH:
-            raise
-        raise ConfigurationError(
-            "the broker has no exchange of type x-consistent-hash, which shards need: run"
-            " 'rabbitmq-plugins enable rabbitmq_consistent_hash_exchange', or use 1 shard"
-            f" ({error})"
         ) from None
 
 

@@ -337,6 +337,46 @@ class Load:
             raise self._error
 
 
+class ForeignLoad(Load):
+    """The same from a plain AMQP client, which knows neither slots nor, maybe, keys."""
+
+    def __init__(self, amqp_url: str, *, keyed: bool) -> None:
+        super().__init__(App("nobody"))
+        self._url = amqp_url
+        self._keyed = keyed
+        self._channel: Any = None
+
+    def publish(self, steps: Iterable[Event], *, batch: int = 100, pause: float = 0.0) -> set[str]:
+        """Publish ``steps`` one by one, each again until it is confirmed; return their ids."""
+        ids: set[str] = set()
+        for step in islice(steps, batch) if pause == 0.0 else steps:
+            while not self._stop.is_set():
+                try:
+                    self._send(step)
+                except pika.exceptions.AMQPError:
+                    self._channel = None
+                    self._stop.wait(0.05)
+                else:
+                    ids.add(step.event_id)
+                    self.confirmed.add(step.event_id)
+                    break
+            if self._stop.is_set():
+                break
+        return ids
+
+    def _send(self, step: Any) -> None:
+        if self._channel is None:
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            self._channel = connection.channel()
+            self._channel.confirm_delivery()
+        body = {name: value for name, value in vars(step).items() if name in STEP_FIELDS}
+        headers = {"qw-key": step.key} if self._keyed else None
+        properties = pika.BasicProperties(
+            message_id=step.event_id, type=step.name, headers=headers, delivery_mode=2
+        )
+        self._channel.basic_publish("qw.events", step.name, orjson.dumps(body), properties)
+
+
 def steps(keys: int, each: int, begin: int = 0, **facts: Any) -> Iterator[Step]:
     """Yield ``each`` steps of each of ``keys`` keys, the keys in turn."""
     for sequence in range(begin, begin + each):

@@ -13,7 +13,6 @@ import pytest
 
 from acceptance.commands import Shell, depth
 from acceptance.conftest import Place
-from servers import RabbitMQ
 from waiting import until
 from worker.transport.capabilities import connect
 
@@ -96,7 +95,7 @@ def texts(findings: list[dict[str, str]]) -> str:
 def test_all_is_well_before_the_first_start_and_nothing_is_declared(service: Service) -> None:
     found = service.check("--shards", "4")
 
-    for name in ("app", "settings", "horizons", "broker", "hash exchange", "declarations", "dedup"):
+    for name in ("app", "settings", "horizons", "broker", "spreading", "declarations", "dedup"):
         assert level(found[name]) == {"ok"}, name
     assert "'bank' has 1 handler: record" in texts(found["app"])
     assert "4 shards" in texts(found["settings"])
@@ -144,25 +143,14 @@ def test_a_queue_that_is_declared_otherwise_is_an_error(on_servers: Service) -> 
     )
 
 
-def test_a_broker_without_the_hash_exchange_cannot_have_shards(
-    on_servers: Service, rabbitmq: RabbitMQ
-) -> None:
-    disable = 'rabbit_registry:unregister(exchange, <<"x-consistent-hash">>).'
-    enable = (
-        'rabbit_registry:register(exchange, <<"x-consistent-hash">>,'
-        " rabbit_exchange_type_consistent_hash)."
-    )
-    rabbitmq.eval(disable)
-    try:
-        found = on_servers.check("--shards", "2", code=3)
-        one = on_servers.check()
-    finally:
-        rabbitmq.eval(enable)
+def test_how_keys_reach_their_shards_is_told(on_servers: Service, on_sqlite: Service) -> None:
+    found = on_servers.check("--shards", "2")
+    one = on_servers.check()
+    embedded = on_sqlite.check("--shards", "2")
 
-    assert "rabbitmq-plugins enable rabbitmq_consistent_hash_exchange" in texts(
-        found["hash exchange"]
-    )
-    assert "hash exchange" not in one
+    assert "what others publish goes through 'bank.g1.relay'" in texts(found["spreading"])
+    assert "spreading" not in one
+    assert "the embedded broker spreads keys" in texts(embedded["spreading"])
 
 
 def test_a_command_without_a_recipient_is_a_warning(on_sqlite: Service) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pika
 import pytest
 
+from acceptance.apps.words import OneWord, TwoWords
 from acceptance.conftest import Place
 from acceptance.running import PATIENCE, Service, eventually, letters
+from worker import App
 
 Serve = Callable[..., Service]
 NODE = Path(__file__).with_name("node")
@@ -118,6 +120,12 @@ def received(service: Service) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def heard(service: Service) -> list[str]:
+    """Return the names that the handlers of the app ``words`` noted."""
+    file = service.folder / "heard"
+    return file.read_text().split() if file.exists() else []
+
+
 def test_an_id_and_a_type_are_all_that_a_typed_handler_needs(
     servers: Place, serve: Serve, publish: Publish
 ) -> None:
@@ -161,7 +169,7 @@ def test_the_key_orders_whether_it_is_in_the_header_or_found_by_the_class(
     servers: Place, serve: Serve, publish: Publish, keyed: bool
 ) -> None:
     service = serve(servers, "foreign")
-    service.start_ready("--shards", "4" if keyed else "1")
+    service.start_ready("--shards", "4")
 
     accounts = [f"account-{n}" for n in range(5)]
     publish(
@@ -179,6 +187,42 @@ def test_the_key_orders_whether_it_is_in_the_header_or_found_by_the_class(
         own = [each for each in received(service) if each["account"] == account]
         assert [each["sequence"] for each in own] == [*range(20)]
         assert {each["key"] for each in own} == {account}
+
+
+def test_a_name_that_lies_in_the_routing_key_is_kept_on_all_ways(
+    servers: Place, serve: Serve
+) -> None:
+    service = serve(servers, "words", name_from="routing-key")
+    service.start_ready("--shards", "4")
+
+    bodies = ["{}", '{"fault": "once"}', '{"fault": "for ever"}']
+    messages = [Plain(body, message_id=body, type=None) for body in bodies]
+    publish_by_pika(servers.broker, messages)
+    eventually(lambda: len(heard(service)) == 2, "one came again by a retry queue")
+    eventually(service.dead_letters, "one is set aside")
+    assert service.run("dlq", "replay", "--all", "--yes").returncode == 0
+    eventually(lambda: service.counter("dead_lettered") == 2, "it came back as the same")
+
+    assert service.drain() == 0
+    assert heard(service) == ["user.deposited"] * 2
+    (letter,) = letters(servers.broker, "words.dlq")
+    assert "it has a fault" in letter.reason
+
+
+def test_a_pattern_of_one_word_takes_names_of_one_word_alone(servers: Place, serve: Serve) -> None:
+    service = serve(servers, "words")
+    service.start_ready("--shards", "4")
+
+    app = App("publisher", broker=servers.broker)
+    with app.publisher() as out:
+        for event in (OneWord(key="a"), TwoWords(key="a"), OneWord(key="b")):
+            out.publish(event)
+    app.close()
+    eventually(lambda: service.counter("acked") == 3, "all came")
+
+    assert service.drain() == 0
+    assert heard(service) == ["word", "word"]
+    assert service.dead_letters() == []
 
 
 def test_a_cloud_event_in_structured_mode_is_understood(

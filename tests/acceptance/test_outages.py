@@ -17,6 +17,7 @@ from acceptance.conftest import Place
 from acceptance.running import (
     SCALE,
     STEPS,
+    ForeignLoad,
     Load,
     Service,
     eventually,
@@ -79,6 +80,32 @@ def test_a_broker_that_goes_away_and_comes_back(
 
     check_all_done_once(service, load)
     assert len(service.events("BrokerLost")) == len(service.events("BrokerRegained")) == 2
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["header", "class"])
+def test_foreign_messages_keep_their_order_while_all_around_them_is_killed(
+    servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ, keyed: bool
+) -> None:
+    service = serve(servers, "steps")
+    service.start_ready(*SCALE)
+    foreign = ForeignLoad(servers.broker, keyed=keyed)
+    ours = (Step(key=f"ours-{n % 20}", sequence=n // 20, seconds=0.01) for n in count())
+
+    with load.in_background(ours), foreign.in_background(forever(keys=20, seconds=0.01)):
+        for _ in range(3):
+            some_more(service)
+            os.kill(service.processes()[0], signal.SIGKILL)
+            eventually(lambda: service.status().get("ready"), "its successor is there")
+        rabbitmq.kill()
+        rabbitmq.start()
+        some_more(service, 500)
+
+    confirmed = load.confirmed | foreign.confirmed
+    eventually(lambda: service.ledger.has(confirmed, *STEPS), "all is done")
+    assert service.counter("relayed") > 0
+    assert service.drain() == 0
+    assert service.ledger.disorder() == {}
+    assert service.ledger.overlaps() == []
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

@@ -57,15 +57,6 @@ def test_rabbitmq_gives_back_what_it_took(amqp_url: str) -> None:
     assert receive(amqp_url) == b"hello"
 
 
-def test_rabbitmq_shards_by_itself(amqp_url: str) -> None:
-    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
-        channel = connection.channel()
-
-        channel.exchange_declare(
-            "shards", "x-consistent-hash", arguments={"hash-header": "qw-key"}, durable=True
-        )
-
-
 def test_virtual_hosts_do_not_see_each_other(rabbitmq: RabbitMQ) -> None:
     with rabbitmq.vhost() as one, rabbitmq.vhost() as other:
         publish(one, b"for one")

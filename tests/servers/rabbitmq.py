@@ -1,4 +1,4 @@
-"""A private RabbitMQ node with its own name service, plugins on, and virtual hosts to give away."""
+"""A private RabbitMQ node with its own name service, no plugins, and virtual hosts to give away."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from pathlib import Path
 from servers.certificates import Certificates, certify
 from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program, free_ports
-
-#: Beyond the core: sharding by the broker itself.
-_PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 
 #: Debian's scripts in PATH switch to the user rabbitmq and her folders; these do not.
 _SCRIPTS = [Path("/usr/lib/rabbitmq/bin")]
@@ -132,7 +129,7 @@ class RabbitMQ(Server):
         ports = {"port": self.port, "tls_port": self._tls_port}
         (self.folder / "advanced.config").write_text(_CONFIGURATION % ports)
         certify(self.folder)  # where the node runs
-        (self.folder / "enabled_plugins").write_text(f"[{','.join(_PLUGINS)}].\n")
+        (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "env.conf").touch()
         self._link_plugins()
         # Otherwise the node would start one that stays behind.
@@ -184,12 +181,13 @@ class RabbitMQ(Server):
         return done.stdout
 
     def _link_plugins(self) -> None:
-        """Offer only the wanted plugins: the node reads all that it finds, for four seconds."""
+        """Offer no plugins: the node reads all that it finds, for four seconds."""
         installed = next(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/plugins"), None)
         if installed is None:
             return
-        wanted = (*_PLUGINS, "rabbitmq_prelaunch")
         (self.folder / "plugins").mkdir()
         for plugin in installed.iterdir():
-            if not plugin.name.startswith("rabbitmq_") or plugin.name.startswith(wanted):
+            if not plugin.name.startswith("rabbitmq_") or plugin.name.startswith(
+                "rabbitmq_prelaunch"
+            ):
                 (self.folder / "plugins" / plugin.name).symlink_to(plugin)

@@ -33,7 +33,6 @@ from worker.config import Settings
 from worker.executor import Delivery, Task
 from worker.intake import Intake
 from worker.outcome import DeadLetter
-from worker.parking import Unpark
 from worker.payload import Unfit
 from worker.transport.arrival import Arrival
 from worker.transport.frames import publish_frames
@@ -110,7 +109,7 @@ CODECS = [
     )
 ]
 INTAKES = [Intake(APP, codec) for codec in CODECS]
-CHANNEL: Any = SimpleNamespace(shard=0, queue="bank.g1.0", closed=False)
+CHANNEL: Any = SimpleNamespace(shard=0, queue="bank.g1.0", closed=False, relays=False)
 
 
 # -- what must hold for every input --------------------------------------------------------------
@@ -137,7 +136,7 @@ def check_arrival(arrival: Arrival, body: bytes) -> None:
             assert read.reason
             assert len(read.reason) < 2000
             reasons.append(read.reason)
-        elif not isinstance(read, Unpark):
+        elif isinstance(read, list):
             reasons += [reason for task in read if (reason := unfit(task))]
     check_set_aside(arrival, body, max(reasons, key=len, default="failed at attempt 5: no"))
 

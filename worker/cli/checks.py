@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -20,7 +19,6 @@ from worker.errors import ConfigurationError, QworkerError
 from worker.supervisor.probes import parse_address
 from worker.supervisor.reload import NEEDS_WATCHFILES
 from worker.topology import dead_letter_queue, declare_exchange, declare_queue
-from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.topology import Topology
-
-_HASH = "x-consistent-hash"
 
 
 class Level(Enum):
@@ -120,7 +116,8 @@ def _check_broker(app: App, settings: Settings, topology: Topology) -> Iterator[
             if settings.broker.startswith("memory:"):
                 lonely = "memory:// lives and dies with one process: nobody else can publish to it"
                 yield _warning("broker", lonely)
-            yield from _check_hash(settings, topology, inspector)
+            if settings.shards > 1:
+                yield _tell_spreading(topology)
             yield from _check_declarations(topology, inspector)
             yield from _check_shards(settings, topology, inspector)
             yield from _check_recipients(app, inspector)
@@ -128,42 +125,14 @@ def _check_broker(app: App, settings: Settings, topology: Topology) -> Iterator[
         yield _error("broker", error)
 
 
-def _check_hash(settings: Settings, topology: Topology, inspector: Inspector) -> Iterator[Finding]:
-    """Tell who spreads messages over the shards."""
-    hashes = [exchange.name for exchange in topology.exchanges if exchange.type == _HASH]
-    if not hashes:
-        return
-    if capabilities_of(settings.broker).embedded:
-        yield _ok("hash exchange", "the embedded broker spreads keys over the shards")
-    elif all(map(inspector.has_exchange, hashes)) or _has_hash_type(settings, topology.service):
-        yield _ok("hash exchange", f"the broker spreads keys over the shards ({_HASH})")
-    else:
-        yield Finding(
-            "hash exchange",
-            Level.ERROR,
-            f"the broker has no exchange of type {_HASH}, which shards need: run 'rabbitmq-plugins"
-            " enable rabbitmq_consistent_hash_exchange', or use 1 shard",
-            ConfigurationError.exit_code,
-        )
-
-
-def _has_hash_type(settings: Settings, service: str) -> bool:
-    """Declare an exchange of the type, and remove it; AMQP has no other way to ask."""
-    name = f"{service}.check.{os.getpid()}"
-
-    def declare(channel: Any) -> None:  # noqa: ANN401 - kombu has no types
-        channel.exchange_declare(name, _HASH, durable=False, auto_delete=True)
-        channel.exchange_delete(name)
-
-    # A connection of its own: the broker ends one that asks for a type that it does not know.
-    with Inspector(service, settings) as inspector:
-        try:
-            inspector.ask(declare)
-        except amqp.exceptions.AccessRefused:
-            return True  # may not ask, so nothing is known against it
-        except (amqp.exceptions.AMQPError, QworkerError):
-            return False
-    return True
+def _tell_spreading(topology: Topology) -> Finding:
+    if not topology.relay:
+        return _ok("spreading", "the embedded broker spreads keys over the shards")
+    return _ok(
+        "spreading",
+        "publishers that name the slot of a key, as qworker's do, reach its shard at once; what"
+        f" others publish goes through {topology.relay!r}",
+    )
 
 
 def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Finding]:

@@ -116,6 +116,9 @@ def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, objec
 
 def _by(bind: Bind) -> str:
     arguments = " ".join(f"{name}={value}" for name, value in bind.arguments.items())
+    slots = bind.slots
+    if slots:
+        arguments = f"for {', '.join(map(str, slots[:3]))}{', …' if len(slots) > 3 else ''}"  # noqa: PLR2004 - enough to see it
     return f"{bind.routing_key} {arguments}".strip()
 
 
@@ -151,6 +154,7 @@ def _facts(
                 "to": "queue" if bind.to_queue else "exchange",
                 "routing_key": bind.routing_key,
                 "arguments": dict(bind.arguments),
+                "slots": list(bind.slots),
             }
             for bind in plan.binds
         ],

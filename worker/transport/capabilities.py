@@ -37,8 +37,8 @@ class Capabilities:
     publishes_batches: bool
     #: It knows queue types (quorum, classic).
     has_queue_types: bool
-    #: The consistent-hash exchange falls back to the message id by itself.
-    hashes_with_fallback: bool
+    #: It spreads keys over shards by itself, and lastingly so; else publishers name a slot.
+    spreads_keys: bool
 
 
 _AMQP = Capabilities("amqp", True, False, False, True, False)

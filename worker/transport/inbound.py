@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     import amqp
     from kombu.connection import Connection
 
+#: The number of the channel that consumes the relay queue, which belongs to no shard.
+RELAY = -1
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
 
 
 class ShardChannel:
     """One shard's channel: what was delivered on it and what of that is settled."""
 
-    __slots__ = ("channel", "closed", "held", "prefetch", "queue", "settlement", "shard")
+    __slots__ = (
+        "channel", "closed", "held", "prefetch", "queue", "relays", "settlement", "shard",
+    )  # fmt: skip
 
     def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:  # noqa: ANN401
         self.shard = shard
+        #: What it delivers is passed on to the shards.
+        self.relays = shard == RELAY
         self.queue = queue
         self.channel = channel
         self.prefetch = prefetch
@@ -41,7 +47,7 @@ class ShardChannel:
 
 
 class Inbound:
-    """Consumes ``queues`` (shard to queue name) on ``connection``, which it then owns."""
+    """Consumes ``queues`` (shard, or RELAY, to its name) on ``connection``, which it then owns."""
 
     def __init__(
         self, connection: Connection, url: str, queues: Mapping[int, str], prefetch: int
@@ -64,7 +70,7 @@ class Inbound:
                 queue,
                 no_ack=False,
                 callback=self._receive if self._pump is None else self._pump.receive,
-                consumer_tag=f"qworker-{shard}",
+                consumer_tag="qworker-relay" if shard == RELAY else f"qworker-{shard}",
             )
 
     @property
@@ -110,7 +116,10 @@ class Inbound:
         self._arrivals.append(Arrival.of(message))
 
     def settle(self, *, everything: bool = False) -> int:
-        """Acknowledge what is finished, a frame a channel where possible; return how many."""
+        """Acknowledge what is finished, a frame a channel where possible.
+
+        Returns how many; what was passed on does not count, since it comes again.
+        """
         acks: list[tuple[Any, int | None, list[int]]] = []
         count = 0
         for shard in self._by_channel.values():
@@ -121,7 +130,7 @@ class Inbound:
             upto, singles = settlement.take(everything=everything)
             if upto is not None or singles:
                 acks.append((shard.channel, upto, singles))
-                count += before - settlement.finished
+                count += 0 if shard.relays else before - settlement.finished
         if acks:
             try:
                 if self._pump is None:

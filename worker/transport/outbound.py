@@ -19,6 +19,8 @@ import amqp
 import amqp.exceptions
 
 from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
+from worker.message import KEY_HEADER
+from worker.sharding.slots import slot_of, slot_routing_key
 from worker.transport.capabilities import capabilities_of
 from worker.transport.embedded.encoding import Unencodable
 from worker.transport.frames import FramePump, publish_frames
@@ -186,7 +188,8 @@ class Outbound:
     def _encode(self, item: Outgoing) -> bytes:
         properties = item.raw
         if properties is None:
-            properties = self._prepare(item)._serialize_properties()  # noqa: SLF001 - its one encoder
+            message = amqp.Message(item.body, application_headers=_routed(item), **item.properties)
+            properties = message._serialize_properties()  # noqa: SLF001 - its one encoder
         return publish_frames(
             self._channel.channel_id,
             exchange=item.exchange,
@@ -240,6 +243,19 @@ class Outbound:
     def _gone(self, error: BaseException) -> BrokerUnreachable:
         text = str(error) or type(error).__name__
         return BrokerUnreachable(f"the publishing connection to the broker is lost: {text}")
+
+
+def _routed(item: Outgoing) -> dict[str, Any]:
+    """Return the headers of ``item`` with the slot of its key as one more routing key.
+
+    The broker takes ``BCC`` off (RabbitMQ, "Sender-selected Distribution").
+    """
+    headers = item.headers
+    key = headers.get(KEY_HEADER)
+    others = headers.get("BCC", [])
+    if not isinstance(key, str) or not isinstance(others, list):
+        return headers
+    return {**headers, "BCC": [*others, slot_routing_key(slot_of(key))]}
 
 
 def _refused(item: Outgoing, error: Exception) -> PublishRefused:
