@@ -200,7 +200,7 @@ def test_a_name_that_lies_in_the_routing_key_is_kept_on_all_ways(
     publish_by_pika(servers.broker, messages)
     eventually(lambda: len(heard(service)) == 2, "one came again by a retry queue")
     eventually(service.dead_letters, "one is set aside")
-    assert service.run("dlq", "replay", "--all", "--yes").returncode == 0
+    assert service.run("dlq", "replay").returncode == 0
     eventually(lambda: service.counter("dead_lettered") == 2, "it came back as the same")
 
     assert service.drain() == 0
