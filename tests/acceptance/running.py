@@ -349,7 +349,7 @@ class ForeignLoad(Load):
     def publish(self, steps: Iterable[Event], *, batch: int = 100, pause: float = 0.0) -> set[str]:
         """Publish ``steps`` one by one, each again until it is confirmed; return their ids."""
         ids: set[str] = set()
-        for step in islice(steps, batch) if pause == 0.0 else steps:
+        for step in steps:
             while not self._stop.is_set():
                 try:
                     self._send(step)
@@ -362,6 +362,9 @@ class ForeignLoad(Load):
                     break
             if self._stop.is_set():
                 break
+        if self._channel is not None:
+            self._channel.connection.close()
+            self._channel = None
         return ids
 
     def _send(self, step: Any) -> None:
