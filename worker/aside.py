@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from worker.message import UNDECODABLE, Outgoing
+from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing
 from worker.transport.properties import Malformed, amend, amend_decoded, without
 
 if TYPE_CHECKING:
@@ -120,6 +120,25 @@ def _can_be_sent(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> b
 def _legible(value: str | int) -> str | int:
     """Return text as every broker and reader takes it: without lone surrogates."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def origin(arrival: Arrival) -> dict[str, str | int]:
+    """Return the header that keeps the routing key which ``arrival`` was published with."""
+    return {ROUTING_KEY_HEADER: published_as(arrival)}
+
+
+def published_as(arrival: Arrival) -> str:
+    """Return the routing key which ``arrival`` was published with at first.
+
+    The default exchange takes the name of a queue for the routing key. What came by it was moved,
+    by the runtime, which kept the other one; on other ways the header is any publisher's word.
+    """
+    headers = arrival.properties.get("application_headers")
+    if arrival.exchange == "" and isinstance(headers, dict):
+        kept = headers.get(ROUTING_KEY_HEADER)
+        if isinstance(kept, str):
+            return kept
+    return arrival.routing_key
 
 
 def dead_letter_facts(

@@ -18,6 +18,7 @@ from worker.intake import Intake
 from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
+from worker.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,10 +98,17 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         random=random,
     )
     patiently(link.open, settings.connect_timeout)
+    keeps_routing_keys = settings.name_from == "routing-key"
+    relay = Relay(
+        topology=topology,
+        keeps_routing_keys=keeps_routing_keys,
+        link=link,
+        telemetry=telemetry,
+        settled=settled,
+    )
     detour = Detour(
         service=app.name,
-        topology=topology,
-        keeps_routing_keys=settings.name_from == "routing-key",
+        keeps_routing_keys=keeps_routing_keys,
         link=link,
         dialogue=dialogue,
         parking=parking,
@@ -139,6 +147,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         intake=Intake(app, codec),
         dispatcher=dispatcher,
         detour=detour,
+        relay=relay,
         parking=parking,
         timers=timers,
         counters=counters,

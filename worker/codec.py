@@ -20,7 +20,6 @@ import orjson
 from worker.ids import time_of_id
 from worker.message import (
     KEY_HEADER,
-    ROUTING_KEY_HEADER,
     TIMESTAMP_HEADER,
     UNDECODABLE,
     Command,
@@ -170,7 +169,7 @@ class Codec:
             elif place == "header":
                 found.append(headers.get(what))
             elif place == "routing-key":
-                found.append(headers.get(ROUTING_KEY_HEADER, routing_key))
+                found.append(routing_key)
             elif place == "body-hash":
                 found.append(blake2b(body, digest_size=16).hexdigest())
             else:

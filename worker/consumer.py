@@ -379,7 +379,7 @@ class Consumer:
             or self._dialogue.busy
             or self._detour.under_way
             or not self._link.is_up
-            or any(not c.closed and c.settlement.unsettled for c in self._link.shards)
+            or any(not c.closed and c.settlement.unsettled for c in self._link.channels)
         ):
             return False
         try:

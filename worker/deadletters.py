@@ -214,7 +214,7 @@ class Box:
 
     def remove(self, letters: Iterable[Letter]) -> None:
         """Take messages out of the queue for good. Raises BrokerUnreachable."""
-        (channel,) = self._inbound.shards
+        (channel,) = self._inbound.channels
         for letter in letters:
             channel.settlement.finish(letter.arrival.tag)
         self._inbound.settle(everything=True)

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.aside import PREFIX, dead_letter_facts, redirect, set_aside
+from worker.aside import dead_letter_facts, origin, redirect, set_aside
 from worker.errors import Unroutable
-from worker.message import ROUTING_KEY_HEADER
 from worker.outcome import DeadLetter
 from worker.telemetry import DeadLettered, PublishRefused
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
     from worker.parking import Parking
     from worker.telemetry import Counters, Telemetry
-    from worker.topology import Topology
 
 _AGAIN = 1.0
 _LONGEST_AGAIN = 30.0
@@ -48,7 +46,6 @@ class Detour:
         self,
         *,
         service: str,
-        topology: Topology,
         keeps_routing_keys: bool,
         link: Link,
         dialogue: Dialogue,
@@ -59,7 +56,6 @@ class Detour:
         later: Callable[[float, Callable[[], None]], None],
     ) -> None:
         self._service = service
-        self._topology = topology
         self._keeps_routing_keys = keeps_routing_keys
         self._link = link
         self._dialogue = dialogue
@@ -237,34 +233,8 @@ class Detour:
         self._insist(message, lambda: self._settled(delivery))
         return True
 
-    def pass_on(self, delivery: Delivery, key: str) -> None:
-        """Pass a message that came without a slot on to the shard of its ``key``.
-
-        In order: what one process passes on is in the order of the relay queue, and its successor
-        begins at or before the first that is not confirmed. So of two messages of a key the first
-        copy of the earlier one is in the shard's queue before any copy of the later one, however
-        the copies of the two processes mix; second copies are duplicates. (A shard queue that a
-        policy makes refuse messages, ``overflow=reject-publish``, is the exception.)
-        """
-        delivery.open_tasks = 1
-        message = redirect(
-            delivery.arrival,
-            delivery.message.id if delivery.message is not None else "",
-            exchange="",
-            routing_key=self._topology.queue_for(key),
-            facts=self._origin(delivery),
-            drop_prefix=PREFIX,
-        )
-        self._insist(message, lambda: self._settled(delivery))
-
     def _origin(self, delivery: Delivery) -> dict[str, str | int]:
-        """Return the header that keeps a routing key, where one is to be kept."""
-        if not self._keeps_routing_keys:
-            return {}
-        arrival = delivery.arrival
-        headers = arrival.properties.get("application_headers")
-        kept = headers.get(ROUTING_KEY_HEADER) if isinstance(headers, dict) else None
-        return {} if isinstance(kept, str) else {ROUTING_KEY_HEADER: arrival.routing_key}
+        return origin(delivery.arrival) if self._keeps_routing_keys else {}
 
     def _insist(self, message: Outgoing, done: Callable[[], None]) -> None:
         """Send ``message`` until the broker has confirmed it; then call ``done``."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from worker.parking import Parking
     from worker.sharding.lanes import Lane
     from worker.telemetry import Counters, Telemetry
-    from worker.transport.inbound import ShardChannel
+    from worker.transport.inbound import QueueChannel
 
 _LEAVE_SHARE = 4  # keyless retries leave the process once they hold a quarter of the prefetch
 _CROWDED_SHARE = 2  # retries are cut short once they hold half of it
@@ -75,7 +75,7 @@ class Fate:
         self._telemetry = telemetry
         self._counters = counters
         self._clock = clock
-        self._crowded: set[ShardChannel] = set()
+        self._crowded: set[QueueChannel] = set()
 
     def resolve(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
         """Act on what became of ``task``; tell whether it goes back to its lane."""
@@ -168,7 +168,7 @@ class Fate:
             if channel.closed or self._executor.draining:
                 return
             with suppress(BrokerUnreachable):  # then it is closed already
-                self._link.close_shard(channel)
+                self._link.close_channel(channel)
             halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)
             self._telemetry.emit(halted)
         elif policy == "park_key" and message.key is not None:
@@ -180,7 +180,7 @@ class Fate:
             resume = self._dispatcher.hold(task, lane)
             self._detour.dead_letter(task, last, resume)
 
-    def _note_crowded(self, channel: ShardChannel) -> None:
+    def _note_crowded(self, channel: QueueChannel) -> None:
         if channel not in self._crowded:
             self._crowded = {c for c in self._crowded if not c.closed} | {channel}
             self._telemetry.emit(HeldTooMuch(channel.shard, channel.held, channel.prefetch))

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from worker.link import Link
     from worker.message import Message
     from worker.parking import Parking
+    from worker.relay import Relay
     from worker.telemetry import Counters
     from worker.timers import Timers
-    from worker.transport.inbound import ShardChannel
+    from worker.transport.inbound import QueueChannel
 
 logger = logging.getLogger("worker")
 
@@ -55,6 +56,7 @@ class Gatherer:
         intake: Intake,
         dispatcher: Dispatcher,
         detour: Detour,
+        relay: Relay,
         parking: Parking,
         timers: Timers,
         counters: Counters,
@@ -64,6 +66,7 @@ class Gatherer:
         self._read_one = intake.read
         self._dispatcher = dispatcher
         self._detour = detour
+        self._relay = relay
         self._parking = parking
         self._timers = timers
         self._counters = counters
@@ -74,7 +77,7 @@ class Gatherer:
         self._looked = False
         self._broken: BrokerUnreachable | None = None
         #: The channels that delivered since they were opened.
-        self._known: set[ShardChannel] = set()
+        self._known: set[QueueChannel] = set()
         #: The store was asked for the parked keys a moment ago and did not answer.
         self._ignorant = False
         self._draining = False
@@ -126,15 +129,16 @@ class Gatherer:
 
     def _divert(self, delivery: Delivery, found: DeadLetter | Unpark | Onward) -> None:
         """Send a delivery where it belongs that is none for handlers here."""
+        if delivery.channel.relays:
+            self._counters.relayed += 1
+            self._counters.received -= 1  # it comes again, or is of no shard
         match found:
             case DeadLetter():
                 self._detour.dead_letter_delivery(delivery, found)
             case Unpark():
                 self._unpark(delivery, found)
             case Onward(key):
-                self._counters.relayed += 1
-                self._counters.received -= 1  # it comes again
-                self._detour.pass_on(delivery, key)
+                self._relay.pass_on(delivery, key)
 
     def _is_parked(self, message: Message) -> bool:
         """Tell whether ``message`` is to be parked now.
@@ -160,7 +164,7 @@ class Gatherer:
 
         While the store does not answer, nothing that was read goes on.
         """
-        if len(self._known) == len(self._link.shards):
+        if len(self._known) == len(self._link.channels):
             return True
         new = {delivery.channel for delivery, _ in self._arrived} - self._known
         if not new:

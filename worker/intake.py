@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.aside import HANDLER
+from worker.aside import HANDLER, published_as
 from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message, key_of
@@ -35,8 +35,9 @@ class Intake:
     def __init__(self, app: App, codec: Codec) -> None:
         self._app = app
         self._decode = codec.decode
-        #: The pattern of one word takes the slots too, so that every event comes here.
-        self._takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
+        #: The pattern of one word takes the slots too, so that every event of this exchange comes.
+        takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
+        self._too_much_from = codec.events_exchange if takes_slots else None
 
     def read(
         self, delivery: Delivery, arrival: Arrival
@@ -49,7 +50,7 @@ class Intake:
         message = self._decode(
             body,
             arrival.properties,
-            arrival.routing_key,
+            published_as(arrival),
             redelivered=arrival.redelivered,
             shard=delivery.channel.shard,
         )
@@ -67,7 +68,7 @@ class Intake:
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
         handlers = self._app.route(message.name)
         if not handlers:
-            if self._takes_slots and "." in message.name:
+            if delivery.arrival.exchange == self._too_much_from and "." in message.name:
                 return []
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")
         if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returns

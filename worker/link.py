@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from worker.telemetry import Telemetry
     from worker.topology import Queue, Topology
     from worker.transport.arrival import Arrival
-    from worker.transport.inbound import ShardChannel
+    from worker.transport.inbound import QueueChannel
     from worker.transport.outbound import Sent
 
 logger = logging.getLogger("worker")
@@ -69,6 +69,8 @@ class Link:
         self._inbound: Inbound | None = None
         self._outbound: Outbound | None = None
         self._waiting: dict[int, tuple[Outgoing, Then]] = {}
+        #: Those of them that a lost connection ends.
+        self._once: set[int] = set()
         self._unsent: list[Outgoing] = []
         #: What a lost connection still heard; ``publish`` tells it.
         self._last_words: list[Sent] = []
@@ -93,9 +95,9 @@ class Link:
         return len(self._waiting)
 
     @property
-    def shards(self) -> list[ShardChannel]:
-        """The channels of the shards; none while it is down."""
-        return [] if self._inbound is None else self._inbound.shards
+    def channels(self) -> list[QueueChannel]:
+        """What it consumes, a channel a queue; none while it is down."""
+        return [] if self._inbound is None else self._inbound.channels
 
     def open(self) -> None:
         """Connect and start to consume.
@@ -185,8 +187,16 @@ class Link:
         inbound.abandon()
         if outbound is not None:
             self._last_words += outbound.decided()
-            self._unsent = outbound.unconfirmed()
+            self._unsent = self._lasting(outbound.unconfirmed())
             outbound.abandon()
+
+    def _lasting(self, messages: list[Outgoing]) -> list[Outgoing]:
+        for message in messages:
+            if id(message) in self._once:
+                del self._waiting[id(message)]
+        lasting = [message for message in messages if id(message) not in self._once]
+        self._once.clear()
+        return lasting
 
     def _back_off(self, error: Exception, now: float) -> None:
         self._failures += 1
@@ -211,7 +221,7 @@ class Link:
         """Tell whether ``fetch`` would find something that no descriptor shows."""
         return self._inbound is not None and self._inbound.pending()
 
-    def fetch(self, limit: int) -> list[tuple[ShardChannel, Arrival]]:
+    def fetch(self, limit: int) -> list[tuple[QueueChannel, Arrival]]:
         """Return what was delivered. Raises BrokerUnreachable where the link broke."""
         return [] if self._inbound is None else self._inbound.fetch(limit)
 
@@ -219,28 +229,32 @@ class Link:
         """Acknowledge what is finished. Raises BrokerUnreachable where the link broke."""
         return 0 if self._inbound is None else self._inbound.settle(everything=everything)
 
-    def close_shard(self, shard: ShardChannel) -> None:
-        """Stop consuming a shard. Raises BrokerUnreachable where the link broke."""
+    def close_channel(self, channel: QueueChannel) -> None:
+        """Stop consuming a queue. Raises BrokerUnreachable where the link broke."""
         if self._inbound is not None:
-            self._inbound.close_shard(shard)
+            self._inbound.close_channel(channel)
 
     def close_relay(self) -> None:
         """Leave the relay queue to another process. Raises BrokerUnreachable."""
-        for shard in self.shards:
-            if shard.relays and not shard.closed:
-                self.close_shard(shard)
+        for channel in self.channels:
+            if channel.relays and not channel.closed:
+                self.close_channel(channel)
 
-    def send(self, message: Outgoing, then: Then) -> None:
+    def send(self, message: Outgoing, then: Then, *, again: bool = True) -> None:
         """Send ``message``; ``then`` is called in the I/O thread once its fate is known.
 
-        A link that breaks meanwhile sends it again; ``then`` gets an error only where the broker
-        refused it.
+        A link that breaks meanwhile sends it ``again``, or else forgets both; ``then`` gets an
+        error only where the broker refused it.
         """
         self._waiting[id(message)] = (message, then)
+        if not again:
+            self._once.add(id(message))
         if self._outbound is not None:
             self._outbound.send((message,))
-        else:
+        elif again:
             self._unsent.append(message)
+        else:
+            self._lasting([message])
 
     def publish(self) -> int:
         """Move what is being sent; return how many messages were confirmed or refused.
@@ -252,6 +266,7 @@ class Link:
             fates = self._outbound.pump()
         for message, error in fates:
             _, then = self._waiting.pop(id(message))
+            self._once.discard(id(message))
             then(error)
         return len(fates)
 
@@ -289,7 +304,7 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        queues = [s.queue for s in inbound.shards if not s.closed] + list(self._retry_queues)
+        queues = [c.queue for c in inbound.channels if not c.closed] + list(self._retry_queues)
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ def statistics(
     counters: Counters, dispatcher: Dispatcher, dialogue: Dialogue, link: Link
 ) -> dict[str, object]:
     """Return counters and gauges, ready for JSON."""
-    channels = link.shards
+    channels = link.channels
     return {
         **counters.as_dict(),
         "in_flight": dispatcher.in_flight,
@@ -26,7 +26,7 @@ def statistics(
         "lanes": len(dispatcher.lanes),
         "held": sum(channel.held for channel in channels),
         "unsettled": sum(channel.settlement.unsettled for channel in channels),
-        "halted": sum(channel.closed for channel in channels),
+        "halted": sum(channel.closed and not channel.relays for channel in channels),
         "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
         "connected": link.is_up,
         "store_away": dialogue.away_since is not None,

@@ -11,7 +11,8 @@ Publishers know the two public exchanges and nothing of shards. The service's ow
 front, spreads by the slot of the key (``sharding/slots.py``), which our publishers name in the AMQP
 header ``BCC``: brokers take that as one more routing key, and take it off. What comes without one
 (a foreign publisher's messages) waits in the relay queue, whose one consumer finds the key and
-passes it on, in order. The embedded brokers find slots or keys by themselves and need neither.
+passes it on, in order. The embedded brokers need neither: they spread by the header ``qw-key``, or
+the message id, on a ring of their own.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Bind:
     routing_key: str
     to_queue: bool
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: Where not empty, there is a binding for each of these slots; ``routing_key`` shows them.
+    #: Where not empty, there is a binding for the routing key of each of these slots instead.
     slots: range = range(0)
 
 
@@ -274,9 +275,8 @@ def _shard_binds(front: str, queues: list[str], able: Capabilities) -> list[Bind
         return [Bind(front, queues[0], "", to_queue=True)]
     if able.spreads_keys:
         return [Bind(front, queue, _HASH_WEIGHT, to_queue=True) for queue in queues]
-    shown = slot_routing_key(0).rpartition("-")[0] + "-*"
     return [
-        Bind(front, queue, shown, to_queue=True, slots=slots_of(shard, len(queues)))
+        Bind(front, queue, "", to_queue=True, slots=slots_of(shard, len(queues)))
         for shard, queue in enumerate(queues)
     ]
 

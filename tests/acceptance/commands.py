@@ -118,7 +118,7 @@ def messages(url: str, queue: str) -> list[Any]:
             return len(found) >= number
 
         until(is_complete)
-        (channel,) = inbound.shards
+        (channel,) = inbound.channels
         for message in found:
             channel.settlement.finish(message.tag)
         inbound.settle(everything=True)

@@ -67,6 +67,23 @@ def test_a_fate_that_was_known_when_the_link_broke_is_told(link: Link) -> None:
     assert link.outstanding == 0
 
 
+def test_what_goes_once_is_forgotten_with_the_link(link: Link) -> None:
+    fates: list[PublishError | None] = []
+    link.drop(BrokerUnreachable("it went away"), time.monotonic())
+    message = Outgoing("", "bank.g1.0", b"{}", "m1", {}, {}, mandatory=True)
+    link.send(message, fates.append, again=False)
+    assert link.outstanding == 0
+    link.open()
+
+    link.send(message, fates.append, again=False)
+    link.drop(BrokerUnreachable("it went away again"), time.monotonic())
+    link.open()
+    link.publish()
+
+    assert link.outstanding == 0
+    assert fates == []
+
+
 def vanish(*_: object) -> None:
     raise AttributeError("'NoneType' object has no attribute 'write'")
 

@@ -13,6 +13,7 @@ from worker.cli.options import SettingsCommand, example, json_option, settings_o
 from worker.cli.output import count, emit, emit_json, emit_table, note
 from worker.config import mask_url
 from worker.errors import ConfigurationError, Unreachable
+from worker.sharding.slots import slot_routing_key
 from worker.topology import declare
 
 if TYPE_CHECKING:
@@ -115,10 +116,10 @@ def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, objec
 
 
 def _by(bind: Bind) -> str:
+    if bind.slots:
+        first = [slot_routing_key(slot) for slot in bind.slots[:3]]
+        return f"{', '.join(first)}{', …' if len(bind.slots) > len(first) else ''}"
     arguments = " ".join(f"{name}={value}" for name, value in bind.arguments.items())
-    slots = bind.slots
-    if slots:
-        arguments = f"for {', '.join(map(str, slots[:3]))}{', …' if len(slots) > 3 else ''}"  # noqa: PLR2004 - enough to see it
     return f"{bind.routing_key} {arguments}".strip()
 
 
@@ -152,10 +153,10 @@ def _facts(
                 "source": bind.source,
                 "target": bind.target,
                 "to": "queue" if bind.to_queue else "exchange",
-                "routing_key": bind.routing_key,
+                "routing_key": key,
                 "arguments": dict(bind.arguments),
-                "slots": list(bind.slots),
             }
             for bind in plan.binds
+            for key in [slot_routing_key(slot) for slot in bind.slots] or [bind.routing_key]
         ],
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-#: Enough that shards differ by a few percent, few enough that all are bound in a moment.
+#: Enough that up to about 50 shards differ by a few percent, few enough to be bound in a moment.
 SLOTS = 1024
 #: One word, so that of all topic patterns only ``*`` takes it beside those that take everything.
 _ROUTING_KEYS = tuple(f"qw-slot-{slot}" for slot in range(SLOTS))

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 #: The number of the channel that consumes the relay queue, which belongs to no shard.
 RELAY = -1
+#: It keeps the window of confirms busy and leaves most of it to what handlers publish.
+_RELAY_PREFETCH = 500
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
 
 
-class ShardChannel:
-    """One shard's channel: what was delivered on it and what of that is settled."""
+class QueueChannel:
+    """The channel of one queue: what was delivered on it and what of that is settled."""
 
     __slots__ = (
         "channel", "closed", "held", "prefetch", "queue", "relays", "settlement", "shard",
@@ -55,7 +57,7 @@ class Inbound:
         self.able: Capabilities = capabilities_of(url)
         self.connection = connection
         self._arrivals: list[Arrival] = []
-        self._by_channel: dict[Any, ShardChannel] = {}
+        self._by_channel: dict[Any, QueueChannel] = {}
         self._questions: Any = None
         self._lost = losses(connection)
         self._pump = (
@@ -64,8 +66,9 @@ class Inbound:
         for shard, queue in queues.items():
             channel = connection.channel()
             channel.auto_decode = False  # bodies stay bytes
-            channel.basic_qos(0, prefetch, False)
-            self._by_channel[channel] = ShardChannel(shard, queue, channel, prefetch)
+            most = min(prefetch, _RELAY_PREFETCH) if shard == RELAY else prefetch
+            channel.basic_qos(0, most, False)
+            self._by_channel[channel] = QueueChannel(shard, queue, channel, most)
             channel.basic_consume(
                 queue,
                 no_ack=False,
@@ -74,8 +77,8 @@ class Inbound:
             )
 
     @property
-    def shards(self) -> list[ShardChannel]:
-        """The channels, one a shard."""
+    def channels(self) -> list[QueueChannel]:
+        """The channels, one a queue."""
         return list(self._by_channel.values())
 
     def fileno(self) -> int | None:
@@ -86,7 +89,7 @@ class Inbound:
         """Tell whether ``fetch`` would find something without the descriptor showing it."""
         return bool(self._arrivals) or (self._pump is not None and self._pump.pending())
 
-    def fetch(self, limit: int) -> list[tuple[ShardChannel, Arrival]]:
+    def fetch(self, limit: int) -> list[tuple[QueueChannel, Arrival]]:
         """Return what was delivered, at most about ``limit``, without blocking.
 
         Raises BrokerUnreachable where the connection is lost.
@@ -105,10 +108,10 @@ class Inbound:
         channels = self._by_channel
         fetched = []
         for arrival in self._arrivals:
-            shard = channels[arrival.channel]
-            if not shard.closed:
-                shard.settlement.deliver(arrival.tag)
-                fetched.append((shard, arrival))
+            channel = channels[arrival.channel]
+            if not channel.closed:
+                channel.settlement.deliver(arrival.tag)
+                fetched.append((channel, arrival))
         self._arrivals.clear()
         return fetched
 
@@ -118,19 +121,19 @@ class Inbound:
     def settle(self, *, everything: bool = False) -> int:
         """Acknowledge what is finished, a frame a channel where possible.
 
-        Returns how many; what was passed on does not count, since it comes again.
+        Returns how many; those of the relay queue do not count.
         """
         acks: list[tuple[Any, int | None, list[int]]] = []
         count = 0
-        for shard in self._by_channel.values():
-            settlement = shard.settlement
-            if not settlement.finished or shard.closed:
+        for channel in self._by_channel.values():
+            settlement = channel.settlement
+            if not settlement.finished or channel.closed:
                 continue
             before = settlement.finished
             upto, singles = settlement.take(everything=everything)
             if upto is not None or singles:
-                acks.append((shard.channel, upto, singles))
-                count += 0 if shard.relays else before - settlement.finished
+                acks.append((channel.channel, upto, singles))
+                count += 0 if channel.relays else before - settlement.finished
         if acks:
             try:
                 if self._pump is None:
@@ -141,15 +144,15 @@ class Inbound:
                 raise _lost(error) from None
         return count
 
-    def close_shard(self, shard: ShardChannel) -> None:
-        """Give back what is not acknowledged, in order, and consume the shard no longer.
+    def close_channel(self, channel: QueueChannel) -> None:
+        """Give back what is not acknowledged, in order, and consume the queue no longer.
 
         Closing the channel is the one way that keeps order: after a cancel, a quorum queue
         serves its next consumer at once, ahead of what this one still holds.
         """
-        shard.closed = True
+        channel.closed = True
         try:
-            shard.channel.close()
+            channel.channel.close()
         except self._lost as error:
             raise _lost(error) from None
 

@@ -136,8 +136,14 @@ class Outbound:
             raise self._gone(error) from None
 
     def close(self) -> None:
-        """Close the connection in order; never raises."""
-        release(self.connection)
+        """Close the connection in order; never raises.
+
+        A broker that reads no publishers would not answer the farewell either.
+        """
+        if self.blocked:
+            self.abandon()
+        else:
+            release(self.connection)
 
     def abandon(self) -> None:
         """Let go of a connection that is lost; never raises."""

@@ -1,0 +1,74 @@
+"""Messages that came without a slot, on their way from the relay queue to the shards of their keys.
+
+One process of the service consumes the relay queue at a time. It passes each message on with a
+confirm, and only then is the delivery acknowledged.
+
+Order: what one process passes on is in the order of the relay queue, and whoever consumes that
+queue next begins at or before the first message that was not confirmed. So of two messages of a
+key the first copy of the earlier one is in the queue of their shard before any copy of the later
+one, however the copies of two processes mix; second copies are duplicates, which dedup drops.
+Nothing here is sent a second time by itself, for it would be behind what was sent after it: where
+one is refused, or the link is lost, all that is under way is forgotten, and comes again in order
+with its deliveries. (What follows a refused message within the window of confirms may be in its
+shard's queue already: a policy that lets these queues refuse messages costs their order.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.aside import PREFIX, origin, redirect
+from worker.telemetry import PublishRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.errors import PublishError
+    from worker.executor import Delivery
+    from worker.link import Link
+    from worker.telemetry import Telemetry
+    from worker.topology import Topology
+
+
+class Relay:
+    """Passes messages on for one consumer. I/O thread only.
+
+    ``settled`` says that a delivery needs nothing more.
+    """
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        keeps_routing_keys: bool,
+        link: Link,
+        telemetry: Telemetry,
+        settled: Callable[[Delivery], None],
+    ) -> None:
+        self._topology = topology
+        self._keeps_routing_keys = keeps_routing_keys
+        self._link = link
+        self._telemetry = telemetry
+        self._settled = settled
+
+    def pass_on(self, delivery: Delivery, key: str) -> None:
+        """Pass a message on to the shard of its ``key``; its delivery is settled then."""
+        message = redirect(
+            delivery.arrival,
+            delivery.message.id if delivery.message is not None else "",
+            exchange="",
+            routing_key=self._topology.queue_for(key),
+            facts=origin(delivery.arrival) if self._keeps_routing_keys else {},
+            drop_prefix=PREFIX,
+        )
+
+        def then(error: PublishError | None) -> None:
+            if error is None:
+                self._settled(delivery)
+            elif not delivery.channel.closed:
+                to = message.routing_key
+                self._telemetry.emit(PublishRefused(message.message_id, to, str(error)))
+                self._link.renew(f"{to} did not take {message.message_id}: {error}")
+
+        delivery.open_tasks = 1
+        self._link.send(message, then, again=False)
