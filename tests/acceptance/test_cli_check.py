@@ -92,6 +92,11 @@ def texts(findings: list[dict[str, str]]) -> str:
 # check
 
 
+def relay(service: Service) -> list[str]:
+    """Return the queue that a service has besides where the broker has no ring of its own."""
+    return ["bank.g1.relay"] if service.broker.startswith("amqp") else []
+
+
 def test_all_is_well_before_the_first_start_and_nothing_is_declared(service: Service) -> None:
     found = service.check("--shards", "4")
 
@@ -101,7 +106,7 @@ def test_all_is_well_before_the_first_start_and_nothing_is_declared(service: Ser
     assert "4 shards" in texts(found["settings"])
     assert "will be declared at the first start" in texts(found["declarations"])
     queues = service.topology("--shards", "4")["queues"]
-    assert [queue["there"] for queue in queues] == [False] * 6
+    assert [queue["there"] for queue in queues] == [False] * (6 + len(relay(service)))
 
 
 def test_all_is_well_while_the_service_is_there(service: Service) -> None:
@@ -130,7 +135,8 @@ def test_another_number_of_shards_is_an_error(service: Service) -> None:
     assert "the broker has 4 shards, and 8 are asked for: say --shards 4" in texts(more["shards"])
     assert "say --shards 4" in service.run("topology", "--shards", "2").err
     assert depth(service.broker, "bank.g1.3") == 0, "nothing was removed"
-    assert len([q for q in service.topology("--shards", "8")["queues"] if q["there"]]) == 6
+    there = [q["name"] for q in service.topology("--shards", "8")["queues"] if q["there"]]
+    assert len(there) == 6 + len(relay(service))
 
 
 def test_a_queue_that_is_declared_otherwise_is_an_error(on_servers: Service) -> None:
@@ -236,7 +242,7 @@ def test_a_probe_imports_neither_the_app_nor_the_clients_of_servers(on_sqlite: S
 
 def test_topology_shows_what_there_is_and_how_full(service: Service) -> None:
     before = service.run("topology", "--shards", "2").out
-    assert before.count("not there") == 4
+    assert before.count("not there") == 4 + len(relay(service))
 
     service.run("topology", "--shards", "2", "--declare")
     for number in range(3):
@@ -246,9 +252,11 @@ def test_topology_shows_what_there_is_and_how_full(service: Service) -> None:
     assert told["service"] == "bank"
     assert sum(queue["ready"] for queue in told["queues"]) == 3
     assert [q["name"] for q in told["queues"]] == [
-        "bank.g1.0", "bank.g1.1", "bank.dlq", "bank.parked",
+        "bank.g1.0", "bank.g1.1", *relay(service), "bank.dlq", "bank.parked",
     ]  # fmt: skip
     assert {"qw.events", "qw.commands", "bank.g1"} <= {x["name"] for x in told["exchanges"]}
+    slots = [b for b in told["bindings"] if b["routing_key"].startswith("qw-slot-")]
+    assert len({b["routing_key"] for b in slots}) == len(slots) == 1024 * len(relay(service))
     (bound,) = [b for b in told["bindings"] if b["source"] == "qw.events"]
     assert (bound["routing_key"], bound["target"]) == ("user.*", "bank.g1")
 
