@@ -210,15 +210,20 @@ class Detour:
         self._saving = True
         self._later(_AGAIN, self._save_parking)
 
-    def leave(self, task: Task, delay: float) -> bool:
-        """Let a keyless message wait ``delay`` seconds in a retry queue instead of in memory.
+    def can_leave(self, task: Task, delay: float) -> bool:
+        """Tell whether the message may wait ``delay`` seconds in a retry queue.
 
-        Tells whether it left; delays beyond the longest retry queue stay.
+        It is one without a key, the wait is not beyond the longest retry queue, and the broker has
+        one that loses nothing.
         """
         if task.message.key is not None or delay * 1000 > RETRY_STEPS[-1]:
             return False
+        return self._link.declare_retry(delay) is not None
+
+    def leave(self, task: Task, delay: float) -> bool:
+        """Let a message wait in a retry queue instead of in memory; tell whether it left."""
         delivery = task.delivery
-        queue = self._link.declare_retry(delay)
+        queue = self._link.declare_retry(delay) if self.can_leave(task, delay) else None
         if queue is None:
             return False
         message = redirect(

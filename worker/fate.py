@@ -136,7 +136,13 @@ class Fate:
             self._dialogue.release(task, refund=task.spent)
             return True
         leaving = channel.closed or self._executor.draining
-        if delay is not None and not leaving and channel.held * _CROWDED_SHARE >= channel.prefetch:
+        crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
+        if (
+            delay is not None
+            and crowded
+            and not leaving
+            and not self._detour.can_leave(task, delay)
+        ):
             self._note_crowded(channel)
             if not last.asked:  # a handler that asks for another time gets it
                 delay, last = None, _early(last, task)

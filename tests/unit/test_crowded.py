@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from worker import App, Event, Retry, RetryPolicy
+from worker import App, Context, Event, Retry, RetryPolicy
 from worker.telemetry import HeldTooMuch
 from worker.testing import TestWorker
 
 HOUR = 3600.0
+
+
+class Loner(Event, name="loner"):
+    """A message without a key."""
 
 
 class Step(Event, name="step", key="line"):
@@ -58,3 +62,34 @@ def test_who_asks_for_another_time_gets_it() -> None:
         worker.run()
         assert worker.dead_letters == []
         assert len(worker.executed) == 40
+
+
+def test_a_message_that_may_wait_elsewhere_is_not_given_up() -> None:
+    """Waits that survived a restart crowd a shard with messages that would have left it."""
+    app = App("bank")
+    failed: list[str] = []
+    tried: list[int] = []
+
+    @app.on(Step)
+    def ask(event: Step) -> None:
+        if event.line not in failed:
+            failed.append(event.line)
+            raise Retry(delay=HOUR)
+
+    @app.on(Loner, retry=RetryPolicy(attempts=5, wait="fixed", first_wait=HOUR, max_wait=HOUR))
+    def work(event: Loner, context: Context) -> None:
+        tried.append(context.attempt)
+        if context.attempt == 1:
+            raise ValueError("no")
+
+    with TestWorker(app, settings={"prefetch": 10}) as worker:
+        for number in range(5):
+            worker.publish(Step(line=str(number)))
+        worker.run(advance=False)
+        worker.publish(Loner())
+        worker.run(advance=False)
+
+        assert worker.dead_letters == []
+        assert [type(e) for e in worker.runtime_events].count(HeldTooMuch) == 0
+        assert tried == [1]
+        assert worker.runtime_events[-1].handler == "work"
