@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker import App, Context, Event, Retry, RetryPolicy
-from worker.telemetry import HeldTooMuch
+from worker.telemetry import AttemptFailed, HeldTooMuch
 from worker.testing import TestWorker
 
 HOUR = 3600.0
@@ -92,4 +92,6 @@ def test_a_message_that_may_wait_elsewhere_is_not_given_up() -> None:
         assert worker.dead_letters == []
         assert [type(e) for e in worker.runtime_events].count(HeldTooMuch) == 0
         assert tried == [1]
-        assert worker.runtime_events[-1].handler == "work"
+        last = worker.runtime_events[-1]
+        assert isinstance(last, AttemptFailed)
+        assert last.handler == "work"
