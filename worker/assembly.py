@@ -19,9 +19,10 @@ from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
 from worker.relay import Relay
+from worker.tenure import Tenure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from random import Random
 
     from worker.app import App
@@ -46,6 +47,7 @@ class Parts:
     detour: Detour
     dispatcher: Dispatcher
     fate: Fate
+    tenure: Tenure
 
 
 def open_dedup(settings: Settings) -> DedupStore:
@@ -64,7 +66,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     app: App,
     settings: Settings,
     *,
-    fences: Mapping[int, int],
+    generation: int,
     owner: bytes,
     store: DedupStore,
     state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
@@ -75,8 +77,9 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     pools: tuple[PoolMaker, PoolMaker],
     settled: Callable[[Delivery], None],
     wake: Callable[[], None],
+    given: Callable[[list[int]], None],
 ) -> Parts:
-    """Build and connect the parts; the keys of ``fences`` are the shards.
+    """Build and connect the parts.
 
     Raises Unreachable where a server does not answer, ConfigurationError where something is set
     wrong.
@@ -84,15 +87,12 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     telemetry = app.telemetry
     codec = Codec.of(app.name, settings)
     executor = Executor(app, codec, state, random, clock)
-    executor.fences = dict(fences)
     dialogue = Dialogue(store, owner, settings.claim_ttl, telemetry, clock)
     parking = Parking(store, app.name)
     parking.load()
-    topology = app.topology(settings)
     link = Link(
         settings,
-        topology=topology,
-        shards=tuple(fences),
+        topology=app.topology(settings, generation),
         service=app.name,
         telemetry=telemetry,
         random=random,
@@ -100,7 +100,6 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     patiently(link.open, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(
-        topology=topology,
         keeps_routing_keys=keeps_routing_keys,
         link=link,
         telemetry=telemetry,
@@ -153,4 +152,15 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         counters=counters,
         settled=settled,
     )
-    return Parts(gatherer, executor, dialogue, link, detour, dispatcher, fate)
+    tenure = Tenure(
+        link=link,
+        gatherer=gatherer,
+        executor=executor,
+        dispatcher=dispatcher,
+        dialogue=dialogue,
+        detour=detour,
+        telemetry=telemetry,
+        clock=clock,
+        given=given,
+    )
+    return Parts(gatherer, executor, dialogue, link, detour, dispatcher, fate, tenure)

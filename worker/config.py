@@ -35,6 +35,8 @@ _PASSWORD = re.compile(
 )
 _PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
 
+#: Schemes of dedup stores whose servers can keep leases too.
+_LEASE_SCHEMES = ("memory", "sqlite", "redis", "rediss", "unix", "postgresql", "postgres")
 DEFAULT_BROKER = "sqlite:///qworker.db"
 _MAX_SHARDS = 1024
 
@@ -79,6 +81,12 @@ class Settings:
     processes: int = _option(0, "handler processes", low=0, high=256, shown="min(cores, shards)")
     concurrency: int = _option(16, "handlers running at once in one process", low=1, high=1024)
     prefetch: int = _option(256, "unacknowledged messages a shard", low=1, high=65535)
+    leases: str = _option(
+        "",
+        "where supervisors share shards: redis(s)://, sqlite:///file, postgresql:// or memory://",
+        env="QWORKER_LEASES_URL",
+        shown="the dedup store",
+    )
     single_active: bool = _option(False, "the whole service is consumed by one process at a time")
     drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)
     handlers: tuple[str, ...] = _option((), "run only these handlers")
@@ -109,6 +117,9 @@ class Settings:
     )
     claim_ttl: float = _option(
         10.0, "seconds that a claim lives without renewal", low=0.5, high=3600
+    )
+    lease_ttl: float = _option(
+        10.0, "seconds that the lease on a shard lives without renewal", low=1, high=3600
     )
     retention: float = _option(
         7 * 86400.0, "seconds that a done id is remembered, at least", low=60
@@ -156,12 +167,25 @@ class Settings:
         return "redis://localhost:6379/0"
 
     @property
+    def leases_url(self) -> str:
+        """The URL of the lease store; empty where nothing tells where leases could live."""
+        if self.leases:
+            return self.leases
+        if self.broker.startswith("sqlite:"):  # its processes share a machine, and this file
+            return self.broker.split(";", 1)[0]
+        url = self.dedup_url
+        return url if url.split(":", 1)[0] in _LEASE_SCHEMES else ""
+
+    @property
+    def most_processes(self) -> int:
+        """How many processes there can be: one for each shard, where they can share at all."""
+        alone = self.single_active or "memory:" in (self.broker[:7], self.dedup_url[:7])
+        return 1 if alone else self.shards
+
+    @property
     def process_count(self) -> int:
-        """How many processes to run: what was asked for, never more than there are shards."""
-        wanted = self.processes or _cores()
-        if "memory:" in (self.broker[:7], self.dedup_url[:7]):
-            wanted = 1
-        return max(1, min(wanted, self.shards))
+        """How many processes to run: what was asked for, never more than there can be."""
+        return max(1, min(self.processes or _cores(), self.most_processes))
 
 
 #: Every setting by name: its default and its facts.
@@ -351,9 +375,15 @@ def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
             f"{told('max_priority')}: quorum queues have no such priorities; set queue_type to"
             " classic"
         )
-    if settings.single_active and settings.shards > 1:
+    if settings.single_active and settings.processes > 1:
         found.append(
-            f"{told('single_active')}: a single active consumer has one queue; leave shards at 1"
+            f"{told('processes')}: with single_active one process consumes at a time; leave"
+            " processes at 1"
+        )
+    if not settings.leases_url:
+        found.append(
+            f"{told('dedup')}: a store of your own does not keep leases on shards; set leases to"
+            " redis://, sqlite:/// or postgresql://"
         )
     if settings.retention <= settings.claim_ttl:
         found.append(f"{told('retention')}: must be longer than claim_ttl {settings.claim_ttl}")

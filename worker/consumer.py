@@ -22,16 +22,18 @@ The fate of a task is decided in ``fate.py`` alone, and a delivery is finished i
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from enum import Enum
 from random import Random
-from time import monotonic, time_ns
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from worker.assembly import assemble, open_dedup
 from worker.dedup.base import OWNER_BYTES, Answer
 from worker.errors import BrokerUnreachable, QworkerError
 from worker.lifespan import Lifespan
+from worker.outcome import ABANDONED
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
 from worker.report import dump, statistics
@@ -40,13 +42,15 @@ from worker.timers import Timers
 from worker.waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
-    from worker.executor import Delivery
+    from worker.dispatch import Resolve
+    from worker.executor import Delivery, Task
     from worker.pool import PoolMaker
+    from worker.sharding.lanes import Lane
 
 _LONGEST_WAIT = 0.5
 _BEAT = 1.0
@@ -71,11 +75,11 @@ class Finish(Enum):
 
 
 class Consumer:
-    """Consumes ``shards`` of ``app``'s service. One a process; one thread calls all of it.
+    """Consumes shards of ``app``'s service. One a process; one thread calls all of it.
 
-    ``owner`` names this life of this process in the dedup store. ``fences`` gives the fence of
-    each shard. ``store``, ``clock``, ``random`` and ``pools`` (one for plain handlers, one for
-    coroutines) are for tests.
+    ``owner`` names this life of this process in the dedup store. ``shards`` are taken from the
+    start, for as long as it lives, where nobody assigns any (:meth:`take`). ``store``, ``clock``,
+    ``random`` and ``pools`` (one for plain handlers, one for coroutines) are for tests.
     """
 
     def __init__(  # noqa: PLR0913 - the seams of the runtime
@@ -83,9 +87,9 @@ class Consumer:
         app: App,
         settings: Settings,
         *,
-        shards: Sequence[int],
+        shards: Iterable[int] = (),
+        generation: int = 1,
         owner: bytes | None = None,
-        fences: dict[int, int] | None = None,
         store: DedupStore | None = None,
         clock: Callable[[], float] = monotonic,
         random: Random | None = None,
@@ -97,11 +101,14 @@ class Consumer:
         self.counters = Counters()
         #: Called about once a second while the loop is healthy.
         self.on_beat: Callable[[], None] | None = None
+        #: Called with shards of which nothing is left here, so that another may have them.
+        self.on_given: Callable[[list[int]], None] | None = None
+        self.generation = generation
         self._clock = clock
         self._random = random or Random()
         self._pools = pools
         self._telemetry = app.telemetry
-        self._fences = {shard: (fences or {}).get(shard, 0) for shard in shards}
+        self._shards = tuple(shards)
         self._store = store
         self._timers = Timers(clock)
         self._poll = _SHORTEST_POLL
@@ -131,7 +138,7 @@ class Consumer:
             parts = assemble(
                 self.app,
                 settings,
-                fences=self._fences,
+                generation=self.generation,
                 owner=self.owner,
                 store=self._store,
                 state=state,
@@ -142,6 +149,7 @@ class Consumer:
                 pools=self._pools,
                 settled=self._settled,
                 wake=self._waiter.wake,
+                given=self._tell_given,
             )
         except BaseException:
             self._lifespan.leave()
@@ -151,7 +159,10 @@ class Consumer:
         self._link, self._gatherer, self._dialogue = parts.link, parts.gatherer, parts.dialogue
         self._executor, self._detour = parts.executor, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
+        self._tenure = parts.tenure
         self._waiter.follow(self._link.filenos())
+        if self._shards:
+            self.take(dict.fromkeys(self._shards, 0), float("inf"))
 
     def run(self) -> Finish:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
@@ -189,6 +200,35 @@ class Consumer:
         """Take over the claims of these consumers at once: their processes are gone."""
         self._dialogue.bury(owners)
 
+    def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
+        """Consume these shards too, under these fences; ``trusted_until`` is for all there are.
+
+        It is of the monotonic clock; past it nothing begins and everything is given up.
+        """
+        with self._noticing_loss():
+            self._tenure.take(fences, trusted_until)
+
+    def give(self, shards: Iterable[int]) -> None:
+        """Give these shards up in order: ``on_given`` tells when nothing is left of them."""
+        self._tenure.give(shards)
+
+    def lose(self, shards: Collection[int]) -> None:
+        """Give these shards up at once: somebody else may have them by now."""
+        with self._noticing_loss():
+            self._tenure.lose(shards)
+
+    def switch(self, generation: int, shards: int) -> None:
+        """Go over to another generation, of so many shards, holding nothing of the one before."""
+        self.generation, self.settings = generation, replace(self.settings, shards=shards)
+        self._gatherer.forget()
+        self._waiter.follow(())
+        self._link.switch(self.app.topology(self.settings, generation))
+        self._dispatcher.forget()
+
+    def trust(self, until: float) -> None:
+        """Trust the leases of all that is consumed until then, by the monotonic clock."""
+        self._tenure.trust(until)
+
     def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
         self._waiter.watch(fileobj, callback)
@@ -210,9 +250,10 @@ class Consumer:
         self._again = False
         self._gatherer.begin()
         try:
+            self._tenure.check(now)
             if self._link.ensure(now):
-                self._begin_anew()
-            done += self._dispatcher.collect(self._fate.resolve)
+                self._waiter.follow(self._link.filenos())
+            done += self._dispatcher.collect(self._resolve)
             if not self._dispatcher.lanes.has_ready:
                 done += self._gatherer.gather()
             done += self._converse(now)
@@ -234,6 +275,8 @@ class Consumer:
         """Step 1: sleep until something is to be done."""
         now = self._clock()
         until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
+        if self._tenure.shards:
+            until = min(until, self._executor.trusted_until)
         if self._drain_deadline is not None:
             until = min(until, self._drain_deadline)
         timeout = max(0.0, until - now)
@@ -270,7 +313,7 @@ class Consumer:
             if answer is Answer.STALE:
                 # Another owner has it now: it is theirs to finish, or ours to record again.
                 self.counters.stale += 1
-                if not task.delivery.channel.closed:
+                if not task.delivery.channel.leaving:
                     self._dispatcher.add([task])
                 continue
             if answer is Answer.ALREADY_DONE and not replies.repeated and task.effective:
@@ -280,6 +323,16 @@ class Consumer:
         if self._dispatcher.route(replies.claimed, now):
             self._again = True  # what waits behind is claimed in the next tick
         return 1
+
+    @property
+    def _resolve(self) -> Resolve:
+        """What decides the fate of a task that came back."""
+        return self._resolve_late if self._tenure.has_outlived else self._fate.resolve
+
+    def _resolve_late(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
+        if outcome is not ABANDONED:
+            self._tenure.came_back(task)
+        return self._fate.resolve(task, outcome, lane)
 
     def _settled(self, delivery: Delivery) -> None:
         """A task of ``delivery`` needs nothing more; it is finished when that holds for all."""
@@ -298,7 +351,7 @@ class Consumer:
         if now >= self._next_watch:
             self._next_watch = now + _WATCH_PAUSE
             self._dispatcher.measure(now)
-            self._dispatcher.collect_early(self._fate.resolve)
+            self._dispatcher.collect_early(self._resolve)
             for task, seconds in self._dispatcher.overdue(now):
                 stuck = HandlerStuck(task.handler_name, task.message.id, round(seconds, 1))
                 self._telemetry.emit(stuck)
@@ -315,13 +368,17 @@ class Consumer:
 
     # -- when the connection, or the consumer, ends ------------------------------------------------
 
-    def _begin_anew(self) -> None:
-        """It is connected again, behind everybody who consumed its shards meanwhile."""
-        self._waiter.follow(self._link.filenos())
-        self._executor.fences = {
-            shard: max(fence + 1, time_ns() // 1_000_000)
-            for shard, fence in self._executor.fences.items()
-        }
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Act on the loss of the connection inside the block."""
+        try:
+            yield
+        except BrokerUnreachable as error:
+            self._link_lost(error)
+
+    def _tell_given(self, shards: list[int]) -> None:
+        if self.on_given is not None:
+            self.on_given(shards)
 
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""
@@ -358,7 +415,7 @@ class Consumer:
 
         As far as the store answers. What it does not hear of is a suspect for the next owner.
         """
-        self._dispatcher.collect_early(self._fate.resolve)
+        self._dispatcher.collect_early(self._resolve)
         self._dispatcher.abandon()
         with suppress(QworkerError):
             while self._dialogue.busy and self._dialogue.exchange(lambda: None) is not None:
@@ -379,7 +436,7 @@ class Consumer:
             or self._dialogue.busy
             or self._detour.under_way
             or not self._link.is_up
-            or any(not c.closed and c.settlement.unsettled for c in self._link.channels)
+            or any(not c.leaving and c.settlement.unsettled for c in self._link.channels)
         ):
             return False
         try:

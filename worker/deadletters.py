@@ -171,7 +171,8 @@ class Box:
             # All of it: a quorum queue puts what returns behind what returned before, so the
             # reading of a part would turn the queue round.
             held = min(max(self.depth, 1), MOST_HELD)
-            self._inbound = Inbound(connection, settings.broker, {0: queue}, held)
+            self._inbound = Inbound(connection, settings.broker, held)
+            self._inbound.consume({0: queue})
         except amqp.exceptions.NotFound:
             release(connection)
             raise NoSuchQueue(

@@ -11,6 +11,7 @@ is tried as often as the handler's retry policy says, then its parent is dead-le
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from worker.aside import dead_letter_facts, origin, redirect, set_aside
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
     from worker.parking import Parking
     from worker.telemetry import Counters, Telemetry
+    from worker.transport.inbound import QueueChannel
 
 _AGAIN = 1.0
 _LONGEST_AGAIN = 30.0
@@ -64,8 +66,9 @@ class Detour:
         self._counters = counters
         self._settled = settled
         self._later = later
-        #: Tasks and deliveries whose messages are on their way.
+        #: Tasks and deliveries whose messages are on their way, in all and by shard.
         self.under_way = 0
+        self.of_shard: Counter[int] = Counter()
         #: Parked messages that are confirmed and that the store does not know of; and whether it
         #: is going to be asked again.
         self._unsaved: list[Delivery] = []
@@ -79,7 +82,8 @@ class Detour:
         ``resume`` lets its successors go, and is called when the record is on its way: the store
         is told of it before it is asked for them.
         """
-        self.under_way += 1
+        channel = task.delivery.channel
+        self._begin(channel)
         left = len(children)
 
         def confirmed() -> None:
@@ -87,7 +91,7 @@ class Detour:
             left -= 1
             self._counters.published += 1
             if left == 0:
-                self.under_way -= 1
+                self._end(channel)
                 self._dialogue.complete(task)
                 resume()
 
@@ -95,7 +99,7 @@ class Detour:
             nonlocal left
             if left > 0:
                 left = -1  # the other children change nothing any more
-                self.under_way -= 1
+                self._end(channel)
                 reason = f"what it published ({child.routing_key}) was not taken: {error}"
                 self.dead_letter(task, DeadLetter(reason), resume)
 
@@ -157,7 +161,7 @@ class Detour:
 
         self._counters.dead_lettered += 1
         self._telemetry.emit(DeadLettered(task.handler_name, task.message.id, fate.reason))
-        self._insist(letter, done)
+        self._insist(letter, delivery.channel, done)
 
     def dead_letter_delivery(self, delivery: Delivery, fate: DeadLetter) -> None:
         """Set a message aside that reached no handler at all."""
@@ -168,7 +172,7 @@ class Detour:
         self._counters.dead_lettered += 1
         self._telemetry.emit(DeadLettered(None, message_id or None, fate.reason))
         delivery.open_tasks = 1
-        self._insist(letter, lambda: self._settled(delivery))
+        self._insist(letter, delivery.channel, lambda: self._settled(delivery))
 
     def park(self, delivery: Delivery, reason: str = "", task: Task | None = None) -> None:
         """Set a message of a parked key aside, in order; settle one of its tasks then."""
@@ -190,12 +194,13 @@ class Detour:
 
         def done() -> None:
             self._parking.parked(key)
+            self.of_shard[delivery.channel.shard] += 1
             self._unsaved.append(delivery)
             if not self._saving:
                 self._save_parking()
 
         self._counters.parked += 1
-        self._insist(letter, done)
+        self._insist(letter, delivery.channel, done)
 
     def _save_parking(self) -> None:
         """Acknowledge parked messages once the store knows of them; one question for all."""
@@ -204,6 +209,7 @@ class Detour:
             self.under_way -= self._saving
             self._saving = False
             for delivery in saved:
+                self.of_shard[delivery.channel.shard] -= 1
                 self._settled(delivery)
             return
         self.under_way += not self._saving
@@ -235,21 +241,29 @@ class Detour:
         )
         # The queue's wait is that or less; the store makes up for the rest.
         self._dialogue.release(task, refund=False, wait=delay)
-        self._insist(message, lambda: self._settled(delivery))
+        self._insist(message, delivery.channel, lambda: self._settled(delivery))
         return True
 
     def _origin(self, delivery: Delivery) -> dict[str, str | int]:
         return origin(delivery.arrival) if self._keeps_routing_keys else {}
 
-    def _insist(self, message: Outgoing, done: Callable[[], None]) -> None:
-        """Send ``message`` until the broker has confirmed it; then call ``done``."""
+    def _begin(self, channel: QueueChannel) -> None:
         self.under_way += 1
+        self.of_shard[channel.shard] += 1
+
+    def _end(self, channel: QueueChannel) -> None:
+        self.under_way -= 1
+        self.of_shard[channel.shard] -= 1
+
+    def _insist(self, message: Outgoing, channel: QueueChannel, done: Callable[[], None]) -> None:
+        """Send ``message`` until the broker has confirmed it; then call ``done``."""
+        self._begin(channel)
         attempt = 0
 
         def then(error: PublishError | None) -> None:
             nonlocal attempt
             if error is None:
-                self.under_way -= 1
+                self._end(channel)
                 done()
                 return
             attempt += 1

@@ -71,6 +71,8 @@ class Dialogue:
         self._counter = count(1)
         self._completing: list[Task] = []
         self._releases: list[Release] = []
+        #: The tasks that they are for, until the store has answered.
+        self._releasing: list[Task] = []
         self._runs: list[tuple[Run[Task], bool]] = []
         self._dead: dict[bytes, None] = {}
         self._unanswered: tuple[Batch, list[Task], list[Run[Task]]] | None = None
@@ -104,7 +106,12 @@ class Dialogue:
         Or a moment less: the store begins to count later than whoever claims it again here.
         """
         self.owned.discard(task)
+        self._releasing.append(task)
         self._releases.append(Release(task.record, task.token, refund, max(0.0, wait - _SLACK)))
+
+    def shards(self) -> set[int]:
+        """Return the shards of which the store has yet to hear something."""
+        return {task.message.shard for task in (*self.owned, *self._releasing)}
 
     def claim(self, run: Run[Task], *, solo: bool = False) -> None:
         """Ask for every task of ``run``."""
@@ -143,6 +150,7 @@ class Dialogue:
             self._note_away(error)
             return None
         self._unanswered = None
+        del self._releasing[: len(batch.releases)]
         self._note_back()
         trusted = now + self._ttl * _TRUST_SHARE
         self.owned.difference_update(tasks)

@@ -234,6 +234,18 @@ class Dispatcher:
         self.lanes.clear()
         self._suspects.clear()
 
+    def forget_shard(self, shard: int) -> None:
+        """Forget every task of a shard that does not run: its channel is leaving.
+
+        A hold of before that ends later finds a lane that nobody uses any more.
+        """
+        self.lanes.clear_shard(shard)
+        self._suspects = deque(s for s in self._suspects if not s[0].delivery.channel.leaving)
+
+    def shards(self) -> set[int]:
+        """Return the shards of which something is claimed for or runs."""
+        return {run.lane.shard for run in self.out}
+
     def measure(self, now: float) -> None:
         """Estimate executions a second, by which the claims ahead are bounded."""
         elapsed = now - self._rate_since
@@ -266,11 +278,11 @@ class Dispatcher:
         """End a lane's run; tasks return to it unless their delivery died."""
         if self._executor.draining:
             tasks = ()
-        self.lanes.finish(lane, [t for t in tasks if not t.delivery.channel.closed])
+        self.lanes.finish(lane, [t for t in tasks if not t.delivery.channel.leaving])
 
     def _claim(self, run: Run[Task], *, solo: bool = False) -> None:
-        if any(task.delivery.channel.closed for task in run.tasks):
-            run.tasks = [task for task in run.tasks if not task.delivery.channel.closed]
+        if any(task.delivery.channel.leaving for task in run.tasks):
+            run.tasks = [task for task in run.tasks if not task.delivery.channel.leaving]
         if self._parking:
             for task in [t for t in run.tasks if self._parking.holds(t.message)]:
                 run.tasks.remove(task)
@@ -308,7 +320,7 @@ class Dispatcher:
             task, lane = self._suspects.popleft()
             self.lanes.resume(lane, task.handler_name)
             # One that is not the next of its handler any more is found to be a suspect again.
-            if task.delivery.channel.closed or not self.lanes.is_next(task, lane):
+            if task.delivery.channel.leaving or not self.lanes.is_next(task, lane):
                 continue
             run = self.lanes.take_one(task, lane)
             if run is not None:

@@ -3,8 +3,8 @@
 1. A task reaches this file only after the dedup store answered FRESH to its claim: this process
    owns (handler, message id), and the store has counted the attempt already. So a process that
    dies anywhere below is found out by whoever claims the record next.
-   A claim that may have expired before the handler begins (the process was paused) is not
-   trusted: the task comes back as never run, and is claimed again.
+   A claim, or the lease of the shard, that may have expired before the handler begins (the process
+   was paused) is not trusted: the task comes back as never run.
 2. The payload is decoded and the handler called, wrapped in the app's middleware. This is the only
    place that runs user code for a message.
 3. Whatever the handler does comes back as a value, an :class:`~worker.outcome.Outcome`; nothing is
@@ -126,18 +126,25 @@ class Executor:
         self._calls: dict[str, Callable[[Context], Any]] = {
             name: compose(app.middlewares, _call(handler)) for name, handler in app.handlers.items()
         }
-        #: The fence of each shard, set by who assigns the shards.
+        #: The fence of each shard that may be worked on, and until when; the I/O thread sets both.
         self.fences: dict[int, int] = {}
+        self.trusted_until = float("inf")
         #: Set when nothing new may begin.
         self.draining = False
 
     def run(self, task: Task) -> Outcome:
         """Run a plain handler to its outcome. Never raises."""
         task.started = self._clock()
-        if self.draining or task.started > task.trusted_until:
+        fence = self.fences.get(task.message.shard)
+        if (
+            fence is None
+            or self.draining
+            or task.started > task.trusted_until
+            or task.started > self.trusted_until
+        ):
             task.started = 0.0
             return ABANDONED
-        context = self._context(task)
+        context = self._context(task, fence)
         try:
             context.event = task.handler.decode(task.message)
             result = self._calls[task.handler_name](context)
@@ -155,10 +162,16 @@ class Executor:
     async def run_async(self, task: Task) -> Outcome:
         """Run a coroutine handler to its outcome, cancelling it at its time limit."""
         task.started = self._clock()
-        if self.draining or task.started > task.trusted_until:
+        fence = self.fences.get(task.message.shard)
+        if (
+            fence is None
+            or self.draining
+            or task.started > task.trusted_until
+            or task.started > self.trusted_until
+        ):
             task.started = 0.0
             return ABANDONED
-        context = self._context(task)
+        context = self._context(task, fence)
         try:
             context.event = task.handler.decode(task.message)
             async with asyncio.timeout(task.handler.timeout):
@@ -177,13 +190,13 @@ class Executor:
             task.started = 0.0
         return Done(tuple(context.children)) if context.children else DONE
 
-    def _context(self, task: Task) -> Context:
+    def _context(self, task: Task, fence: int) -> Context:
         message, handler = task.message, task.handler
         return Context(
             message,
             handler.full_name,
             task.attempt,
-            self.fences.get(message.shard, 0),
+            fence,
             None if handler.timeout is None else task.started + handler.timeout,
             self._state,
             self._logger,

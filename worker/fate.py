@@ -135,7 +135,7 @@ class Fate:
             task.spent = delay is None
             self._dialogue.release(task, refund=task.spent)
             return True
-        leaving = channel.closed or self._executor.draining
+        leaving = channel.leaving or self._executor.draining
         crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
         if (
             delay is not None
@@ -171,8 +171,9 @@ class Fate:
         if policy == "halt_shard":
             # Whoever consumes the shard next tries once, and halts it again if that fails.
             self._dialogue.release(task, refund=True)
-            if channel.closed or self._executor.draining:
+            if channel.leaving or self._executor.draining:
                 return
+            channel.halted = True
             with suppress(BrokerUnreachable):  # then it is closed already
                 self._link.close_channel(channel)
             halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)

@@ -22,7 +22,7 @@ from worker.outcome import DeadLetter
 from worker.parking import Unpark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from worker.detour import Detour
     from worker.dispatch import Dispatcher
@@ -154,6 +154,15 @@ class Gatherer:
         self._arrived = []
         self._known = set()
 
+    def drop(self, shards: Collection[int]) -> None:
+        """Put nothing of these shards into lanes that was read before."""
+        self._arrived = [
+            (delivery, found)
+            for delivery, found in self._arrived
+            if delivery.channel.relays or delivery.channel.shard not in shards
+        ]
+        self._known = {channel for channel in self._known if channel.shard not in shards}
+
     def drain(self) -> None:
         """Put nothing more into lanes; go on reading, for the heartbeats."""
         self._draining = True
@@ -188,7 +197,7 @@ class Gatherer:
         """The marker of a replay: set its key free once all before it is handled."""
         again = partial(self._unpark, delivery, marker)
         busy = not self._dispatcher.lanes.is_idle(marker.key) or self._detour.under_way
-        if busy and not delivery.channel.closed and not self._draining:
+        if busy and not delivery.channel.leaving and not self._draining:
             self._timers.later(_UNPARK_PAUSE, again)
             return
         if busy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +50,19 @@ Then = Callable[[PublishError | None], None]
 class Link:
     """Both connections of one consumer. Used by the I/O thread only."""
 
-    def __init__(  # noqa: PLR0913 - what a link is made of
+    def __init__(
         self,
         settings: Settings,
         *,
         topology: Topology,
-        shards: Iterable[int],
         service: str,
         telemetry: Telemetry,
         random: Random,
     ) -> None:
         self._settings = settings
-        self._topology = topology
-        self._shards = tuple(shards)
+        #: What is declared at each connection.
+        self.topology = topology
+        self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
         self._random = random
@@ -100,20 +100,19 @@ class Link:
         return [] if self._inbound is None else self._inbound.channels
 
     def open(self) -> None:
-        """Connect and start to consume.
+        """Connect, declare, and consume the shards that were taken, and the relay queue.
 
         Raises BrokerUnreachable, or ConfigurationError where the broker has something else of
         that name or refuses the user.
         """
-        settings, topology = self._settings, self._topology
-        queues = {shard: topology.queue_of(shard) for shard in self._shards}
+        settings, topology = self._settings, self.topology
+        queues = {shard: topology.queue_of(shard) for shard in sorted(self._shards)}
         outbound: Outbound | None = None
         inbound_connection = self._connect("consume")
         try:
             outbound = Outbound(self._connect("publish"), settings.broker)
             channel = inbound_connection.channel()
             declare(channel, topology)
-            _tell_taken(channel, queues)
             channel.close()
             for queue in self._retry_queues.values():
                 _declare_retry(queue, inbound_connection)
@@ -121,7 +120,8 @@ class Link:
                 self._find_retry_queues(inbound_connection)
             if topology.relay:
                 queues[RELAY] = topology.relay
-            inbound = Inbound(inbound_connection, settings.broker, queues, settings.prefetch)
+            inbound = Inbound(inbound_connection, settings.broker, settings.prefetch)
+            inbound.consume(queues)
         except BaseException as error:
             release(inbound_connection)
             if outbound is not None:
@@ -229,15 +229,38 @@ class Link:
         """Acknowledge what is finished. Raises BrokerUnreachable where the link broke."""
         return 0 if self._inbound is None else self._inbound.settle(everything=everything)
 
+    def take(self, shards: Collection[int]) -> None:
+        """Consume these shards too, now and after each reconnection. Raises BrokerUnreachable."""
+        new = sorted(set(shards) - self._shards)
+        self._shards.update(new)
+        if self._inbound is None or not new:
+            return
+        try:
+            self._inbound.consume({shard: self.topology.queue_of(shard) for shard in new})
+        except losses(self._inbound.connection) as error:
+            text = str(error) or type(error).__name__
+            raise BrokerUnreachable(f"a shard cannot be consumed: {text}") from None
+
+    def leave(self, shards: Collection[int]) -> None:
+        """Deliver nothing more of these shards; their channels take acks until they are closed."""
+        self._shards.difference_update(shards)
+        for channel in self.channels:
+            channel.leaving = channel.leaving or channel.shard in shards
+
     def close_channel(self, channel: QueueChannel) -> None:
         """Stop consuming a queue. Raises BrokerUnreachable where the link broke."""
-        if self._inbound is not None:
+        if self._inbound is not None and not channel.closed:
             self._inbound.close_channel(channel)
+
+    def forget_channel(self, channel: QueueChannel) -> None:
+        """Know nothing more of a channel that was closed."""
+        if self._inbound is not None:
+            self._inbound.forget(channel)
 
     def close_relay(self) -> None:
         """Leave the relay queue to another process. Raises BrokerUnreachable."""
         for channel in self.channels:
-            if channel.relays and not channel.closed:
+            if channel.relays:
                 self.close_channel(channel)
 
     def send(self, message: Outgoing, then: Then, *, again: bool = True) -> None:
@@ -307,6 +330,15 @@ class Link:
         queues = [c.queue for c in inbound.channels if not c.closed] + list(self._retry_queues)
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
+    def switch(self, topology: Topology) -> None:
+        """Leave everything that is consumed; the next ``ensure`` connects to this instead."""
+        self.topology = topology
+        if self._outbound is not None:
+            self._last_words += self._outbound.decided()
+            self._unsent = self._lasting(self._outbound.unconfirmed())
+        self.close()
+        self.next_try = 0.0
+
     def close(self) -> None:
         """Give back what is not acknowledged, in order, and disconnect. Never raises."""
         inbound, outbound = self._inbound, self._outbound
@@ -329,17 +361,6 @@ def _exists(queue: str, connection: Connection) -> bool:
         return False
     channel.close()
     return True
-
-
-def _tell_taken(channel: Any, queues: Mapping[int, str]) -> None:  # noqa: ANN401
-    """Say which shards somebody else consumes: what this process gets is the succession."""
-    counts = {
-        shard: channel.queue_declare(queue, passive=True).consumer_count
-        for shard, queue in queues.items()
-    }
-    if taken := [str(shard) for shard, count in counts.items() if count]:
-        plural = "" if len(taken) == 1 else "s"
-        logger.info("standing by for shard%s %s: others consume", plural, ", ".join(taken))
 
 
 def _declare_retry(queue: Queue, connection: Connection) -> bool:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from worker.executor import Delivery
     from worker.link import Link
     from worker.telemetry import Telemetry
-    from worker.topology import Topology
 
 
 class Relay:
@@ -39,13 +38,11 @@ class Relay:
     def __init__(
         self,
         *,
-        topology: Topology,
         keeps_routing_keys: bool,
         link: Link,
         telemetry: Telemetry,
         settled: Callable[[Delivery], None],
     ) -> None:
-        self._topology = topology
         self._keeps_routing_keys = keeps_routing_keys
         self._link = link
         self._telemetry = telemetry
@@ -57,7 +54,7 @@ class Relay:
             delivery.arrival,
             delivery.message.id if delivery.message is not None else "",
             exchange="",
-            routing_key=self._topology.queue_for(key),
+            routing_key=self._link.topology.queue_for(key),
             facts=origin(delivery.arrival) if self._keeps_routing_keys else {},
             drop_prefix=PREFIX,
         )

@@ -26,7 +26,7 @@ def statistics(
         "lanes": len(dispatcher.lanes),
         "held": sum(channel.held for channel in channels),
         "unsettled": sum(channel.settlement.unsettled for channel in channels),
-        "halted": sum(channel.closed and not channel.relays for channel in channels),
+        "halted": sum(channel.halted for channel in channels),
         "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
         "connected": link.is_up,
         "store_away": dialogue.away_since is not None,

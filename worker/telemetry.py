@@ -171,6 +171,23 @@ class HeldTooMuch:
     prefetch: int
 
 
+@dataclass(frozen=True, slots=True)
+class ShardsLapsed:
+    """The leases of these shards were not renewed in time: nothing of them begins here any more."""
+
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOutlived:
+    """A handler came back after the lease of its shard had ended: its fence is stale."""
+
+    handler: str
+    message_id: str
+    shard: int
+    fence: int
+
+
 RuntimeEvent = (
     BrokerLost
     | BrokerRegained
@@ -187,6 +204,8 @@ RuntimeEvent = (
     | HandlerStuck
     | SecondEffect
     | HeldTooMuch
+    | ShardsLapsed
+    | LeaseOutlived
 )
 
 Subscriber = Callable[[RuntimeEvent], None]
@@ -204,6 +223,8 @@ _WARNINGS = (
     HandlerStuck,
     SecondEffect,
     HeldTooMuch,
+    ShardsLapsed,
+    LeaseOutlived,
 )
 
 

@@ -50,7 +50,21 @@ class Generation:
     @property
     def leases(self) -> list[str]:
         """The names of the leases on its shards, in their order."""
-        return [f"g{self.number}.{shard}" for shard in range(self.shards)]
+        return [f"{self.lease}.{shard}" for shard in range(self.shards)]
+
+    @property
+    def lease(self) -> str:
+        """The name of the one lease on all of it, for a service with a single active process."""
+        return f"g{self.number}"
+
+    def shards_of(self, lease: str) -> range:
+        """Return the shards that a lease is for; none where it is of something else."""
+        if lease == self.lease:
+            return range(self.shards)
+        name, _, shard = lease.rpartition(".")
+        if name != self.lease or not shard.isdecimal():
+            return range(0)
+        return range(int(shard), int(shard) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,13 @@ class Plan:
     target: Generation | None = None
     #: The step to the target that is to be done next; None where there is no target.
     phase: Phase | None = None
+    #: Whether one process at a time consumes all of it.
+    single_active: bool = False
+
+    @property
+    def shards(self) -> set[int]:
+        """The numbers of shards that the service has, or is on its way to."""
+        return {each.shards for each in (self.current, self.target) if each is not None}
 
     @property
     def consumed(self) -> Generation:
@@ -88,7 +109,7 @@ class Plan:
             if shards == self.current.shards:
                 return self
             target = Generation(self.current.number + 1, shards)
-            return Plan(self.current, target, Phase.DECLARE)
+            return replace(self, target=target, phase=Phase.DECLARE)
         if shards == self.target.shards:
             return self
         raise UsageError(
@@ -101,7 +122,7 @@ class Plan:
         if self.target is None or self.phase is None:
             raise ValueError("there is no step to be done")
         if self.phase is Phase.REMOVE:
-            return Plan(self.target)
+            return replace(self, current=self.target, target=None, phase=None)
         return replace(self, phase=_ORDER[_ORDER.index(self.phase) + 1])
 
     def dump(self) -> str:
@@ -120,6 +141,7 @@ class Plan:
                 Generation(**told["current"]),
                 None if target is None else Generation(**target),
                 None if phase is None else Phase(phase),
+                bool(told.get("single_active")),
             )
         except (ValueError, TypeError, LookupError) as error:
             raise StoreCorrupt(f"the lease store holds no plan of shards: {error!r}") from None

@@ -251,6 +251,26 @@ class Lanes(Generic[T]):
         self.waiting = 0
         return dropped
 
+    def clear_shard(self, shard: int) -> None:
+        """Forget the tasks of one shard that are not handed out, as ``clear`` does with all."""
+        lanes = {*self._lanes.values(), *self._out, *self._held}
+        lanes.update(*self._blocked.values())
+        if ready := self._ready.pop(shard, None):
+            self._turns.remove(shard)
+            lanes.update(ready)
+        for lane in lanes:
+            if lane.shard != shard:
+                continue
+            self.waiting -= len(lane.tasks)
+            lane.tasks.clear()
+            lane.held.clear()
+            lane.queued = False
+            self._held.discard(lane)
+            for waiting in self._blocked.values():
+                waiting.pop(lane, None)
+            if not lane.running and self._lanes.get(lane.key) is lane:
+                del self._lanes[lane.key]
+
     def _queue(self, lane: Lane[T]) -> None:
         lane.queued = True
         lanes = self._ready.get(lane.shard)

@@ -83,6 +83,11 @@ class Ownership:
         return not (self._wanted or self._giving or self._given)
 
     @property
+    def wanted(self) -> Sequence[str]:
+        """The leases that are asked for."""
+        return self._wanted
+
+    @property
     def gone(self) -> bool:
         """Whether a member that leaves owns nothing any more, and everybody knows."""
         return self._knows_all and not self.grants
@@ -114,10 +119,13 @@ class Ownership:
             leaving=self._knows_all and self.grants.keys() <= self._given,
         )
 
-    def hear(self, view: View, asked_at: float, shards: Sequence[str]) -> Orders:
+    def hear(
+        self, view: View, asked_at: float, shards: Sequence[str], jobs: Sequence[str] = ()
+    ) -> Orders:
         """Take the answer to a call that was begun at ``asked_at``.
 
-        ``shards`` are the leases that this service has now.
+        ``shards`` are the leases that this service has now, to be shared out. ``jobs`` are those
+        that anybody may have, and that whoever has one keeps.
         """
         mine = view.held_by(self.member)
         lost = [name for name, grant in self.grants.items() if mine.get(name) != grant.epoch]
@@ -133,10 +141,12 @@ class Ownership:
             self._given.update(take)
             take = {}
             self._knows_all = True
-        give = self._decide(view, asked_at, shards)
+        give = self._decide(view, asked_at, shards, jobs)
         return Orders(take, give, [name for name in lost if name not in released])
 
-    def _decide(self, view: View, now: float, shards: Sequence[str]) -> list[str]:
+    def _decide(
+        self, view: View, now: float, shards: Sequence[str], jobs: Sequence[str]
+    ) -> list[str]:
         """Settle what to ask for next; return what to give up."""
         able = frozenset(
             member
@@ -150,10 +160,13 @@ class Ownership:
         self._wanted = [
             name for name in shards if name not in owners and goal.get(name) == self.member
         ]
+        if self.member in able:
+            self._wanted += [name for name in jobs if name not in owners]
         if self._leaving or now - self._same_since < self._damping:
             return []  # a member that leaves gave everything up when it began to
         # Without anybody able to have it, a shard stays where it is.
         keep = {name for name in shards if goal.get(name, self.member) == self.member}
+        keep.update(jobs)
         return self._give([name for name in self.grants if name not in keep])
 
     def _give(self, names: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Planned changes of the processes: fresh code one by one, or another number of them.
 
-A change names the slots that get new processes. It is *committed* when every new process has
-booted; until then nothing was drained for it, and it can be given up without a trace.
+A change names the slots that get new processes, or lose theirs. It is *committed* when every new
+process is ready; until then nothing was drained for it, and it can be given up without a trace.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.supervisor.policy import Restarts, changed_slots
+from worker.supervisor.policy import Restarts
 from worker.supervisor.process import Stage
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class Change:
         return slot.index < self.processes and (slot.holder is None or slot.holder in self.old)
 
     def booted(self) -> bool:
-        """Whether every new process waits for its shards."""
+        """Whether every new process waits for shards."""
         return all(
-            slot.successor is not None and slot.successor.stage is Stage.GREETED
+            slot.successor is not None and slot.successor.stage is Stage.READY
             for slot in self.slots
             if slot.index < self.processes
         )
@@ -120,7 +120,7 @@ class Plans:
         if change.processes != processes:
             self._processes = change.processes
 
-    def next(self, slots: list[Slot], processes: int, terms: Terms) -> Change | None:
+    def next(self, slots: list[Slot], processes: int) -> Change | None:
         """Return the next change, or None. Slots that it needs are added to ``slots``."""
         if self._reload:
             self._reload = False
@@ -128,10 +128,11 @@ class Plans:
             logger.info("reloading: %d processes get fresh code, one by one", processes)
         if self._processes is not None:
             wanted, self._processes = self._processes, None
-            chosen = changed_slots(terms.shards, processes, wanted)
+            chosen = range(min(processes, wanted), max(processes, wanted))
             slots += [Slot(index) for index in range(len(slots), wanted)]
         elif self._stale:
-            wanted, chosen = processes, (self._stale.popleft(),)
+            first = self._stale.popleft()
+            wanted, chosen = processes, range(first, first + 1)
         else:
             return None
         changed = [slot for slot in slots if slot.index in chosen]

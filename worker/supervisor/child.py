@@ -1,7 +1,7 @@
 """The child process: import the app, consume what the supervisor assigns, end in order.
 
 1. Say hello: the app is imported, its settings are known.
-2. Wait for shards; connect; say ready.
+2. Connect and declare when told how many shards there are; say ready.
 3. Run the consumer's loop in this thread. The control pipe and the signals are watched by it.
 4. Say how it ended, and exit: no later than told, also where a thread of a handler never ends.
 
@@ -29,7 +29,6 @@ from worker.logs import configure_early, configure_logging
 from worker.supervisor.control import (
     EXIT_CODES,
     PROTOCOL,
-    Assign,
     Beat,
     Boot,
     Bury,
@@ -40,15 +39,21 @@ from worker.supervisor.control import (
     Dump,
     Fatal,
     Finished,
+    Give,
+    Given,
     Hello,
+    Lose,
+    Open,
     Ready,
     Stop,
+    Take,
     Terms,
+    Trust,
 )
 from worker.supervisor.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from enum import Enum
 
     from worker.supervisor.control import Message
@@ -68,12 +73,28 @@ class Runnable(Protocol):
     """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
 
     on_beat: Callable[[], None] | None
+    on_given: Callable[[list[int]], None] | None
 
     def open(self) -> None:
         """Connect and declare."""
 
     def run(self) -> Enum:
         """Consume until drained, stopped or failed."""
+
+    def switch(self, generation: int, shards: int) -> None:
+        """Go over to another generation, of so many shards."""
+
+    def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
+        """Consume these shards too; trust all that are consumed until then."""
+
+    def trust(self, until: float) -> None:
+        """Trust all shards that are consumed until then."""
+
+    def give(self, shards: Iterable[int]) -> None:
+        """Give these shards up in order; ``on_given`` tells when nothing of them is left."""
+
+    def lose(self, shards: Collection[int]) -> None:
+        """Give these shards up at once; ``on_given`` tells when nothing of them is left."""
 
     def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
@@ -102,8 +123,8 @@ class Service:
     """An imported app: what the supervisor must know of it, and how to make its consumer."""
 
     terms: Terms
-    #: Called with the shards and their fences, and the owner id of this process.
-    consumer: Callable[[dict[int, int], bytes], Runnable]
+    #: Called with the generation, how many shards it has, and the owner id of this process.
+    consumer: Callable[[int, int, bytes], Runnable]
 
 
 def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
@@ -173,15 +194,15 @@ class Child:
         self._drain_timeout = terms.drain_timeout
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
-        assign = self._await(Assign)
-        self._consumer = consumer = service.consumer(dict(assign.shards), self._owner)
+        told = self._await(Open)
+        self._consumer = consumer = service.consumer(told.generation, told.shards, self._owner)
+        consumer.on_given = self._tell_given
         consumer.open()
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
         consumer.watch(self._signals, self._obey)
-        consumer.bury([bytes.fromhex(owner) for owner in assign.dead])
-        self._channel.send(Ready())
-        self._listen()  # to what came together with the shards, and shows on no descriptor
+        self._channel.send(Ready(told.generation))
+        self._listen()  # to what came meanwhile, and shows on no descriptor
         finish = consumer.run().name
         self._channel.send(Finished(finish))
         self._beat()  # the last numbers
@@ -209,6 +230,9 @@ class Child:
         except ControlError:
             self._channel.send(Beat({}))  # more numbers than a line may have
 
+    def _tell_given(self, shards: list[int]) -> None:
+        self._channel.send(Given(shards))
+
     def _listen(self) -> None:
         """Do what the supervisor says; drain if it is gone."""
         if self._consumer is None:
@@ -224,9 +248,26 @@ class Child:
                 case Dump():
                     logger.info("%s", self._consumer.dump())
                 case _:
-                    logger.error("the supervisor sent a %s", type(message).__name__)
+                    self._assign(self._consumer, message)
         if self._channel.closed:
             self._orphaned()
+
+    def _assign(self, consumer: Runnable, message: Message) -> None:
+        """Consume what the supervisor says, and as long as it says."""
+        match message:
+            case Open(generation, shards):
+                consumer.switch(generation, shards)
+                self._channel.send(Ready(generation))
+            case Take(fences, trusted_until):
+                consumer.take(dict(fences), trusted_until)
+            case Trust(until):
+                consumer.trust(until)
+            case Give(shards):
+                consumer.give(shards)
+            case Lose(shards):
+                consumer.lose(shards)
+            case _:
+                logger.error("the supervisor sent a %s", type(message).__name__)
 
     def _obey(self) -> None:
         """Drain: SIGTERM came."""

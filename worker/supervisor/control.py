@@ -5,8 +5,12 @@
     supervisor                                 child
         ──── Boot(options, index, protocol) ────>      imports the app, resolves the settings
         <─── Hello(pid, owner, terms) ───────────      or Fatal(exit_code, text)
-        ──── Assign(shards, dead) ──────────────>      connects and declares
+        ──── Open(generation, shards) ──────────>      connects and declares
         <─── Ready() ────────────────────────────      or Fatal(exit_code, text)
+        ──── Take(fences, trusted_until) ───────>      consumes these shards
+        ──── Trust(until) ──────────────────────>      at each renewal of their leases
+        ──── Give(shards), Lose(shards) ────────>      finishes what runs
+        <─── Given(shards) ──────────────────────      nothing of them is left here
         <─── Beat(statistics) ───────────────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
         ──── Drain(seconds), Stop() ────────────>
@@ -22,8 +26,8 @@ import json
 import select
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
 
 from worker.errors import QworkerError
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: The longest line, in bytes. A peer that sends more is broken.
 MAX_LINE = 1 << 20
@@ -53,6 +57,14 @@ class ControlClosed(QworkerError):
     """The peer is gone."""
 
 
+#: What fresh code cannot change, and what to do instead.
+_LASTING = {
+    "service": "stop it and start it anew",
+    "shards": "change their number by 'qworker reshard', or stop the service and start it anew",
+    "single_active": "stop the service everywhere and start it anew",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What the supervisor needs to know of a service's settings. Durations are seconds."""
@@ -65,11 +77,24 @@ class Terms:
     drain_timeout: float
     watchdog: float
     connect_timeout: float
+    #: The URL of the lease store; and how long leases live, and the store may take to answer.
+    leases: str = field(default="memory://", repr=False)
+    lease_ttl: float = 10.0
+    lease_timeout: float = 2.0
+    single_active: bool = False
     burst: bool = False
     http: str = ""
     reload: bool = False
     log_format: str = ""
     log_level: str = "info"
+
+    def differs(self, other: Terms) -> str:
+        """Return why processes of these and of ``other`` terms cannot serve side by side."""
+        for name, hint in _LASTING.items():
+            before, after = getattr(self, name), getattr(other, name)
+            if before != after:
+                return f"{name} was {before!r} and is now {after!r}: {hint}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +124,60 @@ class Fatal:
 
 
 @dataclass(frozen=True, slots=True)
-class Assign:
-    """Consume these shards: pairs of shard and fence. The claims of ``dead`` owners are free."""
+class Open:
+    """Connect and declare this generation of so many shards.
 
-    shards: Sequence[tuple[int, int]]
-    dead: Sequence[str]
+    A process that is ready leaves the generation that it had, of which it holds nothing.
+    """
+
+    generation: int
+    shards: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Connected, declared, consuming."""
+    """Connected, declared, consuming what it is told to take."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Consume these shards: pairs of shard and fence. ``trusted_until`` is for all that is had.
+
+    It is a reading of the monotonic clock, which the processes of one machine share.
+    """
+
+    fences: Sequence[tuple[int, int]]
+    trusted_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The leases of all shards that the process has may be trusted until then."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Give these shards up in order: begin nothing more, finish, acknowledge, close."""
+
+    shards: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """Give these shards up at once: somebody else may own them by now."""
+
+    shards: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Nothing of these shards is left in this process."""
+
+    shards: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +218,26 @@ class Finished:
     finish: str
 
 
-Message = Boot | Hello | Fatal | Assign | Ready | Beat | Bury | Dump | Drain | Stop | Finished
+Message = (
+    Boot
+    | Hello
+    | Fatal
+    | Open
+    | Ready
+    | Take
+    | Trust
+    | Give
+    | Lose
+    | Given
+    | Beat
+    | Bury
+    | Dump
+    | Drain
+    | Stop
+    | Finished
+)
 
-_KINDS: dict[str, type[Message]] = {
-    kind.__name__.lower(): kind
-    for kind in (Boot, Hello, Fatal, Assign, Ready, Beat, Bury, Dump, Drain, Stop, Finished)
-}
+_KINDS: dict[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

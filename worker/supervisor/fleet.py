@@ -1,22 +1,32 @@
 """The processes of one service: a slot each, its holder, and the successor that will take over.
 
-A *holder* has the shards of its slot. A *successor* boots beside it and gets the shards when no
-other process has any of them: after a crash at once, in a planned change (fresh code, another
-number of processes) after the holder has drained. So a shard never has two consumers here, and a
-process that cannot boot never costs one that works.
+A *holder* may have shards. A *successor* boots and connects beside it, and takes its place: after
+a crash at once, in a planned change (fresh code, another number of processes) after the holder has
+drained. Shards are dealt to holders only, by the ``dealer``; so a process that cannot boot never
+costs one that works.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.supervisor.change import Plans, Slot
-from worker.supervisor.control import Beat, Bury, Dump, Fatal, Finished, Hello, Ready, Terms
-from worker.supervisor.policy import Restarts, deal
+from worker.supervisor.control import (
+    Beat,
+    Bury,
+    Dump,
+    Fatal,
+    Finished,
+    Given,
+    Hello,
+    Ready,
+    Terms,
+)
+from worker.supervisor.dealer import Dealer
+from worker.supervisor.policy import Restarts
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
 from worker.supervisor.totals import Totals
 
@@ -45,6 +55,7 @@ class Fleet:
         options: Mapping[str, object],
         command: Sequence[str] = CHILD_COMMAND,
         on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
+        given: Callable[[str], None] = lambda _lease: None,
     ) -> None:
         self._options = options
         self._command = command
@@ -53,8 +64,9 @@ class Fleet:
         self._plans = Plans()
         self._change: Change | None = None
         self._dead: deque[str] = deque(maxlen=_REMEMBERED_DEAD)
-        self._fences: dict[int, int] = {}
         self._closing = False
+        #: Which shards are owned, and by which process.
+        self.dealer = Dealer(given)
         #: From the first child that imported the app; unknown until then.
         self.terms: Terms | None = None
         #: How many processes there should be.
@@ -68,6 +80,11 @@ class Fleet:
         #: How many processes ended unasked.
         self.restarts = 0
         self.totals = Totals()
+
+    @property
+    def holders(self) -> list[ChildProcess]:
+        """The processes that may have shards."""
+        return [slot.holder for slot in self._slots if slot.holder is not None]
 
     def children(self) -> list[ChildProcess]:
         """Return every living process."""
@@ -177,25 +194,27 @@ class Fleet:
                         self._bury(slot, child, now)
 
     def manage(self, now: float) -> None:
-        """Start, assign, replace and kill processes as it is their time."""
+        """Start, replace and kill processes as it is their time, and deal the shards."""
         for child in self.children():
             child.watch(now, self.terms)
         if self._closing or self.failure is not None:
+            self.dealer.deal(self.holders, (), now)
             return
         if self._change is None and self.terms is not None and self.booted:
-            self._change = self._plans.next(self._slots, self.processes, self.terms)
+            self._change = self._plans.next(self._slots, self.processes)
         for slot in self._slots:
             if now >= slot.respawn_at and self._needs(slot):
                 self._spawn(slot, now)
         if self._change is not None and not self._change.committed and self._change.booted():
             self._commit(self._change, now)
         for slot in self._slots:
-            self._hand_over(slot, now)
+            self._promote(slot)
         if self._change is not None and self._change.done():
             self._change = None
         if self._change is None:
             self._slots = [s for s in self._slots if s.index < self.processes or any(s.children())]
         self.booted = self.booted or self.ready
+        self.dealer.deal(self.holders, range(self.processes), now)
 
     # The life of one process
 
@@ -214,26 +233,17 @@ class Fleet:
             logger.error("process %d cannot be started: %s", slot.index, error)  # noqa: TRY400
             self._retry(slot, slot.restarts.after_death(None), now)
 
-    def _hand_over(self, slot: Slot, now: float) -> None:
-        """Give the slot's successor its shards, if it booted and nobody else has any of them."""
-        child, change = slot.successor, self._change
-        if child is None or child.stage is not Stage.GREETED or child.dismissed:
+    def _promote(self, slot: Slot) -> None:
+        """Let the slot's successor connect, and take the holder's place when that is gone."""
+        child, change, generation = slot.successor, self._change, self.dealer.generation
+        if child is None or child.dismissed:
             return
-        if slot.holder is not None or self.terms is None:
+        if child.stage is Stage.GREETED and generation is not None:
+            child.open(generation)
+        if child.stage is not Stage.READY or slot.holder is not None:
             return
-        if change is not None and not change.committed and change.covers(slot):
-            return
-        shards = deal(self.terms.shards, self.processes)[slot.index]
-        held = {shard for other in self.children() if other.consumes for shard in other.shards}
-        if held.isdisjoint(shards):
-            child.assign([(shard, self._fence(shard)) for shard in shards], [*self._dead], now)
+        if change is None or change.committed or not change.covers(slot):
             slot.holder, slot.successor = child, None
-
-    def _fence(self, shard: int) -> int:
-        """Return a number that is higher than any before for this shard, also of past lives."""
-        fence = max(self._fences.get(shard, 0) + 1, time.time_ns() // 1_000_000)
-        self._fences[shard] = fence
-        return fence
 
     def _listen(self, slot: Slot, child: ChildProcess, now: float) -> None:
         for message in child.listen(now):
@@ -243,14 +253,17 @@ class Fleet:
         match message:
             case Hello():
                 self._greet(child, message)
-            case Ready():
-                child.ready(now)
+            case Ready(generation):
+                child.ready(generation, now)
+                child.say(Bury([*self._dead]))
                 for each in self._slots:  # where one can start, others were not to blame
                     each.restarts.ready()
                 logger.info("process %d: %s", slot.index, child.describe(now))
             case Beat(statistics):
                 child.beat(statistics, now)
                 self._on_beat(child.pid, statistics)
+            case Given(shards):
+                child.given(shards)
             case Finished(finish):
                 child.finished(finish, now)
             case Fatal():
@@ -263,12 +276,8 @@ class Fleet:
         if self.terms is None:
             self.processes = terms.processes
             self._slots += [Slot(index) for index in range(1, terms.processes)]
-        elif (terms.service, terms.shards) != (self.terms.service, self.terms.shards):
-            child.fatal = Fatal(
-                _EXIT_CONFIGURATION,
-                f"the service was {self.terms.service!r} with {self.terms.shards} shards and is now"
-                f" {terms.service!r} with {terms.shards}: stop it and start it anew",
-            )
+        elif different := self.terms.differs(terms):
+            child.fatal = Fatal(_EXIT_CONFIGURATION, different)
             child.kill("")
             return
         self.terms = terms
@@ -284,7 +293,7 @@ class Fleet:
         if not child.drained:
             self._dead.append(child.owner)
             for other in self.children():
-                if other.consumes:
+                if other.ready_at is not None:
                     other.say(Bury([child.owner]))
         self.abandoned = self.abandoned or (self._closing and child.abandoned)
         expected = child.dismissed or child.fatal is not None or child.finish == "DRAINED"

@@ -24,26 +24,6 @@ _EARLY_WAIT, _EARLY_WAIT_MAX = 0.1, 1.0
 _OUTAGE_WAIT, _OUTAGE_WAIT_MAX = 0.5, 5.0
 
 
-def deal(shards: int, processes: int) -> tuple[tuple[int, ...], ...]:
-    """Return the shards of each process, dealt round robin; every process gets at least one.
-
-    Raises ValueError for more processes than shards.
-    """
-    if not 1 <= processes <= shards:
-        raise ValueError(f"{shards} shards cannot be dealt to {processes} processes")
-    return tuple(tuple(range(index, shards, processes)) for index in range(processes))
-
-
-def changed_slots(shards: int, before: int, after: int) -> tuple[int, ...]:
-    """Return the processes whose shards differ between two numbers of processes, surplus too."""
-    old, new = deal(shards, before), deal(shards, after)
-    return tuple(
-        index
-        for index in range(max(before, after))
-        if index >= before or index >= after or old[index] != new[index]
-    )
-
-
 @dataclass(slots=True)
 class Restarts:
     """How long to wait before the process of one slot is started again.
@@ -114,6 +94,10 @@ class BurstWatch:
         else:
             self._quiet[pid] = self._quiet.get(pid, 0) + 1
         self._counters[pid] = counters
+
+    def clear(self) -> None:
+        """Begin the count anew: who consumes what has changed."""
+        self._quiet.clear()
 
     def over(self, pids: Iterable[int]) -> bool:
         """Whether all of these processes, which are all there are, had two quiet beats."""

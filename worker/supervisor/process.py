@@ -10,15 +10,28 @@ import subprocess
 import sys
 from enum import Enum
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from worker.supervisor.control import Assign, Boot, Channel, ControlError, Drain, Stop
+from worker.supervisor.control import (
+    Boot,
+    Channel,
+    ControlError,
+    Drain,
+    Give,
+    Lose,
+    Open,
+    Stop,
+    Take,
+    Trust,
+)
 from worker.supervisor.policy import drain_allowance
 from worker.supervisor.systemd import without_notify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from worker.sharding.generations import Generation
     from worker.supervisor.control import Fatal, Message, Terms
 
 logger = logging.getLogger("worker.supervisor")
@@ -52,9 +65,9 @@ class Stage(Enum):
     """How far a process has come."""
 
     BOOTING = "booting"  # imports the app
-    GREETED = "greeted"  # waits for its shards
+    GREETED = "greeted"  # waits to be told how many shards there are
     OPENING = "opening"  # connects
-    READY = "ready"  # consumes
+    READY = "ready"  # consumes what it is told to take
     DRAINING = "draining"
     FINISHED = "finished"  # its consumer ended, it exits
     DEAD = "dead"
@@ -75,7 +88,12 @@ class ChildProcess:
         self.last_beat = now
         self.kill_at: float | None = None
         self.owner = ""
-        self.shards: tuple[int, ...] = ()
+        #: The generation whose queues it knows; 0 while it knows none.
+        self.generation = 0
+        #: The shards that it was told to take, until it gave them, with their fences; and those of
+        #: them that it was told to give.
+        self.shards: dict[int, int] = {}
+        self.giving: set[int] = set()
         self.statistics: Mapping[str, object] = {}
         self.fatal: Fatal | None = None
         self.finish = ""
@@ -120,24 +138,59 @@ class ChildProcess:
 
     @property
     def consumes(self) -> bool:
-        """Whether the process may hold messages: it was given shards and has not ended."""
-        return bool(self.shards) and self.stage not in (Stage.BOOTING, Stage.GREETED, Stage.DEAD)
+        """Whether the process may hold messages: it has shards and has not ended."""
+        return bool(self.shards) and self.stage is not Stage.DEAD
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may be told of a generation, and to take shards of the one that it knows."""
+        return self.stage in (Stage.GREETED, Stage.READY) and not self.dismissed
 
     def greeted(self, owner: str) -> None:
-        """Note that the process imported the app and waits for shards."""
+        """Note that the process imported the app and waits for more."""
         self.owner = owner
         self.stage = Stage.GREETED
 
-    def assign(self, shards: Sequence[tuple[int, int]], dead: Sequence[str], now: float) -> None:
-        """Give the process its shards, each with its fence."""
-        self.shards = tuple(shard for shard, _ in shards)
+    def open(self, generation: Generation) -> None:
+        """Make the process connect, and leave a generation of which it holds nothing."""
         self.stage = Stage.OPENING
-        self.opened_at = now
-        self.say(Assign(shards, dead))
+        self.opened_at = monotonic()
+        self.say(Open(generation.number, generation.shards))
 
-    def ready(self, now: float) -> None:
-        """Note that the process consumes from now on."""
-        self.ready_at = self.last_beat = now
+    def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
+        """Give the process shards, each with its fence."""
+        logger.info("process %d takes %s", self.index, _shards(fences))
+        self.shards.update(fences)
+        self.say(Take([*fences.items()], trusted_until))
+
+    def give(self, shards: Sequence[int]) -> None:
+        """Make the process give shards up, in order."""
+        logger.info("process %d gives %s", self.index, _shards(shards))
+        self.giving.update(shards)
+        self.say(Give(shards))
+
+    def lose(self, shards: Sequence[int]) -> None:
+        """Make the process give shards up at once: they may be somebody else's."""
+        logger.warning("process %d loses %s: the lease is another's", self.index, _shards(shards))
+        self.giving.update(shards)
+        self.say(Lose(shards))
+
+    def trust(self, until: float) -> None:
+        """Tell the process until when the leases of its shards may be trusted."""
+        if self.stage in (Stage.READY, Stage.DRAINING) and not self.channel.pending:
+            self.say(Trust(until))
+
+    def given(self, shards: Sequence[int]) -> None:
+        """Note that nothing of these shards is left in the process."""
+        for shard in shards:
+            self.shards.pop(shard, None)
+            self.giving.discard(shard)
+
+    def ready(self, generation: int, now: float) -> None:
+        """Note that the process is connected to this generation."""
+        self.last_beat = now
+        self.ready_at = self.ready_at or now
+        self.generation = generation
         self.stage = Stage.READY
         if self.dismissed:
             self.stage = Stage.DRAINING
@@ -273,15 +326,14 @@ class ChildProcess:
             "index": self.index,
             "pid": self.pid,
             "stage": self.stage.value,
-            "shards": list(self.shards),
+            "shards": sorted(self.shards),
             "silent_for": round(self.silent_for(now), 3),
             "statistics": self.statistics,
         }
 
     def describe(self, now: float) -> str:
         """Return the state of the process in one line."""
-        shards = ", ".join(map(str, self.shards)) or "none"
-        text = f"{self.stage.value}, pid {self.pid}, shards {shards}"
+        text = f"{self.stage.value}, pid {self.pid}, {_shards(self.shards)}"
         silence = self.silent_for(now)
         return f"{text}, silent for {silence:.1f} s" if silence > 2.0 else text  # noqa: PLR2004
 
@@ -300,3 +352,9 @@ class ChildProcess:
     def _signal(self, number: int) -> None:
         if self.stage is not Stage.DEAD:
             os.kill(self.pid, number)
+
+
+def _shards(shards: Collection[int]) -> str:
+    """Return shards in words."""
+    told = ", ".join(map(str, sorted(shards))) or "none"
+    return f"shard{'' if len(shards) == 1 else 's'} {told}"

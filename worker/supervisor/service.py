@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,21 +45,25 @@ def load_service(boot: Boot) -> Service:
     return Service(terms_of(app, settings), partial(_consumer, app, settings))
 
 
-def _consumer(app: App, settings: Settings, fences: dict[int, int], owner: bytes) -> Consumer:
-    return Consumer(app, settings, shards=[*fences], owner=owner, fences=fences)
+def _consumer(app: App, settings: Settings, generation: int, shards: int, owner: bytes) -> Consumer:
+    settings = replace(settings, shards=shards)
+    return Consumer(app, settings, generation=generation, owner=owner)
 
 
 def terms_of(app: App, settings: Settings) -> Terms:
     """Return what the supervisor must know."""
-    in_memory = "memory:" in (settings.broker[:7], settings.dedup_url[:7])
     return Terms(
         service=app.name,
         shards=settings.shards,
         processes=settings.process_count,
-        most_processes=1 if in_memory else settings.shards,
+        most_processes=settings.most_processes,
         drain_timeout=settings.drain_timeout,
         watchdog=settings.watchdog,
         connect_timeout=settings.connect_timeout,
+        leases=settings.leases_url,
+        lease_ttl=settings.lease_ttl,
+        lease_timeout=min(settings.dedup_timeout, settings.lease_ttl / 4),
+        single_active=settings.single_active,
         burst=settings.burst,
         http=settings.http,
         reload=settings.reload,

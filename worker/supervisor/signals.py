@@ -51,7 +51,11 @@ class Signals:
     def send(self, number: int) -> None:
         """Queue ``number`` as if this signal had come. May be called in any thread."""
         self._noted.append(number)
-        with suppress(BlockingIOError):  # full of wake-ups that nobody took yet
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the loop. May be called in any thread."""
+        with suppress(OSError):  # full of wake-ups that nobody took yet; or closed
             self._waker.send(b"\0")
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from worker.errors import ConfigurationError
 from worker.logs import configure_early, configure_logging
 from worker.supervisor.control import EXIT_CODES, Fatal
 from worker.supervisor.fleet import Fleet
+from worker.supervisor.keeper import Keeper
 from worker.supervisor.policy import BurstWatch, stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
@@ -32,7 +33,7 @@ from worker.supervisor.status import Status
 from worker.supervisor.totals import gauges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from worker.supervisor.control import Terms
 
@@ -42,6 +43,9 @@ EXIT_STOPPED = 130
 
 #: Seconds that the processes get to close their connections when everything stops at once.
 _STOP_TIME = 0.5
+
+#: Seconds that the leases get to be given back once all processes have ended.
+_LEAVE_TIME = 1.0
 
 _SIGNALS = (
     signal.SIGTERM,
@@ -85,12 +89,21 @@ class Supervisor:
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
         self._burst = BurstWatch()
-        self._fleet = Fleet(options, command, self._burst.beat)
+        self._fleet = Fleet(options, command, self._burst.beat, self._give_back)
+        self._keeper: Keeper | None = None
+        #: When to wait no longer for the leases to be given back.
+        self._leave_until = float("inf")
+        #: Why the lease store gives nothing, or what it waits for.
+        self._lease_trouble = ""
         self._reporter = Reporter()
         self._code_watch: CodeWatch | None = None
         self._state = State.STARTING
         self._failure: Fatal | None = None
         self._opened = False
+        #: The names of the leases that anybody owns.
+        self._owned_by_all: Collection[str] = ()
+        #: Every lease is given back.
+        self._left = False
         #: Shards that were halted when a burst ended: their messages are left.
         self._halted = 0
         self._on_terminal = sys.stderr.isatty()
@@ -98,13 +111,14 @@ class Supervisor:
     def run(self) -> int:
         """Go round until every process has ended and none shall be started again."""
         with self._signals.noted(_SIGNALS):
-            while not self._ending or self._fleet.children():
+            while not self._over(time.monotonic()):
                 self._wait()
                 now = time.monotonic()
                 for number in self._signals.take():
                     self._obey(number, now)
                 self._fleet.listen(now)
                 self._fleet.reap(now)
+                self._follow_leases()
                 self._fleet.manage(now)
                 self._decide(now)
                 self._tell(now)
@@ -112,6 +126,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Release everything but the processes, which drain by themselves if any are left."""
+        if self._keeper is not None:
+            self._keeper.close()
         self._reporter.close()
         if self._code_watch is not None:
             self._code_watch.close()
@@ -121,6 +137,15 @@ class Supervisor:
     @property
     def _ending(self) -> bool:
         return self._state in (State.DRAINING, State.STOPPING)
+
+    def _over(self, now: float) -> bool:
+        """Whether every process has ended, and every lease is given back or will expire."""
+        if not self._ending or self._fleet.children():
+            return False
+        if self._keeper is None or self._left:
+            return True
+        self._leave_until = min(self._leave_until, now + _LEAVE_TIME)
+        return now >= self._leave_until
 
     def _wait(self) -> None:
         """Wait until a signal or a message comes, or a time."""
@@ -135,6 +160,8 @@ class Supervisor:
             self._selector.register(descriptor, events)
         began = time.monotonic()
         longest = min(max(0.0, self._fleet.next_deadline() - began), self._reporter.interval)
+        if self._ending:
+            longest = min(longest, _LEAVE_TIME)
         self._selector.select(longest)
         waited = time.monotonic() - began
         if stood_still(waited, longest):
@@ -152,6 +179,8 @@ class Supervisor:
                 logger.warning("stopping at once: what runs is abandoned")
                 self._state = State.STOPPING
                 self._fleet.stop(_STOP_TIME, now)
+                if self._keeper is not None:
+                    self._keeper.leave()
             case signal.SIGUSR1:
                 self._fleet.dump(now)
             case signal.SIGHUP if not self._ending:
@@ -190,14 +219,29 @@ class Supervisor:
             self._reporter.systemd.ready()
             number = fleet.processes
             logger.info("ready: %d process%s", number, "" if number == 1 else "es")
-        elif self._bursting and self._burst.over(child.pid for child in fleet.children()):
-            self._end_burst(now)
+        elif self._bursting:
+            self._watch_burst(now)
 
     @property
     def _bursting(self) -> bool:
         return self._fleet.terms is not None and self._fleet.terms.burst
 
-    def _end_burst(self, now: float) -> None:
+    def _consumes_all(self) -> bool:
+        """Whether every shard has an owner, and a process for each of ours consumes it."""
+        dealer = self._fleet.dealer
+        generation = dealer.generation
+        return (
+            generation is not None
+            and dealer.settled(self._fleet.holders)
+            and ({*generation.leases} <= {*self._owned_by_all} or generation.lease in dealer.owned)
+        )
+
+    def _watch_burst(self, now: float) -> None:
+        if not self._consumes_all():
+            self._burst.clear()
+            return
+        if not self._burst.over(child.pid for child in self._fleet.children()):
+            return
         self._halted = int(gauges(c.statistics for c in self._fleet.children()).get("halted", 0))
         if self._halted:
             logger.warning(
@@ -208,9 +252,35 @@ class Supervisor:
             logger.info("every queue is empty and all is settled")
         self._drain(now)
 
+    def _follow_leases(self) -> None:
+        """Act on what the lease store said."""
+        if self._keeper is None:
+            return
+        dealer, holders = self._fleet.dealer, self._fleet.holders
+        for news in self._keeper.news():
+            if news.refused is not None:
+                self._failure = self._failure or Fatal(news.refused.exit_code, news.refused.text)
+            self._lease_trouble = "the lease store" if news.error else ""
+            if news.plan is None:
+                continue
+            if news.view.settling:  # it may have forgotten leases, and grants none
+                self._lease_trouble = f"{news.view.settling:.0f} s to pass in the lease store"
+            self._left = news.gone
+            self._owned_by_all = news.view.leases.keys()
+            dealer.follow(news.plan.consumed)
+            dealer.lose(news.lost, holders)
+            dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
+            dealer.trust(news.trusted_until, holders)
+
+    def _give_back(self, lease: str) -> None:
+        if self._keeper is not None:
+            self._keeper.given(lease)
+
     def _open(self, terms: Terms, now: float) -> None:
         """Start what the settings ask for, now that they are known."""
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
+        self._keeper = Keeper(terms, self._signals.wake)
+        self._keeper.start()
         try:
             self._reporter.open(terms, self._status(now))
             if terms.reload:
@@ -227,6 +297,8 @@ class Supervisor:
         self._state = State.DRAINING
         self._reporter.systemd.stopping(seconds)
         self._fleet.drain(seconds, now)
+        if self._keeper is not None:
+            self._keeper.leave()
 
     def _tell(self, now: float) -> None:
         """Publish the state."""
@@ -238,7 +310,7 @@ class Supervisor:
     def _status(self, now: float) -> Status:
         fleet = self._fleet
         ready = sum(child.stage is Stage.READY for child in fleet.children())
-        waits = fleet.waits_for()
+        waits = self._waits_for()
         text = f"{self._state.value}, {ready} of {fleet.processes} processes ready"
         statistics = [child.statistics for child in fleet.children()]
         return Status(
@@ -254,6 +326,10 @@ class Supervisor:
             counters=fleet.totals.counters(statistics),
             gauges=gauges(statistics),
         )
+
+    def _waits_for(self) -> str:
+        away = [self._lease_trouble, self._fleet.waits_for()]
+        return " and ".join(name for name in away if name)
 
     def _exit_code(self) -> int:
         if self._state is State.STOPPING:

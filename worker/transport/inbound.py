@@ -32,7 +32,8 @@ class QueueChannel:
     """The channel of one queue: what was delivered on it and what of that is settled."""
 
     __slots__ = (
-        "channel", "closed", "held", "prefetch", "queue", "relays", "settlement", "shard",
+        "channel", "closed", "halted", "held", "leaving", "prefetch", "queue", "relays",
+        "settlement", "shard",
     )  # fmt: skip
 
     def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:  # noqa: ANN401
@@ -45,17 +46,20 @@ class QueueChannel:
         self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE))
         #: How many of its deliveries wait for a retry.
         self.held = 0
+        #: Nothing more of it begins here; so it is with every channel that is closed.
+        self.leaving = False
+        #: Closed by the policy of a handler.
+        self.halted = False
         self.closed = False
 
 
 class Inbound:
-    """Consumes ``queues`` (shard, or RELAY, to its name) on ``connection``, which it then owns."""
+    """Consumes queues on ``connection``, which it then owns."""
 
-    def __init__(
-        self, connection: Connection, url: str, queues: Mapping[int, str], prefetch: int
-    ) -> None:
+    def __init__(self, connection: Connection, url: str, prefetch: int) -> None:
         self.able: Capabilities = capabilities_of(url)
         self.connection = connection
+        self._prefetch = prefetch
         self._arrivals: list[Arrival] = []
         self._by_channel: dict[Any, QueueChannel] = {}
         self._questions: Any = None
@@ -63,10 +67,13 @@ class Inbound:
         self._pump = (
             FramePump(connection.connection, self._arrivals) if self.able.has_socket else None
         )
+
+    def consume(self, queues: Mapping[int, str]) -> None:
+        """Consume these queues too: shard, or RELAY, to name. What it raises is in ``losses``."""
         for shard, queue in queues.items():
-            channel = connection.channel()
+            channel = self.connection.channel()
             channel.auto_decode = False  # bodies stay bytes
-            most = min(prefetch, _RELAY_PREFETCH) if shard == RELAY else prefetch
+            most = min(self._prefetch, _RELAY_PREFETCH) if shard == RELAY else self._prefetch
             channel.basic_qos(0, most, False)
             self._by_channel[channel] = QueueChannel(shard, queue, channel, most)
             channel.basic_consume(
@@ -108,8 +115,8 @@ class Inbound:
         channels = self._by_channel
         fetched = []
         for arrival in self._arrivals:
-            channel = channels[arrival.channel]
-            if not channel.closed:
+            channel = channels.get(arrival.channel)
+            if channel is not None and not channel.leaving:
                 channel.settlement.deliver(arrival.tag)
                 fetched.append((channel, arrival))
         self._arrivals.clear()
@@ -150,11 +157,15 @@ class Inbound:
         Closing the channel is the one way that keeps order: after a cancel, a quorum queue
         serves its next consumer at once, ahead of what this one still holds.
         """
-        channel.closed = True
+        channel.closed = channel.leaving = True
         try:
             channel.channel.close()
         except self._lost as error:
             raise _lost(error) from None
+
+    def forget(self, channel: QueueChannel) -> None:
+        """Know nothing more of a channel that was closed."""
+        self._by_channel.pop(channel.channel, None)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
         """Ask the broker something (to count, say) on a channel of its own; wait for the answer.
@@ -180,7 +191,7 @@ class Inbound:
         try:
             for shard in self._by_channel.values():
                 if not shard.closed:
-                    shard.closed = True
+                    shard.closed = shard.leaving = True
                     shard.channel.close()
         except self._lost:
             pass
@@ -189,7 +200,7 @@ class Inbound:
     def abandon(self) -> None:
         """Let go of a connection that is lost, without a word to the broker; never raises."""
         for shard in self._by_channel.values():
-            shard.closed = True
+            shard.closed = shard.leaving = True
         abandon(self.connection, self.able)
 
 

@@ -1,0 +1,104 @@
+"""What the service has agreed upon, against what this supervisor was started with.
+
+The agreement is a document in the lease store: the plan of generations, and whether the service is
+consumed by one process at a time. The first supervisor of a service writes it; every other has to
+fit, because two that go by different ones could consume the same messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from worker.errors import ConfigurationError
+from worker.sharding.generations import Generation, Plan
+
+if TYPE_CHECKING:
+    from worker.leases.base import View
+    from worker.supervisor.control import Terms
+
+#: The name of the document.
+PLAN = "plan"
+#: The lease of whoever takes the steps from one generation to the next.
+RESHARD = "reshard"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This supervisor cannot take part, and what the program exits with."""
+
+    exit_code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The agreement should be this, if its version is still that one."""
+
+    version: int
+    text: str
+
+
+class Course:
+    """Follows the agreement of one service for one of its members."""
+
+    def __init__(self, terms: Terms, member: str) -> None:
+        self._terms = terms
+        self._member = member
+        self._accepted = False
+
+    def follow(self, view: View) -> Plan | Proposal | Refused:
+        """Return the plan to go by, or what stands in the way. Raises StoreCorrupt."""
+        document = view.documents.get(PLAN)
+        terms = self._terms
+        if document is None:
+            first = Plan(Generation(1, terms.shards), single_active=terms.single_active)
+            return Proposal(0, first.dump())
+        plan = Plan.load(document.text)
+        if plan.single_active != terms.single_active:
+            alone = {self._member} >= view.members.keys()
+            free = all(lease.owner == self._member for lease in view.leases.values())
+            if alone and free and not self._accepted:
+                changed = replace(plan, single_active=terms.single_active)
+                return Proposal(document.version, changed.dump())
+            return self._refuse(_other_mode(terms.service, there=plan.single_active))
+        if not self._accepted and terms.shards not in plan.shards:
+            return self._refuse(_other_shards(terms, plan))
+        self._accepted = True
+        return plan
+
+    def leases(self, plan: Plan) -> list[str]:
+        """Return the leases that the members share out."""
+        generation = plan.consumed
+        return [generation.lease] if plan.single_active else generation.leases
+
+    def jobs(self, plan: Plan) -> list[str]:
+        """Return the leases of what one member at a time does for all."""
+        return [RESHARD] if plan.target is not None else []
+
+    def _refuse(self, text: str) -> Refused:
+        return Refused(ConfigurationError.exit_code, text)
+
+
+def _other_mode(service: str, *, there: bool) -> str:
+    here, other = ("without", "with") if there else ("with", "without")
+    return (
+        f"{service} runs {other} --single-active elsewhere: start it in the same way here, or stop"
+        f" it everywhere before it starts {here} that"
+    )
+
+
+def _other_shards(terms: Terms, plan: Plan) -> str:
+    number = plan.current.shards
+    told = (
+        f"{terms.service} has {_count(number)}, and {terms.shards} are asked for: start with"
+        f" --shards {number}. To change their number, while it runs: qworker reshard --to"
+        f" {terms.shards}"
+    )
+    if plan.target is not None:
+        told += f" (it is on its way to {_count(plan.target.shards)})"
+    return told
+
+
+def _count(shards: int) -> str:
+    return f"{shards} shard{'' if shards == 1 else 's'}"

@@ -1,0 +1,207 @@
+"""The supervisor's talk with the lease store, in a thread of its own.
+
+So a store that is slow, or away, holds up neither signals nor watchdogs. Each round is one call:
+what this member renews, gives back and asks for goes there, what everybody has comes back. Rounds
+follow each other within milliseconds while something moves, quickly for a while after, and else
+once a second. What comes of a round is *news* for the supervisor's loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from worker.errors import LeasesUnavailable, QworkerError
+from worker.leases.base import LeaseOptions, View, trusted_until
+from worker.leases.open import open_leases
+from worker.patience import patiently
+from worker.sharding.ownership import Grant, Ownership
+from worker.supervisor.course import PLAN, Course, Proposal, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.leases.base import LeaseStore
+    from worker.sharding.generations import Plan
+    from worker.supervisor.control import Terms
+
+logger = logging.getLogger("worker.supervisor")
+
+#: Seconds between two rounds: at once, while something moves, and in peace.
+_AT_ONCE, _LIVELY, _CALM = 0.02, 0.25, 1.0
+#: Seconds for which rounds stay lively after something moved.
+_LIVELY_FOR = 3.0
+_MEMBER_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came of a round. ``error`` says that the store did not answer; then nothing is known."""
+
+    view: View = field(default_factory=View)
+    plan: Plan | None = None
+    #: Leases that became ours; those to give up; those that somebody else may have by now.
+    take: dict[str, Grant] = field(default_factory=dict)
+    give: Sequence[str] = ()
+    lost: Sequence[str] = ()
+    #: Until when all that is ours may be trusted; monotonic.
+    trusted_until: float = 0.0
+    #: Nothing is ours any more, and everybody knows.
+    gone: bool = False
+    error: str = ""
+    #: The service cannot go on like this; with the exit code that says so.
+    refused: Refused | None = None
+
+
+class Keeper:
+    """Keeps the leases of one supervisor. Its methods are for the supervisor's loop."""
+
+    def __init__(self, terms: Terms, wake: Callable[[], None]) -> None:
+        self.member = secrets.token_hex(_MEMBER_BYTES)
+        self._terms = terms
+        self._wake = wake
+        self._ownership = Ownership(self.member, terms.lease_ttl, _is_able)
+        self._course = Course(terms, self.member)
+        self._news: deque[News] = deque()
+        self._given: deque[str] = deque()
+        self._writes: deque[tuple[str, int, str]] = deque()
+        self._facts = "{}"
+        self._leaving = False
+        self._closed = False
+        #: What the last round asked for.
+        self._wanted: list[str] = []
+        self._poke = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
+
+    def start(self) -> None:
+        """Begin to talk."""
+        self._thread.start()
+
+    def news(self) -> list[News]:
+        """Return what came of the rounds since the last call."""
+        found = []
+        while self._news:
+            found.append(self._news.popleft())
+        return found
+
+    def tell(self, facts: str) -> None:
+        """Let the other members know these facts, with the next round."""
+        self._facts = facts
+
+    def given(self, name: str) -> None:
+        """Nothing of this lease is consumed any more."""
+        self._given.append(name)
+        self._poke.set()
+
+    def write(self, name: str, version: int, text: str) -> None:
+        """Change a document, if its version is still this one. The next news tell."""
+        self._writes.append((name, version, text))
+        self._poke.set()
+
+    def leave(self) -> None:
+        """Own nothing from now on, and be gone as soon as all is given."""
+        self._leaving = True
+        self._poke.set()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Stop talking; what is still owned expires."""
+        self._closed = True
+        self._poke.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # -- in its thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            store = self._open()
+        except QworkerError as error:
+            self._report(News(refused=Refused(error.exit_code, str(error))))
+            return
+        try:
+            self._keep(store)
+        except QworkerError as error:
+            self._report(News(refused=Refused(error.exit_code, str(error))))
+        finally:
+            store.close()
+
+    def _open(self) -> LeaseStore:
+        options = LeaseOptions(self._terms.lease_ttl, self._terms.lease_timeout)
+        url = self._terms.leases
+        return patiently(lambda: open_leases(url, options), self._terms.connect_timeout)
+
+    def _keep(self, store: LeaseStore) -> None:
+        lively_until = monotonic() + _LIVELY_FOR
+        away = False
+        while not self._closed:
+            self._poke.clear()
+            began = monotonic()
+            try:
+                moved = self._round(store, began)
+            except LeasesUnavailable as error:
+                if not away:
+                    logger.warning("the lease store is away: %s", error)
+                away, moved = True, False
+                self._report(News(error=str(error)))
+            else:
+                if away:
+                    logger.info("the lease store is back")
+                away = False
+            if moved:
+                lively_until = began + _LIVELY_FOR
+            if moved and not away:
+                pause = _AT_ONCE
+            else:
+                pause = _LIVELY if away or began < lively_until else _CALM
+            self._poke.wait(min(pause, self._terms.lease_ttl / 4))
+
+    def _round(self, store: LeaseStore, asked_at: float) -> bool:
+        """Make one call; tell whether something moved, so that the next should follow at once."""
+        while self._writes:
+            store.write(self._terms.service, *self._writes[0])
+            self._writes.popleft()
+        ownership = self._ownership
+        if self._leaving:
+            ownership.leave()
+        while self._given:
+            ownership.given(self._given.popleft())
+        view = store.sync(self._terms.service, ownership.ask(self._facts))
+        known = self._course.follow(view)
+        if isinstance(known, Refused):
+            self._report(News(view=view, refused=known))
+            return False
+        if isinstance(known, Proposal):  # whoever is first
+            store.write(self._terms.service, PLAN, known.version, known.text)
+            return True
+        leases, jobs = self._course.leases(known), self._course.jobs(known)
+        orders = ownership.hear(view, asked_at, leases, jobs)
+        self._report(
+            News(
+                view,
+                known,
+                orders.take,
+                orders.give,
+                orders.lost,
+                trusted_until(asked_at, self._terms.lease_ttl),
+                gone=ownership.gone,
+            )
+        )
+        wanted, self._wanted = self._wanted, [*ownership.wanted]
+        return bool(orders.take or orders.give or orders.lost or wanted != self._wanted)
+
+    def _report(self, news: News) -> None:
+        self._news.append(news)
+        self._wake()
+
+
+def _is_able(facts: str) -> bool:
+    try:
+        return bool(json.loads(facts).get("able", True))
+    except ValueError:
+        return True
