@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class Hand(Protocol):
     """A process that shards are dealt to."""
 
+    pid: int
+    #: What it told of itself last.
+    statistics: Mapping[str, object]
     #: The number of its place among the processes.
     index: int
     #: The generation whose queues it knows; 0 while it knows none.
@@ -131,6 +134,18 @@ class Dealer:
                 hand.take(fences, self.trusted_until)
                 self._last.update(dict.fromkeys(fences, hand.index))
         self._release(hands)
+
+    def facts(self, hands: Sequence[Hand]) -> dict[str, dict[str, object]]:
+        """Return what is known of each shard that is consumed, by the name of its lease."""
+        found: dict[str, dict[str, object]] = {}
+        for hand in hands:
+            generation = self._generations.get(hand.generation)
+            told = hand.statistics.get("shards")
+            numbers = told if isinstance(told, dict) else {}
+            names = generation.leases if generation is not None else []
+            for shard in hand.shards:
+                found[names[shard]] = {"pid": hand.pid, **numbers.get(str(shard), {})}
+        return found
 
     def settled(self, hands: Sequence[Hand]) -> bool:
         """Tell whether every shard that is owned, and not paused, is in a process and stays."""

@@ -98,11 +98,17 @@ class Fleet:
             for slot in self._slots[: self.processes]
         )
 
+    @property
+    def broker_away(self) -> bool:
+        """Whether a process that consumes told last that the broker is away."""
+        ready = [child for child in self.children() if child.stage is Stage.READY]
+        return any(not child.statistics.get("connected", True) for child in ready)
+
     def waits_for(self) -> str:
         """Return which servers are away, by what the processes told last; empty if none is."""
         told = [child.statistics for child in self.children() if child.stage is Stage.READY]
         away = {
-            "the broker": any(not each.get("connected", True) for each in told),
+            "the broker": self.broker_away,
             "the dedup store": any(each.get("store_away") for each in told),
         }
         return " and ".join(name for name, is_away in away.items() if is_away)

@@ -8,7 +8,6 @@ once a second. What comes of a round is *news* for the supervisor's loop.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import threading
@@ -23,6 +22,7 @@ from worker.leases.open import open_leases
 from worker.patience import patiently
 from worker.sharding.ownership import Grant, Ownership
 from worker.supervisor.course import PLAN, Course, Proposal, Refused
+from worker.supervisor.facts import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ class Keeper:
         self._news: deque[News] = deque()
         self._given: deque[str] = deque()
         self._writes: deque[tuple[str, int, str]] = deque()
-        self._facts = "{}"
+        self._facts = Facts(able=False).dump()
         self._leaving = False
         self._closed = False
         #: What the last round asked for.
@@ -167,8 +167,7 @@ class Keeper:
             store.write(self._terms.service, *self._writes[0])
             self._writes.popleft()
         ownership = self._ownership
-        if self._leaving:
-            ownership.leave()
+        leaving = ownership.leave() if self._leaving else []
         while self._given:
             ownership.given(self._given.popleft())
         view = store.sync(self._terms.service, ownership.ask(self._facts))
@@ -186,14 +185,15 @@ class Keeper:
                 view,
                 known,
                 orders.take,
-                orders.give,
+                [*leaving, *orders.give],
                 orders.lost,
                 trusted_until(asked_at, self._terms.lease_ttl),
                 gone=ownership.gone,
             )
         )
         wanted, self._wanted = self._wanted, [*ownership.wanted]
-        return bool(orders.take or orders.give or orders.lost or wanted != self._wanted)
+        moved = leaving or orders.take or orders.give or orders.lost
+        return bool(moved) or wanted != self._wanted
 
     def _report(self, news: News) -> None:
         self._news.append(news)
@@ -201,7 +201,4 @@ class Keeper:
 
 
 def _is_able(facts: str) -> bool:
-    try:
-        return bool(json.loads(facts).get("able", True))
-    except ValueError:
-        return True
+    return Facts.load(facts).able

@@ -10,6 +10,7 @@ import logging
 import os
 import selectors
 import signal
+import socket
 import stat
 import sys
 import time
@@ -22,6 +23,7 @@ from worker.config import mask_url
 from worker.errors import ConfigurationError
 from worker.logs import configure_early, configure_logging
 from worker.supervisor.control import EXIT_CODES, Fatal
+from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.policy import BurstWatch, stood_still
@@ -46,6 +48,9 @@ _STOP_TIME = 0.5
 
 #: Seconds that the leases get to be given back once all processes have ended.
 _LEAVE_TIME = 1.0
+
+#: Seconds between two reports to the other members.
+_FACTS = 0.5
 
 _SIGNALS = (
     signal.SIGTERM,
@@ -93,6 +98,9 @@ class Supervisor:
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
         self._leave_until = float("inf")
+        #: When the other members are told of this one again; and the state that they know.
+        self._facts_at, self._told = 0.0, ""
+        self._broker_seen_at = time.monotonic()
         #: Why the lease store gives nothing, or what it waits for.
         self._lease_trouble = ""
         self._reporter = Reporter()
@@ -304,8 +312,31 @@ class Supervisor:
         """Publish the state."""
         status = self._status(now)
         self._reporter.tell(status)
+        if self._keeper is not None and (now >= self._facts_at or status.state != self._told):
+            self._facts_at, self._told = now + _FACTS, status.state
+            self._keeper.tell(self._facts(status, now).dump())
         if status.live:
             self._reporter.alive(now)
+
+    def _facts(self, status: Status, now: float) -> Facts:
+        """Return what the other members may know."""
+        fleet = self._fleet
+        broker_away = fleet.broker_away
+        if not broker_away:
+            self._broker_seen_at = now
+        ttl = fleet.terms.lease_ttl if fleet.terms else 0.0
+        return Facts(
+            host=socket.gethostname(),
+            pid=status.pid,
+            state=status.state,
+            able=fleet.booted and not self._ending and now - self._broker_seen_at <= ttl,
+            waits=self._waits_for(),
+            processes=[
+                {"index": child.index, "pid": child.pid, "stage": child.stage.value}
+                for child in fleet.children()
+            ],
+            shards=fleet.dealer.facts(fleet.holders),
+        )
 
     def _status(self, now: float) -> Status:
         fleet = self._fleet

@@ -1,0 +1,41 @@
+"""What a supervisor tells the other members of its service, and ``qworker status``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One member of a service. Everything has a default, for members of other releases."""
+
+    host: str = ""
+    pid: int = 0
+    #: As in :class:`~worker.supervisor.status.Status`.
+    state: str = ""
+    #: Whether shards may be assigned to it.
+    able: bool = True
+    #: What it waits for; empty where for nothing.
+    waits: str = ""
+    processes: Sequence[Mapping[str, Any]] = ()
+    #: By the lease of each shard that a process of it consumes: what is known of the shard, as
+    #: ``worker.report.shards`` tells it, and ``pid``.
+    shards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def dump(self) -> str:
+        """Return the facts as text."""
+        return json.dumps(asdict(self), separators=(",", ":"), default=str)
+
+    @classmethod
+    def load(cls, text: str) -> Facts:
+        """Read what ``dump`` wrote, as far as it is understood. Never raises."""
+        try:
+            told = json.loads(text)
+            return cls(**{name: told[name] for name in cls.__slots__ if name in told})
+        except (ValueError, TypeError):
+            return cls()
