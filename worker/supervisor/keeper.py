@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.errors import LeasesUnavailable, QworkerError
-from worker.leases.base import LeaseOptions, View, trusted_until
+from worker.leases.base import LeaseOptions, Sync, View, trusted_until
 from worker.leases.open import open_leases
 from worker.patience import patiently
 from worker.sharding.ownership import Grant, Ownership
@@ -173,7 +173,9 @@ class Keeper:
         view = store.sync(self._terms.service, ownership.ask(self._facts))
         known = self._course.follow(view)
         if isinstance(known, Refused):
+            store.sync(self._terms.service, Sync(self.member, leaving=True))
             self._report(News(view=view, refused=known))
+            self._closed = True
             return False
         if isinstance(known, Proposal):  # whoever is first
             store.write(self._terms.service, PLAN, known.version, known.text)
