@@ -19,6 +19,7 @@ from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
 from worker.relay import Relay
+from worker.resharding import declared_by, topology_of
 from worker.tenure import Tenure
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from worker.dedup.base import DedupStore
     from worker.executor import Delivery
     from worker.pool import PoolMaker
+    from worker.sharding.generations import Plan
     from worker.telemetry import Counters
     from worker.timers import Timers
 
@@ -66,7 +68,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     app: App,
     settings: Settings,
     *,
-    generation: int,
+    plan: Plan,
     owner: bytes,
     store: DedupStore,
     state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
@@ -92,11 +94,12 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     parking.load()
     link = Link(
         settings,
-        topology=app.topology(settings, generation),
+        topology=topology_of(app, settings, plan.consumed),
         service=app.name,
         telemetry=telemetry,
         random=random,
     )
+    link.declared = declared_by(app, settings, plan)
     patiently(link.open, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(

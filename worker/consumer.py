@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from enum import Enum
 from random import Random
 from time import monotonic
@@ -37,6 +36,8 @@ from worker.outcome import ABANDONED
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
 from worker.report import dump, statistics
+from worker.resharding import declared_by, topology_of
+from worker.sharding.generations import Generation, Plan
 from worker.telemetry import Counters, HandlerStuck, SecondEffect
 from worker.timers import Timers
 from worker.waiter import Waiter
@@ -88,7 +89,7 @@ class Consumer:
         settings: Settings,
         *,
         shards: Iterable[int] = (),
-        generation: int = 1,
+        plan: Plan | None = None,
         owner: bytes | None = None,
         store: DedupStore | None = None,
         clock: Callable[[], float] = monotonic,
@@ -103,7 +104,7 @@ class Consumer:
         self.on_beat: Callable[[], None] | None = None
         #: Called with shards of which nothing is left here, so that another may have them.
         self.on_given: Callable[[list[int]], None] | None = None
-        self.generation = generation
+        self.plan = plan or Plan(Generation(1, settings.shards))
         self._clock = clock
         self._random = random or Random()
         self._pools = pools
@@ -138,7 +139,7 @@ class Consumer:
             parts = assemble(
                 self.app,
                 settings,
-                generation=self.generation,
+                plan=self.plan,
                 owner=self.owner,
                 store=self._store,
                 state=state,
@@ -217,12 +218,17 @@ class Consumer:
         with self._noticing_loss():
             self._tenure.lose(shards)
 
-    def switch(self, generation: int, shards: int) -> None:
-        """Go over to another generation, of so many shards, holding nothing of the one before."""
-        self.generation, self.settings = generation, replace(self.settings, shards=shards)
+    def follow(self, plan: Plan) -> None:
+        """Declare from now on, at each connection, what ``plan`` says."""
+        self.plan = plan
+        self._link.declared = declared_by(self.app, self.settings, plan)
+
+    def switch(self, plan: Plan) -> None:
+        """Go over to the generation that ``plan`` consumes, holding nothing of the one before."""
+        self.follow(plan)
         self._gatherer.forget()
         self._waiter.follow(())
-        self._link.switch(self.app.topology(self.settings, generation))
+        self._link.switch(topology_of(self.app, self.settings, plan.consumed))
         self._dispatcher.forget()
 
     def trust(self, until: float) -> None:

@@ -20,14 +20,14 @@ from worker.executor import Delivery
 from worker.intake import Onward
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
+from worker.seal import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from worker.detour import Detour
     from worker.dispatch import Dispatcher
-    from worker.executor import Task
-    from worker.intake import Intake
+    from worker.intake import Found, Intake
     from worker.link import Link
     from worker.message import Message
     from worker.parking import Parking
@@ -73,7 +73,7 @@ class Gatherer:
         self._settled = settled
         #: What was read and is not in lanes yet; whether this tick looked for it; and why it could
         #: not be read.
-        self._arrived: list[tuple[Delivery, list[Task] | DeadLetter | Unpark | Onward]] = []
+        self._arrived: list[tuple[Delivery, Found]] = []
         self._looked = False
         self._broken: BrokerUnreachable | None = None
         #: The channels that delivered since they were opened.
@@ -114,9 +114,12 @@ class Gatherer:
             return 0
         arrived, self._arrived = self._arrived, []
         add = self._dispatcher.add
+        sealed = False
         for delivery, tasks in arrived:
+            if sealed and delivery.channel.sealed_at:
+                continue  # it came behind a marker
             if not isinstance(tasks, list):
-                self._divert(delivery, tasks)
+                sealed = self._divert(delivery, tasks) or sealed
             elif not tasks:
                 self._finish(delivery)
             elif self._parking and self._is_parked(tasks[0].message):
@@ -127,8 +130,11 @@ class Gatherer:
         self._counters.received += len(arrived)
         return len(arrived)
 
-    def _divert(self, delivery: Delivery, found: DeadLetter | Unpark | Onward) -> None:
-        """Send a delivery where it belongs that is none for handlers here."""
+    def _divert(self, delivery: Delivery, found: DeadLetter | Unpark | Onward | Sealed) -> bool:
+        """Send a delivery where it belongs that is none for handlers here.
+
+        Tells whether it was the marker behind which nothing of its queue counts.
+        """
         if delivery.channel.relays:
             self._counters.relayed += 1
             self._counters.received -= 1  # it comes again, or is of no shard
@@ -139,6 +145,12 @@ class Gatherer:
                 self._unpark(delivery, found)
             case Onward(key):
                 self._relay.pass_on(delivery, key)
+            case Sealed() if delivery.channel.relays:
+                self._relay.seal(delivery)
+            case Sealed():
+                delivery.channel.sealed_at = delivery.tag
+                return True
+        return False
 
     def _is_parked(self, message: Message) -> bool:
         """Tell whether ``message`` is to be parked now.

@@ -12,6 +12,7 @@ from worker.message import KEY_HEADER, Message, key_of
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, UPTO, Unpark
 from worker.payload import Unfit
+from worker.seal import SEAL, Sealed, is_marker
 
 if TYPE_CHECKING:
     from worker.app import App, Handler
@@ -24,6 +25,12 @@ class Onward:
     """The message came without a slot; it goes on to the shard of ``key``."""
 
     key: str
+
+
+#: What a delivery turns out to be.
+Found = list[Task] | DeadLetter | Unpark | Onward | Sealed
+
+_OF_THE_RUNTIME = frozenset({MARKER, SEAL})
 
 
 class Intake:
@@ -39,9 +46,7 @@ class Intake:
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
 
-    def read(
-        self, delivery: Delivery, arrival: Arrival
-    ) -> list[Task] | DeadLetter | Unpark | Onward:
+    def read(self, delivery: Delivery, arrival: Arrival) -> Found:
         """Return a task for each handler that observes the message, or why there is none.
 
         An empty list says that the message came by mistake, and means nobody here.
@@ -58,11 +63,14 @@ class Intake:
             return message
         delivery.message = message
         delivery.fingerprint = fingerprint(message.body)
+        if message.name in _OF_THE_RUNTIME:
+            if is_marker(message, arrival.exchange):
+                return Sealed()
+            if message.name == MARKER and not delivery.channel.relays:
+                upto = message.headers.get(UPTO)
+                return Unpark(message.key or "", upto if isinstance(upto, int) else 0)
         if delivery.channel.relays:
-            return self._onward(message)
-        if message.name == MARKER:
-            upto = message.headers.get(UPTO)
-            return Unpark(message.key or "", upto if isinstance(upto, int) else 0)
+            return Onward(order_key(self._app, message))
         return self._tasks(delivery, message)
 
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
@@ -80,12 +88,13 @@ class Intake:
         delivery.open_tasks = len(handlers)
         return [Task(delivery, message, handler) for handler in handlers]
 
-    def _onward(self, message: Message) -> Onward:
-        """Find the key of a message of the relay queue, exactly as its shard will find it."""
-        key = message.key
-        if key is None and KEY_HEADER not in message.headers:
-            key = _key_in_payload(message, self._app.route(message.name))
-        return Onward(key or message.id)
+
+def order_key(app: App, message: Message) -> str:
+    """Return what decides which shard has ``message``, exactly as the shard finds it; or the id."""
+    key = message.key
+    if key is None and KEY_HEADER not in message.headers:
+        key = _key_in_payload(message, app.route(message.name))
+    return key or message.id
 
 
 def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | None:

@@ -60,8 +60,10 @@ class Link:
         random: Random,
     ) -> None:
         self._settings = settings
-        #: What is declared at each connection.
+        #: What is consumed.
         self.topology = topology
+        #: What is declared at each connection.
+        self.declared: tuple[Topology, ...] = (topology,)
         self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
@@ -112,7 +114,8 @@ class Link:
         try:
             outbound = Outbound(self._connect("publish"), settings.broker)
             channel = inbound_connection.channel()
-            declare(channel, topology)
+            for each in self.declared:
+                declare(channel, each)
             channel.close()
             for queue in self._retry_queues.values():
                 _declare_retry(queue, inbound_connection)
@@ -331,7 +334,7 @@ class Link:
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
     def switch(self, topology: Topology) -> None:
-        """Leave everything that is consumed; the next ``ensure`` connects to this instead."""
+        """Leave everything that is consumed; the next ``ensure`` consumes this instead."""
         self.topology = topology
         if self._outbound is not None:
             self._last_words += self._outbound.decided()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worker.errors import PublishError
     from worker.executor import Delivery
     from worker.link import Link
+    from worker.message import Outgoing
     from worker.telemetry import Telemetry
 
 
@@ -59,6 +60,19 @@ class Relay:
             drop_prefix=PREFIX,
         )
 
+        delivery.open_tasks = 1
+        self._send(delivery, message)
+
+    def seal(self, delivery: Delivery) -> None:
+        """Pass a marker on to every shard, behind all that was passed on before."""
+        message_id = delivery.message.id if delivery.message is not None else ""
+        queues = self._link.topology.shard_queues
+        delivery.open_tasks = len(queues)
+        for queue in queues:
+            to = redirect(delivery.arrival, message_id, exchange="", routing_key=queue, facts={})
+            self._send(delivery, to)
+
+    def _send(self, delivery: Delivery, message: Outgoing) -> None:
         def then(error: PublishError | None) -> None:
             if error is None:
                 self._settled(delivery)
@@ -67,5 +81,4 @@ class Relay:
                 self._telemetry.emit(PublishRefused(message.message_id, to, str(error)))
                 self._link.renew(f"{to} did not take {message.message_id}: {error}")
 
-        delivery.open_tasks = 1
         self._link.send(message, then, again=False)

@@ -26,6 +26,7 @@ def statistics(
         "lanes": len(dispatcher.lanes),
         "held": sum(channel.held for channel in channels),
         "unsettled": sum(channel.settlement.unsettled for channel in channels),
+        "drained": [c.shard for c in channels if c.drained and not c.relays],
         "halted": sum(channel.halted for channel in channels),
         "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
         "connected": link.is_up,

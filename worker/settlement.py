@@ -70,6 +70,11 @@ class Settlement:
         return Acks(last, singles)
 
     @property
+    def upto(self) -> int:
+        """The tag up to which all are acknowledged."""
+        return self._upto
+
+    @property
     def unsettled(self) -> int:
         """How many deliveries are not acknowledged."""
         return self._highest - self._upto - len(self._acked)

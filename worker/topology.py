@@ -17,7 +17,7 @@ the message id, on a ring of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
@@ -106,6 +106,33 @@ class Topology:
     def queue_of(self, shard: int) -> str:
         """Return the name of a shard's queue."""
         return shard_queue(self.service, self.generation, shard)
+
+    @property
+    def front(self) -> str:
+        """The name of the exchange that spreads the service's messages."""
+        return front_exchange(self.service, self.generation)
+
+    def without_front(self) -> Topology:
+        """Return what is left where nothing shall come to this generation by its exchange."""
+        own = {exchange.name for exchange in self.exchanges if exchange.shards}
+        return replace(
+            self,
+            exchanges=tuple(each for each in self.exchanges if each.name not in own),
+            binds=tuple(b for b in self.binds if b.source not in own and b.target not in own),
+        )
+
+    def unbound(self) -> Topology:
+        """Return this without the bindings that let messages in."""
+        binds = tuple(bind for bind in self.binds if bind.target != self.front)
+        return replace(self, binds=binds)
+
+    def place_of(self, key: str) -> tuple[str, str]:
+        """Return the exchange and the routing key by which a message of ``key`` gets to its shard.
+
+        Of those without a key it is the id that counts.
+        """
+        slots = any(bind.slots for bind in self.binds)
+        return ("", self.queue_for(key)) if slots else (self.front, "")
 
     @property
     def shard_queues(self) -> tuple[str, ...]:

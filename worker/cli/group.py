@@ -24,6 +24,11 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         "Run",
         (
             Entry("start", "worker.cli.start:start", "Run a service: its handlers, until SIGTERM."),
+            Entry(
+                "reshard",
+                "worker.cli.reshard:reshard",
+                "Change the number of shards of a service, while it runs.",
+            ),
             Entry("check", "worker.cli.check:check", "Tell whether a service could run here."),
             Entry("demo", "worker.cli.demo:demo", "Show it at work, with no server."),
         ),

@@ -4,14 +4,18 @@ A generation is an exchange of its own and a number of queues behind it. Changin
 shards means a new generation, while publishers go on publishing:
 
 1. ``declare``  the exchange and the queues of the next generation
-2. ``bind``     it to everything that the old one is bound to. Now a message goes to both; whoever
-                comes second is a duplicate
-3. ``seal``     the old one: nothing is bound to it any more
-4. ``drain``    the old one, to the last message, by its ordinary consumers. The new one fills
+2. ``bind``     it to everything that the old one is bound to; every member does so, and declares
+                the old one's exchange no more. Now a message goes to both; whoever comes second is
+                a duplicate
+3. ``seal``     the old one: its exchange is removed, so that nothing comes to it any more, and
+                behind the last message of each queue goes a marker
+4. ``drain``    the old one, up to the markers, by its ordinary consumers. The new one fills
 5. ``remove``   the old one; from here on the new one is consumed, and never before
 
 Each key's messages in the old generation are a prefix of its stream and those in the new one the
 rest, with an overlap; as nothing of the rest is consumed before the prefix is through, order holds.
+What still comes behind a marker (a retry that returns, a copy from a member that was cut off) goes
+to the new one before the old one is removed; what is bound to both is a duplicate there.
 
 The plan is a document in the lease store. Every step can be repeated, and the document is changed
 by compare-and-set after it; so whoever comes next, after a crash anywhere, does the last step once
@@ -38,6 +42,8 @@ class Phase(Enum):
 
 
 _ORDER = list(Phase)
+#: The name of the document that holds the plan.
+PLAN = "plan"
 
 
 @dataclass(frozen=True, slots=True)

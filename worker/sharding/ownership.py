@@ -166,7 +166,8 @@ class Ownership:
             return []  # a member that leaves gave everything up when it began to
         # Without anybody able to have it, a shard stays where it is.
         keep = {name for name in shards if goal.get(name, self.member) == self.member}
-        keep.update(jobs)
+        if self.member in able:
+            keep.update(jobs)
         return self._give([name for name in self.grants if name not in keep])
 
     def _give(self, names: list[str]) -> list[str]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 from worker.config import mask_url
 from worker.errors import ConfigurationError, QworkerError
 from worker.logs import configure_early, configure_logging
+from worker.sharding.generations import Plan
 from worker.supervisor.control import (
     EXIT_CODES,
     PROTOCOL,
@@ -39,18 +40,21 @@ from worker.supervisor.control import (
     Dump,
     Fatal,
     Finished,
+    Follow,
     Give,
     Given,
     Hello,
     Lose,
     Open,
     Ready,
+    Step,
     Stop,
     Take,
     Terms,
     Trust,
 )
 from worker.supervisor.signals import Signals
+from worker.supervisor.stepper import Stepper, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -81,8 +85,11 @@ class Runnable(Protocol):
     def run(self) -> Enum:
         """Consume until drained, stopped or failed."""
 
-    def switch(self, generation: int, shards: int) -> None:
-        """Go over to another generation, of so many shards."""
+    def follow(self, plan: Plan) -> None:
+        """Declare from now on what this plan says."""
+
+    def switch(self, plan: Plan) -> None:
+        """Go over to the generation that this plan consumes."""
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Consume these shards too; trust all that are consumed until then."""
@@ -123,8 +130,9 @@ class Service:
     """An imported app: what the supervisor must know of it, and how to make its consumer."""
 
     terms: Terms
-    #: Called with the generation, how many shards it has, and the owner id of this process.
-    consumer: Callable[[int, int, bytes], Runnable]
+    #: Called with the plan of generations, and the owner id of this process.
+    consumer: Callable[[Plan, bytes], Runnable]
+    steps: Steps
 
 
 def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
@@ -195,13 +203,15 @@ class Child:
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
         told = self._await(Open)
-        self._consumer = consumer = service.consumer(told.generation, told.shards, self._owner)
+        plan = Plan.load(told.plan)
+        self._consumer = consumer = service.consumer(plan, self._owner)
+        self._stepper = Stepper(service.steps, self._signals.wake)
         consumer.on_given = self._tell_given
         consumer.open()
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
         consumer.watch(self._signals, self._obey)
-        self._channel.send(Ready(told.generation))
+        self._channel.send(Ready(plan.consumed.number, told.version))
         self._listen()  # to what came meanwhile, and shows on no descriptor
         finish = consumer.run().name
         self._channel.send(Finished(finish))
@@ -255,9 +265,15 @@ class Child:
     def _assign(self, consumer: Runnable, message: Message) -> None:
         """Consume what the supervisor says, and as long as it says."""
         match message:
-            case Open(generation, shards):
-                consumer.switch(generation, shards)
-                self._channel.send(Ready(generation))
+            case Open(text, version):
+                plan = Plan.load(text)
+                consumer.switch(plan)
+                self._channel.send(Ready(plan.consumed.number, version))
+            case Follow(text, version):
+                consumer.follow(Plan.load(text))
+                self._stepper.follow(Plan.load(text), version)
+            case Step(text, version):
+                self._stepper.step(Plan.load(text), version)
             case Take(fences, trusted_until):
                 consumer.take(dict(fences), trusted_until)
             case Trust(until):
@@ -270,7 +286,9 @@ class Child:
                 logger.error("the supervisor sent a %s", type(message).__name__)
 
     def _obey(self) -> None:
-        """Drain: SIGTERM came."""
+        """Tell what a step came to; drain if SIGTERM came."""
+        for message in self._stepper.answers():
+            self._channel.send(message)
         if self._signals.take() and self._consumer is not None:
             logger.info("got SIGTERM: draining")
             self._consumer.drain(time.monotonic() + self._drain_timeout)

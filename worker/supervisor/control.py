@@ -5,12 +5,16 @@
     supervisor                                 child
         ──── Boot(options, index, protocol) ────>      imports the app, resolves the settings
         <─── Hello(pid, owner, terms) ───────────      or Fatal(exit_code, text)
-        ──── Open(generation, shards) ──────────>      connects and declares
-        <─── Ready() ────────────────────────────      or Fatal(exit_code, text)
+        ──── Open(plan, version) ───────────────>      connects and declares
+        <─── Ready(generation, version) ─────────      or Fatal(exit_code, text)
         ──── Take(fences, trusted_until) ───────>      consumes these shards
         ──── Trust(until) ──────────────────────>      at each renewal of their leases
         ──── Give(shards), Lose(shards) ────────>      finishes what runs
         <─── Given(shards) ──────────────────────      nothing of them is left here
+        ──── Follow(plan, version) ─────────────>      declares what this plan says from now on
+        <─── Followed(version) ──────────────────
+        ──── Step(plan, version) ───────────────>      takes the plan's next step on the broker
+        <─── Stepped(version, done, error) ──────
         <─── Beat(statistics) ───────────────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
         ──── Drain(seconds), Stop() ────────────>
@@ -70,6 +74,8 @@ class Terms:
     """What the supervisor needs to know of a service's settings. Durations are seconds."""
 
     service: str
+    #: What its queues are named after, and its leases are kept under.
+    queues: str
     shards: int
     #: How many processes to start with, and how many there can be at most.
     processes: int
@@ -125,13 +131,14 @@ class Fatal:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Connect and declare this generation of so many shards.
+    """Connect, declare, and be ready to consume the generation that this plan consumes.
 
-    A process that is ready leaves the generation that it had, of which it holds nothing.
+    A process that is ready leaves the generation that it had, of which it holds nothing. ``plan``
+    is a :class:`~worker.sharding.generations.Plan` as text, ``version`` that of its document.
     """
 
-    generation: int
-    shards: int
+    plan: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,39 @@ class Ready:
     """Connected, declared, consuming what it is told to take."""
 
     generation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """From now on declare what this plan says, also at reconnections."""
+
+    plan: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What the plan of this version says is declared, and nothing else will be."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Take the next step of this plan on the broker."""
+
+    plan: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The step of the plan of this version is ``done``, or has to be tried again."""
+
+    version: int
+    done: bool
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +264,10 @@ Message = (
     | Fatal
     | Open
     | Ready
+    | Follow
+    | Followed
+    | Step
+    | Stepped
     | Take
     | Trust
     | Give

@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError
-from worker.sharding.generations import Generation, Plan
+from worker.sharding.generations import PLAN, Generation, Plan
 
 if TYPE_CHECKING:
     from worker.leases.base import View
     from worker.supervisor.control import Terms
 
-#: The name of the document.
-PLAN = "plan"
 #: The lease of whoever takes the steps from one generation to the next.
 RESHARD = "reshard"
 

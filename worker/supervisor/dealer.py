@@ -16,7 +16,7 @@ from worker.sharding.assignment import assign
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from worker.sharding.generations import Generation
+    from worker.sharding.generations import Generation, Plan
 
 
 class Hand(Protocol):
@@ -38,8 +38,8 @@ class Hand(Protocol):
     def serves(self) -> bool:
         """Whether it may be told of a generation, and to take shards of the one that it knows."""
 
-    def open(self, generation: Generation) -> None:
-        """Tell it to leave the generation that it knows for this one."""
+    def open(self, plan: Plan, version: int) -> None:
+        """Tell it to leave the generation that it knows for the one that this plan consumes."""
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Tell it to take shards."""
@@ -62,8 +62,9 @@ class Dealer:
 
     def __init__(self, given: Callable[[str], None]) -> None:
         self._given = given
-        #: The generation that is consumed; None until it is known.
-        self.generation: Generation | None = None
+        #: The plan of generations, and the version of its document; None until it is known.
+        self.plan: Plan | None = None
+        self.version = 0
         #: The leases that are owned, with their epochs.
         self.owned: dict[str, int] = {}
         self.trusted_until = 0.0
@@ -75,9 +76,15 @@ class Dealer:
         self._last: dict[int, int] = {}
         self._goal: tuple[object, dict[int, int]] = (None, {})
 
-    def follow(self, generation: Generation) -> None:
-        """Consume this generation from now on."""
-        self.generation = self._generations[generation.number] = generation
+    @property
+    def generation(self) -> Generation | None:
+        """The generation that is consumed; None until it is known."""
+        return self.plan.consumed if self.plan is not None else None
+
+    def follow(self, plan: Plan, version: int) -> None:
+        """Consume what this plan says from now on."""
+        self.plan, self.version = plan, version
+        self._generations[plan.consumed.number] = plan.consumed
 
     def lose(self, names: Iterable[str], hands: Sequence[Hand]) -> None:
         """Somebody else may own these leases by now: tell whoever has their shards."""
@@ -102,8 +109,8 @@ class Dealer:
 
     def deal(self, hands: Sequence[Hand], places: Sequence[int], now: float) -> None:
         """Tell every process what follows. ``places`` are those that shards may go to."""
-        generation = self.generation
-        if generation is None:
+        plan, generation = self.plan, self.generation
+        if plan is None or generation is None:
             return
         wanted = self._wanted(generation)
         goal = self._assigned(wanted, hands, places)
@@ -122,7 +129,7 @@ class Dealer:
             if surplus:
                 hand.give(surplus)
             if hand.serves and not current and not hand.shards:
-                hand.open(generation)
+                hand.open(plan, self.version)
         for hand in hands:
             fences = {
                 shard: fence
@@ -145,6 +152,17 @@ class Dealer:
             names = generation.leases if generation is not None else []
             for shard in hand.shards:
                 found[names[shard]] = {"pid": hand.pid, **numbers.get(str(shard), {})}
+        return found
+
+    def drained(self, hands: Sequence[Hand]) -> list[str]:
+        """Return the leases of the shards that are consumed up to the marker of their end."""
+        found = []
+        for hand in hands:
+            generation = self._generations.get(hand.generation)
+            told = hand.statistics.get("drained")
+            if generation is not None and isinstance(told, list):
+                names = generation.leases
+                found += [names[shard] for shard in told if shard in hand.shards]
         return found
 
     def settled(self, hands: Sequence[Hand]) -> bool:

@@ -22,6 +22,10 @@ class Facts:
     able: bool = True
     #: What it waits for; empty where for nothing.
     waits: str = ""
+    #: The version of the plan that all its processes follow; and the leases of the shards of the
+    #: old generation that are drained.
+    followed: int = 0
+    drained: Sequence[str] = ()
     processes: Sequence[Mapping[str, Any]] = ()
     #: By the lease of each shard that a process of it consumes: what is known of the shard, as
     #: ``worker.report.shards`` tells it, and ``pid``.

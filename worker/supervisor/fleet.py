@@ -20,14 +20,17 @@ from worker.supervisor.control import (
     Dump,
     Fatal,
     Finished,
+    Followed,
     Given,
     Hello,
     Ready,
+    Stepped,
     Terms,
 )
 from worker.supervisor.dealer import Dealer
 from worker.supervisor.policy import Restarts
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
+from worker.supervisor.resharder import Resharder
 from worker.supervisor.totals import Totals
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class Fleet:
         command: Sequence[str] = CHILD_COMMAND,
         on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
         given: Callable[[str], None] = lambda _lease: None,
+        propose: Callable[[int, str], None] = lambda _version, _text: None,
     ) -> None:
         self._options = options
         self._command = command
@@ -67,6 +71,7 @@ class Fleet:
         self._closing = False
         #: Which shards are owned, and by which process.
         self.dealer = Dealer(given)
+        self.resharder = Resharder(propose)
         #: From the first child that imported the app; unknown until then.
         self.terms: Terms | None = None
         #: How many processes there should be.
@@ -221,6 +226,7 @@ class Fleet:
             self._slots = [s for s in self._slots if s.index < self.processes or any(s.children())]
         self.booted = self.booted or self.ready
         self.dealer.deal(self.holders, range(self.processes), now)
+        self.resharder.drive(self.children(), now)
 
     # The life of one process
 
@@ -241,11 +247,11 @@ class Fleet:
 
     def _promote(self, slot: Slot) -> None:
         """Let the slot's successor connect, and take the holder's place when that is gone."""
-        child, change, generation = slot.successor, self._change, self.dealer.generation
+        child, change, dealer = slot.successor, self._change, self.dealer
         if child is None or child.dismissed:
             return
-        if child.stage is Stage.GREETED and generation is not None:
-            child.open(generation)
+        if child.stage is Stage.GREETED and dealer.plan is not None:
+            child.open(dealer.plan, dealer.version)
         if child.stage is not Stage.READY or slot.holder is not None:
             return
         if change is None or change.committed or not change.covers(slot):
@@ -259,8 +265,8 @@ class Fleet:
         match message:
             case Hello():
                 self._greet(child, message)
-            case Ready(generation):
-                child.ready(generation, now)
+            case Ready(generation, version):
+                child.ready(generation, version, now)
                 child.say(Bury([*self._dead]))
                 for each in self._slots:  # where one can start, others were not to blame
                     each.restarts.ready()
@@ -268,6 +274,10 @@ class Fleet:
             case Beat(statistics):
                 child.beat(statistics, now)
                 self._on_beat(child.pid, statistics)
+            case Followed(version):
+                child.followed = version
+            case Stepped():
+                self.resharder.stepped(message, now)
             case Given(shards):
                 child.given(shards)
             case Finished(finish):

@@ -20,8 +20,9 @@ from worker.errors import LeasesUnavailable, QworkerError
 from worker.leases.base import LeaseOptions, Sync, View, trusted_until
 from worker.leases.open import open_leases
 from worker.patience import patiently
+from worker.sharding.generations import PLAN
 from worker.sharding.ownership import Grant, Ownership
-from worker.supervisor.course import PLAN, Course, Proposal, Refused
+from worker.supervisor.course import Course, Proposal, Refused
 from worker.supervisor.facts import Facts
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class News:
 
     view: View = field(default_factory=View)
     plan: Plan | None = None
+    #: The version of its document.
+    version: int = 0
     #: Leases that became ours; those to give up; those that somebody else may have by now.
     take: dict[str, Grant] = field(default_factory=dict)
     give: Sequence[str] = ()
@@ -76,6 +79,7 @@ class Keeper:
         self._closed = False
         #: What the last round asked for.
         self._wanted: list[str] = []
+        self._version = 0
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -164,28 +168,31 @@ class Keeper:
     def _round(self, store: LeaseStore, asked_at: float) -> bool:
         """Make one call; tell whether something moved, so that the next should follow at once."""
         while self._writes:
-            store.write(self._terms.service, *self._writes[0])
+            store.write(self._terms.queues, *self._writes[0])
             self._writes.popleft()
         ownership = self._ownership
         leaving = ownership.leave() if self._leaving else []
         while self._given:
             ownership.given(self._given.popleft())
-        view = store.sync(self._terms.service, ownership.ask(self._facts))
+        view = store.sync(self._terms.queues, ownership.ask(self._facts))
         known = self._course.follow(view)
         if isinstance(known, Refused):
-            store.sync(self._terms.service, Sync(self.member, leaving=True))
+            store.sync(self._terms.queues, Sync(self.member, leaving=True))
             self._report(News(view=view, refused=known))
             self._closed = True
             return False
         if isinstance(known, Proposal):  # whoever is first
-            store.write(self._terms.service, PLAN, known.version, known.text)
+            store.write(self._terms.queues, PLAN, known.version, known.text)
             return True
         leases, jobs = self._course.leases(known), self._course.jobs(known)
+        version, before = view.documents[PLAN].version, self._version
+        self._version = version
         orders = ownership.hear(view, asked_at, leases, jobs)
         self._report(
             News(
                 view,
                 known,
+                version,
                 orders.take,
                 [*leaving, *orders.give],
                 orders.lost,
@@ -194,7 +201,7 @@ class Keeper:
             )
         )
         wanted, self._wanted = self._wanted, [*ownership.wanted]
-        moved = leaving or orders.take or orders.give or orders.lost
+        moved = version != before or leaving or orders.take or orders.give or orders.lost
         return bool(moved) or wanted != self._wanted
 
     def _report(self, news: News) -> None:

@@ -18,6 +18,7 @@ from worker.supervisor.control import (
     Channel,
     ControlError,
     Drain,
+    Follow,
     Give,
     Lose,
     Open,
@@ -31,7 +32,7 @@ from worker.supervisor.systemd import without_notify
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from worker.sharding.generations import Generation
+    from worker.sharding.generations import Plan
     from worker.supervisor.control import Fatal, Message, Terms
 
 logger = logging.getLogger("worker.supervisor")
@@ -90,6 +91,9 @@ class ChildProcess:
         self.owner = ""
         #: The generation whose queues it knows; 0 while it knows none.
         self.generation = 0
+        #: The versions of the plan that it was told, and that it follows.
+        self.told = 0
+        self.followed = 0
         #: The shards that it was told to take, until it gave them, with their fences; and those of
         #: them that it was told to give.
         self.shards: dict[int, int] = {}
@@ -151,11 +155,17 @@ class ChildProcess:
         self.owner = owner
         self.stage = Stage.GREETED
 
-    def open(self, generation: Generation) -> None:
+    def open(self, plan: Plan, version: int) -> None:
         """Make the process connect, and leave a generation of which it holds nothing."""
         self.stage = Stage.OPENING
         self.opened_at = monotonic()
-        self.say(Open(generation.number, generation.shards))
+        self.told = version
+        self.say(Open(plan.dump(), version))
+
+    def follow(self, plan: Plan, version: int) -> None:
+        """Make the process declare what this plan says."""
+        self.told = version
+        self.say(Follow(plan.dump(), version))
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Give the process shards, each with its fence."""
@@ -186,8 +196,9 @@ class ChildProcess:
             self.shards.pop(shard, None)
             self.giving.discard(shard)
 
-    def ready(self, generation: int, now: float) -> None:
-        """Note that the process is connected to this generation."""
+    def ready(self, generation: int, version: int, now: float) -> None:
+        """Note that the process is connected to this generation, as that plan has it."""
+        self.followed = version
         self.last_beat = now
         self.ready_at = self.ready_at or now
         self.generation = generation

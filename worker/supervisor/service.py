@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,15 @@ from worker.config import load_settings
 from worker.consumer import Consumer
 from worker.errors import ConfigurationError
 from worker.importing import BrokenApp, load_app
+from worker.resharding import Resharding
 from worker.supervisor.child import Service
 from worker.supervisor.control import Terms
+from worker.topology import queue_prefix
 
 if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
+    from worker.sharding.generations import Plan
     from worker.supervisor.control import Boot
 
 logger = logging.getLogger("worker.supervisor.child")
@@ -42,18 +44,19 @@ def load_service(boot: Boot) -> Service:
             settings.process_count,
         )
     app.only(settings.handlers)
-    return Service(terms_of(app, settings), partial(_consumer, app, settings))
+    steps = Resharding(app, settings)
+    return Service(terms_of(app, settings), partial(_consumer, app, settings), steps)
 
 
-def _consumer(app: App, settings: Settings, generation: int, shards: int, owner: bytes) -> Consumer:
-    settings = replace(settings, shards=shards)
-    return Consumer(app, settings, generation=generation, owner=owner)
+def _consumer(app: App, settings: Settings, plan: Plan, owner: bytes) -> Consumer:
+    return Consumer(app, settings, plan=plan, owner=owner)
 
 
 def terms_of(app: App, settings: Settings) -> Terms:
     """Return what the supervisor must know."""
     return Terms(
         service=app.name,
+        queues=queue_prefix(app.name, settings.handlers),
         shards=settings.shards,
         processes=settings.process_count,
         most_processes=settings.most_processes,

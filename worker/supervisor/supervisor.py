@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 from worker.config import mask_url
 from worker.errors import ConfigurationError
 from worker.logs import configure_early, configure_logging
+from worker.sharding.generations import PLAN
 from worker.supervisor.control import EXIT_CODES, Fatal
+from worker.supervisor.course import RESHARD
 from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
@@ -94,7 +96,7 @@ class Supervisor:
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
         self._burst = BurstWatch()
-        self._fleet = Fleet(options, command, self._burst.beat, self._give_back)
+        self._fleet = Fleet(options, command, self._burst.beat, self._give_back, self._propose)
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
         self._leave_until = float("inf")
@@ -275,10 +277,17 @@ class Supervisor:
                 self._lease_trouble = f"{news.view.settling:.0f} s to pass in the lease store"
             self._left = news.gone
             self._owned_by_all = news.view.leases.keys()
-            dealer.follow(news.plan.consumed)
+            dealer.follow(news.plan, news.version)
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
             dealer.trust(news.trusted_until, holders)
+            leads = RESHARD in dealer.owned and time.monotonic() < news.trusted_until
+            self._fleet.resharder.hear(news.plan, news.view, news.version, leads=leads)
+
+    def _propose(self, version: int, text: str) -> None:
+        """Change the plan, if its version is still this one."""
+        if self._keeper is not None:
+            self._keeper.write(PLAN, version, text)
 
     def _give_back(self, lease: str) -> None:
         if self._keeper is not None:
@@ -335,6 +344,8 @@ class Supervisor:
                 {"index": child.index, "pid": child.pid, "stage": child.stage.value}
                 for child in fleet.children()
             ],
+            followed=fleet.resharder.followed,
+            drained=fleet.dealer.drained(fleet.holders),
             shards=fleet.dealer.facts(fleet.holders),
         )
 

@@ -33,7 +33,7 @@ class QueueChannel:
 
     __slots__ = (
         "channel", "closed", "halted", "held", "leaving", "prefetch", "queue", "relays",
-        "settlement", "shard",
+        "sealed_at", "settlement", "shard",
     )  # fmt: skip
 
     def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:  # noqa: ANN401
@@ -48,9 +48,16 @@ class QueueChannel:
         self.held = 0
         #: Nothing more of it begins here; so it is with every channel that is closed.
         self.leaving = False
+        #: The tag of the marker behind which nothing counts any more; 0 where none came.
+        self.sealed_at = 0
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything before the marker is acknowledged."""
+        return bool(self.sealed_at) and self.settlement.upto >= self.sealed_at - 1
 
 
 class Inbound:
@@ -116,7 +123,7 @@ class Inbound:
         fetched = []
         for arrival in self._arrivals:
             channel = channels.get(arrival.channel)
-            if channel is not None and not channel.leaving:
+            if channel is not None and not (channel.leaving or channel.sealed_at):
                 channel.settlement.deliver(arrival.tag)
                 fetched.append((channel, arrival))
         self._arrivals.clear()

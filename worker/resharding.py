@@ -1,0 +1,221 @@
+"""The steps on the broker from one generation of a service's queues to the next.
+
+Each is taken on connections of its own, by a thread that the consumer's loop does not wait for;
+each can be repeated, also by somebody else, after a crash anywhere in it. ``sharding.generations``
+has the order of the steps and why it keeps the order of messages.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import amqp.exceptions
+
+from worker.aside import PREFIX, published_as, redirect
+from worker.codec import Codec
+from worker.deadletters import Box, wait_readable
+from worker.errors import BrokerUnreachable, ConfirmTimeout
+from worker.intake import order_key
+from worker.message import Message
+from worker.seal import SEAL, is_marker, marker
+from worker.sharding.generations import Phase
+from worker.topology import RETRY_SECONDS, declare, relay_queue, retry_queue
+from worker.transport.capabilities import connect
+from worker.transport.inbound import losses, release
+from worker.transport.outbound import Outbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kombu.connection import Connection
+
+    from worker.app import App
+    from worker.config import Settings
+    from worker.deadletters import Letter
+    from worker.message import Outgoing
+    from worker.sharding.generations import Generation, Plan
+    from worker.topology import Topology
+
+_BATCH = 500
+
+
+def topology_of(app: App, settings: Settings, generation: Generation) -> Topology:
+    """Return what one generation of the service declares."""
+    return app.topology(replace(settings, shards=generation.shards), generation.number)
+
+
+def declared_by(app: App, settings: Settings, plan: Plan) -> tuple[Topology, ...]:
+    """Return what every process of the service declares when it connects.
+
+    From the step on in which the old generation may be sealed, nobody brings its exchange back.
+    """
+    current = topology_of(app, settings, plan.current)
+    if plan.target is None or plan.phase is Phase.DECLARE:
+        return (current,)
+    target = topology_of(app, settings, plan.target)
+    return (target,) if plan.phase is Phase.REMOVE else (current.without_front(), target)
+
+
+class Resharding:
+    """Takes steps for one service. One thread at a time."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._codec = Codec.of(app.name, settings)
+
+    def declare(self, plan: Plan) -> None:
+        """Declare what every process does from now on. Raises BrokerUnreachable."""
+
+        def declare_all(channel: Any) -> None:  # noqa: ANN401 - kombu has no types
+            for topology in declared_by(self._app, self._settings, plan):
+                declare(channel, topology)
+
+        self._ask(declare_all)
+
+    def take(self, plan: Plan) -> bool:
+        """Take the next step of ``plan``; tell whether it is done, or has to be tried again.
+
+        Raises BrokerUnreachable and PublishError.
+        """
+        if plan.target is None:
+            return True
+        current = topology_of(self._app, self._settings, plan.current)
+        target = topology_of(self._app, self._settings, plan.target)
+        match plan.phase:
+            case Phase.DECLARE:
+                self._ask(lambda channel: declare(channel, target.unbound()))
+            case Phase.SEAL:
+                self._ask(lambda channel: channel.exchange_delete(current.front))
+                queues = (current.relay,) if current.relay else current.shard_queues
+                number = plan.current.number
+                self._publish([marker(self._codec, number, queue) for queue in queues])
+            case Phase.REMOVE:
+                return self._remove(current, target)
+            case _:  # what the members do, not the one who leads them
+                pass
+        return True
+
+    def _remove(self, old: Topology, new: Topology) -> bool:
+        """Move what is left of the old generation to the new one, and remove it."""
+        queues = [*old.shard_queues, relay_queue(old.service, old.generation)]
+        states = [(queue, self._state(queue)) for queue in queues]
+        there = [(queue, state) for queue, state in states if state is not None]
+        if any(consumers for _, (_, consumers) in there):
+            return False  # a member has not gone over yet
+        for queue, (ready, _) in there:
+            if ready:
+                self._move(queue, new)
+        # A retry that waits returns to the queue that it came from.
+        waiting = (self._state(retry_queue(self._app.name, wait)) for wait in RETRY_SECONDS)
+        if any(state is not None and state[0] for state in waiting):
+            return False
+        if any((self._state(queue) or (0, 0))[0] for queue, _ in there):
+            return False
+        for queue, _ in there:
+            self._ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
+        for exchange in old.exchanges:
+            if exchange.name.startswith(f"{old.front}.") or exchange.name == old.front:
+                self._ask(lambda channel, name=exchange.name: channel.exchange_delete(name))  # type: ignore[misc]
+        return True
+
+    def _move(self, queue: str, new: Topology) -> None:
+        """Move the messages of a queue to the shards that have their keys now."""
+        with Box(queue, self._codec, self._settings) as box:
+            batch: list[Letter] = []
+            for letter in box.read():
+                batch.append(letter)
+                if len(batch) >= _BATCH:
+                    self._forward(box, batch, new)
+                    batch = []
+            self._forward(box, batch, new)
+
+    def _forward(self, box: Box, batch: Sequence[Letter], new: Topology) -> None:
+        onward = []
+        for letter in batch:
+            if not self._is_marker(letter):
+                exchange, routing_key = new.place_of(self._key(letter))
+                onward.append(
+                    redirect(
+                        letter.arrival,
+                        letter.id,
+                        exchange=exchange,
+                        routing_key=routing_key,
+                        facts={},
+                        drop_prefix=PREFIX,
+                    )
+                )
+        self._publish(onward)
+        box.remove(batch)
+
+    def _is_marker(self, letter: Letter) -> bool:
+        message = self._message(letter) if letter.name == SEAL else None
+        return message is not None and is_marker(message, letter.arrival.exchange)
+
+    def _key(self, letter: Letter) -> str:
+        message = self._message(letter)
+        return letter.id if message is None else order_key(self._app, message)
+
+    def _message(self, letter: Letter) -> Message | None:
+        arrival = letter.arrival
+        name = published_as(arrival)
+        message = self._codec.decode(arrival.body, arrival.properties, name)
+        return message if isinstance(message, Message) else None
+
+    # -- the broker --------------------------------------------------------------------------------
+
+    def _state(self, queue: str) -> tuple[int, int] | None:
+        """Return how many messages wait in a queue, and who consumes it; None: it is not there."""
+        try:
+            found = self._ask(lambda channel: channel.queue_declare(queue, passive=True))
+        except amqp.exceptions.NotFound:
+            return None
+        return int(found.message_count), int(found.consumer_count)
+
+    def _connect(self) -> Connection:
+        settings = self._settings
+        return connect(
+            settings.broker,
+            heartbeat=settings.heartbeat,
+            timeout=settings.connect_timeout,
+            name=f"qworker {self._app.name} {os.getpid()} reshard",
+        )
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
+        connection = self._connect()
+        try:
+            channel = connection.channel()
+            answer = question(channel)
+            channel.close()  # what was declared without waiting for an answer is refused here
+        except amqp.exceptions.NotFound:
+            raise
+        except losses(connection) as error:
+            raise BrokerUnreachable(f"the broker refused a step of reshard: {error}") from None
+        finally:
+            release(connection)
+        return answer
+
+    def _publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish, and wait until all is confirmed. Raises PublishError, BrokerUnreachable."""
+        if not messages:
+            return
+        outbound = Outbound(self._connect(), self._settings.broker)
+        try:
+            outbound.send(messages)
+            left = len(messages)
+            deadline = monotonic() + self._settings.confirm_timeout
+            while left:
+                for _, error in outbound.pump():
+                    if error is not None:
+                        raise error
+                    left -= 1
+                if left and monotonic() > deadline:
+                    raise ConfirmTimeout("reshard: the broker does not confirm; trying again")
+                if left:
+                    outbound.keep_alive()
+                    wait_readable(outbound.fileno())
+        finally:
+            outbound.close()

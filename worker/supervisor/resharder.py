@@ -1,0 +1,118 @@
+"""A change of the number of shards, as far as this supervisor has to do with it.
+
+Every member brings its processes along: from the step ``bind`` on they declare the next generation
+and leave the exchange of the old one alone, also at reconnections. It tells the others, in its
+facts, which version of the plan all of its processes follow, and which shards are drained.
+
+One member leads: the one that owns the lease for it. It has the steps on the broker taken by one
+of its processes, and writes the plan that comes next by compare-and-set; so where it dies, or
+sleeps past its lease, another takes the same step again and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from worker.sharding.generations import Phase
+from worker.supervisor.control import Step
+from worker.supervisor.facts import Facts
+from worker.supervisor.process import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from worker.leases.base import View
+    from worker.sharding.generations import Plan
+    from worker.supervisor.control import Stepped
+    from worker.supervisor.process import ChildProcess
+
+logger = logging.getLogger("worker.supervisor")
+
+#: Seconds until a step is taken again that could not be finished, or that failed.
+_AGAIN, _AFTER_ERROR = 0.5, 2.0
+
+_CONNECTED = (Stage.OPENING, Stage.READY, Stage.DRAINING)
+
+
+class Resharder:
+    """Follows the plan, and leads it. Used by the supervisor's loop.
+
+    ``propose`` is called with the version of the plan and the text that should come after it.
+    """
+
+    def __init__(self, propose: Callable[[int, str], None]) -> None:
+        self._propose = propose
+        self.plan: Plan | None = None
+        self.version = 0
+        #: The version that all processes follow.
+        self.followed = 0
+        self._leads = False
+        self._members: tuple[Facts, ...] = ()
+        #: The version whose step is being taken, or was proposed to be over; by which process; and
+        #: when it may be taken again.
+        self._asked = 0
+        self._asked_of = 0
+        self._again_at = 0.0
+        self._proposed = 0
+
+    def hear(self, plan: Plan, view: View, version: int, *, leads: bool) -> None:
+        """Take in what the lease store says. ``leads``: the lease for it is ours, and trusted."""
+        if version != self.version and plan.target is not None and plan.phase is not None:
+            change = f"{plan.current.shards} to {plan.target.shards} shards"
+            logger.info("reshard from %s: %s", change, plan.phase.value)
+        elif self.plan is not None and self.plan.target is not None and plan.target is None:
+            logger.info("reshard: done, %d shards", plan.current.shards)
+        self.plan, self.version = plan, version
+        self._leads = leads
+        self._members = tuple(map(Facts.load, view.members.values()))
+
+    def drive(self, children: Iterable[ChildProcess], now: float) -> None:
+        """Bring the processes along; take the next step where it is ours to take."""
+        plan = self.plan
+        if plan is None:
+            return
+        children = [child for child in children if child.stage in _CONNECTED]
+        for child in children:
+            if child.told < self.version and child.stage is not Stage.OPENING:
+                child.follow(plan, self.version)
+        if all(child.followed >= self.version for child in children):
+            self.followed = self.version
+        if self._leads and plan.target is not None and self._proposed < self.version:
+            self._lead(plan, children, now)
+
+    def stepped(self, message: Stepped, now: float) -> None:
+        """A process tried to take a step."""
+        if message.version != self._asked or self.plan is None:
+            return
+        if message.error:
+            logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, message.error)
+        if message.done and self.version == message.version:
+            self._advance(self.plan)
+            return
+        self._asked = 0
+        self._again_at = now + (_AFTER_ERROR if message.error else _AGAIN)
+
+    def _lead(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
+        match plan.phase:
+            case Phase.BIND:
+                if all(member.followed >= self.version for member in self._members):
+                    self._advance(plan)
+            case Phase.DRAIN:
+                drained = {name for member in self._members for name in member.drained}
+                if drained.issuperset(plan.current.leases):
+                    self._advance(plan)
+            case _:
+                self._take_step(plan, children, now)
+
+    def _take_step(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
+        if self._asked == self.version and any(c.pid == self._asked_of for c in children):
+            return  # it is at it
+        able = [child for child in children if child.stage is Stage.READY]
+        if able and now >= self._again_at:
+            self._asked, self._asked_of = self.version, able[0].pid
+            able[0].say(Step(plan.dump(), self.version))
+
+    def _advance(self, plan: Plan) -> None:
+        self._proposed = self.version
+        self._propose(self.version, plan.advanced().dump())

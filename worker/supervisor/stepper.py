@@ -1,0 +1,93 @@
+"""Takes the steps of a plan in a thread, one after the other, while the process consumes."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from worker.config import mask_url
+from worker.supervisor.control import Followed, Stepped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.sharding.generations import Plan
+
+logger = logging.getLogger("worker.supervisor.child")
+
+#: Seconds until what could not be declared is tried again.
+_AGAIN = 2.0
+
+
+class Steps(Protocol):
+    """The steps of a plan on the broker: ``worker.resharding.Resharding``. One thread at a time."""
+
+    def declare(self, plan: Plan) -> None:
+        """Declare what every process does from now on."""
+
+    def take(self, plan: Plan) -> bool:
+        """Take the next step of the plan; tell whether it is done."""
+
+
+class Stepper:
+    """A thread that waits for steps. Its methods are for the process's main thread.
+
+    ``wake`` is called in the thread when there is an answer.
+    """
+
+    def __init__(self, steps: Steps, wake: Callable[[], None]) -> None:
+        self._steps = steps
+        self._wake = wake
+        self._asked: queue.SimpleQueue[Callable[[], Followed | Stepped]] = queue.SimpleQueue()
+        self._answers: deque[Followed | Stepped] = deque()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, plan: Plan, version: int) -> None:
+        """Declare what ``plan`` says."""
+        self._ask(lambda: self._follow(plan, version))
+
+    def step(self, plan: Plan, version: int) -> None:
+        """Take the next step of ``plan``."""
+        self._ask(lambda: self._step(plan, version))
+
+    def answers(self) -> list[Followed | Stepped]:
+        """Return what came of the steps since the last call."""
+        found = []
+        while self._answers:
+            found.append(self._answers.popleft())
+        return found
+
+    def _ask(self, step: Callable[[], Followed | Stepped]) -> None:
+        self._asked.put(step)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="qworker-steps", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._answers.append(self._asked.get()())
+            self._wake()
+
+    def _follow(self, plan: Plan, version: int) -> Followed:
+        while True:
+            try:
+                self._steps.declare(plan)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the plan waits for it
+                logger.warning("reshard: trying again in %g s: %s", _AGAIN, _told(error))
+                time.sleep(_AGAIN)
+            else:
+                return Followed(version)
+
+    def _step(self, plan: Plan, version: int) -> Stepped:
+        try:
+            return Stepped(version, self._steps.take(plan))
+        except Exception as error:  # noqa: BLE001 - the supervisor asks again
+            return Stepped(version, False, _told(error))
+
+
+def _told(error: Exception) -> str:
+    return mask_url(f"{type(error).__name__}: {error}")
