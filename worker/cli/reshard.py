@@ -122,24 +122,22 @@ class _Change:
 
     def watch(self) -> None:
         """Show what is done, until it is."""
-        shown, since, lonely = "", monotonic(), False
+        shown, seen = "", monotonic()
         while True:
             try:
                 view, plan = self.look()
             except LeasesUnavailable as error:
-                view, plan, text = None, None, f"the lease store is away: {error}"
+                seen, text = monotonic(), f"the lease store is away: {error}"
             else:
                 if plan.target is None:
                     return
+                seen = monotonic() if view.members else seen
                 text = _progress(view, plan)
+            if monotonic() - seen > _LONELY:
+                text = "no supervisor of the service runs: it goes on when one is started"
             if text != shown:
                 self._tell(text)
                 shown = text
-            if view is None or view.members:
-                since, lonely = monotonic(), False
-            elif not lonely and monotonic() - since > _LONELY:
-                lonely = True
-                self._tell("no supervisor of the service runs: it goes on when one is started")
             sleep(_LOOK)
 
     def _tell(self, text: str) -> None:
