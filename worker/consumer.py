@@ -257,7 +257,8 @@ class Consumer:
         self._gatherer.begin()
         try:
             self._tenure.check(now)
-            if self._link.ensure(now):
+            # One that was given up may have other queues by now: it declares nothing.
+            if self._tenure.is_trusted(now) and self._link.ensure(now):
                 self._waiter.follow(self._link.filenos())
             done += self._dispatcher.collect(self._resolve)
             if not self._dispatcher.lanes.has_ready:
@@ -301,7 +302,9 @@ class Consumer:
         due = min(self._timers.next_due, probe)
         if self._dialogue.busy and self._dialogue.next_try:
             due = min(due, self._dialogue.next_try)
-        return due if self._link.is_up else min(due, self._link.next_try)
+        if self._link.is_up or not self._tenure.is_trusted(self._clock()):
+            return due
+        return min(due, self._link.next_try)
 
     def _converse(self, now: float) -> int:
         """Steps 4 and 5: one round trip to the store, and what its answers mean."""

@@ -80,6 +80,10 @@ class Tenure:
         """Whether something may still run of shards that are no longer ours."""
         return bool(self._lost)
 
+    def is_trusted(self, now: float) -> bool:
+        """Tell whether whoever assigns the shards was heard of lately enough."""
+        return now <= self._executor.trusted_until
+
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Consume these shards too, under these fences. Raises BrokerUnreachable.
 

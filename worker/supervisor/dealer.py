@@ -104,8 +104,7 @@ class Dealer:
         """Trust all that is owned until then."""
         self.trusted_until = until
         for hand in hands:
-            if hand.shards:
-                hand.trust(until)
+            hand.trust(until)
 
     def deal(self, hands: Sequence[Hand], places: Sequence[int], now: float) -> None:
         """Tell every process what follows. ``places`` are those that shards may go to."""
