@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import amqp.exceptions
 
@@ -59,6 +59,43 @@ def declared_by(app: App, settings: Settings, plan: Plan) -> tuple[Topology, ...
     return (target,) if plan.phase is Phase.REMOVE else (current.without_front(), target)
 
 
+class Talk:
+    """A connection to ask the broker on, one question after the other. A context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._channel: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        release(self._connection)
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
+        """Return what ``question`` finds with a channel.
+
+        Raises NotFound as the broker does, BrokerUnreachable for everything else.
+        """
+        try:
+            channel = self._connection.channel()
+            answer = question(channel)
+            channel.close()  # what was declared without waiting for an answer is refused here
+        except amqp.exceptions.NotFound:
+            raise
+        except losses(self._connection) as error:
+            raise BrokerUnreachable(f"the broker refused a step of reshard: {error}") from None
+        return answer
+
+    def state(self, queue: str) -> tuple[int, int] | None:
+        """Return how many messages wait in a queue, and who consumes it; None: it is not there."""
+        try:
+            found = self.ask(lambda channel: channel.queue_declare(queue, passive=True))
+        except amqp.exceptions.NotFound:
+            return None
+        return int(found.message_count), int(found.consumer_count)
+
+
 class Resharding:
     """Takes steps for one service. One thread at a time."""
 
@@ -69,12 +106,9 @@ class Resharding:
 
     def declare(self, plan: Plan) -> None:
         """Declare what every process does from now on. Raises BrokerUnreachable."""
-
-        def declare_all(channel: Any) -> None:  # noqa: ANN401 - kombu has no types
+        with self._talk() as talk:
             for topology in declared_by(self._app, self._settings, plan):
-                declare(channel, topology)
-
-        self._ask(declare_all)
+                talk.ask(lambda channel, topology=topology: declare(channel, topology))  # type: ignore[misc]
 
     def take(self, plan: Plan) -> bool:
         """Take the next step of ``plan``; tell whether it is done, or has to be tried again.
@@ -85,24 +119,25 @@ class Resharding:
             return True
         current = topology_of(self._app, self._settings, plan.current)
         target = topology_of(self._app, self._settings, plan.target)
-        match plan.phase:
-            case Phase.DECLARE:
-                self._ask(lambda channel: declare(channel, target.unbound()))
-            case Phase.SEAL:
-                self._ask(lambda channel: channel.exchange_delete(current.front))
-                queues = (current.relay,) if current.relay else current.shard_queues
-                number = plan.current.number
-                self._publish([marker(self._codec, number, queue) for queue in queues])
-            case Phase.REMOVE:
-                return self._remove(current, target)
-            case _:  # what the members do, not the one who leads them
-                pass
+        with self._talk() as talk:
+            match plan.phase:
+                case Phase.DECLARE:
+                    talk.ask(lambda channel: declare(channel, target.unbound()))
+                case Phase.SEAL:
+                    talk.ask(lambda channel: channel.exchange_delete(current.front))
+                    queues = (current.relay,) if current.relay else current.shard_queues
+                    number = plan.current.number
+                    self._publish([marker(self._codec, number, queue) for queue in queues])
+                case Phase.REMOVE:
+                    return self._remove(talk, current, target)
+                case _:  # what the members do, not the one who leads them
+                    pass
         return True
 
-    def _remove(self, old: Topology, new: Topology) -> bool:
+    def _remove(self, talk: Talk, old: Topology, new: Topology) -> bool:
         """Move what is left of the old generation to the new one, and remove it."""
         queues = [*old.shard_queues, relay_queue(old.service, old.generation)]
-        states = [(queue, self._state(queue)) for queue in queues]
+        states = [(queue, talk.state(queue)) for queue in queues]
         there = [(queue, state) for queue, state in states if state is not None]
         if any(consumers for _, (_, consumers) in there):
             return False  # a member has not gone over yet
@@ -110,16 +145,16 @@ class Resharding:
             if ready:
                 self._move(queue, new)
         # A retry that waits returns to the queue that it came from.
-        waiting = (self._state(retry_queue(self._app.name, wait)) for wait in RETRY_SECONDS)
+        waiting = (talk.state(retry_queue(self._app.name, wait)) for wait in RETRY_SECONDS)
         if any(state is not None and state[0] for state in waiting):
             return False
-        if any((self._state(queue) or (0, 0))[0] for queue, _ in there):
+        if any((talk.state(queue) or (0, 0))[0] for queue, _ in there):
             return False
         for queue, _ in there:
-            self._ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
+            talk.ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
         for exchange in old.exchanges:
             if exchange.name.startswith(f"{old.front}.") or exchange.name == old.front:
-                self._ask(lambda channel, name=exchange.name: channel.exchange_delete(name))  # type: ignore[misc]
+                talk.ask(lambda channel, name=exchange.name: channel.exchange_delete(name))  # type: ignore[misc]
         return True
 
     def _move(self, queue: str, new: Topology) -> None:
@@ -165,38 +200,17 @@ class Resharding:
         message = self._codec.decode(arrival.body, arrival.properties, name)
         return message if isinstance(message, Message) else None
 
-    # -- the broker --------------------------------------------------------------------------------
-
-    def _state(self, queue: str) -> tuple[int, int] | None:
-        """Return how many messages wait in a queue, and who consumes it; None: it is not there."""
-        try:
-            found = self._ask(lambda channel: channel.queue_declare(queue, passive=True))
-        except amqp.exceptions.NotFound:
-            return None
-        return int(found.message_count), int(found.consumer_count)
+    def _talk(self) -> Talk:
+        return Talk(self._connect())
 
     def _connect(self) -> Connection:
         settings = self._settings
         return connect(
             settings.broker,
-            heartbeat=settings.heartbeat,
+            heartbeat=0,  # nobody would send them while a step waits for the broker
             timeout=settings.connect_timeout,
             name=f"qworker {self._app.name} {os.getpid()} reshard",
         )
-
-    def _ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
-        connection = self._connect()
-        try:
-            channel = connection.channel()
-            answer = question(channel)
-            channel.close()  # what was declared without waiting for an answer is refused here
-        except amqp.exceptions.NotFound:
-            raise
-        except losses(connection) as error:
-            raise BrokerUnreachable(f"the broker refused a step of reshard: {error}") from None
-        finally:
-            release(connection)
-        return answer
 
     def _publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish, and wait until all is confirmed. Raises PublishError, BrokerUnreachable."""

@@ -37,7 +37,7 @@ from worker.errors import QworkerError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
@@ -94,11 +94,14 @@ class Terms:
     log_format: str = ""
     log_level: str = "info"
 
-    def differs(self, other: Terms) -> str:
-        """Return why processes of these and of ``other`` terms cannot serve side by side."""
+    def differs(self, other: Terms, shards: Collection[int]) -> str:
+        """Return why processes of these and of ``other`` terms cannot serve side by side.
+
+        ``shards`` are the numbers of shards that the service has, or is on its way to.
+        """
         for name, hint in _LASTING.items():
             before, after = getattr(self, name), getattr(other, name)
-            if before != after:
+            if before != after and not (name == "shards" and after in shards):
                 return f"{name} was {before!r} and is now {after!r}: {hint}"
         return ""
 

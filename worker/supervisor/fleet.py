@@ -292,7 +292,9 @@ class Fleet:
         if self.terms is None:
             self.processes = terms.processes
             self._slots += [Slot(index) for index in range(1, terms.processes)]
-        elif different := self.terms.differs(terms):
+        elif different := self.terms.differs(
+            terms, self.dealer.plan.shards if self.dealer.plan else ()
+        ):
             child.fatal = Fatal(_EXIT_CONFIGURATION, different)
             child.kill("")
             return

@@ -31,6 +31,8 @@ logger = logging.getLogger("worker.supervisor")
 
 #: Seconds until a step is taken again that could not be finished, or that failed.
 _AGAIN, _AFTER_ERROR = 0.5, 2.0
+#: What grows if it is long in coming, up to this.
+_LONGEST_AGAIN = 10.0
 
 _CONNECTED = (Stage.OPENING, Stage.READY, Stage.DRAINING)
 
@@ -55,6 +57,7 @@ class Resharder:
         self._asked_of = 0
         self._again_at = 0.0
         self._proposed = 0
+        self._tries = 0
 
     def hear(self, plan: Plan, view: View, version: int, *, leads: bool) -> None:
         """Take in what the lease store says. ``leads``: the lease for it is ours, and trusted."""
@@ -91,7 +94,9 @@ class Resharder:
             self._advance(self.plan)
             return
         self._asked = 0
-        self._again_at = now + (_AFTER_ERROR if message.error else _AGAIN)
+        self._tries += 1
+        again = min(_AGAIN * 1.2 ** min(self._tries, 50), _LONGEST_AGAIN)
+        self._again_at = now + (_AFTER_ERROR if message.error else again)
 
     def _lead(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
         match plan.phase:
@@ -115,4 +120,5 @@ class Resharder:
 
     def _advance(self, plan: Plan) -> None:
         self._proposed = self.version
+        self._tries = 0
         self._propose(self.version, plan.advanced().dump())
