@@ -83,6 +83,8 @@ class Link:
         self._lost_at: float | None = None
         self._up_since = 0.0
         self._lacking = ""
+        #: Something was lacking, and was not declared anew yet.
+        self._is_lacking = False
         #: When to try again while the link is down; monotonic.
         self.next_try = 0.0
 
@@ -115,7 +117,8 @@ class Link:
             outbound = Outbound(self._connect("publish"), settings.broker)
             channel = inbound_connection.channel()
             for each in self.declared:
-                declare(channel, each)
+                declare(channel, each, thoroughly=self._is_lacking)
+            self._is_lacking = False
             channel.close()
             for queue in self._retry_queues.values():
                 _declare_retry(queue, inbound_connection)
@@ -154,7 +157,7 @@ class Link:
         """
         if self._inbound is not None:
             if self._lacking:
-                lacking, self._lacking = self._lacking, ""
+                lacking, self._lacking, self._is_lacking = self._lacking, "", True
                 raise BrokerUnreachable(lacking)
             return False
         if now < self.next_try:

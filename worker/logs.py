@@ -99,6 +99,8 @@ def configure_logging(
             root.removeHandler(installed)
     root.addHandler(handler)
     root.setLevel(log_level.upper())
+    # It warns of each message that arrives while a channel closes, which is how shards change hands.
+    logging.getLogger("amqp").setLevel(logging.ERROR)
 
 
 def configure_early(options: Mapping[str, object]) -> None:

@@ -152,9 +152,9 @@ class Resharding:
             return False
         for queue, _ in there:
             talk.ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
-        for exchange in old.exchanges:
-            if exchange.name.startswith(f"{old.front}.") or exchange.name == old.front:
-                talk.ask(lambda channel, name=exchange.name: channel.exchange_delete(name))  # type: ignore[misc]
+        own = [x.name for x in old.exchanges if f"{x.name}.".startswith(f"{old.front}.")]
+        for exchange in (*own, old.all_bound):
+            talk.ask(lambda channel, exchange=exchange: channel.exchange_delete(exchange))  # type: ignore[misc]
         return True
 
     def _move(self, queue: str, new: Topology) -> None:

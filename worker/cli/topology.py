@@ -71,7 +71,7 @@ def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> in
 
 def _declare(inspector: Inspector, plan: Topology) -> None:
     try:
-        inspector.ask(lambda channel: declare(channel, plan))
+        inspector.ask(lambda channel: declare(channel, plan, thoroughly=True))
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
 
