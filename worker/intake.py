@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.aside import HANDLER, published_as
 from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
-from worker.message import KEY_HEADER, Message, key_of
+from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, UPTO, Unpark
 from worker.payload import Unfit
 
 if TYPE_CHECKING:
-    from worker.app import App, Handler
+    from worker.app import App
     from worker.codec import Codec
+    from worker.handler import Handler
     from worker.transport.arrival import Arrival
 
 
@@ -29,7 +31,8 @@ class Onward:
 class Intake:
     """Reads deliveries for one app. Used by the I/O thread.
 
-    Of user code it runs key functions, and what decoding a payload for these runs.
+    Of user code it runs what finds keys, and the values that relays deduplicate by; and what
+    decoding a payload for these runs.
     """
 
     def __init__(self, app: App, codec: Codec) -> None:
@@ -38,6 +41,7 @@ class Intake:
         #: The pattern of one word takes the slots too, so that every event of this exchange comes.
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
+        self._by_value = any(handler.identify for handler in app.handlers.values())
 
     def read(
         self, delivery: Delivery, arrival: Arrival
@@ -78,7 +82,11 @@ class Intake:
         if message.key is None and KEY_HEADER not in message.headers:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
-        return [Task(delivery, message, handler) for handler in handlers]
+        tasks = [Task(delivery, message, handler) for handler in handlers]
+        if self._by_value:
+            for task in tasks:
+                _identify(task)
+        return tasks
 
     def _onward(self, message: Message) -> Onward:
         """Find the key of a message of the relay queue, exactly as its shard will find it."""
@@ -89,13 +97,23 @@ class Intake:
 
 
 def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | None:
-    """Return the key that the event class finds in the payload of a foreign publisher."""
+    """Return the key that a handler finds in the payload of a foreign publisher."""
     for handler in handlers:
-        if handler.schema is not None and handler.schema.key is not None:
+        if handler.key_by is not None:
             try:
-                return key_of(handler.decode(message))
+                return handler.key_by(handler.decode(message))
             except Unfit:
                 return None  # the handler's own decoding will say so
             except Exception:  # noqa: BLE001 - a key function of the user met a payload it cannot read
                 return None
     return None
+
+
+def _identify(task: Task) -> None:
+    """Let the value that its relay deduplicates by stand for the id of ``task``.
+
+    Where there is none to find, the relay finds that out too when it runs, and dead-letters it.
+    """
+    if task.handler.identify is not None:
+        with suppress(Exception):  # whatever a function of the user raises
+            task.record, task.fingerprint = task.handler.identify(task.message)
