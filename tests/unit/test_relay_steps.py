@@ -27,7 +27,7 @@ from worker.config import Settings
 from worker.deadletters import Box
 from worker.errors import ConfigurationError
 from worker.executor import Delivery
-from worker.intake import Intake
+from worker.intake import Intake, Onward
 from worker.replay import Replay
 from worker.testing import TestWorker
 from worker.topology import dead_letter_queue
@@ -304,24 +304,42 @@ class TestChain:
         assert list(app.handlers) == ["shard", "chain"]
 
 
+def read(app: App, *, headers: dict[str, Any], relays: bool = False) -> object:
+    """Return what becomes of an order of the shop s1."""
+    properties = {"message_id": "m1", "type": "order.placed", "application_headers": headers}
+    body = b'{"shop": "s1"}'
+    arrival = Arrival(None, 1, False, "qw.events", "order.placed", properties, body)
+    channel = SimpleNamespace(shard=-1 if relays else 0, queue="q", closed=False, relays=relays)
+    intake = Intake(app, Codec.of("shop", Settings()))
+    return intake.read(Delivery(channel, 1, arrival), arrival)
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        (shard(by="shop"), "s1"),
+        (chain(deduplicate(by="shop"), shard(by="shop")), "s1"),
+        (shard(by="none"), "m1"),
+        (chain(enrich(lambda payload: {"shop": "s2"}), shard(by="shop")), "m1"),
+    ],
+    ids=["shard", "behind deduplicate", "nothing there", "behind what may change it"],
+)
+def test_what_has_no_slot_goes_to_the_shard_of_the_key_that_the_relay_finds(
+    step: Any, key: str
+) -> None:
+    assert read(app_with(step), headers={}, relays=True) == Onward(key)
+
+
 def test_a_body_is_not_decoded_for_handlers_that_do_not_ask() -> None:
     decoded: list[bytes] = []
     app = app_with(shard(by="order"))
     app.on(Placed, name="it")(lambda placed: None)
     app.on("order.#", name="audit")(lambda payload: None)
-    settings = Settings()
     for handler in app.handlers.values():
         spying = dataclasses.replace(handler, decode=lambda message: decoded.append(message.body))
         app.handlers[handler.name] = spying
-    properties = {
-        "message_id": "m1",
-        "type": "order.placed",
-        "application_headers": {"qw-key": "k"},
-    }
-    arrival = Arrival(None, 1, False, "qw.events", "order.placed", properties, b"{}")
-    channel = SimpleNamespace(shard=0, queue="q", closed=False, relays=False)
 
-    tasks = Intake(app, Codec.of("shop", settings)).read(Delivery(channel, 1, arrival), arrival)
+    tasks = read(app, headers={"qw-key": "k"})
 
     assert isinstance(tasks, list)
     assert len(tasks) == 3
