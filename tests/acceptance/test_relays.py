@@ -6,16 +6,16 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, islice
 
 from acceptance.apps.events import Step
 from acceptance.conftest import Place
-from acceptance.running import Load, Service, eventually, some_more
+from acceptance.running import Load, Service, eventually
 from worker.ids import derived_id
 
 Serve = Callable[..., Service]
 
-KEYS = 12
+KEYS, KILLS = 12, 4
 PASSED, UNIQUE = "downstream.passed", "downstream.unique"
 
 
@@ -35,17 +35,18 @@ def test_a_relay_that_is_killed_under_load_sends_each_message_on_once_and_in_ord
     relay = serve(servers, "relaying", folder="relay")
     relay.start_ready("--shards", "4", "--processes", "2", "--concurrency", "8")
 
-    with load.in_background(twins()):
-        for _ in range(4):
-            some_more(downstream, 200)
-            victim = relay.processes()[0]
-            os.kill(victim, signal.SIGKILL)
-            eventually(partial(is_replaced, relay, victim), "it is replaced")
-        some_more(downstream, 200)
+    stream = twins()
+    for _ in range(KILLS):
+        load.publish(islice(stream, 2000))  # quicker than they are relayed
+        victim = relay.processes()[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(partial(is_replaced, relay, victim), "it is replaced")
+    load.publish(islice(stream, 200))
 
     passed_on = {derived_id(source, "relaying.pass_on", 0) for source in load.confirmed}
     eventually(lambda: downstream.ledger.has(passed_on, PASSED), "everything is sent on")
     eventually(lambda: places(downstream, UNIQUE) >= places(downstream, PASSED), "each value too")
+    assert relay.counter("suspects") > 0, "the kills hit work under way"
     assert relay.drain() == downstream.drain() == 0
 
     ledger = downstream.ledger
