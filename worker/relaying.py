@@ -69,7 +69,8 @@ class Relaying:
         if type(event) is not kind:
             fields = fields_of(self._fit(event, context))
             moment = context.timestamp
-            event = kind(**({} if moment is None else {"timestamp": moment}) | fields)
+            known = {} if moment is None else {"timestamp": moment}
+            event = kind(**{**known, **fields})
         return Relayed(event, said.key or key_of(event) or context.key, headers=said.headers)
 
     def _plain(self, said: Relayed, context: Context) -> Relayed:
