@@ -22,8 +22,9 @@ if TYPE_CHECKING:
         Retry,
         Unroutable,
     )
-    from worker.message import Command, Context, Event, Message
+    from worker.message import Command, Context, Event, Message, Relayed
     from worker.publisher import Publisher
+    from worker.relays import chain, deduplicate, enrich, shard
     from worker.retry import RetryPolicy
 
 __all__ = [
@@ -42,9 +43,14 @@ __all__ = [
     "Publisher",
     "QworkerError",
     "Reject",
+    "Relayed",
     "Retry",
     "RetryPolicy",
     "Unroutable",
+    "chain",
+    "deduplicate",
+    "enrich",
+    "shard",
 ]
 
 #: The modules of the names that are no errors.
@@ -55,7 +61,12 @@ _HOMES = {
     "Event": "message",
     "Message": "message",
     "Publisher": "publisher",
+    "Relayed": "message",
     "RetryPolicy": "retry",
+    "chain": "relays",
+    "deduplicate": "relays",
+    "enrich": "relays",
+    "shard": "relays",
 }
 
 

@@ -5,65 +5,32 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.codec import Codec
 from worker.config import load_settings
-from worker.dedup.base import record_ids
 from worker.errors import ConfigurationError, UsageError
-from worker.message import Command, Event, check_name, schema_of
-from worker.payload import Decoder, decoder_for
+from worker.handler import Handler, make_handler
+from worker.message import check_name
 from worker.publisher import Publisher
-from worker.retry import RetryPolicy
-from worker.routing import is_pattern, matches
+from worker.signature import is_async
 from worker.telemetry import Telemetry
 from worker.topology import Binding, Topology, check_horizons, plan
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from worker.config import Settings
-    from worker.message import Schema
+    from worker.message import Command, Event
     from worker.middleware import Middleware
+    from worker.relays import Step
+    from worker.retry import RetryPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R", bound="Callable[..., Any] | Step")
 Lifespan = Callable[[], AbstractContextManager[Any]]
 
-_DEFAULT_RETRY = RetryPolicy()
 _MAX_SERVICE = 60
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Handler:
-    """One registered handler."""
-
-    #: Unique in its app.
-    name: str
-    #: ``SERVICE.NAME``: its identity in the memory of ids.
-    full_name: str
-    #: The event name or topic pattern that it observes.
-    pattern: str
-    #: The function, or the class with ``handle``.
-    target: Any
-    is_class: bool
-    is_async: bool
-    takes_context: bool
-    decode: Decoder
-    schema: Schema | None
-    retry: RetryPolicy
-    #: Seconds; None: no limit.
-    timeout: float | None
-    record_id: Callable[[str], bytes] = field(repr=False)
-
-    @property
-    def is_command(self) -> bool:
-        """Whether it takes a command, which comes by the commands exchange."""
-        return self.schema is not None and self.schema.to is not None
-
-    def matches(self, name: str) -> bool:
-        """Tell whether it observes messages of ``name``."""
-        return self.pattern == name or (is_pattern(self.pattern) and matches(self.pattern, name))
 
 
 class App:
@@ -132,16 +99,49 @@ class App:
             )
 
         def register(target: F) -> F:
-            handler = self._handler(
-                what, target, kind=type, name=name, retry=retry, timeout=timeout
+            self._add(what, target, method="on", kind=type, name=name, retry=retry, timeout=timeout)
+            return target
+
+        return register
+
+    def relay(  # noqa: PLR0913 - the facts of a handler
+        self,
+        source: type[Event | Command] | str,
+        *,
+        to: type[Event | Command] | str,
+        type: Any = None,  # noqa: A002, ANN401 - as in on
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> Callable[[R], R]:
+        """Register the decorated function as a handler of ``source`` whose result is published.
+
+        It is as in :meth:`on`, or a generator function, or a step of :mod:`worker.relays`. It
+        returns None (then nothing is published), one message or several: a list, tuple or
+        iterator. ``to`` says as what: an event or command class, of which it returns instances or
+        the fields; or a name, in which ``{name}`` stands for the name that came, and it returns
+        the payload. A :class:`~worker.Relayed` says a key or headers too; without a key of its
+        own a message has the key of the one that it came of, so order per key is kept. Ids are
+        derived from that one's id, and all is confirmed before it counts as done.
+
+        Raises ConfigurationError for what cannot be meant: also where ``to`` is something that
+        ``source`` takes.
+        """
+        given: object = to
+        if given is None:
+            raise ConfigurationError(f"App({self.name!r}).relay({source!r}) says no to=...")
+
+        def register(target: R) -> R:
+            self._add(
+                source,
+                target,
+                method="relay",
+                kind=type,
+                name=name,
+                retry=retry,
+                timeout=timeout,
+                to=to,
             )
-            if handler.name in self.handlers:
-                raise ConfigurationError(
-                    f"App({self.name!r}): two handlers are named {handler.name!r}; give one of"
-                    " them name=..."
-                )
-            self.handlers[handler.name] = handler
-            self._routes.clear()
             return target
 
         return register
@@ -283,90 +283,28 @@ class App:
 
     # -- within ----------------------------------------------------------------------------------
 
+    def _add(
+        self,
+        what: type[Event | Command] | str,
+        target: Callable[..., Any] | Step,
+        **facts: Any,  # noqa: ANN401 - those of make_handler
+    ) -> None:
+        handler = make_handler(self.name, what, target, **facts)
+        if handler.name in self.handlers:
+            raise ConfigurationError(
+                f"App({self.name!r}): two handlers are named {handler.name!r}; give one of them"
+                " name=..."
+            )
+        self.handlers[handler.name] = handler
+        self._routes.clear()
+
     def _check_middlewares(self) -> None:
         """Refuse what would keep a plain handler from running: nobody awaits what it returns."""
         plain = [handler.name for handler in self.handlers.values() if not handler.is_async]
         for middleware in self.middlewares:
-            if plain and _is_async(middleware):
+            if plain and is_async(middleware):
                 name = getattr(middleware, "__name__", type(middleware).__name__)
                 raise ConfigurationError(
                     f"App({self.name!r}).use({name}): an 'async def' middleware cannot wrap the"
                     f" plain handler {plain[0]!r}; a plain one can wrap both kinds"
                 )
-
-    def _handler(  # noqa: PLR0913 - the facts of a handler
-        self,
-        what: type[Event | Command] | str,
-        target: Any,  # noqa: ANN401
-        *,
-        kind: Any,  # noqa: ANN401
-        name: str | None,
-        retry: RetryPolicy | None,
-        timeout: float | None,
-    ) -> Handler:
-        label = name or getattr(target, "__name__", type(target).__name__)
-        told = f"App({self.name!r}).on(...) for {label}"
-        if not label or "\0" in label or any(c.isspace() for c in label):
-            raise ConfigurationError(f"{told}: a handler's name has no white space")
-        is_class = inspect.isclass(target)
-        call = getattr(target, "handle", None) if is_class else target
-        if not callable(call):
-            raise ConfigurationError(f"{told}: a handler class has a method handle(event)")
-        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
-            raise ConfigurationError(f"{told}: it has a 'yield', so calling it runs nothing")
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            raise ConfigurationError(
-                f"{told}: retry={retry!r}; a RetryPolicy, such as RetryPolicy(attempts=3)"
-            )
-        seconds: object = timeout
-        if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
-            raise ConfigurationError(f"{told}: timeout={timeout!r}; seconds above zero, or None")
-        schema = schema_of(what)
-        if schema is None and not isinstance(what, str):
-            raise ConfigurationError(
-                f"{told}: takes an Event or Command class, a name or a topic pattern, not {what!r}"
-            )
-        if isinstance(what, str):
-            check_name(what, told, is_pattern=True)
-        if schema is not None and schema.to not in (None, self.name):
-            raise ConfigurationError(
-                f"{told}: {schema.name} is a command to {schema.to!r}; only that service handles it"
-            )
-        return Handler(
-            name=label,
-            full_name=f"{self.name}.{label}",
-            pattern=schema.name if schema is not None else str(what),
-            target=target,
-            is_class=is_class,
-            is_async=_is_async(call),
-            takes_context=_takes_context(call, told, bound=not is_class),
-            decode=decoder_for(what if kind is None and not isinstance(what, str) else kind),
-            schema=schema,
-            retry=retry or _DEFAULT_RETRY,
-            timeout=timeout,
-            record_id=record_ids(f"{self.name}.{label}"),
-        )
-
-
-def _is_async(call: Any) -> bool:  # noqa: ANN401
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
-        getattr(call, "__call__", None)  # noqa: B004 - an object whose __call__ is async
-    )
-
-
-def _takes_context(call: Any, told: str, *, bound: bool) -> bool:  # noqa: ANN401
-    """Tell whether a handler takes (event, context) rather than (event)."""
-    try:
-        parameters = list(inspect.signature(call).parameters.values())
-    except (ValueError, TypeError):
-        return True
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return True
-    if not bound:
-        positional = positional[1:]  # self
-    needed = [p for p in positional if p.default is p.empty]
-    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if not positional or len(needed) > 2 or keywords:  # noqa: PLR2004 - event and context
-        raise ConfigurationError(f"{told}: a handler takes (event) or (event, context)")
-    return len(needed) == 2 or (len(positional) > 1 and positional[1].name in ("ctx", "context"))  # noqa: PLR2004

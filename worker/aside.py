@@ -31,6 +31,7 @@ HANDLER = "qw-dead-handler"
 QUEUE = "qw-dead-queue"
 TIME = "qw-dead-time"
 ATTEMPTS = "qw-dead-attempts"
+RECORD = "qw-dead-record"
 DETAIL = "qw-dead-detail"
 MALFORMED = "qw-dead-malformed"
 PROPERTIES = "qw-dead-properties"
@@ -141,10 +142,19 @@ def published_as(arrival: Arrival) -> str:
     return arrival.routing_key
 
 
-def dead_letter_facts(
-    reason: str, *, queue: str, handler: str = "", attempts: int = 0, detail: str = ""
+def dead_letter_facts(  # noqa: PLR0913 - all that there is to tell
+    reason: str,
+    *,
+    queue: str,
+    handler: str = "",
+    attempts: int = 0,
+    record: bytes = b"",
+    detail: str = "",
 ) -> dict[str, str | int]:
-    """Return the headers that tell people why a message was set aside."""
+    """Return the headers that tell people why a message was set aside.
+
+    ``record`` is what the dedup store remembers of it, which a replay makes forgotten.
+    """
     facts: dict[str, str | int] = {
         REASON: reason,
         QUEUE: queue,
@@ -153,6 +163,8 @@ def dead_letter_facts(
     if handler:
         facts[HANDLER] = handler
         facts[ATTEMPTS] = attempts
+    if record:
+        facts[RECORD] = record.hex()
     if detail:
         facts[DETAIL] = detail
     return facts

@@ -27,6 +27,7 @@ from worker.message import (
     Event,
     Message,
     Outgoing,
+    Relayed,
     key_of,
     schema_of,
 )
@@ -43,6 +44,9 @@ PERSISTENT, TRANSIENT = 2, 1
 
 _JSON = "application/json"
 _CLOUDEVENT = "application/cloudevents+json"
+#: Headers that mean something where a message is, and something else where its child goes.
+_LOCAL_HEADERS = ("CC", "BCC", "x-death", "x-delivery-count")
+_OWN_PREFIX = "qw-"
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit")
 #: Longest id, name and key that are taken: they become log fields, lanes and store keys.
 _MAX_IDENTITY = 1024
@@ -204,13 +208,17 @@ class Codec:
         event: Event | Command,
         *,
         message_id: str | None = None,
+        key: str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
         headers: Mapping[str, Any] | None = None,
         priority: int | None = None,
         transient: bool = False,
     ) -> Outgoing:
-        """Return ``event`` ready to be sent. Raises TypeError or ValueError for what cannot be."""
+        """Return ``event`` ready to be sent. Raises TypeError or ValueError for what cannot be.
+
+        ``key`` stands for its own.
+        """
         schema = schema_of(event)
         if schema is None:
             raise TypeError(
@@ -218,7 +226,7 @@ class Codec:
                 " a class that derives from one of them"
             )
         message_id = message_id or event.event_id
-        key = key_of(event)
+        key = key or key_of(event)
         body = to_json({name: getattr(event, name) for name in schema.fields})
         return self.pack(
             schema.name,
@@ -285,18 +293,31 @@ class Codec:
             self.commands_exchange, to, body, message_id, properties, extra, mandatory=True
         )
 
-    def child(self, event: Event | Command, parent: Context, message_id: str) -> Outgoing:
-        """Return ``event`` as a child of the message that ``parent`` is the context of."""
-        inherited = {}
+    def child(self, event: Event | Command | Relayed, parent: Context, message_id: str) -> Outgoing:
+        """Return ``event`` as a child of the message that ``parent`` is the context of.
+
+        A plain payload keeps the time of that message: it tells of the same occurrence.
+        """
+        said = event if isinstance(event, Relayed) else Relayed(event)
+        headers = {n: v for n, v in (said.headers or {}).items() if not _is_local(n)}
         if (trace := parent.headers.get("traceparent")) is not None:
-            inherited["traceparent"] = trace
-        return self.encode(
-            event,
-            message_id=message_id,
-            correlation_id=parent.correlation_id,
-            causation_id=parent.message_id,
-            headers=inherited,
-        )
+            headers.setdefault("traceparent", trace)
+        facts: dict[str, Any] = {
+            "message_id": message_id,
+            "key": said.key,
+            "correlation_id": parent.correlation_id,
+            "causation_id": parent.message_id,
+            "headers": headers,
+        }
+        if said.name is None:
+            return self.encode(said.payload, **facts)
+        if schema_of(said.payload) is not None:
+            raise TypeError(
+                f"{type(said.payload).__qualname__} has a name, and is to be published as"
+                f" {said.name!r}"
+            )
+        body = to_json(said.payload)
+        return self.pack(said.name, body, timestamp=parent.timestamp, **facts)
 
     def _wrap(
         self, name: str, body: bytes, message_id: str, key: str | None, moment: datetime
@@ -313,6 +334,10 @@ class Codec:
         if key is not None:
             envelope["partitionkey"] = key
         return to_json(envelope)
+
+
+def _is_local(header: str) -> bool:
+    return header.startswith(_OWN_PREFIX) or header in _LOCAL_HEADERS
 
 
 def _media_type(properties: Mapping[str, Any]) -> str:

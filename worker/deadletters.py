@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import selectors
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
 import amqp.exceptions
 
-from worker.aside import ATTEMPTS, DETAIL, HANDLER, PREFIX, QUEUE, REASON, TIME, redirect
-from worker.dedup.base import record_ids
+from worker.aside import ATTEMPTS, DETAIL, HANDLER, PREFIX, QUEUE, REASON, RECORD, TIME, redirect
+from worker.dedup.base import RECORD_BYTES, record_ids
 from worker.errors import BrokerUnreachable, UsageError
 from worker.message import KEY_HEADER, UNDECODABLE, Message
 from worker.parking import KEY, PLACE
@@ -124,6 +125,9 @@ class Letter:
         """Return its record in the dedup store; None where it reached no handler."""
         if not self.handler or not self.id:
             return None
+        with suppress(ValueError):  # a text of somebody else's
+            if len(said := bytes.fromhex(self._text(RECORD))) == RECORD_BYTES:
+                return said
         return record_ids(f"{service}.{self.handler}")(self.id)
 
     def back(self, add: Mapping[str, str | int]) -> Outgoing:

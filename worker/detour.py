@@ -145,6 +145,7 @@ class Detour:
             queue=delivery.channel.queue,
             handler=task.handler_name,
             attempts=task.attempt,
+            record=task.record,
             detail=fate.detail,
         ) | self._origin(delivery)
         letter = set_aside(

@@ -171,14 +171,14 @@ class Dialogue:
         tasks, self._completing = self._completing, []
         releases, self._releases = self._releases, []
         runs, self._runs = self._runs, []
-        completes = [Complete(t.record, t.token, t.delivery.fingerprint) for t in tasks]
+        completes = [Complete(t.record, t.token, t.fingerprint) for t in tasks]
         claims = []
         owner, counter = self._owner, self._counter
         for run, solo in runs:
             for task in run.tasks:
                 number = next(counter) & _COUNTER_MASK
                 task.token = owner + number.to_bytes(_COUNTER_BYTES, "big")
-                claims.append(Claim(task.record, task.token, task.delivery.fingerprint, solo))
+                claims.append(Claim(task.record, task.token, task.fingerprint, solo))
         batch = Batch(completes, releases, self._renewals(now, tasks), claims, tuple(self._dead))
         return batch, tasks, [run for run, _ in runs]
 

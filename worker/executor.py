@@ -36,13 +36,16 @@ from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit
+from worker.relays import collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.app import App, Handler
+    from worker.app import App
     from worker.codec import Codec
+    from worker.handler import Handler
     from worker.message import Message
+    from worker.relaying import Relaying
 
 _MAX_DETAIL = 16 * 1024
 _MAX_REASON = 500
@@ -74,6 +77,7 @@ class Task:
         "busy",
         "delivery",
         "effective",
+        "fingerprint",
         "handler",
         "handler_name",
         "is_async",
@@ -91,7 +95,9 @@ class Task:
         self.handler = handler
         self.handler_name = handler.name
         self.is_async = handler.is_async
+        #: What the store remembers of it: its id at the handler, and what tells another payload.
         self.record = handler.record_id(message.id)
+        self.fingerprint = delivery.fingerprint
         self.token = b""
         self.attempt = 0
         #: Until when the claim is surely ours: the start of the request that made or renewed it,
@@ -258,6 +264,8 @@ def _instance(handler: Handler) -> Any:  # noqa: ANN401 - a class of the user's
 def _call(handler: Handler) -> Callable[[Context], Any]:
     """Return the innermost call: the user's function or method, with the arguments it takes."""
     target = _instance(handler).handle if handler.is_class else handler.target
+    if handler.relay is not None:
+        return _relaying(handler, handler.relay, target)
     if handler.is_async:
 
         async def call_async(context: Context) -> Any:  # noqa: ANN401
@@ -274,6 +282,26 @@ def _call(handler: Handler) -> Callable[[Context], Any]:
             _refuse_unrun(result, handler)
 
     return call
+
+
+def _relaying(handler: Handler, relay: Relaying, target: Any) -> Callable[[Context], Any]:  # noqa: ANN401 - the user's
+    """Return the innermost call of a relay: it publishes what the user's function returns."""
+    target = collected(target) if inspect.isasyncgenfunction(target) else target
+
+    def arguments(context: Context) -> tuple[Any, ...]:
+        context.is_relay = True
+        return (context.event, context) if handler.takes_context else (context.event,)
+
+    async def call_async(context: Context) -> None:
+        relay.publish(await target(*arguments(context)), context)
+
+    def call(context: Context) -> None:
+        result = target(*arguments(context))
+        if inspect.isawaitable(result):
+            _refuse_unrun(result, handler)
+        relay.publish(result, context)
+
+    return call_async if handler.is_async else call
 
 
 def _refuse_unrun(result: object, handler: Handler) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.aside import HANDLER, published_as
 from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
-from worker.message import KEY_HEADER, Message, key_of
+from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, UPTO, Unpark
 from worker.payload import Unfit
 from worker.seal import SEAL, Sealed, is_marker
 
 if TYPE_CHECKING:
-    from worker.app import App, Handler
+    from worker.app import App
     from worker.codec import Codec
+    from worker.handler import Handler
     from worker.transport.arrival import Arrival
 
 
@@ -36,7 +38,8 @@ _OF_THE_RUNTIME = frozenset({MARKER, SEAL})
 class Intake:
     """Reads deliveries for one app. Used by the I/O thread.
 
-    Of user code it runs key functions, and what decoding a payload for these runs.
+    Of user code it runs what finds keys, and the values that relays deduplicate by; and what
+    decoding a payload for these runs.
     """
 
     def __init__(self, app: App, codec: Codec) -> None:
@@ -45,6 +48,7 @@ class Intake:
         #: The pattern of one word takes the slots too, so that every event of this exchange comes.
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
+        self._by_value = any(handler.identify for handler in app.handlers.values())
 
     def read(self, delivery: Delivery, arrival: Arrival) -> Found:
         """Return a task for each handler that observes the message, or why there is none.
@@ -86,7 +90,11 @@ class Intake:
         if message.key is None and KEY_HEADER not in message.headers:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
-        return [Task(delivery, message, handler) for handler in handlers]
+        tasks = [Task(delivery, message, handler) for handler in handlers]
+        if self._by_value:
+            for task in tasks:
+                _identify(task)
+        return tasks
 
 
 def order_key(app: App, message: Message) -> str:
@@ -98,13 +106,23 @@ def order_key(app: App, message: Message) -> str:
 
 
 def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | None:
-    """Return the key that the event class finds in the payload of a foreign publisher."""
+    """Return the key that a handler finds in the payload of a foreign publisher."""
     for handler in handlers:
-        if handler.schema is not None and handler.schema.key is not None:
+        if handler.key_by is not None:
             try:
-                return key_of(handler.decode(message))
+                return handler.key_by(handler.decode(message))
             except Unfit:
                 return None  # the handler's own decoding will say so
             except Exception:  # noqa: BLE001 - a key function of the user met a payload it cannot read
                 return None
     return None
+
+
+def _identify(task: Task) -> None:
+    """Let the value that its relay deduplicates by stand for the id of ``task``.
+
+    Where there is none to find, the relay finds that out too when it runs, and dead-letters it.
+    """
+    if task.handler.identify is not None:
+        with suppress(Exception):  # whatever a function of the user raises
+            task.record, task.fingerprint = task.handler.identify(task.message)

@@ -183,6 +183,30 @@ def key_of(event: Event | Command) -> str | None:
     return str(value)
 
 
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What to publish, for those who say more of it than its payload. See ``App.relay``.
+
+    ``payload`` is an event, a command, or the fields of one: a mapping, or an object that has them.
+    Of ``headers`` those of the runtime and of the broker are left out, so that those of the message
+    received can be handed on. Raises TypeError for a key or a name that is no text.
+    """
+
+    payload: Any
+    #: What orders it; None: its class says, else it is the key of the message that it came of.
+    key: str | None = None
+    #: None: as the class, or the relay, says.
+    name: str | None = None
+    headers: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found out far from here."""
+        texts: dict[str, object] = {"key": self.key, "name": self.name}
+        for what, value in texts.items():
+            if value is not None and not (isinstance(value, str) and value):
+                raise TypeError(f"Relayed({what}={value!r}): a text, or None")
+
+
 @dataclass(slots=True)
 class Message:
     """A message as received: its identity, and the body untouched.
@@ -269,6 +293,8 @@ class Context:
     #: The event as the handler gets it; None until it was decoded.
     event: Any = None
     children: list[Outgoing] = field(default_factory=list)
+    #: What the handler returns is published.
+    is_relay: bool = False
     _database: sqlite3.Connection | None = field(default=None, repr=False)
 
     @property
@@ -327,7 +353,15 @@ class Context:
             with sqlite3.connect("accounts.db") as db:
                 context.once(db)
                 db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
+
+        Raises RuntimeError in a relay.
         """
+        if self.is_relay:
+            raise RuntimeError(
+                f"{self.handler} is a relay and calls context.once: a second run would end there,"
+                " before it returns what is to be published; use App.on, and context.publish before"
+                " context.once"
+            )
         self._database = connection
         inbox.record(connection, self.handler, self.message.id)
 
@@ -339,8 +373,10 @@ class Context:
         if self._database is not None:
             inbox.check_committed(self._database, self.handler)
 
-    def publish(self, event: Event | Command) -> str:
+    def publish(self, event: Event | Command | Relayed) -> str:
         """Publish ``event`` as a child of the message, and return its id.
+
+        A :class:`Relayed` says its key and headers too; with a plain payload it needs a name.
 
         It leaves when the handler has returned, and is confirmed before the message counts as
         done; a handler that fails publishes nothing. Its id is derived from the message's, so

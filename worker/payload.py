@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,14 @@ class Unfit(Exception):
     """The payload does not fit the type. The text says which field, and why."""
 
 
-def to_json(value: object) -> bytes:
-    """Return ``value`` as JSON. Raises TypeError or ValueError, saying what it cannot encode."""
+def to_json(value: object, *, canonical: bool = False) -> bytes:
+    """Return ``value`` as JSON. Raises TypeError or ValueError, saying what it cannot encode.
+
+    ``canonical``: values that are equal give the same bytes, in whatever order their keys are.
+    """
+    order = orjson.OPT_SORT_KEYS if canonical else 0
     try:
-        return orjson.dumps(value, default=_builtin, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=_builtin, option=orjson.OPT_NON_STR_KEYS | order)
     except orjson.JSONEncodeError as error:
         raise TypeError(f"cannot be sent as JSON: {error.__cause__ or error}") from None
 
@@ -59,6 +63,22 @@ def _builtin(value: object) -> object:
         return msgspec.to_builtins(value, order="deterministic")  # Structs, attrs classes
     except TypeError:
         raise TypeError(f"{type(value).__qualname__} is not JSON") from None
+
+
+def fields_of(payload: object) -> Mapping[str, Any]:
+    """Return what ``payload`` is sent as: the fields of an event, a mapping, any object with some.
+
+    Raises TypeError where it has none.
+    """
+    if isinstance(payload, Mapping):
+        return payload
+    schema = schema_of(payload)
+    if schema is not None and not isinstance(payload, type):
+        return {name: getattr(payload, name) for name in schema.fields}
+    found = orjson.loads(to_json(payload))
+    if not isinstance(found, dict):
+        raise TypeError(f"a payload has fields; {type(payload).__qualname__} has none")
+    return found
 
 
 def decoder_for(kind: type[Any] | None) -> Decoder:

@@ -22,6 +22,24 @@ def matches(pattern: str, name: str) -> bool:
     return topic_matches(topic_words(pattern), topic_words(name))
 
 
+def overlap(pattern: str, other: str) -> bool:
+    """Tell whether there is a name that two topic patterns both take."""
+    one, two = topic_words(pattern), topic_words(other)
+    ends = {(0, 0)}  # how far into both patterns the words of a name can have come
+    reached: set[tuple[int, int]] = set()
+    while ends - reached:
+        i, j = place = (ends - reached).pop()
+        reached.add(place)
+        mine, theirs = one[i : i + 1], two[j : j + 1]
+        if mine == ["#"]:
+            ends |= {(i + 1, j)} | ({(i, j + 1)} if theirs else set())
+        if theirs == ["#"]:
+            ends |= {(i, j + 1)} | ({(i + 1, j)} if mine else set())
+        if mine and theirs and (mine == theirs or "*" in (*mine, *theirs)):
+            ends.add((i + 1, j + 1))
+    return (len(one), len(two)) in ends
+
+
 def topic_words(key: str) -> list[str]:
     """Return the words of a routing key or a pattern; the empty key has none."""
     return key.split(".") if key else []

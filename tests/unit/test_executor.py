@@ -39,7 +39,7 @@ class Bench:
         message = Message(
             "id-1", "user.deposited", "u1", body, {}, {"correlation_id": "story"}, shard=3
         )
-        delivery: Any = SimpleNamespace(message=message)
+        delivery: Any = SimpleNamespace(message=message, fingerprint=b"")
         task = Task(delivery, message, self.app.handlers["record"])
         task.attempt = attempt
         task.trusted_until = self.clock() + 9

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import chain, product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker import App
-from worker.routing import is_pattern, matches
+from worker.routing import is_pattern, matches, overlap
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,18 @@ def test_every_pattern_takes_what_the_definition_says(pattern: list[str], name: 
     taken = matches(".".join(pattern), ".".join(name))
 
     assert taken is by_definition(tuple(pattern), tuple(name))
+
+
+#: Every name that tells patterns of up to three of these words apart.
+NAMES = [".".join(name) for name in chain(*(product("abx", repeat=n) for n in range(1, 7)))]
+few_words = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=3)
+
+
+@given(few_words, few_words)
+def test_patterns_overlap_where_a_name_is_taken_by_both(one: list[str], two: list[str]) -> None:
+    pattern, other = ".".join(one), ".".join(two)
+    shared = any(matches(pattern, name) and matches(other, name) for name in ["", *NAMES])
+    assert overlap(pattern, other) == overlap(other, pattern) == shared
 
 
 def test_a_pattern_of_many_wildcards_is_quick() -> None:

@@ -51,12 +51,13 @@ NOBODY = bytes(TOKEN_BYTES)
 FINGERPRINT_BYTES = 4
 
 
-def record_ids(handler: str) -> Callable[[str], bytes]:
+def record_ids(handler: str, *, of: str = "") -> Callable[[str], bytes]:
     """Return the function from a message id to the record of it at ``handler``.
 
-    Handler names contain no NUL, so (handler, id) is encoded without ambiguity.
+    Handler names contain no NUL, so (handler, id) is encoded without ambiguity. ``of`` (up to 16
+    bytes) parts the records of something else than ids from those of ids.
     """
-    seed = blake2b(handler.encode() + b"\0", digest_size=RECORD_BYTES)
+    seed = blake2b(handler.encode() + b"\0", digest_size=RECORD_BYTES, person=of.encode())
 
     def record_id(message_id: str) -> bytes:
         digest = seed.copy()
