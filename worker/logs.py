@@ -99,7 +99,7 @@ def configure_logging(
             root.removeHandler(installed)
     root.addHandler(handler)
     root.setLevel(log_level.upper())
-    # It warns of each message that arrives while a channel closes, which is how shards change hands.
+    # It warns of each message that arrives while a channel closes: at every hand-over.
     logging.getLogger("amqp").setLevel(logging.ERROR)
 
 
