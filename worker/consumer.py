@@ -204,7 +204,7 @@ class Consumer:
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Consume these shards too, under these fences; ``trusted_until`` is for all there are.
 
-        It is of the monotonic clock; past it nothing begins and everything is given up.
+        It is of the ``lease_clock``; past it nothing begins and everything is given up.
         """
         with self._noticing_loss():
             self._tenure.take(fences, trusted_until)
@@ -232,7 +232,7 @@ class Consumer:
         self._dispatcher.forget()
 
     def trust(self, until: float) -> None:
-        """Trust the leases of all that is consumed until then, by the monotonic clock."""
+        """Trust the leases of all that is consumed until then, by the ``lease_clock``."""
         self._tenure.trust(until)
 
     def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401

@@ -21,8 +21,10 @@ process that was stopped (SIGSTOP, a suspended machine) begins nothing that it n
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from worker.leases.base import lease_clock
 from worker.telemetry import LeaseOutlived, ShardsLapsed
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Tenure:
         self._telemetry = telemetry
         self._clock = clock
         self._given = given
+        self._until = float("inf")
         #: What is being given up, with its fence; and what of that is no longer ours.
         self._leaving: dict[int, int] = {}
         self._lost: set[int] = set()
@@ -87,18 +90,20 @@ class Tenure:
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Consume these shards too, under these fences. Raises BrokerUnreachable.
 
-        Shards that are being given up must not be among them.
+        ``trusted_until`` is of the ``lease_clock``. Shards that are being given up must not be
+        among them.
         """
         self.trust(trusted_until)
-        if self._clock() > trusted_until:
+        if not self.is_trusted(self._clock()):
             self._given([*fences])
             return
         self._executor.fences = {**self._executor.fences, **fences}
         self._link.take(fences)
 
     def trust(self, until: float) -> None:
-        """Trust the leases of what is consumed until then, by the monotonic clock."""
-        self._executor.trusted_until = until
+        """Trust the leases of what is consumed until then, by the ``lease_clock``."""
+        self._until = until
+        self._reckon()
 
     def give(self, shards: Iterable[int]) -> None:
         """Begin nothing more of these shards, finish what runs, and close their channels."""
@@ -121,6 +126,7 @@ class Tenure:
 
     def check(self, now: float) -> None:
         """Find out what has lapsed, and what nothing is left of. Raises BrokerUnreachable."""
+        self._reckon()
         if now > self._executor.trusted_until:
             lapsed = sorted({*self._executor.fences, *self._leaving} - self._lost)
             if lapsed:
@@ -131,6 +137,10 @@ class Tenure:
             self._finish(
                 [s for s in self._leaving if s not in busy and not self._detour.of_shard[s]]
             )
+
+    def _reckon(self) -> None:
+        """Tell the executor the end of trust by its clock, which stands in a suspended machine."""
+        self._executor.trusted_until = self._until - (lease_clock() - monotonic())
 
     def came_back(self, task: Task) -> None:
         """Tell of a handler that ended after the lease of its shard."""

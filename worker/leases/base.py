@@ -23,8 +23,8 @@ Invariants that every store keeps, and that ``worker.testing.lease_suite`` check
 * Sending the same ``Sync`` twice (the first answer was lost) gives the same end state.
 
 A holder trusts a lease until the *start* of the call that renewed it plus its length less a
-margin, by its own monotonic clock (:func:`trusted_until`); past that it begins nothing, whatever
-the reason.
+margin, by its own :func:`lease_clock` (:func:`trusted_until`); past that it begins nothing,
+whatever the reason.
 
 Leases with a fence are described by Gray and Cheriton, "Leases: An Efficient Fault-Tolerant
 Mechanism for Distributed File Cache Consistency" (1989), and by Burrows, "The Chubby Lock Service
@@ -33,12 +33,14 @@ for Loosely-Coupled Distributed Systems" (2006), as sequencers.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_GOES_ON = hasattr(time, "CLOCK_BOOTTIME")
 #: Characters of a member's facts, and of a document, at most.
 MAX_TEXT = 512 * 1024
 #: One call for a service counts as at most this share of a lease's length of watching.
@@ -156,10 +158,19 @@ class LeaseStore(Protocol):
         ...
 
 
+def lease_clock() -> float:
+    """Return the seconds of the clock that holders of leases go by.
+
+    It is monotonic, the same for all processes of a machine, and goes on while that is suspended
+    (Linux: CLOCK_BOOTTIME of clock_gettime(2)); the store's clock does so too.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _GOES_ON else time.monotonic()
+
+
 def trusted_until(asked_at: float, ttl: float) -> float:
     """Return until when a holder may trust what was renewed by a call begun at ``asked_at``.
 
-    Both are readings of the holder's monotonic clock, in seconds.
+    Both are readings of the holder's :func:`lease_clock`.
     """
     return asked_at + ttl * (1.0 - _MARGIN_SHARE)
 

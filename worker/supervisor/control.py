@@ -188,7 +188,7 @@ class Stepped:
 class Take:
     """Consume these shards: pairs of shard and fence. ``trusted_until`` is for all that is had.
 
-    It is a reading of the monotonic clock, which the processes of one machine share.
+    It is a reading of the ``lease_clock``, which the processes of one machine share.
     """
 
     fences: Sequence[tuple[int, int]]

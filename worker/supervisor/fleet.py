@@ -13,6 +13,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from worker.leases.base import lease_clock
 from worker.supervisor.change import Plans, Slot
 from worker.supervisor.control import (
     Beat,
@@ -209,7 +210,7 @@ class Fleet:
         for child in self.children():
             child.watch(now, self.terms)
         if self._closing or self.failure is not None:
-            self.dealer.deal(self.holders, (), now)
+            self.dealer.deal(self.holders, (), lease_clock())
             return
         if self._change is None and self.terms is not None and self.booted:
             self._change = self._plans.next(self._slots, self.processes)
@@ -225,7 +226,7 @@ class Fleet:
         if self._change is None:
             self._slots = [s for s in self._slots if s.index < self.processes or any(s.children())]
         self.booted = self.booted or self.ready
-        self.dealer.deal(self.holders, range(self.processes), now)
+        self.dealer.deal(self.holders, range(self.processes), lease_clock())
         self.resharder.drive(self.children(), now)
 
     # The life of one process

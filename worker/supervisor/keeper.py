@@ -13,11 +13,10 @@ import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.errors import LeasesUnavailable, QworkerError
-from worker.leases.base import LeaseOptions, Sync, View, trusted_until
+from worker.leases.base import LeaseOptions, Sync, View, lease_clock, trusted_until
 from worker.leases.open import open_leases
 from worker.patience import patiently
 from worker.sharding.generations import PLAN
@@ -53,7 +52,7 @@ class News:
     take: dict[str, Grant] = field(default_factory=dict)
     give: Sequence[str] = ()
     lost: Sequence[str] = ()
-    #: Until when all that is ours may be trusted; monotonic.
+    #: Until when all that is ours may be trusted, by the ``lease_clock``.
     trusted_until: float = 0.0
     #: Nothing is ours any more, and everybody knows.
     gone: bool = False
@@ -141,11 +140,11 @@ class Keeper:
         return patiently(lambda: open_leases(url, options), self._terms.connect_timeout)
 
     def _keep(self, store: LeaseStore) -> None:
-        lively_until = monotonic() + _LIVELY_FOR
+        lively_until = lease_clock() + _LIVELY_FOR
         away = False
         while not self._closed:
             self._poke.clear()
-            began = monotonic()
+            began = lease_clock()
             try:
                 moved = self._round(store, began)
             except LeasesUnavailable as error:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
+from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import PLAN
 from worker.supervisor.control import EXIT_CODES, Fatal
@@ -281,7 +282,7 @@ class Supervisor:
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
             dealer.trust(news.trusted_until, holders)
-            leads = RESHARD in dealer.owned and time.monotonic() < news.trusted_until
+            leads = RESHARD in dealer.owned and lease_clock() < news.trusted_until
             self._fleet.resharder.hear(news.plan, news.view, news.version, leads=leads)
 
     def _propose(self, version: int, text: str) -> None:
