@@ -7,6 +7,8 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
+from worker.sharding.generations import lease_of
+
 if TYPE_CHECKING:
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
@@ -26,7 +28,8 @@ def statistics(
         "lanes": len(dispatcher.lanes),
         "held": sum(channel.held for channel in channels),
         "unsettled": sum(channel.settlement.unsettled for channel in channels),
-        "drained": [c.shard for c in channels if c.drained and not c.relays],
+        # By lease, which has the generation in its name: this is read after others may have come.
+        "drained": [lease_of(link.topology.generation, c.shard) for c in channels if c.drained],
         "halted": sum(channel.halted for channel in channels),
         "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
         "connected": link.is_up,

@@ -46,6 +46,11 @@ _ORDER = list(Phase)
 PLAN = "plan"
 
 
+def lease_of(generation: int, shard: int) -> str:
+    """Return the name of the lease on a shard."""
+    return f"g{generation}.{shard}"
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """A generation of queues."""
@@ -56,7 +61,7 @@ class Generation:
     @property
     def leases(self) -> list[str]:
         """The names of the leases on its shards, in their order."""
-        return [f"{self.lease}.{shard}" for shard in range(self.shards)]
+        return [lease_of(self.number, shard) for shard in range(self.shards)]
 
     @property
     def lease(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from worker.sharding.assignment import assign
+from worker.sharding.generations import lease_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -157,11 +158,10 @@ class Dealer:
         """Return the leases of the shards that are consumed up to the marker of their end."""
         found = []
         for hand in hands:
-            generation = self._generations.get(hand.generation)
             told = hand.statistics.get("drained")
-            if generation is not None and isinstance(told, list):
-                names = generation.leases
-                found += [names[shard] for shard in told if shard in hand.shards]
+            if isinstance(told, list):
+                mine = {lease_of(hand.generation, shard) for shard in hand.shards}
+                found += [name for name in told if name in mine]
         return found
 
     def settled(self, hands: Sequence[Hand]) -> bool:
