@@ -1,0 +1,172 @@
+"""Who takes which step of a change of the number of shards, and when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from worker.leases.base import View
+from worker.sharding.generations import Generation, Phase, Plan
+from worker.supervisor.control import Message, Step, Stepped
+from worker.supervisor.facts import Facts
+from worker.supervisor.process import ChildProcess, Stage
+from worker.supervisor.resharder import Resharder
+
+VERSION = 7
+NOW = 100.0
+LATER = NOW + 60.0
+
+
+def plan(phase: Phase) -> Plan:
+    return Plan(Generation(1, 2), Generation(2, 3), phase)
+
+
+@dataclass(eq=False)
+class Process:
+    """As much of a child process as the resharder sees."""
+
+    pid: int = 1
+    stage: Stage = Stage.READY
+    told: int = VERSION
+    followed: int = VERSION
+    said: list[Message] = field(default_factory=list)
+
+    def say(self, message: Message) -> None:
+        self.said.append(message)
+
+    def follow(self, _plan: Plan, version: int) -> None:
+        self.told = version
+
+
+class Desk:
+    """A resharder and its processes."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.proposed: list[tuple[int, Plan]] = []
+        self.processes = list(processes)
+        self.resharder = Resharder(lambda v, text: self.proposed.append((v, Plan.load(text))))
+
+    def hear(self, phase: Phase, *members: Facts, leads: bool = True) -> None:
+        facts = {str(number): member.dump() for number, member in enumerate(members)}
+        self.resharder.hear(plan(phase), View(facts), VERSION, leads=leads)
+
+    def drive(self, now: float = NOW) -> None:
+        self.resharder.drive(cast("Sequence[ChildProcess]", self.processes), now)
+
+    def steps(self) -> list[int]:
+        """Return the processes that were told to take a step, once for each time."""
+        return [p.pid for p in self.processes for message in p.said if isinstance(message, Step)]
+
+    @property
+    def phases(self) -> list[Phase | None]:
+        return [proposed.phase for _, proposed in self.proposed]
+
+
+def test_who_does_not_lead_takes_no_step() -> None:
+    desk = Desk(Process())
+    for phase in Phase:
+        desk.hear(phase, Facts(followed=VERSION, drained=("g1.0", "g1.1")), leads=False)
+        desk.drive()
+
+    assert desk.steps() == []
+    assert desk.proposed == []
+
+
+def test_a_step_is_taken_by_one_process_and_the_next_is_proposed_once() -> None:
+    desk = Desk(Process(1), Process(2))
+    desk.hear(Phase.SEAL)
+
+    desk.drive()
+    desk.drive(LATER)
+    assert desk.steps() == [1]
+
+    desk.resharder.stepped(Stepped(VERSION, True), LATER)
+    desk.drive(LATER)
+    assert desk.steps() == [1]
+    assert desk.proposed == [(VERSION, plan(Phase.SEAL).advanced())]
+
+
+def test_a_step_whose_process_died_is_taken_by_another() -> None:
+    desk = Desk(Process(1), Process(2))
+    desk.hear(Phase.DECLARE)
+    desk.drive()
+
+    del desk.processes[0]
+    desk.drive()
+
+    assert desk.steps() == [2]
+
+
+def test_a_step_that_failed_or_cannot_be_finished_is_tried_again_later() -> None:
+    desk = Desk(Process(1))
+    desk.hear(Phase.REMOVE)
+    desk.drive()
+
+    for answer in (Stepped(VERSION, False, "the broker is away"), Stepped(VERSION, False)):
+        desk.resharder.stepped(answer, NOW)
+        desk.drive(NOW)
+        assert desk.proposed == []
+    assert desk.steps() == [1]
+
+    desk.drive(LATER)
+    assert desk.steps() == [1, 1]
+
+
+def test_an_answer_to_an_earlier_plan_proposes_nothing() -> None:
+    desk = Desk(Process(1))
+    desk.hear(Phase.REMOVE)
+    desk.drive()
+
+    desk.resharder.stepped(Stepped(VERSION - 1, True), NOW)
+
+    assert desk.proposed == []
+
+
+def test_the_old_generation_is_sealed_when_every_member_has_left_its_exchange_alone() -> None:
+    desk = Desk(Process())
+    behind, there = Facts(followed=VERSION - 1), Facts(followed=VERSION)
+
+    desk.hear(Phase.BIND, there, behind)
+    desk.drive()
+    assert desk.proposed == []
+
+    desk.hear(Phase.BIND, there, there)
+    desk.drive()
+    assert desk.phases == [Phase.SEAL]
+
+
+def test_the_next_generation_is_consumed_when_every_shard_is_drained() -> None:
+    desk = Desk(Process())
+    first, second = Facts(drained=("g1.0",)), Facts(drained=("g1.1",))
+
+    desk.hear(Phase.DRAIN, first, Facts(drained=("g2.1", "g0.1")))
+    desk.drive()
+    assert desk.proposed == []
+
+    desk.hear(Phase.DRAIN, first, second)
+    desk.drive()
+    assert desk.phases == [Phase.REMOVE]
+
+
+def test_a_member_follows_when_all_its_processes_do() -> None:
+    slow = Process(2, told=0, followed=0)
+    desk = Desk(Process(1), slow, Process(3, Stage.BOOTING, told=0, followed=0))
+    desk.hear(Phase.BIND)
+    desk.drive()
+    assert slow.told == VERSION
+    assert desk.resharder.followed < VERSION
+
+    slow.followed = VERSION
+    desk.drive()
+    assert desk.resharder.followed == VERSION
+
+
+def test_a_process_that_is_connecting_by_an_earlier_plan_is_waited_for() -> None:
+    opening = Process(1, Stage.OPENING, told=VERSION - 1, followed=0)
+    desk = Desk(opening)
+    desk.hear(Phase.BIND)
+    desk.drive()
+
+    assert opening.told == VERSION - 1
+    assert desk.resharder.followed < VERSION
