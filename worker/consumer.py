@@ -35,7 +35,7 @@ from worker.lifespan import Lifespan
 from worker.outcome import ABANDONED
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
-from worker.report import dump, statistics
+from worker.report import Census, dump, statistics
 from worker.resharding import declared_by, topology_of
 from worker.sharding.generations import Generation, Plan
 from worker.telemetry import Counters, HandlerStuck, SecondEffect
@@ -105,6 +105,8 @@ class Consumer:
         #: Called with shards of which nothing is left here, so that another may have them.
         self.on_given: Callable[[list[int]], None] | None = None
         self.plan = plan or Plan(Generation(1, settings.shards))
+        #: Called once nothing runs any more of handlers that are paused.
+        self.on_paused: Callable[[], None] | None = None
         self._clock = clock
         self._random = random or Random()
         self._pools = pools
@@ -117,6 +119,8 @@ class Consumer:
         self._again = False
         self._next_beat = 0.0
         self._next_watch = 0.0
+        #: Something of a paused handler may still run.
+        self._pausing = False
         self._drain_deadline: float | None = None
         self._ending: Finish | None = None
         self._finish: Finish | None = None
@@ -161,6 +165,7 @@ class Consumer:
         self._executor, self._detour = parts.executor, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
         self._tenure = parts.tenure
+        self._census = Census(parts.link, parts.dispatcher)
         self._waiter.follow(self._link.filenos())
         if self._shards:
             self.take(dict.fromkeys(self._shards, 0), float("inf"))
@@ -218,6 +223,15 @@ class Consumer:
         with self._noticing_loss():
             self._tenure.lose(shards)
 
+    def pause(self, handlers: Collection[str]) -> None:
+        """Begin nothing of these handlers, and of all others again.
+
+        Their messages wait here, and use up prefetch. ``on_paused`` tells when nothing of them
+        runs any more.
+        """
+        self._dispatcher.pause(handlers)
+        self._pausing = True
+
     def follow(self, plan: Plan) -> None:
         """Declare from now on, at each connection, what ``plan`` says."""
         self.plan = plan
@@ -269,6 +283,10 @@ class Consumer:
             self._settle()
         except BrokerUnreachable as error:
             self._link_lost(error)
+        if self._pausing and not self._dispatcher.runs_paused():
+            self._pausing = False
+            if self.on_paused is not None:
+                self.on_paused()
         late += self._run_timers(now)
         done += late
         if late:  # there is something to claim or to record, and nothing that would wake the loop
@@ -298,7 +316,7 @@ class Consumer:
     def next_due(self) -> float:
         """When time alone brings something to do: a retry, a probe, a server to be tried again."""
         # A probe that is due may have nothing to probe with yet.
-        probe = max(self._dispatcher.next_probe, self._clock() + _PROBE_PAUSE)
+        probe = max(self._dispatcher.probes.next_due, self._clock() + _PROBE_PAUSE)
         due = min(self._timers.next_due, probe)
         if self._dialogue.busy and self._dialogue.next_try:
             due = min(due, self._dialogue.next_try)
@@ -436,28 +454,37 @@ class Consumer:
     def is_idle(self) -> bool:
         """Tell whether nothing waits or runs here, and the queues of its shards are empty.
 
-        A halted shard has no say: nothing of it will be done here.
+        A halted shard has no say: nothing of it will be done here. Nor has what waits for a handler
+        that is paused, or in the queue behind a prefetch that is full of that.
         """
+        paused = self._dispatcher.waiting_paused()
         if (
             self._dispatcher.out
-            or self._dispatcher.lanes.waiting
+            or self._dispatcher.lanes.waiting > paused
             or self._timers
             or self._dialogue.busy
             or self._detour.under_way
             or not self._link.is_up
-            or any(not c.leaving and c.settlement.unsettled for c in self._link.channels)
         ):
             return False
+        channels = [channel for channel in self._link.channels if not channel.leaving]
+        if not paused and any(channel.settlement.unsettled for channel in channels):
+            return False
+        full = {c.queue for c in channels if paused and c.settlement.unsettled >= c.prefetch}
         try:
-            return not any(self._link.depths().values())
+            return not any(depth for queue, depth in self._link.depths().items() if queue not in full)
         except BrokerUnreachable as error:
             self._link_lost(error)
             return False
 
     def statistics(self) -> dict[str, object]:
         """Return counters and gauges, ready for JSON."""
+        now = self._clock()
+        with self._noticing_loss():
+            self._census.survey(now)
         numbers = statistics(self.counters, self._dispatcher, self._dialogue, self._link)
-        return {**numbers, "idle": self.settings.burst and self.is_idle()}
+        shards = self._census.shards(now)
+        return {**numbers, "shards": shards, "idle": self.settings.burst and self.is_idle()}
 
     def dump(self) -> str:
         """Return the stack of every thread, and what is in flight."""

@@ -11,14 +11,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
-from worker.outage import Breaker
 from worker.outcome import DONE, DeadLetter
+from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
 from worker.telemetry import SuspectFound
 from worker.timelimits import TimeLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from worker.config import Settings
     from worker.detour import Detour
@@ -42,6 +42,8 @@ _RUN_SECONDS = 0.005
 _LONGEST_RUN = 64
 _FIRST_BUSY_PAUSE = 0.005
 _BUSY_DOUBLINGS = 6
+#: Why a handler is blocked, where not for an outage.
+_PAUSED = "paused"
 
 
 class Dispatcher:
@@ -78,10 +80,9 @@ class Dispatcher:
         #: Runs that are claimed for or running.
         self.out: set[Run[Task]] = set()
         self.in_flight = 0
-        self.breakers: dict[str, Breaker] = {}
+        self.probes = Probes(self.lanes, self.out, settings.outage_after)
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
-        self._probes: dict[str, Run[Task]] = {}
         self._solo: Run[Task] | None = None
         self._suspects: deque[tuple[Task, Lane[Task]]] = deque()
         self._executions = 0
@@ -163,9 +164,8 @@ class Dispatcher:
             longest = max(1, min(_LONGEST_RUN, int(self._rate * _RUN_SECONDS / concurrency) + 1))
             for run in self.lanes.take(room, longest):
                 self._claim(run)
-        for name, breaker in self.breakers.items():
-            if breaker.is_open:
-                self._probe(name, breaker, now)
+        for probe in self.probes.due(now):
+            self._claim(probe)
 
     def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> bool:
         """Act on the answers to claims: what is fresh goes to a pool.
@@ -217,12 +217,35 @@ class Dispatcher:
 
         return resume
 
-    def breaker(self, handler: str) -> Breaker:
-        """Return the breaker of a handler."""
-        found = self.breakers.get(handler)
-        if found is None:
-            found = self.breakers[handler] = Breaker(self._settings.outage_after)
-        return found
+    def pause(self, handlers: Collection[str]) -> None:
+        """Begin nothing of these handlers, and again of those that were paused before."""
+        before, now = self.paused, frozenset(handlers)
+        self._executor.paused = self.probes.paused = now
+        for name in now - before:
+            self.lanes.block(name, _PAUSED)
+        for name in before - now:
+            self.lanes.unblock(name, _PAUSED)
+        suspects, self._suspects = self._suspects, deque()
+        for task, lane in suspects:
+            if task.handler_name in now:  # found to be a suspect again when it is claimed again
+                self.lanes.resume(lane, task.handler_name)
+            else:
+                self._suspects.append((task, lane))
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The handlers of which nothing begins."""
+        return self._executor.paused
+
+    def runs_paused(self) -> bool:
+        """Tell whether something of a paused handler is claimed for or runs."""
+        paused = self.paused
+        return any(task.handler_name in paused for run in self.out for task in run.tasks)
+
+    def waiting_paused(self) -> int:
+        """Return how many tasks here wait for handlers that are paused."""
+        found = (self.lanes.waiting_for(name) for name in self.paused)
+        return sum(len(tasks) for lanes in found for _, tasks in lanes)
 
     def is_lane_idle(self, message: Message) -> bool:
         """Tell whether nothing of the message's key waits or runs."""
@@ -258,16 +281,6 @@ class Dispatcher:
         """Return the tasks that began to ignore their time limit, with the seconds they ran."""
         return self.limits.overdue(self.out, now)
 
-    @property
-    def next_probe(self) -> float:
-        """When a handler with an outage gets its next probe; infinity where none has one."""
-        due = (
-            breaker.next_probe
-            for name, breaker in self.breakers.items()
-            if breaker.is_open and self._probes.get(name) not in self.out
-        )
-        return min(due, default=float("inf"))
-
     def close(self) -> None:
         """Let the pools end; does not wait for handlers."""
         for pool in (self._threads, self._loop):
@@ -293,27 +306,6 @@ class Dispatcher:
         self.out.add(run)
         self.in_flight += len(run.tasks)
         self._dialogue.claim(run, solo=solo)
-
-    def _probe(self, name: str, breaker: Breaker, now: float) -> None:
-        """Claim one task of a handler with an outage, when it is time to."""
-        if now < breaker.next_probe or self._probes.get(name) in self.out:
-            return
-        probe = self.lanes.take_probe(name, _progress)
-        if probe is not None:
-            self._judge(name, breaker, probe)
-            self._probes[name] = probe
-            self._claim(probe)
-
-    def _judge(self, name: str, breaker: Breaker, probe: Run[Task]) -> None:
-        """Let the breaker look at what is left of its handler's messages."""
-        tried, left = probe.tasks[0].spent, 1
-        if tried:  # the probe is the best of all
-            for lane, tasks in self.lanes.waiting_for(name):
-                left += len(tasks)
-                tried = tried and (lane is probe.lane or tasks[0].spent)
-            running = (task for run in self.out for task in run.tasks)
-            tried = tried and all(task.handler_name != name for task in running)
-        breaker.judge(left, tried=tried)
 
     def _take_suspect(self) -> None:
         while self._suspects:
@@ -374,15 +366,12 @@ class Dispatcher:
         self._timers.at(due, self.hold(task, lane))
 
     def _suspect(self, task: Task, lane: Lane[Task], crashes: int) -> None:
+        if task.handler_name in self.paused:
+            return
         self._counters.suspects += 1
         self.lanes.hold(lane, task.handler_name)
         self._suspects.append((task, lane))
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
-
-
-def _progress(task: Task) -> int:
-    """Rank tasks for a probe: it may be its later attempts that succeed."""
-    return -1 if task.spent else task.attempt
 
 
 def _crashed(task: Task, crashes: int) -> DeadLetter:

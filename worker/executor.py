@@ -137,6 +137,8 @@ class Executor:
         self.trusted_until = float("inf")
         #: Set when nothing new may begin.
         self.draining = False
+        #: Handlers of which nothing may begin.
+        self.paused: frozenset[str] = frozenset()
 
     def run(self, task: Task) -> Outcome:
         """Run a plain handler to its outcome. Never raises."""
@@ -145,6 +147,7 @@ class Executor:
         if (
             fence is None
             or self.draining
+            or task.handler_name in self.paused
             or task.started > task.trusted_until
             or task.started > self.trusted_until
         ):
@@ -172,6 +175,7 @@ class Executor:
         if (
             fence is None
             or self.draining
+            or task.handler_name in self.paused
             or task.started > task.trusted_until
             or task.started > self.trusted_until
         ):

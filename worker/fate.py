@@ -109,7 +109,7 @@ class Fate:
         raise AssertionError(f"no such outcome: {outcome!r}")
 
     def _succeeded(self, task: Task) -> None:
-        breaker = self._dispatcher.breakers.get(task.handler_name)
+        breaker = self._dispatcher.probes.breakers.get(task.handler_name)
         if breaker is None:
             return
         opened_at = breaker.opened_at
@@ -123,7 +123,7 @@ class Fate:
     def _failed(self, task: Task, last: DeadLetter, delay: float | None, lane: Lane[Task]) -> bool:
         """A handler failed: an outage, another attempt after ``delay``, or the end (None)."""
         name, channel, now = task.handler_name, task.delivery.channel, self._clock()
-        breaker = self._dispatcher.breaker(name)
+        breaker = self._dispatcher.probes.breaker(name)
         if last.asked:
             breaker.wait(now)
         elif breaker.fail(task.record, now):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -335,6 +335,18 @@ class Link:
             return {}
         queues = [c.queue for c in inbound.channels if not c.closed] + list(self._retry_queues)
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+
+    def survey(self, queues: Sequence[str]) -> bool:
+        """Ask how full these queues are, without waiting; False where that cannot be asked now.
+
+        Raises BrokerUnreachable where the link broke.
+        """
+        return self._inbound is not None and self._inbound.ask_depths(queues)
+
+    @property
+    def surveyed(self) -> Mapping[str, int]:
+        """What ``survey`` found: the messages that wait in each queue, when it was asked last."""
+        return {} if self._inbound is None else self._inbound.depths
 
     def switch(self, topology: Topology) -> None:
         """Leave everything that is consumed; the next ``ensure`` consumes this instead."""

@@ -51,8 +51,8 @@ class DeadLetter:
 class Abandoned:
     """The handler never ran.
 
-    An earlier message of its lane has to run again first, a drain began, or the claim may have
-    expired.
+    An earlier message of its lane has to run again first, a drain began, its handler was paused, or
+    the claim may have expired.
     """
 
 

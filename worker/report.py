@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
 
 from worker.sharding.generations import lease_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
     from worker.link import Link
     from worker.telemetry import Counters
+    from worker.transport.inbound import QueueChannel
+
+#: Seconds between two looks at how full queues are, and how many are looked at each time.
+_SURVEY_PAUSE, _SURVEYED = 1.0, 16
+#: Marks that are kept of a channel.
+_MOST_MARKS = 64
 
 
 def statistics(
@@ -31,10 +40,111 @@ def statistics(
         # By lease, which has the generation in its name: this is read after others may have come.
         "drained": [lease_of(link.topology.generation, c.shard) for c in channels if c.drained],
         "halted": sum(channel.halted for channel in channels),
-        "outages": [name for name, b in dispatcher.breakers.items() if b.is_open],
+        "paused": dispatcher.waiting_paused(),
+        "outages": [name for name, b in dispatcher.probes.breakers.items() if b.is_open],
         "connected": link.is_up,
         "store_away": dialogue.away_since is not None,
     }
+
+
+class Marks:
+    """When the deliveries of a channel came, about: its highest tag at some moments. Pure.
+
+    Costs nothing for a message. What came between two marks counts as having come at the second;
+    of many marks, every other one is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, float]] = deque()
+
+    def note(self, highest: int, now: float) -> None:
+        """Note the highest tag that was delivered until now."""
+        marks = self._marks
+        if marks and marks[-1][0] >= highest:
+            return
+        if len(marks) >= _MOST_MARKS:
+            self._marks = marks = deque([*marks][1::2])
+        marks.append((highest, now))
+
+    def age(self, tag: int, now: float) -> float:
+        """Return for how long ``tag`` has been here, at least. Tags are asked for as they rise."""
+        marks = self._marks
+        while marks and marks[0][0] < tag:
+            marks.popleft()
+        return now - marks[0][1] if marks else 0.0
+
+
+class Census:
+    """What is known of each shard that is consumed, from one beat to the next. I/O thread only."""
+
+    def __init__(self, link: Link, dispatcher: Dispatcher) -> None:
+        self._link = link
+        self._dispatcher = dispatcher
+        self._marks: dict[QueueChannel, Marks] = {}
+        self._next_survey = float("-inf")
+        self._turn = 0
+
+    def survey(self, now: float) -> None:
+        """Ask how full a few of the queues are, all in turn. Raises BrokerUnreachable."""
+        queues = [c.queue for c in self._link.channels if not c.relays]
+        if now < self._next_survey or not queues:
+            return
+        first = self._turn % len(queues)
+        chosen = [*queues[first:], *queues[:first]][:_SURVEYED]
+        if self._link.survey(chosen):
+            self._turn = first + len(chosen)
+        self._next_survey = now + _SURVEY_PAUSE
+
+    def shards(self, now: float) -> dict[str, dict[str, Any]]:
+        """Return what is known of each shard, by its number as text. What is zero is left out.
+
+        ``unsettled``: deliveries that are here; ``in_flight``: tasks that are claimed for or run;
+        ``waiting``: deliveries of which nothing runs; ``held``: keys of which a handler waits for
+        a retry, or for another owner; ``oldest``: seconds that the oldest delivery has been here;
+        ``halted``; ``depth``: messages that are ready in the queue, where that is known.
+        """
+        channels = [channel for channel in self._link.channels if not channel.relays]
+        self._marks = {channel: self._marks.get(channel) or Marks() for channel in channels}
+        out = self._dispatcher.out
+        in_flight = Counter[int]()
+        for run in out:
+            in_flight[run.lane.shard] += len(run.tasks)
+        running = Counter({t.delivery: t.message.shard for run in out for t in run.tasks}.values())
+        held = Counter(lane.shard for lane in self._dispatcher.lanes.held)
+        depths = self._link.surveyed
+        return {
+            str(channel.shard): {
+                **_told(
+                    channel,
+                    self._marks[channel],
+                    now,
+                    in_flight=in_flight[channel.shard],
+                    running=running[channel.shard],
+                    held=held[channel.shard],
+                ),
+                **({"depth": depths[channel.queue]} if channel.queue in depths else {}),
+            }
+            for channel in channels
+        }
+
+
+def _told(  # noqa: PLR0913 - what a shard is described by
+    channel: QueueChannel, marks: Marks, now: float, *, in_flight: int, running: int, held: int
+) -> Mapping[str, object]:
+    settlement = channel.settlement
+    marks.note(settlement.highest, now)
+    here = not channel.closed  # what a closed channel had is the broker's again
+    oldest = settlement.oldest if here else None
+    unsettled = settlement.unsettled if here else 0
+    found = {
+        "unsettled": unsettled,
+        "in_flight": in_flight,
+        "waiting": max(0, unsettled - settlement.finished - running),
+        "held": held,
+        "oldest": 0.0 if oldest is None else round(marks.age(oldest, now), 1),
+        "halted": channel.halted,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def dump(dispatcher: Dispatcher, now: float) -> str:

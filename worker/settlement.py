@@ -75,6 +75,16 @@ class Settlement:
         return self._upto
 
     @property
+    def highest(self) -> int:
+        """The highest tag that was delivered; 0 before the first."""
+        return self._highest
+
+    @property
+    def oldest(self) -> int | None:
+        """The lowest tag that is not acknowledged; None where all are."""
+        return self._upto + 1 if self.unsettled else None
+
+    @property
     def unsettled(self) -> int:
         """How many deliveries are not acknowledged."""
         return self._highest - self._upto - len(self._acked)

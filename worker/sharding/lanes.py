@@ -7,8 +7,9 @@ that lane is handed out. So no two handlers of one key ever run at the same time
 and the tasks of one (key, handler) run in the order of arrival.
 
 A task that must run again *holds* its handler in its lane: it goes back to the front, and the
-lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler with
-an outage is *blocked* everywhere, but for one probe at a time; here too other handlers go on.
+lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler that
+is paused, or has an outage, is *blocked* everywhere; here too other handlers go on. In an outage it
+gets one probe at a time.
 
 Lanes that are ready take turns, shard by shard, so that a busy shard or key never starves the
 others.
@@ -20,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 
 class Work(Protocol):
@@ -79,6 +80,7 @@ class Lanes(Generic[T]):
         self._ready: dict[int, deque[Lane[T]]] = {}
         self._turns: deque[int] = deque()  # shards with ready lanes, in turn
         self._blocked: dict[str, dict[Lane[T], None]] = {}  # handler -> lanes that wait for it
+        self._reasons: dict[str, set[str]] = {}  # handler -> why it is blocked
         self._out: set[Lane[T]] = set()  # lanes whose run is out
         self._held: set[Lane[T]] = set()  # lanes with a hold
         self.waiting = 0  # tasks in lanes, not handed out
@@ -86,6 +88,11 @@ class Lanes(Generic[T]):
     def __len__(self) -> int:
         """Return how many keyed lanes hold tasks or have a run out."""
         return len(self._lanes)
+
+    @property
+    def held(self) -> Collection[Lane[T]]:
+        """The lanes of which a handler waits for something, a retry say."""
+        return self._held
 
     @property
     def has_ready(self) -> bool:
@@ -194,12 +201,18 @@ class Lanes(Generic[T]):
         elif not (lane.tasks or lane.running or lane.held) and self._lanes.get(lane.key) is lane:
             del self._lanes[lane.key]
 
-    def block(self, handler: str) -> None:
+    def block(self, handler: str, reason: str = "outage") -> None:
         """Hand out nothing for ``handler`` but probes."""
+        self._reasons.setdefault(handler, set()).add(reason)
         self._blocked.setdefault(handler, {})
 
-    def unblock(self, handler: str) -> None:
-        """Hand out everything for ``handler`` again."""
+    def unblock(self, handler: str, reason: str = "outage") -> None:
+        """End a reason; without any, everything for ``handler`` is handed out again."""
+        reasons = self._reasons.get(handler, set())
+        reasons.discard(reason)
+        if reasons:
+            return
+        self._reasons.pop(handler, None)
         for lane in self._blocked.pop(handler, ()):
             if lane.tasks and not lane.running and not lane.queued:
                 self._queue(lane)

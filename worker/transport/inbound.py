@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import amqp.spec
+
 from worker.errors import BrokerUnreachable
 from worker.settlement import Settlement
 from worker.transport.arrival import Arrival
@@ -16,9 +18,8 @@ from worker.transport.capabilities import Capabilities, capabilities_of
 from worker.transport.frames import FramePump, ack_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import amqp
     from kombu.connection import Connection
 
 #: The number of the channel that consumes the relay queue, which belongs to no shard.
@@ -70,6 +71,11 @@ class Inbound:
         self._arrivals: list[Arrival] = []
         self._by_channel: dict[Any, QueueChannel] = {}
         self._questions: Any = None
+        #: What ``ask_depths`` found, by queue; and how many of its questions have no answer yet.
+        #: They have a channel of their own: a call that waits would take their answers for its own.
+        self.depths: dict[str, int] = {}
+        self._unanswered = 0
+        self._surveys: Any = None
         self._lost = losses(connection)
         self._pump = (
             FramePump(connection.connection, self._arrivals) if self.able.has_socket else None
@@ -173,6 +179,7 @@ class Inbound:
     def forget(self, channel: QueueChannel) -> None:
         """Know nothing more of a channel that was closed."""
         self._by_channel.pop(channel.channel, None)
+        self.depths.pop(channel.queue, None)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
         """Ask the broker something (to count, say) on a channel of its own; wait for the answer.
@@ -185,6 +192,37 @@ class Inbound:
             return question(self._questions)
         except self._lost as error:
             raise _lost(error) from None
+
+    def ask_depths(self, queues: Sequence[str]) -> bool:
+        """Ask how many messages wait in these queues, and do not wait: ``depths`` will tell.
+
+        Asks nothing, and returns False, while an earlier question has no answer. Raises
+        BrokerUnreachable where the connection is lost.
+        """
+        if self._unanswered:
+            return False
+        try:
+            if self._surveys is None:
+                self._surveys = self.connection.channel()
+            for queue in queues:
+                self._ask_depth(self._surveys, queue)
+        except self._lost as error:
+            raise _lost(error) from None
+        return True
+
+    def _ask_depth(self, channel: Any, queue: str) -> None:  # noqa: ANN401
+        if self._pump is None:
+            self.depths[queue] = channel.queue_declare(queue, passive=True).message_count
+            return
+        # py-amqp's own call waits for the answer, or else asks for none.
+        channel._callbacks[amqp.spec.Queue.DeclareOk] = self._note_depth  # noqa: SLF001
+        passive = (0, queue, True, False, False, False, False, None)
+        channel.send_method(amqp.spec.Queue.Declare, "BsbbbbbF", passive)
+        self._unanswered += 1
+
+    def _note_depth(self, queue: str, ready: int, _consumers: int) -> None:
+        self._unanswered -= 1
+        self.depths[queue] = ready
 
     def keep_alive(self) -> None:
         """Send a heartbeat if it is time to, and notice that the broker's stay away."""
