@@ -472,7 +472,9 @@ class Consumer:
             return False
         full = {c.queue for c in channels if paused and c.settlement.unsettled >= c.prefetch}
         try:
-            return not any(depth for queue, depth in self._link.depths().items() if queue not in full)
+            return not any(
+                depth for queue, depth in self._link.depths().items() if queue not in full
+            )
         except BrokerUnreachable as error:
             self._link_lost(error)
             return False

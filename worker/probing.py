@@ -53,7 +53,11 @@ class Probes:
 
     def _waiting(self) -> Iterator[tuple[str, Breaker]]:
         for name, breaker in self.breakers.items():
-            if breaker.is_open and name not in self.paused and self._last.get(name) not in self._out:
+            if (
+                breaker.is_open
+                and name not in self.paused
+                and self._last.get(name) not in self._out
+            ):
                 yield name, breaker
 
     def _judge(self, name: str, breaker: Breaker, probe: Run[Task]) -> None:

@@ -46,6 +46,8 @@ from worker.supervisor.control import (
     Hello,
     Lose,
     Open,
+    Pause,
+    Paused,
     Ready,
     Step,
     Stop,
@@ -78,6 +80,7 @@ class Runnable(Protocol):
 
     on_beat: Callable[[], None] | None
     on_given: Callable[[list[int]], None] | None
+    on_paused: Callable[[], None] | None
 
     def open(self) -> None:
         """Connect and declare."""
@@ -102,6 +105,9 @@ class Runnable(Protocol):
 
     def lose(self, shards: Collection[int]) -> None:
         """Give these shards up at once; ``on_given`` tells when nothing of them is left."""
+
+    def pause(self, handlers: Collection[str]) -> None:
+        """Begin nothing of these handlers; ``on_paused`` tells when nothing of them runs."""
 
     def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
@@ -167,6 +173,8 @@ class Child:
         self._owner = secrets.token_bytes(8)
         self._drain_timeout = 0.0
         self._consumer: Runnable | None = None
+        #: The version of what is paused that it was told of last.
+        self._pause_version = 0
 
     def run(self, load: Callable[[Boot], Service]) -> int:
         """Return the exit code, when everything is done."""
@@ -207,6 +215,7 @@ class Child:
         self._consumer = consumer = service.consumer(plan, self._owner)
         self._stepper = Stepper(service.steps, self._signals.wake)
         consumer.on_given = self._tell_given
+        consumer.on_paused = self._tell_paused
         consumer.open()
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
@@ -242,6 +251,9 @@ class Child:
 
     def _tell_given(self, shards: list[int]) -> None:
         self._channel.send(Given(shards))
+
+    def _tell_paused(self) -> None:
+        self._channel.send(Paused(self._pause_version))
 
     def _listen(self) -> None:
         """Do what the supervisor says; drain if it is gone."""
@@ -282,6 +294,9 @@ class Child:
                 consumer.give(shards)
             case Lose(shards):
                 consumer.lose(shards)
+            case Pause(handlers, version):
+                self._pause_version = version
+                consumer.pause(handlers)
             case _:
                 logger.error("the supervisor sent a %s", type(message).__name__)
 

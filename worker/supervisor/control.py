@@ -15,6 +15,8 @@
         <─── Followed(version) ──────────────────
         ──── Step(plan, version) ───────────────>      takes the plan's next step on the broker
         <─── Stepped(version, done, error) ──────
+        ──── Pause(handlers, version) ──────────>      after Ready, and whenever it changes
+        <─── Paused(version) ────────────────────      nothing of these handlers runs here
         <─── Beat(statistics) ───────────────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
         ──── Drain(seconds), Stop() ────────────>
@@ -224,6 +226,24 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Begin nothing of these handlers, and of all others again.
+
+    ``version`` is that of the document that says so.
+    """
+
+    handlers: Sequence[str]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Nothing runs here any more of the handlers that this version pauses."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """The loop of the child goes round."""
 
@@ -276,6 +296,8 @@ Message = (
     | Give
     | Lose
     | Given
+    | Pause
+    | Paused
     | Beat
     | Bury
     | Dump

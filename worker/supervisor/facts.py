@@ -26,6 +26,10 @@ class Facts:
     #: old generation that are drained.
     followed: int = 0
     drained: Sequence[str] = ()
+    #: When it told this, by its own clock, in seconds since 1970.
+    at: float = 0.0
+    #: The version of the document on what is paused that it has carried out.
+    paused: int = 0
     processes: Sequence[Mapping[str, Any]] = ()
     #: By the lease of each shard that a process of it consumes: what is known of the shard, as
     #: ``worker.report.shards`` tells it, and ``pid``.

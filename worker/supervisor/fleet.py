@@ -24,6 +24,8 @@ from worker.supervisor.control import (
     Followed,
     Given,
     Hello,
+    Pause,
+    Paused,
     Ready,
     Stepped,
     Terms,
@@ -70,6 +72,7 @@ class Fleet:
         self._change: Change | None = None
         self._dead: deque[str] = deque(maxlen=_REMEMBERED_DEAD)
         self._closing = False
+        self._pause = Pause((), 0)
         #: Which shards are owned, and by which process.
         self.dealer = Dealer(given)
         self.resharder = Resharder(propose)
@@ -151,6 +154,13 @@ class Fleet:
             return
         processes = self.processes if self._change is None else self._change.processes
         self._plans.resize(more, processes, self.terms)
+
+    def pause(self, pause: Pause) -> None:
+        """Let no process begin anything of some handlers, nor any that comes later."""
+        self._pause = pause
+        for child in self.children():
+            if child.ready_at is not None:
+                child.say(pause)
 
     def dump(self, now: float) -> None:
         """Make every process write its stacks and what is in flight."""
@@ -269,6 +279,8 @@ class Fleet:
             case Ready(generation, version):
                 child.ready(generation, version, now)
                 child.say(Bury([*self._dead]))
+                if self._pause.version:
+                    child.say(self._pause)
                 for each in self._slots:  # where one can start, others were not to blame
                     each.restarts.ready()
                 logger.info("process %d: %s", slot.index, child.describe(now))
@@ -281,6 +293,8 @@ class Fleet:
                 self.resharder.stepped(message, now)
             case Given(shards):
                 child.given(shards)
+            case Paused(version):
+                child.paused = version
             case Finished(finish):
                 child.finished(finish, now)
             case Fatal():

@@ -93,9 +93,11 @@ class Keeper:
             found.append(self._news.popleft())
         return found
 
-    def tell(self, facts: str) -> None:
-        """Let the other members know these facts, with the next round."""
+    def tell(self, facts: str, *, at_once: bool = False) -> None:
+        """Let the other members know these facts, with the next round; which may begin at once."""
         self._facts = facts
+        if at_once:
+            self._poke.set()
 
     def given(self, name: str) -> None:
         """Nothing of this lease is consumed any more."""

@@ -99,6 +99,8 @@ class ChildProcess:
         self.shards: dict[int, int] = {}
         self.giving: set[int] = set()
         self.statistics: Mapping[str, object] = {}
+        #: The version of what is paused that it carried out last; 0 before it was told of any.
+        self.paused = 0
         self.fatal: Fatal | None = None
         self.finish = ""
         #: Drained or killed on purpose: its end is no fault of its own.

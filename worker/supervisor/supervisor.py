@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.config import mask_url
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, StoreCorrupt
 from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import PLAN
@@ -29,6 +29,7 @@ from worker.supervisor.course import RESHARD
 from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
+from worker.supervisor.pausing import Pausing
 from worker.supervisor.policy import BurstWatch, stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
@@ -98,11 +99,13 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._burst = BurstWatch()
         self._fleet = Fleet(options, command, self._burst.beat, self._give_back, self._propose)
+        self._pausing = Pausing(self._fleet)
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
         self._leave_until = float("inf")
-        #: When the other members are told of this one again; and the state that they know.
-        self._facts_at, self._told = 0.0, ""
+        #: When the other members are told of this one again; and what they know of it: the state,
+        #: and what is paused.
+        self._facts_at, self._told = 0.0, ("", 0)
         self._broker_seen_at = time.monotonic()
         #: Why the lease store gives nothing, or what it waits for.
         self._lease_trouble = ""
@@ -115,8 +118,8 @@ class Supervisor:
         self._owned_by_all: Collection[str] = ()
         #: Every lease is given back.
         self._left = False
-        #: Shards that were halted when a burst ended: their messages are left.
-        self._halted = 0
+        #: A burst ended, and left messages of shards that are halted, or of what is paused.
+        self._left_over = False
         self._on_terminal = sys.stderr.isatty()
 
     def run(self) -> int:
@@ -253,12 +256,15 @@ class Supervisor:
             return
         if not self._burst.over(child.pid for child in self._fleet.children()):
             return
-        self._halted = int(gauges(c.statistics for c in self._fleet.children()).get("halted", 0))
-        if self._halted:
-            logger.warning(
-                "shards that are halted: %d; their messages are left, every other queue is empty",
-                self._halted,
-            )
+        numbers = gauges(child.statistics for child in self._fleet.children())
+        halted, paused = int(numbers.get("halted", 0)), int(numbers.get("paused", 0))
+        left = [f"shards that are halted: {halted}"] if halted else []
+        if what := self._pausing.left(paused):
+            left.append(what)
+        self._left_over = bool(left)
+        if left:
+            told = "; ".join(left)
+            logger.warning("%s; their messages are left, every other queue is empty", told)
         else:
             logger.info("every queue is empty and all is settled")
         self._drain(now)
@@ -279,6 +285,10 @@ class Supervisor:
             self._left = news.gone
             self._owned_by_all = news.view.leases.keys()
             dealer.follow(news.plan, news.version)
+            try:
+                self._pausing.hear(news.view, self._keeper.write)
+            except StoreCorrupt as error:
+                self._failure = self._failure or Fatal(error.exit_code, str(error))
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
             dealer.trust(news.trusted_until, holders)
@@ -322,9 +332,11 @@ class Supervisor:
         """Publish the state."""
         status = self._status(now)
         self._reporter.tell(status)
-        if self._keeper is not None and (now >= self._facts_at or status.state != self._told):
-            self._facts_at, self._told = now + _FACTS, status.state
-            self._keeper.tell(self._facts(status, now).dump())
+        told = status.state, self._pausing.carried_out()
+        if self._keeper is not None and (now >= self._facts_at or told != self._told):
+            facts = self._facts(status, now).dump()
+            self._keeper.tell(facts, at_once=told != self._told)
+            self._facts_at, self._told = now + _FACTS, told
         if status.live:
             self._reporter.alive(now)
 
@@ -341,6 +353,8 @@ class Supervisor:
             state=status.state,
             able=fleet.booted and not self._ending and now - self._broker_seen_at <= ttl,
             waits=self._waits_for(),
+            at=time.time(),
+            paused=self._pausing.carried_out(),
             processes=[
                 {"index": child.index, "pid": child.pid, "stage": child.stage.value}
                 for child in fleet.children()
@@ -379,7 +393,7 @@ class Supervisor:
             return EXIT_STOPPED
         if self._failure is not None:
             return self._failure.exit_code
-        work_is_left = self._fleet.abandoned or self._halted
+        work_is_left = self._fleet.abandoned or self._left_over
         return EXIT_CODES["ABANDONED" if work_is_left else "DRAINED"]
 
 
