@@ -29,6 +29,8 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
                 "worker.cli.reshard:reshard",
                 "Change the number of shards of a service, while it runs.",
             ),
+            Entry("pause", "worker.cli.pause:pause", "Pause a service, shards or handlers."),
+            Entry("resume", "worker.cli.pause:resume", "Resume what is paused."),
             Entry("check", "worker.cli.check:check", "Tell whether a service could run here."),
             Entry("demo", "worker.cli.demo:demo", "Show it at work, with no server."),
         ),
@@ -43,6 +45,11 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     (
         "Look",
         (
+            Entry(
+                "status",
+                "worker.cli.status:status",
+                "Show members, shards, backlog, and what is held, parked or paused.",
+            ),
             Entry(
                 "topology",
                 "worker.cli.topology:topology",

@@ -1,0 +1,234 @@
+"""``qworker pause`` and ``qworker resume``: a service, some shards, some handlers."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import partial
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from worker.cli.leasing import SETTINGS, Leasing, leasing
+from worker.cli.loading import service_option, target
+from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.output import count, emit, emit_json, note
+from worker.errors import UsageError
+from worker.supervisor.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.cli.leasing import Known
+    from worker.cli.loading import Target
+    from worker.sharding.pauses import Pauses
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_LOOK = 0.1
+_PATIENCE = 60.0
+_EXIT_NOT_YET = 1
+
+_OPTIONS = (
+    click.option(
+        "--shard", "shards", type=click.IntRange(0), multiple=True, metavar="N",
+        help="This shard (repeatable).",
+    ),
+    click.option(
+        "--handler", "handlers", multiple=True, metavar="NAME", help="This handler (repeatable).",
+    ),
+    click.option(
+        "--wait/--no-wait", default=True, show_default="on",
+        help="Wait until every living member has carried it out.",
+    ),
+    click.option(
+        "--timeout", type=click.FloatRange(0), default=_PATIENCE, show_default=True,
+        metavar="SECONDS", help="Wait no longer than this.",
+    ),
+    json_option,
+)  # fmt: skip
+
+
+def _options(function: F) -> F:
+    """Give a command what both have."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command(
+    cls=SettingsCommand,
+    epilog=example(
+        "qworker pause --app handlers                       # the whole service",
+        "qworker pause --app handlers --handler send_mail",
+        "qworker pause --app handlers --shard 3 --shard 5",
+    ),
+)
+@settings_options(*SETTINGS)
+@service_option
+@_options
+def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:  # noqa: ANN401 - _OPTIONS
+    """Pause a service, shards or handlers, on every machine, until 'qworker resume'.
+
+    What runs finishes; nothing of it begins once this command has returned, also after restarts.
+    Its messages wait: those of a service or a shard in the broker, those of a handler in the
+    processes, where they use up the prefetch of their shard.
+
+    Exit codes: 0 done; 1 not every member has carried it out in time, it stays asked for; 2 there
+    is no such shard or handler; 4 the lease store is not reachable.
+    """
+    return _carry_out(target(options, service), resume=False, **asked)
+
+
+@click.command(
+    cls=SettingsCommand,
+    epilog=example(
+        "qworker resume --app handlers                      # everything",
+        "qworker resume --app handlers --handler send_mail",
+    ),
+)
+@settings_options(*SETTINGS)
+@service_option
+@_options
+def resume(options: dict[str, Any], service: str | None, **asked: Any) -> int:  # noqa: ANN401 - _OPTIONS
+    """Resume what 'qworker pause' has paused: some shards or handlers, or everything.
+
+    Messages that waited are handled in their order. Exit codes: as of 'qworker pause'.
+    """
+    return _carry_out(target(options, service), resume=True, **asked)
+
+
+def _carry_out(  # noqa: PLR0913 - _OPTIONS
+    place: Target,
+    *,
+    resume: bool,
+    shards: Sequence[int],
+    handlers: Sequence[str],
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    with leasing(place) as store:
+        known = store.change(partial(_changed, place, shards, handlers, resume=resume))
+        if not as_json:
+            emit(f"{store.service}: {_told(known.pauses)}")
+        members = _Members(store, known.version, max(place.settings.lease_ttl, 1.0))
+        late = members.wait(timeout) if wait else []
+        if as_json:
+            emit_json(
+                {
+                    "service": store.service,
+                    "paused": facts(known.pauses),
+                    "members": members.number,
+                    "waits_for": late,
+                }
+            )
+        elif wait:
+            members.tell(late, timeout)
+    return _EXIT_NOT_YET if late else 0
+
+
+def facts(pauses: Pauses) -> dict[str, Any]:
+    """Return what is paused, ready for JSON."""
+    return {
+        "service": pauses.service,
+        "shards": [*pauses.shards],
+        "handlers": [*pauses.handlers],
+    }
+
+
+def _told(pauses: Pauses) -> str:
+    verb = "are" if len(pauses.shards) + len(pauses.handlers) + pauses.service > 1 else "is"
+    return f"{pauses} {verb} paused"
+
+
+def _changed(
+    place: Target, shards: Sequence[int], handlers: Sequence[str], known: Known, *, resume: bool
+) -> Pauses:
+    """Return what shall be paused. Raises UsageError for what the service does not have."""
+    plan = known.plan
+    generation, number = 1, place.settings.shards
+    if plan is not None:
+        generation, number = plan.consumed.number, plan.consumed.shards
+    elif shards and place.app is None:
+        raise UsageError(f"{place.service} never ran with this lease store: it has no shards yet")
+    pauses = known.pauses.of(generation)
+    for shard in shards:
+        if shard >= number and shard not in pauses.shards:
+            raise UsageError(
+                f"{place.service} has no shard {shard}: its {count(number, 'shard')} are counted"
+                " from 0"
+            )
+    if handlers:
+        _check_handlers(place, handlers, pauses)
+    change = pauses.resumed if resume else pauses.paused
+    return change(generation, shards, handlers)
+
+
+def _check_handlers(place: Target, handlers: Sequence[str], pauses: Pauses) -> None:
+    if place.app is None:
+        raise UsageError("which handlers there are, the code tells: say --app instead of --service")
+    there = {*place.app.handlers, *pauses.handlers}
+    for name in handlers:
+        if name not in there:
+            near = get_close_matches(name, there, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(there))}"
+            raise UsageError(f"App({place.app.name!r}) has no handler {name!r}; {hint}")
+
+
+class _Members:
+    """Who carries out what is paused, up to this version of the document.
+
+    A member that gives no sign of life for as long as a lease lives begins nothing any more.
+    """
+
+    def __init__(self, store: Leasing, version: int, silence: float) -> None:
+        self._store = store
+        self._version = version
+        self._silence = silence
+        self._heard: dict[str, tuple[str, float]] = {}
+        self._silent: set[str] = set()
+        #: How many there are.
+        self.number = 0
+
+    def wait(self, timeout: float) -> list[str]:
+        """Wait until all have; return those that have not in time."""
+        deadline = monotonic() + timeout
+        while late := self._late():
+            if monotonic() >= deadline:
+                return late
+            sleep(_LOOK)
+        return []
+
+    def tell(self, late: Sequence[str], timeout: float) -> None:
+        """Say how it went."""
+        for name in sorted(self._silent):
+            note(f"{name} has given no sign of life for {self._silence:g} s: it begins nothing")
+        if late:
+            note(
+                f"qworker: not carried out within {timeout:g} s by {', '.join(late)}: something of"
+                " it still runs there, or it does not hear. It holds all the same; the same command"
+                " waits again"
+            )
+        elif self.number:
+            emit(f"carried out by {count(self.number, 'member')}")
+        else:
+            emit("nobody runs this service now; it holds for whoever starts")
+
+    def _late(self) -> list[str]:
+        view = self._store.look().view
+        now = monotonic()
+        late, self._silent = [], set()
+        for member, text in view.members.items():
+            if self._heard.get(member, ("", now))[0] != text:
+                self._heard[member] = (text, now)
+            told = Facts.load(text)
+            if told.paused >= self._version:
+                continue
+            name = f"{told.host}:{told.pid}"
+            if now - self._heard[member][1] > self._silence:
+                self._silent.add(name)
+            else:
+                late.append(name)
+        self.number = len(view.members) - len(self._silent)
+        return sorted(late)
