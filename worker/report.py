@@ -50,8 +50,8 @@ def statistics(
 class Marks:
     """When the deliveries of a channel came, about: its highest tag at some moments. Pure.
 
-    Costs nothing for a message. What came between two marks counts as having come at the second;
-    of many marks, every other one is forgotten.
+    Costs nothing for a message. What came between two marks counts as having come at the second.
+    There are so many marks at most; the longer the time that they cover, the farther apart they lie.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,11 @@ class Marks:
         marks = self._marks
         if marks and marks[-1][0] >= highest:
             return
-        if len(marks) >= _MOST_MARKS:
-            self._marks = marks = deque([*marks][1::2])
+        if len(marks) > 1 and now - marks[-2][1] < (now - marks[0][1]) * 2 / _MOST_MARKS:
+            marks.pop()
         marks.append((highest, now))
+        if len(marks) > _MOST_MARKS:
+            self._marks = deque([*marks][::2])
 
     def age(self, tag: int, now: float) -> float:
         """Return for how long ``tag`` has been here, at least. Tags are asked for as they rise."""

@@ -59,18 +59,19 @@ def _first(parked: Mapping[str, int]) -> list[str]:
 
 
 def _member(id_: str, told: Facts, known: Known, now: float) -> dict[str, Any]:
-    leases = [lease for lease in known.view.leases.values() if lease.owner == id_]
-    silent = now - told.at if told.at else 0.0
+    silent = now - told.at if told.at and now - told.at > _SILENT else 0.0
+    # The store watches leases when it is called; where all members are dead, nobody calls it.
+    left = [lease.left - silent for lease in known.view.leases.values() if lease.owner == id_]
     return {
         "id": id_,
         "host": told.host,
         "pid": told.pid,
         "state": told.state,
-        "silent_for": round(silent, 1) if silent > _SILENT else 0.0,
+        "silent_for": round(silent, 1),
         "waits": told.waits,
         "processes": len(told.processes),
         "shards": len(told.shards),
-        "lease_left": min((round(lease.left, 1) for lease in leases), default=None),
+        "lease_left": max(0.0, round(min(left), 1)) if left else None,
         "has_paused": told.paused >= known.version,
     }
 
@@ -98,11 +99,12 @@ def _shard(
     told = numbers or {}
     depth = told.get("depth")
     unsettled = told.get("unsettled", 0)
+    left = None if lease is None else lease.left - (owner["silent_for"] if owner else 0.0)
     return {
         "shard": shard,
         "owner": None if owner is None else f"{owner['host']}:{owner['pid']}",
         "epoch": None if lease is None else lease.epoch,
-        "lease_left": None if lease is None else round(lease.left, 1),
+        "lease_left": None if left is None else max(0.0, round(left, 1)),
         "process": told.get("pid"),
         "backlog": None if depth is None else depth + unsettled,
         "depth": depth,
@@ -223,9 +225,9 @@ def shard_table(told: Mapping[str, Any], most: int = 0) -> Table:
             s["epoch"],
             _seconds(s["lease_left"]),
             "" if s["backlog"] is None else s["backlog"],
-            s["in_flight"],
+            s["in_flight"] if s["consumed"] else "",
             _seconds(s["oldest"] or None),
-            s["held"],
+            s["held"] if s["consumed"] else "",
             _state(s),
         )
         for s in shards
