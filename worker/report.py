@@ -51,7 +51,7 @@ class Marks:
     """When the deliveries of a channel came, about: its highest tag at some moments. Pure.
 
     Costs nothing for a message. What came between two marks counts as having come at the second.
-    There are so many marks at most; the longer the time that they cover, the farther apart they lie.
+    There are 64 marks at most; the longer the time that they cover, the farther apart they lie.
     """
 
     def __init__(self) -> None:
