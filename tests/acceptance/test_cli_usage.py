@@ -34,7 +34,10 @@ class Store:
 
     apply = forget = warnings = mark_parked = parked = unpark = close = open
 """
-COMMANDS = ("start", "check", "demo", "publish", "dlq", "topology", "completion")
+COMMANDS = (
+    "start", "pause", "resume", "check", "demo", "publish", "dlq", "status", "topology",
+    "completion",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -97,6 +100,8 @@ def test_the_version_is_told(shell: Shell) -> None:
     [
         (("strat", "--app", "handlers"), "start"),
         (("dlq", "lsit"), "list"),
+        (("puase", "--app", "handlers"), "pause"),
+        (("pause", "--handlr", "record"), "--handler"),
         (("start", "--shard", "8"), "--shards"),
         (("publish", "--piority", "8", "user.deposited"), "--priority"),
     ],
@@ -242,6 +247,8 @@ def test_completion_knows_commands_options_and_values(shell: Shell) -> None:
         return [word.partition(",")[2] for word in shell.run(code=None).out.splitlines()]
 
     assert complete("qworker to") == ["topology"]
+    assert complete("qworker sta") == ["start", "status"]
+    assert "--shard" in complete("qworker pause --sh")
     assert complete("qworker dlq re") == ["replay"]
     assert "--shards" in complete("qworker start --sh")
     assert complete("qworker start --log-level w") == ["warning"]

@@ -43,6 +43,11 @@ def begun(service: Service, handler: str = "", since: float = 0.0) -> list[str]:
     return [e.key for e in service.ledger.entries("begin", handler) if e.at > since]
 
 
+def unsettled(service: Service) -> int:
+    """Return how many deliveries the processes hold."""
+    return sum(shard["unsettled"] for shard in ask(service, "status")["shards"])
+
+
 def restart(service: Service, *options: str) -> None:
     assert service.drain() == 0
     service.start_ready(*options)
@@ -68,7 +73,7 @@ def test_a_paused_handler_begins_nothing_until_it_is_resumed(
         status = ask(service, "status")
         assert status["paused"]["handlers"] == ["observe"]
         assert all(member["has_paused"] for member in status["members"])
-        assert sum(shard["unsettled"] for shard in status["shards"]) > 200
+        eventually(lambda: unsettled(service) > 200, "its messages wait in the processes")
 
         assert ask(service, "resume", "--handler", "observe")["paused"]["handlers"] == []
         eventually(lambda: len(begun(service, OBSERVE, paused_at)) > 400, "it goes on")

@@ -48,7 +48,7 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry(
                 "status",
                 "worker.cli.status:status",
-                "Show members, shards, backlog, and what is held, parked or paused.",
+                "Show who runs a service, its shards and their backlog.",
             ),
             Entry(
                 "topology",

@@ -1,0 +1,131 @@
+"""``qworker pause`` and ``qworker resume``, where nobody runs: what they note, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.commands import Shell
+from acceptance.conftest import Place
+
+_APP = """\
+from worker import App
+
+app = App("bank", settings={"shards": 4})
+
+
+@app.on("user.deposited")
+def record(event: dict) -> None:
+    pass
+
+
+@app.on("user.*")
+def audit(event: dict) -> None:
+    pass
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with closing(Shell(tmp_path, {"QWORKER_APP": "handlers"})) as shell:
+        shell.write("handlers.py", _APP)
+        yield shell
+
+
+def paused(shell: Shell) -> dict[str, Any]:
+    found: dict[str, Any] = shell.run("status", "--json").json["paused"]
+    return found
+
+
+def test_what_is_paused_is_noted_and_told(shell: Shell) -> None:
+    said = shell.run("pause", "--handler", "audit", "--shard", "3", "--shard", "1").out
+
+    assert said.splitlines() == [
+        "bank: shards 1, 3 and handler audit are paused",
+        "nobody runs this service now; it holds for whoever starts",
+    ]
+    assert paused(shell) == {"service": False, "shards": [1, 3], "handlers": ["audit"]}
+    assert shell.run("pause").out.startswith("bank: the whole service and shards 1, 3 and handler")
+
+
+def test_both_can_be_said_twice(shell: Shell) -> None:
+    for _ in range(2):
+        told = shell.run("pause", "--handler", "audit", "--json").json
+        assert told == {
+            "service": "bank",
+            "paused": {"service": False, "shards": [], "handlers": ["audit"]},
+            "members": 0,
+            "waits_for": [],
+        }
+    for _ in range(2):
+        said = shell.run("resume", "--handler", "audit", "--no-wait").out
+        assert said == "bank: nothing is paused\n"
+
+
+def test_resume_takes_off_what_is_named_or_everything(shell: Shell) -> None:
+    shell.run("pause", "--handler", "audit", "--handler", "record", "--shard", "0")
+    shell.run("pause")
+
+    shell.run("resume", "--handler", "record")
+    assert paused(shell) == {"service": True, "shards": [0], "handlers": ["audit"]}
+    shell.run("resume")
+    assert paused(shell) == {"service": False, "shards": [], "handlers": []}
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_handler_or_shard_that_is_not_there_is_a_mistake(shell: Shell, command: str) -> None:
+    near = shell.run(command, "--handler", "recrod", code=2)
+    assert near.err == "qworker: App('bank') has no handler 'recrod'; did you mean record?\n"
+    far = shell.run(command, "--handler", "xyz", code=2)
+    assert "it has audit, record" in far.err
+    shard = shell.run(command, "--shard", "4", code=2)
+    assert shard.err == "qworker: bank has no shard 4: its 4 shards are counted from 0\n"
+    shell.run(command, "--shard", "-1", code=2)
+    assert paused(shell) == {"service": False, "shards": [], "handlers": []}
+
+
+def test_what_the_code_no_longer_has_can_be_resumed(shell: Shell) -> None:
+    shell.run("pause", "--handler", "audit")
+    shell.write("handlers.py", _APP.replace("def audit", "def other"))
+
+    shell.run("resume", "--handler", "audit")
+    assert paused(shell)["handlers"] == []
+
+
+def test_by_the_name_of_a_service_its_code_need_not_be_here(shell: Shell) -> None:
+    del shell.environ["QWORKER_APP"]
+
+    assert "which service?" in shell.run("pause", code=2).err
+    assert "say --app instead of --service" in (
+        shell.run("pause", "--service", "bank", "--handler", "audit", code=2).err
+    )
+    never = shell.run("pause", "--service", "bank", "--shard", "0", code=2)
+    assert "never ran with this lease store" in never.err
+    shell.run("pause", "--service", "bank")
+    assert shell.run("status", "--service", "bank", "--json").json["paused"]["service"]
+
+
+def test_leases_that_nobody_else_sees_are_explained(shell: Shell) -> None:
+    for command in ("pause", "resume", "status"):
+        refused = shell.run(command, "--broker", "memory://here", code=3)
+        assert "they live and end with its own process" in refused.err
+
+
+def test_a_store_that_does_not_answer_is_told(shell: Shell) -> None:
+    for command in ("pause", "resume", "status"):
+        away = ("--leases", "redis://user:s3cret@127.0.0.1:1/0")
+        result = shell.run(command, *away, "--dedup-timeout", "1", code=4)
+        assert "s3cret" not in result.err
+        assert "Traceback" not in result.err
+
+
+def test_it_works_in_redis(shell: Shell, servers: Place) -> None:
+    shell.environ |= {"QWORKER_BROKER_URL": servers.broker, "QWORKER_DEDUP_URL": servers.dedup}
+    shell.run("pause", "--handler", "audit")
+
+    assert paused(shell)["handlers"] == ["audit"]
+    assert shell.run("resume").out.startswith("bank: nothing is paused\n")
