@@ -161,14 +161,14 @@ def test_a_burst_ends_where_all_that_is_left_is_paused(
 
     service.start("--shards", "2", "--burst")
     assert service.exit_code() == 75
-    assert "20 executions wait for handler observe" in service.log
+    assert "executions that wait for handler observe, paused: 20" in service.log
     assert service.ledger.has(ids, COUNT)
     assert begun(service, OBSERVE) == []
 
     ask(service, "pause", "--no-wait")
     service.start("--shards", "2", "--burst")
     assert service.exit_code() == 75
-    assert "the whole service is paused" in service.log
+    assert "paused: the whole service" in service.log
 
     ask(service, "resume")
     service.start("--shards", "2", "--burst")

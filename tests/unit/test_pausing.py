@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from worker.leases.base import Document, View
 from worker.sharding.generations import Generation, Plan
 from worker.sharding.pauses import PAUSED, Pauses
 from worker.supervisor.control import Pause, Paused, decode, encode
@@ -94,8 +93,7 @@ def pausing(fleet: Fleet) -> Pausing:
 def hear(pausing: Pausing, version: int, pauses: Pauses) -> list[tuple[str, int, str]]:
     """Tell what the store knows; return what is written to it."""
     written: list[tuple[str, int, str]] = []
-    documents = {PAUSED: Document(version, pauses.dump())} if version else {}
-    pausing.hear(View(documents=documents), lambda *what: written.append(what))
+    pausing.hear((version, pauses) if version else None, lambda *what: written.append(what))
     return written
 
 
@@ -152,10 +150,11 @@ def test_shards_of_another_generation_are_not_meant(fleet: Fleet, pausing: Pausi
 
 def test_a_burst_says_what_it_leaves(fleet: Fleet, pausing: Pausing) -> None:
     hear(pausing, 1, Pauses().paused(1, handlers=["mail"]))
-    assert pausing.left(0) == "", "nothing waits for it"
-    assert pausing.left(3) == "3 executions wait for handler mail"
+    assert pausing.left_over({"paused": 0.0}) == "", "nothing waits for it"
+    left = pausing.left_over({"paused": 3.0, "halted": 1.0})
+    assert left == "shards that are halted: 1; executions that wait for handler mail, paused: 3"
     hear(pausing, 2, Pauses().paused(1, shards=[2], handlers=["mail"]))
-    assert pausing.left(0) == "shard 2 is paused"
+    assert pausing.left_over({}) == "paused: shard 2"
 
 
 def test_its_messages_go_through_the_pipe() -> None:

@@ -21,6 +21,7 @@ from worker.leases.open import open_leases
 from worker.patience import patiently
 from worker.sharding.generations import PLAN
 from worker.sharding.ownership import Grant, Ownership
+from worker.sharding.pauses import PAUSED, Pauses
 from worker.supervisor.course import Course, Proposal, Refused
 from worker.supervisor.facts import Facts
 
@@ -54,6 +55,8 @@ class News:
     lost: Sequence[str] = ()
     #: Until when all that is ours may be trusted, by the ``lease_clock``.
     trusted_until: float = 0.0
+    #: What is paused, with the version of the document; None where there is none.
+    paused: tuple[int, Pauses] | None = None
     #: Nothing is ours any more, and everybody knows.
     gone: bool = False
     error: str = ""
@@ -188,6 +191,8 @@ class Keeper:
         leases, jobs = self._course.leases(known), self._course.jobs(known)
         version, before = view.documents[PLAN].version, self._version
         self._version = version
+        said = view.documents.get(PAUSED)
+        paused = None if said is None else (said.version, Pauses.load(said.text))
         orders = ownership.hear(view, asked_at, leases, jobs)
         self._report(
             News(
@@ -198,6 +203,7 @@ class Keeper:
                 [*leaving, *orders.give],
                 orders.lost,
                 trusted_until(asked_at, self._terms.lease_ttl),
+                paused=paused,
                 gone=ownership.gone,
             )
         )

@@ -14,9 +14,8 @@ from worker.sharding.pauses import PAUSED, Pauses
 from worker.supervisor.control import Pause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from worker.leases.base import View
     from worker.supervisor.fleet import Fleet
 
 logger = logging.getLogger("worker.supervisor")
@@ -33,23 +32,24 @@ class Pausing:
         self.pauses = Pauses()
         fleet.dealer.paused = self._is_paused
 
-    def hear(self, view: View, write: Callable[[str, int, str], None]) -> None:
-        """Follow what the lease store knows now. Raises StoreCorrupt.
+    def hear(
+        self, paused: tuple[int, Pauses] | None, write: Callable[[str, int, str], None]
+    ) -> None:
+        """Follow the document, which has this version now.
 
         A store that forgot what was paused is told again, by ``write``.
         """
-        document = view.documents.get(PAUSED)
-        if document is None:
+        if paused is None:
             if self.pauses:
                 write(PAUSED, 0, self.pauses.dump())
             return
-        if document.version == self._version:
+        version, pauses = paused
+        if version == self._version:
             return
-        pauses = Pauses.load(document.text)
         if pauses != self.pauses:
             logger.info("paused: %s", pauses)
-        self.pauses, self._version = pauses, document.version
-        self._fleet.pause(Pause(pauses.handlers, document.version))
+        self.pauses, self._version = pauses, version
+        self._fleet.pause(Pause(pauses.handlers, version))
 
     def carried_out(self) -> int:
         """Return the last version of the document that holds here, in all that runs."""
@@ -64,18 +64,22 @@ class Pausing:
             self._carried_out = self._version
         return self._carried_out
 
-    def left(self, waiting: int) -> str:
-        """Return what a burst leaves undone because it is paused; empty where nothing.
+    def left_over(self, gauges: Mapping[str, float]) -> str:
+        """Return what a burst leaves undone, halted or paused; empty where nothing.
 
-        ``waiting`` is how many tasks wait for paused handlers. Of a paused shard nothing is known.
+        Of a paused shard it is not known whether there is anything in it.
         """
+        halted, waiting = int(gauges.get("halted", 0)), int(gauges.get("paused", 0))
         generation = self._fleet.dealer.generation
         pauses = self.pauses.of(generation.number if generation else 0)
         shards = Pauses(pauses.service, pauses.generation, pauses.shards)
-        told = [f"{shards} is paused"] if shards else []
+        told = [f"shards that are halted: {halted}"] if halted else []
+        if shards:
+            told.append(f"paused: {shards}")
         if waiting:
-            told.append(f"{waiting} executions wait for {Pauses(handlers=pauses.handlers)}")
-        return ", and ".join(told)
+            handlers = Pauses(handlers=pauses.handlers)
+            told.append(f"executions that wait for {handlers}, paused: {waiting}")
+        return "; ".join(told)
 
     def _is_paused(self, shard: int) -> bool:
         generation = self._fleet.dealer.generation

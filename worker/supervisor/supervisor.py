@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.config import mask_url
-from worker.errors import ConfigurationError, StoreCorrupt
+from worker.errors import ConfigurationError
 from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import PLAN
@@ -103,8 +103,7 @@ class Supervisor:
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
         self._leave_until = float("inf")
-        #: When the other members are told of this one again; and what they know of it: the state,
-        #: and what is paused.
+        #: When the other members are told of this one again; and the state and pauses that they know.
         self._facts_at, self._told = 0.0, ("", 0)
         self._broker_seen_at = time.monotonic()
         #: Why the lease store gives nothing, or what it waits for.
@@ -256,15 +255,10 @@ class Supervisor:
             return
         if not self._burst.over(child.pid for child in self._fleet.children()):
             return
-        numbers = gauges(child.statistics for child in self._fleet.children())
-        halted, paused = int(numbers.get("halted", 0)), int(numbers.get("paused", 0))
-        left = [f"shards that are halted: {halted}"] if halted else []
-        if what := self._pausing.left(paused):
-            left.append(what)
+        left = self._pausing.left_over(gauges(c.statistics for c in self._fleet.children()))
         self._left_over = bool(left)
         if left:
-            told = "; ".join(left)
-            logger.warning("%s; their messages are left, every other queue is empty", told)
+            logger.warning("%s; their messages are left, every other queue is empty", left)
         else:
             logger.info("every queue is empty and all is settled")
         self._drain(now)
@@ -285,10 +279,7 @@ class Supervisor:
             self._left = news.gone
             self._owned_by_all = news.view.leases.keys()
             dealer.follow(news.plan, news.version)
-            try:
-                self._pausing.hear(news.view, self._keeper.write)
-            except StoreCorrupt as error:
-                self._failure = self._failure or Fatal(error.exit_code, str(error))
+            self._pausing.hear(news.paused, self._keeper.write)
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
             dealer.trust(news.trusted_until, holders)
