@@ -131,6 +131,33 @@ def test_a_paused_service_begins_nothing_in_any_supervisor(
         assert other.drain() == 0
 
 
+def test_a_change_of_the_shards_waits_for_a_paused_one_and_says_so(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    service = serve(place, "steps")
+    service.start_ready(*SCALE)
+
+    def drained() -> bool:
+        reshard = ask(service, "status")["reshard"]
+        return bool(reshard) and reshard["drained"] == 3
+
+    with under_load(service, load, keys=40):
+        ask(service, "pause", "--shard", "2")
+        ask(service, "reshard", "--to", "6", "--no-wait")
+        eventually(drained, "the others are drained")
+        assert ask(service, "status")["reshard"]["waits_for"] == {"shards": [2], "handlers": []}
+        assert "waits for shard 2: paused or halted" in service.run("status").stdout
+
+        ask(service, "pause")
+        paused_at = time.monotonic()
+        assert ask(service, "status")["reshard"]["phase"] == "drain"
+        assert begun(service, since=paused_at) == []
+        ask(service, "resume")
+        eventually(lambda: ask(service, "status")["generation"] == 2, "it goes on")
+        resumed_at = time.monotonic()
+        eventually(lambda: len(begun(service, since=resumed_at)) > 200, "and the service too")
+
+
 def test_a_handler_that_runs_is_waited_for(place: Place, serve: Serve, load: Load) -> None:
     service = serve(place, "steps")
     service.start_ready("--shards", "1")

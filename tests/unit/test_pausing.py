@@ -111,6 +111,22 @@ def test_a_paused_shard_is_given_and_its_lease_is_kept(fleet: Fleet, pausing: Pa
     assert pausing.carried_out() == 2
 
 
+def test_of_one_lease_on_all_shards_some_can_be_paused(fleet: Fleet) -> None:
+    plan = Plan(Generation(2, 4), single_active=True)
+    fleet.dealer.follow(plan, 2)
+    fleet.dealer.owned = {plan.current.lease: EPOCH}
+    fleet.hand.generation = 2
+    pausing = Pausing(fleet)  # type: ignore[arg-type] # what it uses of one
+    fleet.deal()
+    assert len(fleet.hand.shards) == 4
+    hear(pausing, 1, Pauses().paused(2, shards=[0, 2]))
+    fleet.deal()
+
+    assert fleet.hand.shards == {1: EPOCH, 3: EPOCH}
+    assert pausing.carried_out() == 1
+    assert fleet.given == []
+
+
 def test_it_is_carried_out_when_nothing_runs_any_more(fleet: Fleet, pausing: Pausing) -> None:
     fleet.hand.is_busy = True
     hear(pausing, 1, Pauses().paused(1, shards=[2], handlers=["mail"]))

@@ -103,7 +103,7 @@ class Supervisor:
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
         self._leave_until = float("inf")
-        #: When the other members are told of this one again; and the state and pauses that they know.
+        #: When the other members are told again; and which state and pauses they know of.
         self._facts_at, self._told = 0.0, ("", 0)
         self._broker_seen_at = time.monotonic()
         #: Why the lease store gives nothing, or what it waits for.
