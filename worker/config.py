@@ -91,7 +91,8 @@ class Settings:
     drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)
     handlers: tuple[str, ...] = _option((), "run only these handlers")
     burst: bool = _option(
-        False, "exit 0 as soon as every queue of the service is empty (75: but for halted shards)"
+        False,
+        "exit 0 as soon as every queue is empty (75: but for what is halted or paused)",
     )
     http: str = _option("", "HOST:PORT of probes and metrics", shown="off")
     log_format: str = _option(
