@@ -45,6 +45,15 @@ def test_a_service_that_never_ran_is_told_of_and_nothing_is_made(shell: Shell) -
     assert not (shell.folder / "qworker.db").exists()
 
 
+def test_also_where_the_store_is_a_server(shell: Shell, servers: Place) -> None:
+    shell.environ |= {"QWORKER_BROKER_URL": servers.broker, "QWORKER_DEDUP_URL": servers.dedup}
+
+    told = shell.run("status", "--app", "handlers", "--json").json
+    assert told["generation"] is None
+    assert (told["members"], told["shards"]) == ([], [])
+    assert told["parked"] == {"keys": 0, "first": []}
+
+
 def test_it_shows_owners_backlog_and_what_runs(place: Place, serve: Serve, load: Load) -> None:
     service = serve(place, "steps")
     service.start_ready("--shards", "2", "--processes", "1", "--prefetch", "2")
@@ -106,6 +115,8 @@ def test_a_dedup_store_that_is_away_hides_nothing_else(embedded: Place, serve: S
     assert "steps: 1 shard, generation 1" in done.stdout
     assert "the parked keys are not known" in done.stderr
     assert status(service, *away)["parked"] is None
+    elsewhere = ("--dedup", "not.here:Store", "--leases", embedded.broker)
+    assert status(service, *elsewhere)["parked"] is None
 
 
 def test_watched_as_json_it_is_a_line_a_second_until_ctrl_c(shell: Shell) -> None:

@@ -16,7 +16,7 @@ from worker.cli.output import clean, emit, emit_json, emit_table, is_terminal, n
 from worker.cli.overview import footlines, headlines, member_table, overview, shard_table
 from worker.config import mask_url
 from worker.dedup.open import open_settled
-from worker.errors import DedupUnavailable, LeasesUnavailable
+from worker.errors import ConfigurationError, DedupUnavailable, LeasesUnavailable
 from worker.stores.sqlite import path_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class _Parked:
             if self._store is None:
                 self._store = open_settled(self._place.settings)
             return self._store.parked(self._place.service)
-        except DedupUnavailable as error:
+        except (DedupUnavailable, ConfigurationError) as error:  # a class that is not here, say
             self.problem = mask_url(str(error))
             return None
 
