@@ -256,20 +256,20 @@ def test_a_dedup_store_that_goes_away_and_comes_back(
 def test_a_process_that_stood_still_longer_than_its_claims_begins_nothing_that_another_took(
     servers: Place, serve: Serve, load: Load
 ) -> None:
-    one = serve(servers, "steps", folder="one", claim_ttl=1, heartbeat=1)
+    settings = {"claim_ttl": 1, "lease_ttl": 2, "heartbeat": 1}
+    one = serve(servers, "steps", folder="one", **settings)
     one.start_ready("--concurrency", "4")
-    other = serve(servers, "steps", folder="other", claim_ttl=1, heartbeat=1)
+    other = serve(servers, "steps", folder="other", **settings)
     other.start_ready("--concurrency", "4")
 
     load.publish(steps(keys=12, each=4, seconds=0.3))
     eventually(lambda: len(one.ledger.entries("effect")) >= 8, "one of them works")
-    (stopped,) = one.processes()
-    os.kill(stopped, signal.SIGSTOP)
+    os.killpg(one.pid, signal.SIGSTOP)
     begun = one.ledger.executions()
     eventually(
         lambda: other.ledger.has(load.confirmed - done(one), *STEPS[:1]), "the other goes on"
     )
-    os.kill(stopped, signal.SIGCONT)
+    os.killpg(one.pid, signal.SIGCONT)
 
     eventually(lambda: one.events("BrokerRegained"), "the first one is back")
     load.publish(steps(keys=12, each=2, begin=4))
