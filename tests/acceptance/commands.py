@@ -109,7 +109,8 @@ def messages(url: str, queue: str) -> list[Any]:
     """Take every message out of a queue, as they arrive."""
     number = depth(url, queue)
     connection = connect(url, heartbeat=0, timeout=10, name="test")
-    inbound = Inbound(connection, url, {0: queue}, 65_535)
+    inbound = Inbound(connection, url, 65_535)
+    inbound.consume({0: queue})
     found: list[Any] = []
     try:
 

@@ -257,7 +257,8 @@ class TestMistakes:
             ({"broker": "memory://a", "processes": 2}, "lives in one process"),
             ({"dedup": "memory://", "processes": 2}, "one process's memory"),
             ({"max_priority": 5}, "quorum queues have no such priorities"),
-            ({"single_active": True, "shards": 2}, "leave shards at 1"),
+            ({"single_active": True, "shards": 2, "processes": 2}, "leave processes at 1"),
+            ({"broker": "amqp://a", "dedup": "bank:Store"}, "set leases to"),
             ({"retention": 60, "claim_ttl": 60}, "longer than claim_ttl"),
         ],
     )
@@ -284,6 +285,38 @@ class TestDerived:
     )
     def test_the_dedup_store_follows_the_broker(self, broker: str, dedup: str, meant: str) -> None:
         assert Settings(broker=broker, dedup=dedup).dedup_url == meant
+
+    @pytest.mark.parametrize(
+        ("broker", "dedup", "leases", "meant"),
+        [
+            ("sqlite:///here.db", "redis://there", "", "sqlite:///here.db"),
+            ("sqlite:///here.db", "", "redis://there", "redis://there"),
+            ("amqp://localhost", "", "", "redis://localhost:6379/0"),
+            ("amqp://localhost", "postgresql://there/ids", "", "postgresql://there/ids"),
+            ("amqp://localhost", "bank:Store", "", ""),
+            ("amqp://localhost", "bank:Store", "sqlite:///leases.db", "sqlite:///leases.db"),
+        ],
+    )
+    def test_leases_are_where_the_others_look_for_them(
+        self, broker: str, dedup: str, leases: str, meant: str
+    ) -> None:
+        assert Settings(broker=broker, dedup=dedup, leases=leases).leases_url == meant
+
+    @pytest.mark.parametrize(
+        ("settings", "most"),
+        [
+            ({}, 4),
+            ({"single_active": True}, 1),
+            ({"broker": "memory://here"}, 1),
+            ({"broker": "amqp://localhost", "dedup": "memory://"}, 1),
+        ],
+    )
+    def test_what_cannot_be_shared_runs_in_one_process(
+        self, settings: dict[str, Any], most: int
+    ) -> None:
+        made = Settings(shards=4, **{"processes": 8, **settings})
+
+        assert made.most_processes == made.process_count == most
 
     def test_there_are_never_more_processes_than_shards(self) -> None:
         assert Settings(shards=2, processes=8).process_count == 2

@@ -34,6 +34,7 @@ class Bench:
         self.app.on(Deposited, name="record", **options)(target)
         self.clock = FakeClock()
         self.executor = Executor(self.app, CODEC, "the state", Random(0), self.clock)
+        self.executor.fences = {3: 17}
 
     def task(self, body: bytes = b'{"user_id": "u1"}', attempt: int = 1) -> Task:
         message = Message(
@@ -188,6 +189,24 @@ class TestTrust:
 
         assert bench.run() is ABANDONED
 
+    @both
+    def test_nothing_begins_of_a_shard_that_is_given_up(self, is_async: bool) -> None:
+        bench = Bench(raising(AssertionError("it ran"), is_async=is_async))
+        bench.executor.fences = {2: 17}
+
+        assert bench.run() is ABANDONED
+
+    @both
+    def test_nothing_begins_once_the_leases_may_have_run_out(self, is_async: bool) -> None:
+        bench = Bench(raising(AssertionError("it ran"), is_async=is_async))
+        bench.executor.trusted_until = bench.clock() + 5
+        task = bench.task()
+
+        bench.clock.advance(5.1)
+
+        assert bench.run(task) is ABANDONED
+        assert task.started == 0.0
+
 
 class TestContext:
     def test_a_handler_may_know_all_about_its_message(self) -> None:
@@ -228,6 +247,7 @@ class TestContext:
 
         bench.app.use(around)
         bench.executor = Executor(bench.app, CODEC, None, Random(0), bench.clock)
+        bench.executor.fences = {3: 17}
         bench.run()
         assert log == ["in u1", "handler", "out"]
 

@@ -322,6 +322,87 @@ class TestClear:
         assert run_out(lanes) == ["2"]
 
 
+class TestClearShard:
+    def test_it_forgets_what_waits_of_the_shard_and_nothing_else(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        lanes.add(Job("leaves"), "a", 1)
+        lanes.add(Job("stays"), "b", 0)
+        lanes.add(Job("leaves too"), None, 1)
+        lanes.add(Job("stays too"), None, 2)
+
+        lanes.clear_shard(1)
+
+        assert lanes.waiting == 2
+        assert lanes.is_idle("a")
+        assert run_out(lanes) == ["stays", "stays too"]
+
+    def test_what_is_out_comes_back_to_nothing(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        for name in ("1", "2"):
+            lanes.add(Job(name), "a", 1)
+        (run,) = lanes.take(1, 1)
+
+        lanes.clear_shard(1)
+        assert not lanes.is_idle("a"), "a run of it is out"
+        lanes.finish(run.lane)
+
+        assert lanes.is_idle("a")
+        assert len(lanes) == 0
+        assert lanes.waiting == 0
+
+    def test_a_keyless_message_that_runs_takes_its_other_handlers_along(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        lanes.add_together([Job("m@x", "x"), Job("m@y", "y")], None, 1)
+        (run,) = lanes.take(1, 1)
+
+        lanes.clear_shard(1)
+        lanes.finish(run.lane)
+
+        assert lanes.take(ALL, ALL) == []
+        assert lanes.waiting == 0
+
+    def test_a_hold_ends_with_the_shard_and_its_late_end_wakes_nothing(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        lanes.add(Job("1"), "a", 1)
+        (run,) = lanes.take(ALL, ALL)
+        lanes.hold(run.lane, "on")
+        lanes.finish(run.lane, run.tasks)
+
+        lanes.clear_shard(1)
+        assert lanes.is_idle("a")
+        lanes.add(Job("again"), "a", 1)  # it was taken once more
+        assert run_out(lanes) == ["again"]
+        lanes.resume(run.lane, "on")
+
+        assert lanes.take(ALL, ALL) == []
+        assert len(lanes) == 0
+
+    def test_an_outage_goes_on_and_probes_what_is_left(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        lanes.block("on")
+        lanes.add(Job("leaves"), "a", 1)
+        lanes.add(Job("stays"), "b", 0)
+        assert lanes.take(ALL, ALL) == []
+
+        lanes.clear_shard(1)
+
+        probe = lanes.take_probe("on")
+        assert probe is not None
+        assert [job.label for job in probe.tasks] == ["stays"]
+        assert lanes.waiting == 0
+
+    def test_the_others_still_take_turns(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        for shard in range(3):
+            for number in range(2):
+                lanes.add(Job(f"{shard}.{number}"), f"k{shard}.{number}", shard)
+
+        lanes.clear_shard(1)
+
+        assert labels(lanes.take(4, 1)) == [["0.0"], ["2.0"], ["0.1"], ["2.1"]]
+        assert not lanes.has_ready
+
+
 def test_an_idle_key_leaves_nothing_behind() -> None:
     lanes = lanes_with(("1", "a"))
     assert not lanes.is_idle("a")

@@ -1,7 +1,8 @@
 """Whatever happens to lanes, in any order: nothing is lost, nothing overtakes, nothing overlaps.
 
 A state machine drives real lanes through arrivals, failures, outages, suspects and lost
-connections, and a model of a few lists says what may be handed out.
+connections, and a model of a few lists says what may be handed out. A second one gives shards up
+and takes them again.
 """
 
 from __future__ import annotations
@@ -210,7 +211,57 @@ class LanesMachine(RuleBasedStateMachine):
         assert len(self.lanes) == 0, "an idle key leaves nothing behind"
 
 
-LanesMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
-)
+class SharedLanesMachine(LanesMachine):
+    """Shards are given up, and taken again when nothing of them is out. A key has one shard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shards: dict[Hashable, int] = {"a": 0, "b": 0, "c": 1}
+        self.given: set[int] = set()
+        #: Ends of holds that come when their lane is long forgotten.
+        self.late: list[tuple[str, Lane[Job]]] = []
+
+    @rule(
+        key=st.sampled_from((*KEYS, None)),
+        names=st.lists(handlers, min_size=1, max_size=3, unique=True),
+        shard=st.integers(0, 2),
+    )
+    def a_message_arrives(self, key: str | None, names: list[str], shard: int) -> None:
+        if key is not None:
+            shard = self.shards[key]
+        if any(run.lane.shard == shard for run in self.out) and shard in self.given:
+            return  # it is not taken again before that
+        self.given.discard(shard)
+        number = next(self.numbers)
+        jobs = [Job(number, name, f"only {number}" if key is None else key) for name in names]
+        for job in jobs:
+            self.shards[job.key] = shard
+            self.waiting.setdefault(job.line, []).append(job)
+        self.lanes.add_together(jobs, key, shard)
+
+    @rule(shard=st.integers(0, 2))
+    def a_shard_is_given_up(self, shard: int) -> None:
+        self.given.add(shard)
+        self.lanes.clear_shard(shard)
+        for line in [line for line in self.waiting if self.shards[line[0]] == shard]:
+            del self.waiting[line]
+        gone = [run for run in self.out if run.lane.shard == shard]
+        self.dead.update(job for run in gone for job in run.tasks)
+        self.late += [(line[1], lane) for line, lane in self.holds if lane.shard == shard]
+        self.late += [(j.handler_name, lane) for j, lane in self.suspects if lane.shard == shard]
+        self.holds = [hold for hold in self.holds if hold[1].shard != shard]
+        self.suspects = [each for each in self.suspects if each[1].shard != shard]
+
+    @precondition(lambda self: self.late)
+    @rule(data=st.data())
+    def a_hold_ends_late(self, data: st.DataObject) -> None:
+        name, lane = self.late.pop(data.draw(st.integers(0, len(self.late) - 1)))
+        self.lanes.resume(lane, name)
+
+
+for machine in (LanesMachine, SharedLanesMachine):
+    machine.TestCase.settings = settings(
+        max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
+    )
 TestLanes = LanesMachine.TestCase
+TestSharedLanes = SharedLanesMachine.TestCase

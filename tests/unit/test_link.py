@@ -27,11 +27,11 @@ def link(tmp_path: Path) -> Iterator[Link]:
     link = Link(
         settings,
         topology=app.topology(settings),
-        shards=(0,),
         service=app.name,
         telemetry=Telemetry(),
         random=Random(1),
     )
+    link.take((0,))
     link.open()
     yield link
     link.close()

@@ -10,7 +10,6 @@ import pytest
 
 from worker.supervisor import control
 from worker.supervisor.control import (
-    Assign,
     Beat,
     Boot,
     Bury,
@@ -21,12 +20,25 @@ from worker.supervisor.control import (
     Dump,
     Fatal,
     Finished,
+    Follow,
+    Followed,
+    Give,
+    Given,
     Hello,
+    Lose,
+    Open,
     Ready,
+    Step,
+    Stepped,
     Stop,
+    Take,
+    Trust,
     decode,
     encode,
 )
+
+
+READY = Ready(1, 3)
 
 
 @pytest.fixture
@@ -43,8 +55,17 @@ def pipe() -> Iterator[tuple[Channel, socket.socket]]:
         Boot({"app": "handlers", "shards": 8}, 1),
         Hello(4711, "00ff", {"service": "bank"}),
         Fatal(3, "wrong\nin two lines"),
-        Assign([[0, 17], [2, 18]], ["00ff"]),  # type: ignore[list-item]  # JSON has no tuples
-        Ready(),
+        Open('{"current": 1}', 7),
+        Ready(2, 7),
+        Follow('{"current": 1}', 8),
+        Followed(8),
+        Step('{"current": 1}', 8),
+        Stepped(8, False, "the broker is away"),
+        Take([[0, 17], [2, 18]], 4711.25),  # type: ignore[list-item]  # JSON has no tuples
+        Trust(4720.5),
+        Give([0, 2]),
+        Lose([1]),
+        Given([0]),
         Beat({"idle": True, "received": 3}),
         Bury(["00ff"]),
         Dump(),
@@ -70,13 +91,13 @@ def test_messages_that_arrive_in_pieces_or_together_are_taken_apart(
     pipe: tuple[Channel, socket.socket],
 ) -> None:
     channel, peer = pipe
-    lines = encode(Ready()) + encode(Dump())
+    lines = encode(READY) + encode(Dump())
 
     peer.send(lines[:5])
     assert channel.receive() == []
     peer.send(lines[5:])
 
-    assert channel.receive() == [Ready(), Dump()]
+    assert channel.receive() == [READY, Dump()]
 
 
 def test_last_words_are_heard_before_the_end_of_the_stream(
@@ -93,10 +114,10 @@ def test_last_words_are_heard_before_the_end_of_the_stream(
 
 def test_one_message_at_a_time_can_be_taken(pipe: tuple[Channel, socket.socket]) -> None:
     channel, peer = pipe
-    peer.send(encode(Ready()) + encode(Stop()))
+    peer.send(encode(READY) + encode(Stop()))
     peer.close()
 
-    assert channel.next() == Ready()
+    assert channel.next() == READY
     assert channel.next() == Stop()
     with pytest.raises(ControlClosed):
         channel.next()
@@ -137,8 +158,8 @@ def test_a_peer_that_is_gone_is_no_error_for_who_speaks(
     channel, peer = pipe
     peer.close()
 
-    channel.send(Ready())
-    channel.send(Ready())
+    channel.send(READY)
+    channel.send(READY)
 
     assert channel.closed
 

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worker.supervisor.policy import (
     HEALTHY_AFTER,
     MAX_STARTUP_DEATHS,
     BurstWatch,
     Restarts,
-    changed_slots,
-    deal,
     drain_allowance,
     stood_still,
 )
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
-def test_every_shard_goes_to_one_process_and_none_gets_two_more_than_another(
-    numbers: tuple[int, int],
-) -> None:
-    shards, processes = numbers
-
-    dealt = deal(shards, processes)
-
-    assert sorted(shard for hand in dealt for shard in hand) == list(range(shards))
-    assert len(dealt) == processes
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
-
-
-def test_there_are_never_more_processes_than_shards() -> None:
-    with pytest.raises(ValueError, match="4 processes"):
-        deal(3, 4)
-
-
-def test_a_change_of_the_number_touches_only_processes_whose_shards_change() -> None:
-    assert changed_slots(4, 2, 3) == (0, 1, 2)
-    assert changed_slots(3, 3, 2) == (0, 2)  # process 1 keeps shard 1
-    assert changed_slots(8, 4, 4) == ()
 
 
 def test_a_process_that_was_healthy_is_replaced_at_once() -> None:
