@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from supervised import Supervised, is_alive, overlaps
+from supervised import Supervised, fell, fences, holders, is_alive, overlaps, spans
 from waiting import until
 
 
@@ -25,9 +26,17 @@ def service(tmp_path: Path) -> Iterator[Supervised]:
 def test_every_shard_is_consumed_by_one_process(service: Supervised) -> None:
     service.start_ready(shards=5, processes=3, most_processes=5)
 
-    dealt = [entry.about for entry in service.journal("consume")]
-
-    assert sorted(dealt) == [[0, 3], [1, 4], [2]]
+    dealt = sorted(spans(service.journal()).items())
+    assert [shard for shard, _ in dealt] == [0, 1, 2, 3, 4]
+    assert all(len(held) == 1 for _, held in dealt)
+    numbers = Counter(held[0].pid for _, held in dealt)
+    assert sorted(numbers.values()) == [1, 2, 2], "nobody has two more than another"
+    until(
+        lambda: (
+            sorted(shard for own in service.dealt().values() for shard in own) == [*range(5)]
+        ),
+        message="the status tells of it",
+    )
 
 
 # The end
@@ -211,13 +220,18 @@ def test_a_killed_process_is_replaced_at_once_and_everybody_knows_it_is_dead(
     victim = service.processes()[0]
     owner = next(entry.about for entry in service.journal("owner") if entry.pid == victim)
 
+    shards = sorted(shard for shard, pid in holders(service.journal()).items() if pid == victim)
+    assert len(shards) == 2
+
     killed = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    until(lambda: len(service.journal("consume")) == 3)
+    until(lambda: len(service.journal("take")) == 3)
 
-    replacement = service.journal("consume")[-1]
-    assert replacement.about == [0, 2]
+    replacement = service.journal("take")[2]
+    assert replacement.index == 0
+    assert sorted(map(int, replacement.about)) == shards, "the neighbour's stay where they are"
     assert replacement.at - killed < 2
+    assert overlaps(service.journal()) == []
     until(
         lambda: (
             {entry.index for entry in service.journal("bury") if owner in entry.about} == {0, 1}
@@ -227,14 +241,19 @@ def test_a_killed_process_is_replaced_at_once_and_everybody_knows_it_is_dead(
     assert service.running
 
 
-def test_fences_of_a_shard_rise_with_every_process(service: Supervised) -> None:
-    service.start_ready(processes=1, shards=1, most_processes=1)
-
+def test_the_fence_of_a_shard_is_the_epoch_of_its_lease(service: Supervised) -> None:
+    """It rises with every owner of the lease, and is the same in every process of one owner."""
+    service.start_ready(processes=1, shards=1, most_processes=1, leases="sqlite:///leases.db")
     os.kill(service.processes()[0], signal.SIGKILL)
-    until(lambda: len(service.journal("fences")) == 2)
+    until(lambda: len(service.journal("take")) == 2)
+    service.signal(signal.SIGTERM)
+    assert service.exit_code() == 0
+    service.start_ready(processes=1, shards=1, most_processes=1, leases="sqlite:///leases.db")
 
-    first, second = (entry.about[0] for entry in service.journal("fences"))
-    assert second > first
+    first, second, third = fences(service.journal())[0]
+
+    assert first == second < third
+    assert first > 1_600_000_000_000, "a store that forgets everything hands out none twice"
 
 
 def test_killing_a_process_again_and_again_never_ends_the_service(service: Supervised) -> None:
@@ -246,9 +265,10 @@ def test_killing_a_process_again_and_again_never_ends_the_service(service: Super
         killed.append(service.processes()[0])
         os.kill(killed[-1], signal.SIGKILL)
 
-    until(lambda: service.status().get("ready"))
+    until(lambda: service.status().get("ready") and service.unowned() == [])
     assert service.running
     assert overlaps(service.journal()) == []
+    assert fell(service.journal()) == []
 
 
 def test_a_process_that_cannot_go_on_is_replaced(service: Supervised) -> None:
@@ -258,8 +278,9 @@ def test_a_process_that_cannot_go_on_is_replaced(service: Supervised) -> None:
     until(lambda: service.journal("close"))
     service.behave()
 
-    until(lambda: len(service.journal("consume")) >= 3 and service.status()["ready"])
+    until(lambda: len(service.journal("take")) >= 3 and service.status()["ready"])
     assert service.running
+    assert overlaps(service.journal()) == []
 
 
 def test_a_process_with_a_stuck_thread_is_replaced_and_leaves_nothing_behind(
@@ -321,9 +342,10 @@ def test_a_process_that_is_told_to_drain_by_somebody_else_is_replaced(
     told = service.processes()[1]
 
     os.kill(told, signal.SIGTERM)
-    until(lambda: len(service.journal("consume")) == 3)
+    until(lambda: len(service.journal("take")) == 3)
 
     assert [entry.about for entry in service.journal("close")] == ["DRAINED"]
+    assert service.unowned() == []
     assert overlaps(service.journal()) == []
     assert service.running
 

@@ -35,13 +35,27 @@ class Entry:
     about: Any
 
 
-class Supervised:
-    """A supervisor in a process and a process group of its own, its log in a file."""
+@dataclass(slots=True)
+class Span:
+    """The time in which one process consumed one shard."""
 
-    def __init__(self, folder: Path) -> None:
+    shard: int
+    pid: int
+    fence: int
+    begin: float
+    end: float
+
+
+class Supervised:
+    """A supervisor in a process and a process group of its own, its log in a file.
+
+    Several with one ``folder`` share the journal of their processes, and how these behave.
+    """
+
+    def __init__(self, folder: Path, name: str = "") -> None:
         self.folder = folder
-        self.log_file = folder / "log"
-        self.run_folder = folder / "run"
+        self.log_file = folder / f"{name}log"
+        self.run_folder = folder / f"{name}run"
         self._journal = folder / "journal"
         self._process: subprocess.Popen[bytes] | None = None
         self.behave()
@@ -71,9 +85,11 @@ class Supervised:
             )
 
     def start_ready(self, environ: Mapping[str, str] | None = None, **terms: object) -> None:
-        """Start the supervisor and wait until every process consumes."""
+        """Start the supervisor and wait until every process is ready and all is consumed."""
         self.start(environ, **terms)
         until(lambda: self.status().get("ready"), 30, "every process is ready")
+        shards = int(str(terms.get("shards", 4)))
+        until(lambda: self.unowned(shards) == [], 30, "every shard is consumed")
 
     @property
     def pid(self) -> int:
@@ -121,6 +137,16 @@ class Supervised:
         listed = self.status().get("processes", [])
         return {each["index"]: each["pid"] for each in listed if each["stage"] == "ready"}
 
+    def dealt(self) -> dict[int, list[int]]:
+        """Return the shards of every process that is ready, by its index, as far as is told."""
+        listed = self.status().get("processes", [])
+        return {each["index"]: each["shards"] for each in listed if each["stage"] == "ready"}
+
+    def unowned(self, shards: int = 4) -> list[int]:
+        """Return the shards that no living process has, by the journal."""
+        had = {shard for shard, pid in holders(self.journal()).items() if is_alive(pid)}
+        return sorted(set(range(shards)) - had)
+
     def journal(self, what: str = "") -> list[Entry]:
         """Return what the processes did, or of that one kind."""
         if not self._journal.exists():
@@ -143,24 +169,65 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def overlaps(journal: list[Entry]) -> list[tuple[int, int, int]]:
-    """Return every shard that two processes consumed at once, with the two pids.
+def spans(journal: list[Entry]) -> dict[int, list[Span]]:
+    """Return who consumed each shard from when to when, in order.
 
-    A process consumes from its ``consume`` to its ``close``; one that was killed has no ``close``
-    and ends with its last sign of life.
+    A process consumes a shard from its ``take`` until it is ``given``, or all is closed; one that
+    lives has not ended, and one that was killed ends with its last sign of life.
     """
-    spans: dict[int, list[tuple[float, float, int]]] = {}
     last = {entry.pid: entry.at for entry in journal}
-    closed = {entry.pid: entry.at for entry in journal if entry.what == "close"}
+    last |= dict.fromkeys(filter(is_alive, last), float("inf"))
+    found: dict[int, list[Span]] = {}
+    open_ones: dict[tuple[int, int], Span] = {}
     for entry in journal:
-        if entry.what == "consume":
-            end = closed.get(entry.pid, last[entry.pid])
-            for shard in entry.about:
-                spans.setdefault(shard, []).append((entry.at, end, entry.pid))
-    found = []
-    for shard, held in spans.items():
-        held.sort()
-        for (_, end, first), (begin, _, second) in pairwise(held):
-            if begin < end:
-                found.append((shard, first, second))
+        match entry.what:
+            case "take":
+                for name, fence in entry.about.items():
+                    span = Span(int(name), entry.pid, fence, entry.at, last[entry.pid])
+                    found.setdefault(int(name), []).append(span)
+                    open_ones[entry.pid, int(name)] = span
+            case "given":
+                for shard in entry.about:
+                    if (entry.pid, shard) in open_ones:
+                        open_ones.pop((entry.pid, shard)).end = entry.at
+            case "close":
+                for pid, shard in [key for key in open_ones if key[0] == entry.pid]:
+                    open_ones.pop((pid, shard)).end = entry.at
     return found
+
+
+def holders(journal: list[Entry]) -> dict[int, int]:
+    """Return the pid of the process that took each shard last and has not given it."""
+    given = {
+        (entry.pid, shard): entry.at
+        for entry in journal
+        if entry.what == "given"
+        for shard in entry.about
+    }
+    closed = {entry.pid for entry in journal if entry.what == "close"}
+    return {
+        shard: held[-1].pid
+        for shard, held in spans(journal).items()
+        if held[-1].pid not in closed and given.get((held[-1].pid, shard), 0.0) < held[-1].begin
+    }
+
+
+def overlaps(journal: list[Entry]) -> list[tuple[int, int, int]]:
+    """Return every shard that two processes consumed at once, with the two pids."""
+    found = []
+    for shard, held in spans(journal).items():
+        held.sort(key=lambda span: span.begin)
+        for former, latter in pairwise(held):
+            if latter.begin < former.end:
+                found.append((shard, former.pid, latter.pid))
+    return found
+
+
+def fences(journal: list[Entry]) -> dict[int, list[int]]:
+    """Return the fences with which each shard was taken, in order."""
+    return {shard: [span.fence for span in held] for shard, held in spans(journal).items()}
+
+
+def fell(journal: list[Entry]) -> list[int]:
+    """Return the shards whose fence was ever lower than before."""
+    return [shard for shard, seen in fences(journal).items() if seen != sorted(seen)]

@@ -1,8 +1,11 @@
 """A child process with a stand-in for the consumer, which behaves as ``behaviour.json`` says.
 
 ``boot``, ``open``: ``ok``, ``crash``, ``hang``, ``wrong`` (a ConfigurationError), ``unreachable``.
-``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``: seconds. ``busy``: not idle.
+``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``, ``give_takes``: seconds; so long
+what runs of a shard takes to finish. ``busy``: not idle. ``away``: the broker does not answer.
 ``only``: the index of the process that the behaviour is meant for. ``terms``: changed settings.
+
+As the consumer does, it gives by itself what it was not told to trust any longer.
 """
 
 import json
@@ -11,12 +14,13 @@ import selectors
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from worker.errors import BrokerUnreachable, ConfigurationError
+from worker.sharding.generations import Plan
 from worker.supervisor.child import Service, run_child
 from worker.supervisor.control import Boot, Channel, Terms
 from worker.supervisor.signals import Signals
@@ -46,11 +50,15 @@ class Journal:
 
 
 class StandIn:
-    def __init__(self, journal: Journal, shards: Mapping[int, int], owner: bytes) -> None:
+    def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
         self.on_beat: Callable[[], None] | None = None
+        self.on_given: Callable[[list[int]], None] | None = None
         self._journal = journal
-        self._shards = shards
+        self._plan = plan
         self._owner = owner
+        self._shards: dict[int, int] = {}
+        self._giving: dict[int, float] = {}
+        self._trusted_until = float("inf")
         self._selector = selectors.DefaultSelector()
         self._finish: Finish | None = None
         self._drain_until: float | None = None
@@ -59,8 +67,7 @@ class StandIn:
 
     def open(self) -> None:
         misbehave(self._journal.behaviour().get("open", "ok"))
-        self._journal.write("consume", [*self._shards])
-        self._journal.write("fences", [*self._shards.values()])
+        self._journal.write("open", self._plan.consumed.number)
         self._journal.write("owner", self._owner.hex())
 
     def run(self) -> Finish:
@@ -74,6 +81,7 @@ class StandIn:
     def _round(self) -> None:
         behaviour = self._journal.behaviour()
         now = time.monotonic()
+        self._give_in_time(now, behaviour.get("give_takes", 0.0))
         if self._drain_until is not None:
             if now >= self._drained_at + behaviour.get("drain_takes", 0.0):
                 self._finish = Finish.DRAINED
@@ -90,6 +98,51 @@ class StandIn:
                 time.sleep(3600)
         if self.on_beat is not None:
             self.on_beat()
+
+    def _give_in_time(self, now: float, takes: float) -> None:
+        if now > self._trusted_until and self._shards.keys() - self._giving.keys():
+            self._journal.write("lapse", sorted(self._shards.keys() - self._giving.keys()))
+            self.give(self._shards)
+        given = [shard for shard, since in self._giving.items() if now >= since + takes]
+        if given:
+            for shard in given:
+                del self._shards[shard], self._giving[shard]
+            self._tell_given(given)
+
+    def _tell_given(self, shards: list[int]) -> None:
+        self._journal.write("given", shards)
+        if self.on_given is not None:
+            self.on_given(shards)
+
+    def follow(self, plan: Plan) -> None:
+        self._journal.write("follow", plan.dump())
+
+    def switch(self, plan: Plan) -> None:
+        if self._shards:
+            raise AssertionError("it holds something of the generation before")
+        self._plan = plan
+        self._journal.write("open", plan.consumed.number)
+
+    def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
+        self.trust(trusted_until)
+        if self._shards.keys() & fences.keys():
+            raise AssertionError("it has that already")
+        if time.monotonic() > trusted_until:
+            self._tell_given([*fences])
+            return
+        self._journal.write("take", {str(shard): fence for shard, fence in fences.items()})
+        self._shards.update(fences)
+
+    def trust(self, until: float) -> None:
+        self._trusted_until = until
+
+    def give(self, shards: Iterable[int]) -> None:
+        for shard in [shard for shard in shards if shard in self._shards]:
+            self._giving.setdefault(shard, time.monotonic())
+
+    def lose(self, shards: Collection[int]) -> None:
+        self._journal.write("lose", [*shards])
+        self.give(shards)
 
     def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         self._selector.register(fileobj, selectors.EVENT_READ, callback)
@@ -112,10 +165,29 @@ class StandIn:
     def statistics(self) -> dict[str, object]:
         self._beats += 1
         busy = bool(self._journal.behaviour().get("busy"))
-        return {"idle": not busy, "received": self._beats if busy else 7, "in_flight": int(busy)}
+        return {
+            "idle": not busy,
+            "received": self._beats if busy else 7,
+            "in_flight": int(busy),
+            "connected": not self._journal.behaviour().get("away"),
+        }
 
     def dump(self) -> str:
         return f"dump of {os.getpid()}: nothing in flight"
+
+
+class StandInSteps:
+    """Takes the steps of a change of the number of shards, of which no broker knows."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def declare(self, plan: Plan) -> None:
+        self._journal.write("declare", plan.dump())
+
+    def take(self, plan: Plan) -> bool:
+        self._journal.write("step", plan.dump())
+        return True
 
 
 def misbehave(how: str) -> None:
@@ -140,6 +212,7 @@ def load(boot: Boot) -> Service:
     given: Any = boot.options["terms"]
     terms = {
         "service": "bank",
+        "queues": "bank",
         "shards": 4,
         "processes": 2,
         "most_processes": 4,
@@ -151,7 +224,9 @@ def load(boot: Boot) -> Service:
         **given,
         **behaviour.get("terms", {}),
     }
-    return Service(Terms(**terms), lambda shards, owner: StandIn(journal, shards, owner))
+    return Service(
+        Terms(**terms), lambda plan, owner: StandIn(journal, plan, owner), StandInSteps(journal)
+    )
 
 
 if __name__ == "__main__":
