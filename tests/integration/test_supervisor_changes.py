@@ -92,9 +92,7 @@ def test_code_that_does_not_boot_costs_nothing(service: Supervised, how: str) ->
     until(lambda: replaced(service, before), 20, "code that boots again is taken")
 
 
-@pytest.mark.parametrize(
-    "terms", [{"shards": 8}, {"service": "mailer"}, {"single_active": True}]
-)
+@pytest.mark.parametrize("terms", [{"shards": 8}, {"service": "mailer"}, {"single_active": True}])
 def test_a_reload_refuses_settings_that_need_a_restart(
     service: Supervised, terms: dict[str, object]
 ) -> None:

@@ -32,9 +32,7 @@ def test_every_shard_is_consumed_by_one_process(service: Supervised) -> None:
     numbers = Counter(held[0].pid for _, held in dealt)
     assert sorted(numbers.values()) == [1, 2, 2], "nobody has two more than another"
     until(
-        lambda: (
-            sorted(shard for own in service.dealt().values() for shard in own) == [*range(5)]
-        ),
+        lambda: sorted(shard for own in service.dealt().values() for shard in own) == [*range(5)],
         message="the status tells of it",
     )
 

@@ -37,7 +37,6 @@ from worker.supervisor.control import (
     encode,
 )
 
-
 READY = Ready(1, 3)
 
 

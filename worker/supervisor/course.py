@@ -65,10 +65,17 @@ class Course:
         self._accepted = True
         return plan
 
-    def leases(self, plan: Plan) -> list[str]:
-        """Return the leases that the members share out."""
+    def leases(self, plan: Plan, view: View) -> list[str]:
+        """Return the leases that the members share out.
+
+        None for as long as somebody consumes in the other way: it took its lease right before the
+        plan was changed, and drains.
+        """
         generation = plan.consumed
-        return [generation.lease] if plan.single_active else generation.leases
+        ways = [generation.lease], generation.leases
+        ours, others = ways if plan.single_active else reversed(ways)
+        owners = {view.leases[name].owner for name in others if name in view.leases}
+        return ours if owners <= {self._member} else []
 
     def jobs(self, plan: Plan) -> list[str]:
         """Return the leases of what one member at a time does for all."""

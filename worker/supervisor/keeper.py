@@ -188,7 +188,7 @@ class Keeper:
         if isinstance(known, Proposal):  # whoever is first
             store.write(self._terms.queues, PLAN, known.version, known.text)
             return True
-        leases, jobs = self._course.leases(known), self._course.jobs(known)
+        leases, jobs = self._course.leases(known, view), self._course.jobs(known)
         version, before = view.documents[PLAN].version, self._version
         self._version = version
         said = view.documents.get(PAUSED)
