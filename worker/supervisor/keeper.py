@@ -79,6 +79,8 @@ class Keeper:
         self._facts = Facts(able=False).dump()
         self._leaving = False
         self._closed = False
+        #: What is to be given up because of that, until the news tell.
+        self._letting_go: list[str] = []
         #: What the last round asked for.
         self._wanted: list[str] = []
         self._version = 0
@@ -175,7 +177,8 @@ class Keeper:
             store.write(self._terms.queues, *self._writes[0])
             self._writes.popleft()
         ownership = self._ownership
-        leaving = ownership.leave() if self._leaving else []
+        if self._leaving:
+            self._letting_go += ownership.leave()
         while self._given:
             ownership.given(self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts))
@@ -194,6 +197,7 @@ class Keeper:
         said = view.documents.get(PAUSED)
         paused = None if said is None else (said.version, Pauses.load(said.text))
         orders = ownership.hear(view, asked_at, leases, jobs)
+        leaving, self._letting_go = self._letting_go, []
         self._report(
             News(
                 view,
