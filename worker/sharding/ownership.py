@@ -75,6 +75,8 @@ class Ownership:
         #: What is ours was heard since we began to leave: no grant is still on its way.
         self._knows_all = False
         self._members: frozenset[str] = frozenset()
+        #: The others see this one, as far as we know.
+        self._is_member = True
         self._same_since = float("-inf")
 
     @property
@@ -90,7 +92,7 @@ class Ownership:
     @property
     def gone(self) -> bool:
         """Whether a member that leaves owns nothing any more, and everybody knows."""
-        return self._knows_all and not self.grants
+        return self._knows_all and not self.grants and not self._is_member
 
     def leave(self) -> list[str]:
         """Own nothing from now on; return the leases to give up."""
@@ -128,6 +130,7 @@ class Ownership:
         that anybody may have, and that whoever has one keeps.
         """
         mine = view.held_by(self.member)
+        self._is_member = self.member in view.members
         lost = [name for name, grant in self.grants.items() if mine.get(name) != grant.epoch]
         released = [name for name in lost if name in self._given]
         for name in lost:

@@ -213,7 +213,8 @@ class Keeper:
         )
         wanted, self._wanted = self._wanted, [*ownership.wanted]
         moved = version != before or leaving or orders.take or orders.give or orders.lost
-        return bool(moved) or wanted != self._wanted
+        leaves = self._leaving and not (ownership.grants or ownership.gone)
+        return bool(moved) or leaves or wanted != self._wanted
 
     def _report(self, news: News) -> None:
         self._news.append(news)
