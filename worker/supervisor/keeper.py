@@ -39,6 +39,7 @@ _AT_ONCE, _LIVELY, _CALM = 0.02, 0.25, 1.0
 #: Seconds for which rounds stay lively after something moved.
 _LIVELY_FOR = 3.0
 _MEMBER_BYTES = 8
+_EXIT_FAILED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,10 @@ class Keeper:
             self._keep(store)
         except QworkerError as error:
             self._report(News(refused=Refused(error.exit_code, str(error))))
+        except Exception as error:
+            logger.exception("the talk with the lease store cannot go on")
+            text = f"the lease store: {type(error).__name__}: {error}"
+            self._report(News(refused=Refused(_EXIT_FAILED, text)))
         finally:
             store.close()
 
