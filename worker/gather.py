@@ -207,13 +207,12 @@ class Gatherer:
 
     def _unpark(self, delivery: Delivery, marker: Unpark) -> None:
         """The marker of a replay: set its key free once all before it is handled."""
+        if delivery.channel.leaving or self._draining:
+            return  # it comes again, behind all before it that was not handled
         again = partial(self._unpark, delivery, marker)
-        busy = not self._dispatcher.lanes.is_idle(marker.key) or self._detour.under_way
-        if busy and not delivery.channel.leaving and not self._draining:
+        if not self._dispatcher.lanes.is_idle(marker.key) or self._detour.under_way:
             self._timers.later(_UNPARK_PAUSE, again)
             return
-        if busy:
-            return  # the marker was not acknowledged; it comes again
         try:
             self._parking.free(marker.key, marker.upto)  # or not: something was parked since
         except DedupUnavailable:
