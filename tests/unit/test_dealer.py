@@ -29,7 +29,7 @@ class Process:
         self.pid = id(self)
         self.index = index
         self.generation = generation
-        self.statistics: dict[str, Any] = {}
+        self.statistics: Mapping[str, object] = {}
         self.shards: dict[int, int] = {}
         self.giving: set[int] = set()
         self.opening = False

@@ -111,6 +111,13 @@ class Member:
         return self.last.refused.text if self.last.refused is not None else ""
 
 
+def listened(*members: Member) -> bool:
+    """Let these act on what came."""
+    for member in members:
+        member.listen()
+    return True
+
+
 def has(member: Member, number: int) -> Callable[[], bool]:
     def check() -> bool:
         member.listen()
@@ -158,7 +165,7 @@ def test_what_is_taken_is_trusted_for_less_than_a_lease_lasts(store: Store, join
     ann = join()
     until(has(ann, 4))
     first = ann.last.trusted_until
-    until(lambda: (ann.listen(), ann.last.trusted_until)[1] > first)
+    until(lambda: (listened(ann) and ann.last.trusted_until) > first)
 
     (taking,) = [news for news in ann.heard if news.take]
     for grant in taking.take.values():
@@ -186,29 +193,29 @@ def test_what_is_asked_for_is_nobodys_before_it_was_given(store: Store, join: Jo
     ann.gives = False
 
     bob = join()
-    until(lambda: (ann.listen(), len(ann.giving))[1] == 2)
+    until(lambda: (listened(ann) and len(ann.giving)) == 2)
     asked = set(ann.giving)
     rounds = len(bob.heard)
-    until(lambda: (ann.listen(), bob.listen(), len(bob.heard))[2] > rounds + 3)
+    until(lambda: (listened(ann, bob) and len(bob.heard)) > rounds + 3)
 
     assert bob.fences == {}
     assert store.owners == dict.fromkeys(SHARDS, ann.name)
     assert set(ann.giving) == asked, "it is not asked twice"
 
     ann.gives = True
-    until(lambda: (ann.listen(), has(bob, 2)())[1])
+    until(lambda: listened(ann) and has(bob, 2)())
     assert bob.fences.keys() == asked
 
 
 def test_who_cannot_work_gets_nothing(store: Store, join: Join) -> None:
     ann, bob = join(), join()
     bob.keeper.tell(UNABLE)
-    until(lambda: (bob.listen(), has(ann, 4)())[1])
+    until(lambda: listened(bob) and has(ann, 4)())
 
     ann.keeper.tell(UNABLE)
     bob.keeper.tell(ABLE)
 
-    until(lambda: (ann.listen(), has(bob, 4)())[1])
+    until(lambda: listened(ann) and has(bob, 4)())
     assert ann.fences == {}
 
 
@@ -220,7 +227,7 @@ def test_who_leaves_gives_everything_and_is_gone_when_everybody_knows(
     ann.gives = False
 
     ann.keeper.leave()
-    until(lambda: (ann.listen(), len(ann.giving))[1] == 2)
+    until(lambda: (listened(ann) and len(ann.giving)) == 2)
     assert not ann.gone
     assert ann.name in store.look("bank").members
     ann.gives = True
@@ -236,7 +243,7 @@ def test_who_has_nothing_is_gone_only_when_everybody_knows(store: Store, join: J
     until(has(ann, 4))
     bob = join()
     bob.keeper.tell(UNABLE)
-    until(lambda: (bob.listen(), bob.heard)[1])
+    until(lambda: listened(bob) and bob.heard)
 
     bob.keeper.leave()
     until(lambda: bob.gone)
@@ -251,10 +258,10 @@ def test_who_begins_to_leave_while_the_store_is_away_gives_everything_after_it(
     until(has(ann, 4))
 
     store.away = True
-    until(lambda: (ann.listen(), ann.last.error)[1])
+    until(lambda: listened(ann) and ann.last.error)
     ann.keeper.leave()
     errors = len(ann.heard)
-    until(lambda: (ann.listen(), len(ann.heard))[1] > errors + 1)
+    until(lambda: (listened(ann) and len(ann.heard)) > errors + 1)
     assert ann.fences.keys() == SHARDS
     store.away = False
 
@@ -272,13 +279,13 @@ def test_a_store_that_is_away_is_told_once_and_asked_until_it_is_back(
     fences = dict(ann.fences)
 
     store.away = True
-    until(lambda: (ann.listen(), sum(bool(news.error) for news in ann.heard))[1] >= 2)
+    until(lambda: (listened(ann) and sum(bool(news.error) for news in ann.heard)) >= 2)
     assert ann.last.error == "it was unplugged"
     assert ann.last.plan is None
     told = ann.last
     assert [*told.take, *told.give, *told.lost] == []
     store.away = False
-    until(lambda: (ann.listen(), ann.last.plan)[1])
+    until(lambda: listened(ann) and ann.last.plan)
 
     assert ann.fences == fences, "what nobody took in the meantime is still ours"
     assert caplog.text.count("the lease store is away") == 1
@@ -306,7 +313,7 @@ def test_who_slept_past_its_leases_hears_that_they_are_lost(store: Store, join: 
         store.sync("bank", Sync(ann.name, ABLE, release=[(name, epoch)]))  # type: ignore[list-item]
         store.sync("bank", Sync("bob", UNABLE, acquire=[name]))
 
-    until(lambda: (ann.listen(), len(lost(ann)))[1] == 4)
+    until(lambda: (listened(ann) and len(lost(ann))) == 4)
     assert lost(ann) == SHARDS
 
 
@@ -341,12 +348,12 @@ def test_a_single_active_service_has_one_consumer_and_the_other_takes_over(
     until(has(ann, 1))
     bob = join(single_active=True)
     rounds = len(ann.heard)
-    until(lambda: (ann.listen(), bob.listen(), len(ann.heard))[2] > rounds + 4)
+    until(lambda: (listened(ann, bob) and len(ann.heard)) > rounds + 4)
     assert (set(ann.fences), set(bob.fences)) == ({"g1"}, set())
 
     fence = ann.fences["g1"]
     ann.keeper.leave()
-    until(lambda: (ann.listen(), has(bob, 1)())[1])
+    until(lambda: listened(ann) and has(bob, 1)())
 
     assert bob.fences["g1"] > fence
 
@@ -379,7 +386,7 @@ def test_the_way_does_not_change_under_somebody_who_joined_a_moment_ago(
 
     store.write = join_and_write  # type: ignore[method-assign]
     bob = join(single_active=True)
-    until(lambda: (bob.listen(), bob.last.plan is not None and bob.last.plan.single_active)[1])
+    until(lambda: listened(bob) and bob.last.plan is not None and bob.last.plan.single_active)
     while "carl" in store.owners.values():  # until they have expired
         bob.listen()
         assert "g1" not in store.owners
@@ -394,13 +401,13 @@ def test_documents_are_written_in_order_also_when_the_store_comes_back(
     until(has(ann, 4))
     plan = Plan(Generation(1, 4)).reshard(8)
     store.away = True
-    until(lambda: (ann.listen(), ann.last.error)[1])
+    until(lambda: listened(ann) and ann.last.error)
 
     ann.keeper.write(PLAN, 1, plan.dump())
     ann.keeper.write(PLAN, 1, "never")
     ann.keeper.write(PLAN, 2, plan.advanced().dump())
     store.away = False
-    until(lambda: (ann.listen(), ann.last.version)[1] == 3)
+    until(lambda: (listened(ann) and ann.last.version) == 3)
 
     assert ann.last.plan == plan.advanced()
 
@@ -411,15 +418,11 @@ def test_one_member_at_a_time_leads_a_change(store: Store, join: Join) -> None:
 
     ann.keeper.write(PLAN, 1, Plan(Generation(1, 4)).reshard(8).dump())
 
-    until(lambda: (ann.listen(), bob.listen(), "reshard" in store.owners)[2])
-    until(
-        lambda: (ann.listen(), bob.listen(), ("reshard" in ann.fences) ^ ("reshard" in bob.fences))[
-            2
-        ]
-    )
+    until(lambda: listened(ann, bob) and "reshard" in store.owners)
+    until(lambda: listened(ann, bob) and ("reshard" in ann.fences) ^ ("reshard" in bob.fences))
     leader, other = (ann, bob) if "reshard" in ann.fences else (bob, ann)
     leader.keeper.leave()
-    until(lambda: (leader.listen(), other.listen(), "reshard" in other.fences)[2])
+    until(lambda: listened(leader, other) and "reshard" in other.fences)
     assert "reshard" not in leader.fences
 
 
