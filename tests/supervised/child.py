@@ -2,7 +2,8 @@
 
 ``boot``, ``open``: ``ok``, ``crash``, ``hang``, ``wrong`` (a ConfigurationError), ``unreachable``.
 ``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``, ``give_takes``: seconds; so long
-what runs of a shard takes to finish. ``busy``: not idle. ``away``: the broker does not answer.
+what runs of a shard takes to finish. ``busy``: not idle. ``away``: the broker does not answer, or
+only not these processes.
 ``only``: the index of the process that the behaviour is meant for. ``terms``: changed settings.
 
 As the consumer does, it gives by itself what it was not told to trust any longer.
@@ -169,8 +170,12 @@ class StandIn:
             "idle": not busy,
             "received": self._beats if busy else 7,
             "in_flight": int(busy),
-            "connected": not self._journal.behaviour().get("away"),
+            "connected": not self._is_away(),
         }
+
+    def _is_away(self) -> bool:
+        away = self._journal.behaviour().get("away", [])
+        return bool(away is True or os.getpid() in away)
 
     def dump(self) -> str:
         return f"dump of {os.getpid()}: nothing in flight"
