@@ -92,7 +92,16 @@ def test_code_that_does_not_boot_costs_nothing(service: Supervised, how: str) ->
     until(lambda: replaced(service, before), 20, "code that boots again is taken")
 
 
-@pytest.mark.parametrize("terms", [{"shards": 8}, {"service": "mailer"}, {"single_active": True}])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"shards": 8},
+        {"service": "mailer"},
+        {"single_active": True},
+        {"leases": "redis://user:secret@elsewhere"},
+        {"lease_ttl": 20.0},
+    ],
+)
 def test_a_reload_refuses_settings_that_need_a_restart(
     service: Supervised, terms: dict[str, object]
 ) -> None:
@@ -105,6 +114,7 @@ def test_a_reload_refuses_settings_that_need_a_restart(
     until(lambda: "and start it anew" in service.log)
     until(lambda: service.status()["state"] == "running")
     assert service.processes() == before
+    assert "secret" not in service.log
 
 
 def test_a_reload_takes_over_where_a_process_dies_meanwhile(service: Supervised) -> None:

@@ -35,6 +35,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+from worker.config import mask_url
 from worker.errors import QworkerError
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ _LASTING = {
     "service": "stop it and start it anew",
     "shards": "change their number by 'qworker reshard', or stop the service and start it anew",
     "single_active": "stop the service everywhere and start it anew",
+    "leases": "stop the service everywhere and start it anew",
+    "lease_ttl": "stop the service everywhere and start it anew",
 }
 
 
@@ -104,7 +107,7 @@ class Terms:
         for name, hint in _LASTING.items():
             before, after = getattr(self, name), getattr(other, name)
             if before != after and not (name == "shards" and after in shards):
-                return f"{name} was {before!r} and is now {after!r}: {hint}"
+                return mask_url(f"{name} was {before!r} and is now {after!r}: {hint}")
         return ""
 
 
