@@ -134,6 +134,14 @@ def test_a_store_that_is_away_stops_everything_until_it_is_back(join: Join, tmp_
         until(lambda: ann.unowned() == ALL)
         until(lambda: not ann.status()["ready"], 20)
         assert "the lease store" in ann.status()["text"]
+        opened = len(ann.journal("open"))
+        (victim,) = ann.processes().values()
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(ann.journal("boot")) == 3)
+        until(lambda: "greeted" in [each["stage"] for each in ann.status()["processes"]])
+        later = ann.status()["at"] + 1
+        until(lambda: ann.status()["at"] > later)
+        assert len(ann.journal("open")) == opened, "the plan that it knew may be an old one"
         lock.execute("ROLLBACK")
 
     until(lambda: balanced(ann, bob), 20)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import BrokerUnreachable, ConfigurationError
+from worker.leases.base import lease_clock
 from worker.sharding.generations import Plan
 from worker.supervisor.child import Service, run_child
 from worker.supervisor.control import Boot, Channel, Terms
@@ -101,7 +102,7 @@ class StandIn:
             self.on_beat()
 
     def _give_in_time(self, now: float, takes: float) -> None:
-        if now > self._trusted_until and self._shards.keys() - self._giving.keys():
+        if lease_clock() > self._trusted_until and self._shards.keys() - self._giving.keys():
             self._journal.write("lapse", sorted(self._shards.keys() - self._giving.keys()))
             self.give(self._shards)
         given = [shard for shard, since in self._giving.items() if now >= since + takes]
@@ -128,7 +129,7 @@ class StandIn:
         self.trust(trusted_until)
         if self._shards.keys() & fences.keys():
             raise AssertionError("it has that already")
-        if time.monotonic() > trusted_until:
+        if lease_clock() > trusted_until:
             self._tell_given([*fences])
             return
         self._journal.write("take", {str(shard): fence for shard, fence in fences.items()})

@@ -348,6 +348,18 @@ def test_a_process_goes_over_to_another_generation_when_it_has_nothing_of_the_on
     assert {fence for hand in table.hands for fence in hand.has.values()} == {5}
 
 
+def test_nobody_connects_by_a_plan_that_may_be_an_old_one() -> None:
+    table = Table(1)
+    table.hands[0].generation = 0
+    table.now = 10.0
+    table.deal()
+    assert table.hands[0].said == []
+
+    table.dealer.trust(20.0, table.hands)
+    table.deal()
+    assert table.hands[0].said == ["open"]
+
+
 def test_facts_tell_who_has_what() -> None:
     table = Table(1, shards=2)
     table.own_all()

@@ -18,6 +18,7 @@ from worker.consumer import Consumer, Finish
 from worker.dedup.base import Answers, Batch
 from worker.dedup.memory import MemoryStore
 from worker.errors import BrokerUnreachable, DedupUnavailable
+from worker.leases.base import lease_clock
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
@@ -30,6 +31,8 @@ THREADS: Any = (ThreadPool, LoopPool)
 FOREVER = float("inf")
 PATIENCE = 20.0
 MIDDLE = 30.0
+#: More than two clocks drift apart while they are read.
+LITTLE = 0.01
 
 
 class Step(Event, name="step", key="line"):
@@ -168,6 +171,10 @@ class Bank:
         for number in numbers:
             self.worker.publish(Step(line=line, number=number))
         return line
+
+    def later(self, seconds: float) -> float:
+        """Return the reading of the clock of leases in so many seconds of the test's clock."""
+        return float(self.worker.clock()) + seconds + lease_clock() - time.monotonic() + LITTLE
 
     def events(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.worker.runtime_events if isinstance(event, kind)]
@@ -644,7 +651,7 @@ def test_leases_that_may_have_run_out_end_everything_at_once(service: Service) -
     with bank_of(service, concurrency=1, claim_ttl=60) as bank:
         clock = bank.worker.clock
         ann = bank.peer(THREADS)
-        ann.take(0, 1, fence=17, trusted=clock() + 5)
+        ann.take(0, 1, fence=17, trusted=bank.later(5))
         ann.hurry()
         bank.publish(0, 0, 1, 2)
         ann.tick_until(lambda: service.begun)
@@ -659,7 +666,7 @@ def test_leases_that_may_have_run_out_end_everything_at_once(service: Service) -
         assert not any(ann.channels.values()), "whoever waits behind it goes on"
         assert ann.given == [[1]]
         bob = bank.peer()
-        bob.take(0, 1, fence=18, trusted=clock() + 5)
+        bob.take(0, 1, fence=18, trusted=bank.later(5))
         bob.tick()
         assert 20 in service.done
         assert service.begun[0] == 0
@@ -687,7 +694,7 @@ def test_a_process_that_was_paused_begins_nothing_of_what_it_had_claimed(
         clock = bank.worker.clock
         service.does = lambda step, _context: clock.advance(6) if step.number == 0 else None
         ann = bank.peer(kind)
-        ann.take(0, trusted=clock() + 5)
+        ann.take(0, trusted=bank.later(5))
         ann.hurry()
         bank.publish(0, 0, 1, 2)
         ann.tick_until_given(0)
@@ -705,10 +712,10 @@ def test_trust_that_comes_in_time_changes_nothing(service: Service) -> None:
     with bank_of(service) as bank:
         clock = bank.worker.clock
         ann = bank.peer()
-        ann.take(0, trusted=clock() + 5)
+        ann.take(0, trusted=bank.later(5))
         for number in range(10):
             clock.advance(3)
-            ann.consumer.trust(clock() + 5)
+            ann.consumer.trust(bank.later(5))
             bank.publish(0, number)
             ann.tick()
 
@@ -721,17 +728,17 @@ def test_trust_that_comes_too_late_brings_nothing_back(service: Service) -> None
     with bank_of(service) as bank:
         clock = bank.worker.clock
         ann = bank.peer()
-        ann.take(0, trusted=clock() + 5)
+        ann.take(0, trusted=bank.later(5))
         ann.tick()
         clock.advance(6)
         ann.tick()
         assert ann.given == [[0]]
 
-        ann.consumer.trust(clock() + 5)
+        ann.consumer.trust(bank.later(5))
         bank.publish(0, 0)
         ann.tick()
         assert service.begun == []
-        ann.take(0, fence=18, trusted=clock() + 5)
+        ann.take(0, fence=18, trusted=bank.later(5))
         ann.tick()
         assert service.fences == [18]
 
@@ -740,7 +747,7 @@ def test_a_taking_that_comes_too_late_is_given_back_at_once(service: Service) ->
     with bank_of(service) as bank:
         bank.publish(0, 0)
         ann = bank.peer()
-        ann.take(0, trusted=bank.worker.clock() - 1)
+        ann.take(0, trusted=bank.later(-1))
 
         assert ann.given == [[0]]
         ann.tick()
@@ -753,7 +760,7 @@ def test_what_is_being_given_when_trust_ends_closes_at_once(service: Service) ->
     with bank_of(service, claim_ttl=60) as bank:
         clock = bank.worker.clock
         ann = bank.peer(THREADS)
-        ann.take(0, trusted=clock() + 5)
+        ann.take(0, trusted=bank.later(5))
         bank.publish(0, 0)
         ann.tick_until(lambda: service.begun)
         ann.consumer.give([0])
@@ -773,7 +780,7 @@ def test_a_process_that_is_not_trusted_does_not_connect(service: Service) -> Non
     with bank_of(service) as bank:
         clock = bank.worker.clock
         ann = bank.peer()
-        ann.take(0, trusted=clock() + 5)
+        ann.take(0, trusted=bank.later(5))
         ann.tick()
         clock.advance(6)
         ann.consumer._link_lost(BrokerUnreachable("it was cut"))
@@ -781,7 +788,7 @@ def test_a_process_that_is_not_trusted_does_not_connect(service: Service) -> Non
         ann.tick()
         assert not ann.consumer._link.is_up
 
-        ann.consumer.trust(clock() + 5)
+        ann.consumer.trust(bank.later(5))
         ann.tick()
         assert ann.consumer._link.is_up
         assert ann.channels == {}
@@ -860,7 +867,7 @@ class World:
             case "lose" if peer is not None:
                 peer.consumer.lose([shard])
             case "lapse" if peer is not None:
-                peer.consumer.trust(self.bank.worker.clock() - 1)
+                peer.consumer.trust(self.bank.later(-1))
             case "cut":
                 cut = BrokerUnreachable("it was cut")
                 self.random.choice(self.peers).consumer._link_lost(cut)

@@ -128,7 +128,7 @@ class Dealer:
             ]
             if surplus:
                 hand.give(surplus)
-            if hand.serves and not current and not hand.shards:
+            if hand.serves and not current and not hand.shards and now < self.trusted_until:
                 hand.open(plan, self.version)
         for hand in hands:
             fences = {

@@ -261,7 +261,8 @@ class Fleet:
         child, change, dealer = slot.successor, self._change, self.dealer
         if child is None or child.dismissed:
             return
-        if child.stage is Stage.GREETED and dealer.plan is not None:
+        trusted = lease_clock() < dealer.trusted_until  # or there may be another plan by now
+        if child.stage is Stage.GREETED and dealer.plan is not None and trusted:
             child.open(dealer.plan, dealer.version)
         if child.stage is not Stage.READY or slot.holder is not None:
             return

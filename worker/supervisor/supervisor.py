@@ -282,7 +282,7 @@ class Supervisor:
             self._pausing.hear(news.paused, self._keeper.write)
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
-            dealer.trust(news.trusted_until, holders)
+            dealer.trust(news.trusted_until, self._fleet.children())
             leads = RESHARD in dealer.owned and lease_clock() < news.trusted_until
             self._fleet.resharder.hear(news.plan, news.view, news.version, leads=leads)
 
