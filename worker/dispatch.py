@@ -265,6 +265,15 @@ class Dispatcher:
         self.lanes.clear_shard(shard)
         self._suspects = deque(s for s in self._suspects if not s[0].delivery.channel.leaving)
 
+    def recall(self) -> None:
+        """Let what is claimed, has not begun, and is of shards that are given up, come back now.
+
+        It may stand behind long handlers of other shards.
+        """
+        for pool in (self._threads, self._loop):
+            if pool is not None:
+                pool.recall()
+
     def shards(self) -> set[int]:
         """Return the shards of which something is claimed for or runs."""
         return {run.lane.shard for run in self.out}

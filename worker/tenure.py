@@ -115,6 +115,8 @@ class Tenure:
         self._gatherer.drop(given)
         for shard in given:
             self._dispatcher.forget_shard(shard)
+        if given:
+            self._dispatcher.recall()
 
     def lose(self, shards: Collection[int]) -> None:
         """Somebody else may have these shards by now. Raises BrokerUnreachable."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import defaultdict
@@ -200,12 +201,25 @@ class Service:
 
         @self.app.on(Step, name="work", **options)
         def work(event: Step, context: Context) -> None:
-            self.begun.append(event.number)
-            self.fences.append(context.fence)
-            self.attempts.append(context.attempt)
+            self._begin(event, context)
             self.gate.wait(event.number)
             self.does(event, context)
             self.done.append(event.number)
+
+    def make_async(self) -> None:
+        """Make its handler a coroutine."""
+        self.app = App("bank")
+
+        @self.app.on(Step, name="work")
+        async def work(event: Step, context: Context) -> None:
+            self._begin(event, context)
+            await asyncio.to_thread(self.gate.wait, event.number)
+            self.done.append(event.number)
+
+    def _begin(self, event: Step, context: Context) -> None:
+        self.begun.append(event.number)
+        self.fences.append(context.fence)
+        self.attempts.append(context.attempt)
 
 
 @pytest.fixture
@@ -293,6 +307,40 @@ def test_what_is_claimed_and_has_not_begun_is_anybodys_at_once(service: Service)
         assert service.done == [0, 1, 2]
         assert service.attempts == [1, 1, 1]
         assert bank.events(SuspectFound) == []
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
+@pytest.mark.parametrize("how", ["give", "lose"])
+def test_what_waits_behind_a_long_handler_of_another_shard_comes_back_at_once(
+    is_async: bool, how: str
+) -> None:
+    service = Service()
+    if is_async:
+        service.make_async()
+    service.gate.closed_for = {0}
+    with bank_of(service, concurrency=1) as bank:
+        ann = bank.peer(THREADS)
+        ann.take(0, 1)
+        ann.hurry()
+        bank.publish(0, 0)
+        ann.tick_until(lambda: service.begun)
+        bank.publish(1, 20, 21)
+        bank.publish(1, 30, key=1)
+        bank.publish(0, 40, key=1)
+        ann.tick_until(lambda: len(ann.consumer._dispatcher.out) == 4)
+
+        getattr(ann.consumer, how)([1])
+        ann.tick_until_given(1)
+        assert service.begun == [0]
+        bob = bank.peer(THREADS)
+        bob.take(1)
+        bob.tick_until(lambda: len(service.done) == 3)
+
+        assert sorted(service.begun) == [0, 20, 21, 30]
+        assert {*service.attempts} == {1}
+        service.gate.open()
+        ann.tick_until(lambda: {0, 40} <= {*service.done})
+        assert bank.events(LeaseOutlived) == []
 
 
 def test_a_shard_without_work_is_given_with_the_next_tick(service: Service) -> None:

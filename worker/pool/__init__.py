@@ -18,6 +18,9 @@ class Pool(Protocol):
     def submit(self, runs: Sequence[Run[Task]]) -> None:
         """Run ``runs``; each comes back with an outcome for each of its tasks, in order."""
 
+    def recall(self) -> None:
+        """Let the runs that have not begun, and whose shard is given up, come back now."""
+
     def stalled(self) -> bool:
         """Tell whether nothing in it has moved since the last call, nor can."""
 

@@ -36,6 +36,8 @@ class LoopPool:
         self._loop = asyncio.new_event_loop()
         #: Strong references: the event loop keeps only weak ones to its tasks.
         self._running: set[asyncio.Task[None]] = set()
+        #: Runs that wait until there are fewer.
+        self._waiting: dict[Run[Task], asyncio.Task[None]] = {}
         self._went_round = True
         self._thread = threading.Thread(target=self._work, name="handler-loop", daemon=True)
         self._thread.start()
@@ -44,6 +46,15 @@ class LoopPool:
         """Hand over runs; each runs its tasks in order."""
         if runs:
             self._loop.call_soon_threadsafe(self._start, list(runs))
+
+    def recall(self) -> None:
+        """Bring back the runs that wait for others, and whose shard is given up."""
+        self._loop.call_soon_threadsafe(self._recall)
+
+    def _recall(self) -> None:
+        for run, task in [*self._waiting.items()]:
+            if run.lane.shard not in self._executor.fences:
+                task.cancel()
 
     def stalled(self) -> bool:
         """Tell whether the loop has not gone round since the last call: a handler blocks it."""
@@ -73,13 +84,31 @@ class LoopPool:
 
     def _start(self, runs: list[Run[Task]]) -> None:
         for run in runs:
+            if run.lane.shard not in self._executor.fences:
+                self._bring_back(run)
+                continue
             task = self._loop.create_task(self._run(run))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
     async def _run(self, run: Run[Task]) -> None:
-        async with self._limit:
-            await execute(self._executor, run)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        self._waiting[run] = task
+        try:
+            async with self._limit:
+                del self._waiting[run]
+                await execute(self._executor, run)
+        except asyncio.CancelledError:
+            if self._waiting.pop(run, None) is None:
+                raise  # while it ran: the loop is being closed
+            self._bring_back(run)
+            return
+        self._finished.append(run)
+        self._wake()
+
+    def _bring_back(self, run: Run[Task]) -> None:
+        run.outcomes.extend([ABANDONED] * len(run.tasks))
         self._finished.append(run)
         self._wake()
 

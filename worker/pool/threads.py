@@ -7,7 +7,8 @@ finished run wakes the I/O thread only where it sleeps. User code never runs in 
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from worker.outcome import ABANDONED, DONE
@@ -51,6 +52,19 @@ class ThreadPool:
         put = self._queue.put
         for run in runs:
             put(run)
+
+    def recall(self) -> None:
+        """Bring back the runs that wait for a thread, and whose shard is given up."""
+        waiting = []
+        with suppress(Empty):
+            while True:
+                waiting.append(self._queue.get_nowait())
+        for run in waiting:
+            if run is None or run.lane.shard in self._executor.fences:
+                self._queue.put(run)
+            else:
+                run.outcomes.extend([ABANDONED] * len(run.tasks))
+                self._finished.append(run)
 
     def stalled(self) -> bool:
         """Tell that no thread stops the others."""

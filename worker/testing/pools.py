@@ -38,6 +38,9 @@ class InlineThreads:
         """Run ``runs``; they are finished when this returns."""
         _outside_loops(lambda: self._run(runs))
 
+    def recall(self) -> None:
+        """Do nothing: what was submitted is finished."""
+
     def stalled(self) -> bool:
         """Tell that what was submitted is finished."""
         return False
@@ -69,6 +72,9 @@ class InlineLoop:
     def submit(self, runs: Sequence[Run[Task]]) -> None:
         """Run ``runs`` together; they are finished when this returns."""
         _outside_loops(lambda: self._runner.run(self._together(runs)))
+
+    def recall(self) -> None:
+        """Do nothing: what was submitted is finished."""
 
     def stalled(self) -> bool:
         """Tell that what was submitted is finished."""
