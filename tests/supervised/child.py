@@ -55,6 +55,7 @@ class StandIn:
     def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
         self.on_beat: Callable[[], None] | None = None
         self.on_given: Callable[[list[int]], None] | None = None
+        self.on_paused: Callable[[], None] | None = None
         self._journal = journal
         self._plan = plan
         self._owner = owner
@@ -145,6 +146,11 @@ class StandIn:
     def lose(self, shards: Collection[int]) -> None:
         self._journal.write("lose", [*shards])
         self.give(shards)
+
+    def pause(self, handlers: Collection[str]) -> None:
+        self._journal.write("pause", sorted(handlers))
+        if self.on_paused is not None:
+            self.on_paused()
 
     def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         self._selector.register(fileobj, selectors.EVENT_READ, callback)

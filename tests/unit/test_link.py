@@ -84,7 +84,7 @@ def test_what_goes_once_is_forgotten_with_the_link(link: Link) -> None:
     assert fates == []
 
 
-def vanish(*_: object) -> None:
+def vanish(*_: object, **__: object) -> None:
     raise AttributeError("'NoneType' object has no attribute 'write'")
 
 
