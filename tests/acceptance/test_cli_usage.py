@@ -179,10 +179,10 @@ def test_a_wrong_log_level_is_a_mistake_like_every_other(shell: Shell) -> None:
 
 def test_what_was_set_by_the_environment_can_be_turned_off_by_an_option(shell: Shell) -> None:
     shell.write("handlers.py", _APP)
-    shell.environ["QWORKER_SINGLE_ACTIVE"] = "true"
+    shell.environ |= {"QWORKER_SINGLE_ACTIVE": "true", "QWORKER_PROCESSES": "2"}
 
-    shell.run("topology", "--app", "handlers", "--processes", "2", code=3)
-    shell.run("topology", "--app", "handlers", "--processes", "2", "--no-single-active")
+    shell.run("topology", "--app", "handlers", "--shards", "2", code=3)
+    shell.run("topology", "--app", "handlers", "--shards", "2", "--no-single-active")
 
 
 def test_no_password_is_shown(shell: Shell) -> None:
