@@ -162,6 +162,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         dispatcher=dispatcher,
         dialogue=dialogue,
         detour=detour,
+        parking=parking,
         telemetry=telemetry,
         clock=clock,
         given=given,

@@ -300,8 +300,7 @@ class Consumer:
         """Step 1: sleep until something is to be done."""
         now = self._clock()
         until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
-        if self._tenure.shards:
-            until = min(until, self._executor.trusted_until)
+        until = min(until, self._tenure.next_due)
         if self._drain_deadline is not None:
             until = min(until, self._drain_deadline)
         timeout = max(0.0, until - now)

@@ -32,6 +32,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import AlreadyDone, ConfigurationError, Reject, Retry
+from worker.leases.base import suspended
 from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
@@ -149,7 +150,7 @@ class Executor:
             or self.draining
             or task.handler_name in self.paused
             or task.started > task.trusted_until
-            or task.started > self.trusted_until
+            or task.started + suspended() > self.trusted_until
         ):
             task.started = 0.0
             return ABANDONED
@@ -177,7 +178,7 @@ class Executor:
             or self.draining
             or task.handler_name in self.paused
             or task.started > task.trusted_until
-            or task.started > self.trusted_until
+            or task.started + suspended() > self.trusted_until
         ):
             task.started = 0.0
             return ABANDONED

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from worker.errors import DedupUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from worker.dedup.base import DedupStore
     from worker.message import Message
 
@@ -55,9 +57,9 @@ class Parking:
         self._store = store
         self._service = service
         self._keys: set[str] = set()
-        #: The replays of a key that may pass: this process saw their first messages, and nothing of
-        #: them was parked since.
-        self._admitted: dict[str, set[str]] = {}
+        #: The replays of a key that may pass, with their shards: this process saw their first
+        #: messages, and nothing of them was parked since.
+        self._admitted: dict[str, dict[str, int]] = {}
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
@@ -88,7 +90,13 @@ class Parking:
         """
         replay = message.headers.get(UNPARKED)
         if isinstance(replay, str) and message.headers.get(FIRST):
-            self._admitted.setdefault(str(message.key), set()).add(replay)
+            self._admitted.setdefault(str(message.key), {})[replay] = message.shard
+
+    def leave(self, shards: Collection[int]) -> None:
+        """Let no replay pass that began in these shards: another process goes on with them."""
+        for key, replays in [*self._admitted.items()]:
+            left = {replay: shard for replay, shard in replays.items() if shard not in shards}
+            self._admitted[key] = left
 
     def park(self, message: Message) -> None:
         """Park the key of ``message`` from now on."""

@@ -21,10 +21,9 @@ process that was stopped (SIGSTOP, a suspended machine) begins nothing that it n
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from worker.leases.base import lease_clock
+from worker.leases.base import suspended
 from worker.telemetry import LeaseOutlived, ShardsLapsed
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from worker.executor import Executor, Task
     from worker.gather import Gatherer
     from worker.link import Link
+    from worker.parking import Parking
     from worker.telemetry import Telemetry
     from worker.transport.inbound import QueueChannel
 
@@ -55,6 +55,7 @@ class Tenure:
         dispatcher: Dispatcher,
         dialogue: Dialogue,
         detour: Detour,
+        parking: Parking,
         telemetry: Telemetry,
         clock: Callable[[], float],
         given: Callable[[list[int]], None],
@@ -65,10 +66,10 @@ class Tenure:
         self._dispatcher = dispatcher
         self._dialogue = dialogue
         self._detour = detour
+        self._parking = parking
         self._telemetry = telemetry
         self._clock = clock
         self._given = given
-        self._until = float("inf")
         #: What is being given up, with its fence; and what of that is no longer ours.
         self._leaving: dict[int, int] = {}
         self._lost: set[int] = set()
@@ -85,7 +86,14 @@ class Tenure:
 
     def is_trusted(self, now: float) -> bool:
         """Tell whether whoever assigns the shards was heard of lately enough."""
-        return now <= self._executor.trusted_until
+        return now + suspended() <= self._executor.trusted_until
+
+    @property
+    def next_due(self) -> float:
+        """When the trust in what is consumed ends, by the clock of the loop."""
+        if not self._executor.fences:
+            return float("inf")
+        return self._executor.trusted_until - suspended()
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Consume these shards too, under these fences. Raises BrokerUnreachable.
@@ -102,8 +110,7 @@ class Tenure:
 
     def trust(self, until: float) -> None:
         """Trust the leases of what is consumed until then, by the ``lease_clock``."""
-        self._until = until
-        self._reckon()
+        self._executor.trusted_until = until
 
     def give(self, shards: Iterable[int]) -> None:
         """Begin nothing more of these shards, finish what runs, and close their channels."""
@@ -113,6 +120,7 @@ class Tenure:
         self._leaving |= given
         self._link.leave(given)
         self._gatherer.drop(given)
+        self._parking.leave(given)
         for shard in given:
             self._dispatcher.forget_shard(shard)
         if given:
@@ -128,8 +136,7 @@ class Tenure:
 
     def check(self, now: float) -> None:
         """Find out what has lapsed, and what nothing is left of. Raises BrokerUnreachable."""
-        self._reckon()
-        if now > self._executor.trusted_until:
+        if not self.is_trusted(now):
             lapsed = sorted({*self._executor.fences, *self._leaving} - self._lost)
             if lapsed:
                 self._telemetry.emit(ShardsLapsed(tuple(lapsed)))
@@ -139,10 +146,6 @@ class Tenure:
             self._finish(
                 [s for s in self._leaving if s not in busy and not self._detour.of_shard[s]]
             )
-
-    def _reckon(self) -> None:
-        """Tell the executor the end of trust by its clock, which stands in a suspended machine."""
-        self._executor.trusted_until = self._until - (lease_clock() - monotonic())
 
     def came_back(self, task: Task) -> None:
         """Tell of a handler that ended after the lease of its shard."""

@@ -167,6 +167,14 @@ def lease_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _GOES_ON else time.monotonic()
 
 
+def suspended() -> float:
+    """Return the seconds that the ``lease_clock`` is ahead of the monotonic one.
+
+    It grows while the machine is suspended, and at no other time.
+    """
+    return lease_clock() - time.monotonic()
+
+
 def trusted_until(asked_at: float, ttl: float) -> float:
     """Return until when a holder may trust what was renewed by a call begun at ``asked_at``.
 

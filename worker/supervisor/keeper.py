@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.errors import LeasesUnavailable, QworkerError
+from worker.errors import ConfigurationError, LeasesUnavailable, QworkerError, StoreCorrupt
 from worker.leases.base import LeaseOptions, Sync, View, lease_clock, trusted_until
 from worker.leases.open import open_leases
 from worker.patience import patiently
@@ -84,7 +84,9 @@ class Keeper:
         self._letting_go: list[str] = []
         #: What the last round asked for.
         self._wanted: list[str] = []
+        self._plan: Plan | None = None
         self._version = 0
+        self._refused = False
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -187,18 +189,15 @@ class Keeper:
         while self._given:
             ownership.given(self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts))
-        known = self._course.follow(view)
-        if isinstance(known, Refused):
-            store.sync(self._terms.queues, Sync(self.member, leaving=True))
-            self._report(News(view=view, refused=known))
-            self._closed = True
+        known = self._follow(store, view)
+        if known is None:
             return False
         if isinstance(known, Proposal):  # whoever is first
             store.write(self._terms.queues, PLAN, known.version, known.text)
             return True
         leases, jobs = self._course.leases(known, view), self._course.jobs(known)
         version, before = view.documents[PLAN].version, self._version
-        self._version = version
+        self._plan, self._version = known, version
         said = view.documents.get(PAUSED)
         paused = None if said is None else (said.version, Pauses.load(said.text))
         orders = ownership.hear(view, asked_at, leases, jobs)
@@ -220,6 +219,26 @@ class Keeper:
         moved = version != before or leaving or orders.take or orders.give or orders.lost
         leaves = self._leaving and not (ownership.grants or ownership.gone)
         return bool(moved) or leaves or wanted != self._wanted
+
+    def _follow(self, store: LeaseStore, view: View) -> Plan | Proposal | None:
+        """Return what to go by; None where this member cannot take part and owns nothing.
+
+        One that owns something leaves in order, renewing its leases meanwhile.
+        """
+        try:
+            known = self._course.follow(view)
+        except StoreCorrupt as error:
+            known = Refused(ConfigurationError.exit_code, str(error))
+        if not isinstance(known, Refused):
+            return known
+        if not self._refused:
+            self._refused = self._leaving = True
+            self._report(News(view=view, refused=known))
+        if self._plan is not None and self._ownership.grants:
+            return self._plan
+        store.sync(self._terms.queues, Sync(self.member, leaving=True))
+        self._closed = True
+        return None
 
     def _report(self, news: News) -> None:
         self._news.append(news)

@@ -105,6 +105,8 @@ class ChildProcess:
         self.finish = ""
         #: Drained or killed on purpose: its end is no fault of its own.
         self.dismissed = False
+        #: It had a shard once.
+        self._has_worked = False
         self._killed = False
         self._cut_short = False
         self._drain_until = now
@@ -172,6 +174,7 @@ class ChildProcess:
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
         """Give the process shards, each with its fence."""
         logger.info("process %d takes %s", self.index, _shards(fences))
+        self._has_worked = True
         self.shards.update(fences)
         self.say(Take([*fences.items()], trusted_until))
 
@@ -318,7 +321,7 @@ class ChildProcess:
     @property
     def drained(self) -> bool:
         """Whether the process left nothing behind: it said so, or never held anything."""
-        return self.finish == "DRAINED" or self.ready_at is None
+        return self.finish == "DRAINED" or not self._has_worked
 
     @property
     def abandoned(self) -> bool:
