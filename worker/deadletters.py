@@ -130,18 +130,18 @@ class Letter:
                 return said
         return record_ids(f"{service}.{self.handler}")(self.id)
 
-    def back(self, add: Mapping[str, str | int]) -> Outgoing:
-        """Return it to be sent to the queue that it came from, with the headers ``add``.
+    def back(self, exchange: str, routing_key: str, add: Mapping[str, str | int]) -> Outgoing:
+        """Return it to be sent to where its key is handled, with the headers ``add``.
 
-        It is an error where that queue is no more.
+        It is an error where no queue takes it.
         """
         # Not the id that the codec found: a message that comes back is known by its property.
         message_id = str(self.properties.get("message_id") or "")
         return redirect(
             self.arrival,
             message_id,
-            exchange="",
-            routing_key=self.queue,
+            exchange=exchange,
+            routing_key=routing_key,
             facts=add,
             drop_prefix=PREFIX,
         )

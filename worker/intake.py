@@ -11,7 +11,7 @@ from worker.dedup.base import fingerprint
 from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
-from worker.parking import MARKER, UPTO, Unpark
+from worker.parking import MARKER, Unpark, unpark_of
 from worker.payload import Unfit
 from worker.seal import SEAL, Sealed, is_marker
 
@@ -32,7 +32,7 @@ class Onward:
 #: What a delivery turns out to be.
 Found = list[Task] | DeadLetter | Unpark | Onward | Sealed
 
-_OF_THE_RUNTIME = frozenset({MARKER, SEAL})
+_OF_THE_RUNTIME = MARKER, SEAL
 
 
 class Intake:
@@ -55,10 +55,16 @@ class Intake:
 
         An empty list says that the message came by mistake, and means nobody here.
         """
-        body = arrival.body
+        properties = arrival.properties
+        if properties.get("type") in _OF_THE_RUNTIME:
+            if is_marker(properties, arrival.exchange):
+                return Sealed()
+            unpark = unpark_of(properties)
+            if unpark is not None and not delivery.channel.relays:
+                return unpark
         message = self._decode(
-            body,
-            arrival.properties,
+            arrival.body,
+            properties,
             published_as(arrival),
             redelivered=arrival.redelivered,
             shard=delivery.channel.shard,
@@ -67,12 +73,6 @@ class Intake:
             return message
         delivery.message = message
         delivery.fingerprint = fingerprint(message.body)
-        if message.name in _OF_THE_RUNTIME:
-            if is_marker(message, arrival.exchange):
-                return Sealed()
-            if message.name == MARKER and not delivery.channel.relays:
-                upto = message.headers.get(UPTO)
-                return Unpark(message.key or "", upto if isinstance(upto, int) else 0)
         if delivery.channel.relays:
             return Onward(order_key(self._app, message))
         return self._tasks(delivery, message)

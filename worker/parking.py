@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import DedupUnavailable
+from worker.message import KEY_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from worker.dedup.base import DedupStore
     from worker.message import Message
@@ -44,6 +45,19 @@ class Unpark:
 
     key: str
     upto: int
+
+
+def unpark_of(properties: Mapping[str, Any]) -> Unpark | None:
+    """Return what a message is the marker of; None where it is none.
+
+    The runtime wrote it, so it says where the runtime looks, wherever publishers say what.
+    """
+    if properties.get("type") != MARKER:
+        return None
+    headers = properties.get("application_headers")
+    if not isinstance(headers, dict) or not isinstance(upto := headers.get(UPTO), int):
+        return None
+    return Unpark(str(headers.get(KEY_HEADER) or ""), upto)
 
 
 class Parking:

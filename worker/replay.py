@@ -1,8 +1,9 @@
-"""Sends messages that were set aside back to the queues they came from.
+"""Sends messages that were set aside back to the shards of their keys.
 
 The order of steps is what keeps every message: *forget* its id, *publish* it with a confirm,
 *remove* it from where it lay. Killed in between, the message is still there, and a second replay
-sends it once more.
+sends it once more. :mod:`worker.places` knows the queues, and what a change of the number of shards
+asks of whoever sends.
 
 The messages of a parked key return in their order, while new ones of the key go on being parked.
 Behind the last one goes a marker, at which the service sets the key free unless more was parked
@@ -23,7 +24,8 @@ from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO
 from worker.payload import to_json
-from worker.topology import front_exchange, parked_queue
+from worker.places import Places
+from worker.topology import parked_queue
 from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
+    from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
     from worker.message import Outgoing
+    from worker.places import Place
 
 #: Messages that are on their way at once: so many a kill may send twice.
 _BATCH = 200
@@ -59,18 +63,29 @@ class Unparked:
     freed: bool = False
     #: The message that failed again. It and its successors are parked as before.
     failed: Letter | None = None
+    #: Nothing more can be sent before the old queues of a change of shards are drained.
+    between: bool = False
+
+
+class _Moved(Exception):
+    """The shards of the service are other ones since something was sent."""
 
 
 class Replay:
-    """Sends letters of one service back. A context manager, for one thread."""
+    """Sends letters of one service back. A context manager, for one thread.
 
-    def __init__(self, service: str, settings: Settings, store: DedupStore) -> None:
+    Raises BrokerUnreachable, ConfigurationError, and what :class:`~worker.places.Places` does.
+    """
+
+    def __init__(
+        self, service: str, settings: Settings, store: DedupStore, app: App | None = None
+    ) -> None:
         self._service = service
         self._settings = settings
         self._store = store
         self._codec = Codec.of(service, settings)
         #: Replays, by where their first message has been sent.
-        self._begun: set[tuple[str, str]] = set()
+        self._begun: set[tuple[str, Place]] = set()
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -78,6 +93,11 @@ class Replay:
             name=f"qworker {service} replay {os.getpid()}",
         )
         self._outbound = Outbound(connection, settings.broker)
+        try:
+            self._places = Places(service, settings, app)
+        except BaseException:
+            self._outbound.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +109,7 @@ class Replay:
         trace: TracebackType | None,
     ) -> None:
         self._outbound.close()
+        self._places.close()
 
     def letters(
         self,
@@ -121,35 +142,52 @@ class Replay:
         records = [letter.record(self._service) for letter in ready]
         if forgets := [record for record in records if record is not None]:
             self._store.forget(forgets)
-        returning = [x.back({**_again(x), **self._passing(x, header)}) for x in ready]
-        errors = self._send(box, returning)
+        errors = self._send_back(box, ready, header)
+        while self._places.moved():  # what is not in its new place yet is a duplicate there
+            errors = self._send_back(box, ready, header)
         sent = [letter for letter, error in zip(ready, errors, strict=True) if error is None]
         box.remove(sent)
         done.returned += len(sent)
         done.refused += [(x, str(e)) for x, e in zip(ready, errors, strict=True) if e is not None]
 
+    def _send_back(
+        self, box: Box, letters: Sequence[Letter], header: str | None
+    ) -> list[PublishError | None]:
+        """Send dead letters to where their keys are; return what became of each."""
+        returning = []
+        for letter in letters:
+            place = self._places.of(letter)
+            facts = {**_again(letter), **self._passing(place, header)}
+            returning.append(letter.back(*place, facts))
+        return self._send(box, returning)
+
     def key(self, key: str, replay_id: str, wait: float) -> Unparked:
         """Send the parked messages of ``key`` back in order, and wait until the key is free.
 
         ``wait`` is in seconds from the last message sent; the service must run. Raises
-        PublishError where a message cannot be sent (nothing after it is), BrokerUnreachable and
-        DedupUnavailable; called again it goes on where it was.
+        PublishError where a message cannot be sent (nothing after it is), BrokerUnreachable,
+        DedupUnavailable and LeasesUnavailable; called again it goes on where it was.
         """
         done = Unparked()
+        ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
         upto = -1
         # What is counted in the number lies in the queue, so the number is read first.
         while (last := self._parked(key)) is not None:
             if last > upto:
-                moved, queues, done.failed = self._move(key, replay_id)
-                if done.failed is not None:
-                    return done
-                upto = last
-                done.returned += moved
-                # Each marker ends what was sent before it, so one more does no harm.
-                self._mark(key, queues, upto)
-                deadline, pause = monotonic() + wait, _FIRST_LOOK
+                try:
+                    senders = self._move(key, ids, done)
+                except _Moved:
+                    # What was sent may come twice, in two queues: only one of both may pass.
+                    ids.append(new_id())
+                else:
+                    if done.failed is not None:
+                        return done
+                    upto = last
+                    self._mark(key, senders, upto)
+                    deadline, pause = monotonic() + wait, _FIRST_LOOK
             if monotonic() > deadline:
+                done.between = self._places.between
                 return done
             sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
@@ -157,52 +195,75 @@ class Replay:
         done.freed = True
         return done
 
-    def _passing(self, letter: Letter, replay_id: str | None) -> dict[str, str | int]:
+    def _passing(self, place: Place, replay_id: str | None) -> dict[str, str | int]:
         """Return the headers that let a letter pass although its key is parked.
 
-        The first one of a replay that goes to a queue says so.
+        The first one of a replay that goes to a place says so.
         """
         if replay_id is None:
             return {}
-        place = replay_id, letter.queue
-        first = place not in self._begun
-        self._begun.add(place)
+        first = (replay_id, place) not in self._begun
+        self._begun.add((replay_id, place))
         return {UNPARKED: replay_id, FIRST: 1} if first else {UNPARKED: replay_id}
 
     def _parked(self, key: str) -> int | None:
         return self._store.parked(self._service).get(key)
 
-    def _move(self, key: str, replay_id: str) -> tuple[int, list[str], Letter | None]:
-        """Move what is parked of ``key``; return how much, to which queues, and what came back."""
+    def _move(self, key: str, ids: Sequence[str], done: Unparked) -> list[Letter]:
+        """Move what is parked of ``key``; return the letters, or note the one that came back.
+
+        ``ids`` are those of this replay, the last one is the one to use. Raises _Moved where the
+        shards change: then nothing was sent, or what was sent has to be sent again.
+        """
+        self._places.moved()
+        if self._places.between:
+            raise _Moved
         with Box(parked_queue(self._service), self._codec, self._settings) as box:
             mine = [letter for letter in box.read() if letter.key == key]
             mine.sort(key=lambda letter: letter.place)
             for letter in mine:
-                if letter.headers.get(UNPARKED) == replay_id:
-                    return 0, [], letter
-            queues = list(dict.fromkeys(letter.queue for letter in mine))
+                if letter.headers.get(UNPARKED) in ids:
+                    done.failed = letter
+                    return []
+            places = [self._places.of(letter) for letter in mine]
+            if self._places.between:
+                raise _Moved
             for start in range(0, len(mine), _BATCH):
                 batch = mine[start : start + _BATCH]
-                passing = [x.back(self._passing(x, replay_id)) for x in batch]
+                there = places[start : start + _BATCH]
+                passing = [
+                    letter.back(*place, self._passing(place, ids[-1]))
+                    for letter, place in zip(batch, there, strict=True)
+                ]
                 errors = self._send(box, passing)
+                if self._places.moved():
+                    raise _Moved
                 sent = [x for x, error in zip(batch, errors, strict=True) if error is None]
                 box.remove(sent)
+                done.returned += len(sent)
                 for error in errors:
                     if error is not None:
                         raise error
-        return len(mine), queues, None
+        return mine
 
-    def _mark(self, key: str, queues: Sequence[str], upto: int) -> None:
-        """Send the marker behind what was sent, or to where the key's messages go."""
+    def _mark(self, key: str, letters: Sequence[Letter], upto: int) -> None:
+        """Send the marker behind the letters that were sent, or to where the key's messages go."""
         marker = self._codec.pack(
             MARKER, to_json({"key": key}), message_id=new_id(), key=key, headers={UPTO: upto}
         )
-        places = [("", queue) for queue in queues] or [(front_exchange(self._service), "")]
-        for exchange, routing_key in places:
-            marker.exchange, marker.routing_key, marker.mandatory = exchange, routing_key, True
-            for error in self._send(None, [marker]):
+        marker.mandatory = True
+        while True:
+            errors = []
+            places = dict.fromkeys(map(self._places.of, letters))
+            for place in places or (self._places.of_key(key),):
+                marker.exchange, marker.routing_key = place
+                errors += self._send(None, [marker])
+            if self._places.moved():
+                continue  # one more does no harm
+            for error in errors:
                 if error is not None:
                     raise error
+            return
 
     def _send(self, box: Box | None, messages: list[Outgoing]) -> list[PublishError | None]:
         """Publish in order; return what became of each, once everything is known."""

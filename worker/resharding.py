@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import amqp.exceptions
 
-from worker.aside import PREFIX, published_as, redirect
+from worker.aside import HANDLER, PREFIX, origin, published_as, redirect
 from worker.codec import Codec
 from worker.deadletters import Box, wait_readable
 from worker.errors import BrokerUnreachable, ConfirmTimeout
 from worker.intake import order_key
 from worker.message import Message
-from worker.seal import SEAL, is_marker, marker
+from worker.parking import unpark_of
+from worker.seal import is_marker, marker
 from worker.sharding.generations import Phase
 from worker.topology import RETRY_SECONDS, declare, relay_queue, retry_queue
 from worker.transport.capabilities import connect
@@ -169,28 +170,33 @@ class Resharding:
             self._forward(box, batch, new)
 
     def _forward(self, box: Box, batch: Sequence[Letter], new: Topology) -> None:
-        onward = []
+        onward: list[Outgoing] = []
         for letter in batch:
-            if not self._is_marker(letter):
+            if not is_marker(letter.arrival.properties, letter.arrival.exchange):
                 exchange, routing_key = new.place_of(self._key(letter))
+                # A dead letter that returns is for the one handler that could not do it.
+                facts: dict[str, str | int] = {}
+                if letter.handler:
+                    facts[HANDLER] = letter.handler
+                if self._settings.name_from == "routing-key":
+                    facts |= origin(letter.arrival)
                 onward.append(
                     redirect(
                         letter.arrival,
                         letter.id,
                         exchange=exchange,
                         routing_key=routing_key,
-                        facts={},
+                        facts=facts,
                         drop_prefix=PREFIX,
                     )
                 )
         self._publish(onward)
         box.remove(batch)
 
-    def _is_marker(self, letter: Letter) -> bool:
-        message = self._message(letter) if letter.name == SEAL else None
-        return message is not None and is_marker(message, letter.arrival.exchange)
-
     def _key(self, letter: Letter) -> str:
+        unpark = unpark_of(letter.arrival.properties)
+        if unpark is not None:
+            return unpark.key
         message = self._message(letter)
         return letter.id if message is None else order_key(self._app, message)
 

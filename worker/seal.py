@@ -10,14 +10,16 @@ A marker more does no harm.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.ids import new_id
 from worker.payload import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.codec import Codec
-    from worker.message import Message, Outgoing
+    from worker.message import Outgoing
 
 #: The name of the marker, and its header for the generation.
 SEAL = "qw.seal"
@@ -37,9 +39,13 @@ def marker(codec: Codec, generation: int, queue: str) -> Outgoing:
     return message
 
 
-def is_marker(message: Message, exchange: str) -> bool:
-    """Tell whether ``message``, which came by ``exchange``, is a marker.
+def is_marker(properties: Mapping[str, Any], exchange: str) -> bool:
+    """Tell whether a message with these properties, which came by ``exchange``, is a marker.
 
-    One that came by any other exchange than a queue's own is somebody's event of that name.
+    One that came by any other exchange than a queue's own is somebody's event of that name. The
+    runtime wrote it, so it says where the runtime looks, wherever publishers say what.
     """
-    return message.name == SEAL and exchange == "" and GENERATION in message.headers
+    if exchange or properties.get("type") != SEAL:
+        return False
+    headers = properties.get("application_headers")
+    return isinstance(headers, dict) and GENERATION in headers

@@ -18,12 +18,14 @@ the message id, on a ring of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
 
 from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.message import KEY_HEADER
+from worker.sharding.ring import Ring
 from worker.sharding.slots import shard_of, slot_routing_key, slots_of
 
 if TYPE_CHECKING:
@@ -136,8 +138,7 @@ class Topology:
 
         Of those without a key it is the id that counts.
         """
-        slots = any(bind.slots for bind in self.binds)
-        return ("", self.queue_for(key)) if slots else (self.front, "")
+        return "", self.queue_for(key)
 
     @property
     def shard_queues(self) -> tuple[str, ...]:
@@ -145,8 +146,9 @@ class Topology:
         return tuple(q.name for q in self.queues if q.shard is not None)
 
     def queue_for(self, key: str) -> str:
-        """Return the name of the queue that has ``key``, where slots decide."""
-        return self.queue_of(shard_of(key, len(self.shard_queues)))
+        """Return the name of the queue that has ``key``."""
+        spreads_keys = any(each.shards and each.type == _HASH for each in self.exchanges)
+        return queue_of_key(self.shard_queues, key, spreads_keys=spreads_keys)
 
 
 def front_exchange(prefix: str, generation: int = 1) -> str:
@@ -157,6 +159,22 @@ def front_exchange(prefix: str, generation: int = 1) -> str:
 def shard_queue(service: str, generation: int, shard: int) -> str:
     """Return the name of a shard's queue."""
     return f"{service}.g{generation}.{shard}"
+
+
+def queue_of_key(queues: tuple[str, ...], key: str, *, spreads_keys: bool) -> str:
+    """Return which of a generation's shard queues has ``key``; of a message without one, its id.
+
+    ``spreads_keys`` is what the broker can do by itself (:class:`Capabilities`).
+    """
+    if spreads_keys and len(queues) > 1:
+        return _ring(queues).lookup(key)
+    return queues[shard_of(key, len(queues))]
+
+
+@lru_cache(maxsize=16)
+def _ring(queues: tuple[str, ...]) -> Ring:
+    """Return the ring that an embedded broker makes of its bindings."""
+    return Ring(dict.fromkeys(queues, int(_HASH_WEIGHT)))
 
 
 def relay_queue(service: str, generation: int) -> str:
@@ -387,8 +405,8 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
             raise DeclarationMismatch(
                 f"the broker has {exchange.name!r} with another number of shards than"
                 f" {exchange.shards}: start with the number that it has, which 'qworker check'"
-                " tells. To change it, drain the service and remove the exchange and the queues"
-                f" {exchange.name}.* ({error})"
+                " tells. To change their number, while the service runs: qworker reshard --to"
+                f" {exchange.shards} ({error})"
             ) from None
         raise DeclarationMismatch(
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"

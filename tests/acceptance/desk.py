@@ -65,10 +65,16 @@ class Desk(Shell):
         }
         self.write("handlers.py", _APP)
 
-    def serve(self) -> None:
+    def serve(self, shards: int = 2) -> None:
         """Start the service and wait until it consumes."""
-        self.start("start", "--shards", "2", "--processes", "1", "--log-level", "error")
+        self.start(
+            "start", "--shards", str(shards), "--processes", "1", "--log-level", "error"
+        )  # fmt: skip
         until(lambda: self.run("check", "--ready", code=None).code == 0, PATIENCE, "it is ready")
+
+    def reshard(self, shards: int) -> None:
+        """Change the number of shards of the service, which runs."""
+        self.run("reshard", "--to", str(shards))
 
     def fail_five(self) -> None:
         """Start the service; let one handler fail for five of six steps."""

@@ -131,11 +131,13 @@ def test_another_number_of_shards_is_an_error(service: Service) -> None:
     fewer = service.check("--shards", "2", code=3)
     more = service.check("--shards", "8", code=3)
 
-    assert "the broker has 4 shards, and 2 are asked for: say --shards 4" in texts(fewer["shards"])
-    assert "the broker has 4 shards, and 8 are asked for: say --shards 4" in texts(more["shards"])
-    assert "say --shards 4" in service.run("topology", "--shards", "2").err
+    assert "bank has 4 shards, and 2 are asked for" in texts(fewer["shards"])
+    assert "start with --shards 4" in texts(more["shards"])
+    assert "qworker reshard --to 8" in texts(more["shards"])
+    refused = service.run("topology", "--shards", "2", code=3).err
+    assert "qworker reshard --to 2" in refused
     assert depth(service.broker, "bank.g1.3") == 0, "nothing was removed"
-    there = [q["name"] for q in service.topology("--shards", "8")["queues"] if q["there"]]
+    there = [q["name"] for q in service.topology("--shards", "4")["queues"] if q["there"]]
     assert len(there) == 6 + len(relay(service))
 
 

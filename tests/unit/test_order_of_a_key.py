@@ -15,7 +15,7 @@ from worker.consumer import Finish
 from worker.deadletters import Box
 from worker.dedup.base import Batch, Claim, fingerprint, record_ids
 from worker.payload import to_json
-from worker.replay import Replay
+from worker.replay import Replay, Unparked
 from worker.testing import TestWorker
 from worker.topology import dead_letter_queue
 
@@ -83,7 +83,7 @@ def test_a_restart_in_the_middle_of_a_replay_lets_nothing_overtake(*, mended: bo
         consumer: Any = worker._consumer  # noqa: SLF001
         service.meanwhile = lambda: consumer.drain(worker.clock() + 20)  # while number 0 runs
         with Replay("bank", worker.settings, worker.store) as replay:
-            replay._move("K", "replay-1")  # noqa: SLF001 - without waiting for its end
+            replay._move("K", ["replay-1"], Unparked())  # noqa: SLF001 - without waiting for its end
             while not consumer._executor.draining:  # noqa: SLF001
                 consumer.tick(0)
             assert worker.drain() is Finish.DRAINED
@@ -94,7 +94,7 @@ def test_a_restart_in_the_middle_of_a_replay_lets_nothing_overtake(*, mended: bo
 
         service.mended = True
         with Replay("bank", worker.settings, worker.store) as replay:
-            replay._move("K", "replay-2")  # noqa: SLF001
+            replay._move("K", ["replay-2"], Unparked())  # noqa: SLF001
             worker.run()
         assert service.done == [("K", 0), ("K", 1), ("K", 2)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -10,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 import amqp.exceptions
 
 from worker.cli.events import recipients
-from worker.cli.inspector import Inspector
+from worker.cli.generations import (
+    Declared,
+    check_shards,
+    find_plan,
+    first_plan,
+    open_lease_store,
+    read_plan,
+    told,
+)
 from worker.cli.loading import import_app, settle
 from worker.cli.output import count
 from worker.config import mask_url
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, QworkerError
+from worker.inspector import Inspector
 from worker.supervisor.probes import parse_address
 from worker.supervisor.reload import NEEDS_WATCHFILES
 from worker.topology import dead_letter_queue, declare_exchange, declare_queue
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
     from worker.app import App
     from worker.config import Settings
-    from worker.topology import Topology
+    from worker.sharding.generations import Plan
 
 
 class Level(Enum):
@@ -57,15 +67,17 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     yield _check_app(app)
     try:
         settings = settle(app, options)
-        topology = app.topology(settings)
+        app.topology(settings)
     except QworkerError as error:
         yield _error("settings", error)
         return
     yield _ok("settings", _settings(settings))
     yield _ok("horizons", _horizons(app, settings))
     yield from _check_extras(settings)
-    yield from _check_broker(app, settings, topology)
+    findings, plan = _check_leases(app, settings)
+    yield from _check_broker(app, settings, plan)
     yield from _check_store(settings)
+    yield from findings
 
 
 def _check_app(app: App) -> Finding:
@@ -109,33 +121,39 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _check_broker(app: App, settings: Settings, topology: Topology) -> Iterator[Finding]:
+def _check_broker(app: App, settings: Settings, plan: Plan | None) -> Iterator[Finding]:
     try:
         with Inspector(app.name, settings) as inspector:
             yield _ok("broker", f"{inspector.product} answers at {mask_url(settings.broker)}")
             if settings.broker.startswith("memory:"):
                 lonely = "memory:// lives and dies with one process: nobody else can publish to it"
                 yield _warning("broker", lonely)
-            if settings.shards > 1:
-                yield _tell_spreading(topology)
-            yield from _check_declarations(topology, inspector)
-            yield from _check_shards(settings, topology, inspector)
+            try:
+                plan = plan or find_plan(inspector, app, settings) or first_plan(settings)
+                check_shards(app, settings, plan)
+            except ConfigurationError as error:
+                yield _error("shards", error)
+            if plan is not None:
+                declared = Declared(app, settings, plan)
+                if plan.published.shards > 1:
+                    yield _tell_spreading(declared)
+                yield from _check_declarations(declared, inspector)
             yield from _check_recipients(app, inspector)
     except QworkerError as error:
         yield _error("broker", error)
 
 
-def _tell_spreading(topology: Topology) -> Finding:
-    if not topology.relay:
+def _tell_spreading(declared: Declared) -> Finding:
+    if not declared.relay:
         return _ok("spreading", "the embedded broker spreads keys over the shards")
     return _ok(
         "spreading",
         "publishers that name the slot of a key, as qworker's do, reach its shard at once; what"
-        f" others publish goes through {topology.relay!r}",
+        f" others publish goes through {declared.relay!r}",
     )
 
 
-def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Finding]:
+def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Finding]:
     """Compare the exchanges and queues that are there with what start would declare.
 
     Declaring again what is there changes nothing, and the broker compares; what is not there is
@@ -145,11 +163,11 @@ def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Fi
     problems: list[QworkerError] = []
     asked: list[tuple[bool, Callable[[Any], None]]] = [
         (inspector.has_exchange(x.name), lambda channel, x=x: declare_exchange(channel, x))  # type: ignore[misc]
-        for x in topology.exchanges
+        for x in declared.exchanges
     ]
     asked += [
         (inspector.depth(q.name) is not None, lambda channel, q=q: declare_queue(channel, q))  # type: ignore[misc]
-        for q in topology.queues
+        for q in declared.queues
     ]
     for exists, declare in asked:
         if not exists:
@@ -170,20 +188,32 @@ def _check_declarations(topology: Topology, inspector: Inspector) -> Iterator[Fi
         yield _ok("declarations", ", ".join(told))
 
 
-def _check_shards(
-    settings: Settings, topology: Topology, inspector: Inspector
-) -> Iterator[Finding]:
-    """Compare the number of shards with the queues that are there."""
-    found = inspector.shards(topology.service, topology.generation)
-    if found in {0, settings.shards}:
-        return
-    shards = count(found, "shard")
-    yield Finding(
-        "shards",
-        Level.ERROR,
-        f"the broker has {shards}, and {settings.shards} are asked for: say --shards {found}",
-        ConfigurationError.exit_code,
-    )
+def _check_leases(app: App, settings: Settings) -> tuple[list[Finding], Plan | None]:
+    """Tell what the lease store is, and return the plan that it knows."""
+    url = settings.leases_url
+    try:
+        with closing(open_lease_store(settings)) as store:
+            plan = read_plan(store, app, settings)
+            reach = f"{store.reach} ({mask_url(url)})"
+    except QworkerError as error:
+        return [_error("leases", error)], None
+    findings = [_ok("leases", f"{reach}; {told(plan)}" if plan is not None else reach)]
+    shared = [what for what in ("broker", "dedup_url") if _is_shared(getattr(settings, what))]
+    if not _is_shared(url) and shared:
+        findings = [
+            _warning(
+                "leases",
+                f"{reach}: a second supervisor of the service would consume the same shards at the"
+                " same time, and keys would lose their order; set --leases to a store that all of"
+                " them reach",
+            )
+        ]
+    return findings, plan
+
+
+def _is_shared(url: str) -> bool:
+    """Tell whether more than one process can use what this URL names."""
+    return not url.startswith("memory:")
 
 
 def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from worker.cli.reading import SETTINGS, Search, filter_options, open_box
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.ids import new_id
+from worker.places import Places
 from worker.replay import Replay
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _WIPE = "\r\x1b[K"
 
 @click.command(
     cls=SettingsCommand,
-    short_help="Send messages back to their queues.",
+    short_help="Send messages back to their shards.",
     epilog=example(
         "qworker dlq replay --app handlers --handler charge --dry-run",
         "qworker dlq replay --app handlers --handler charge",
@@ -63,7 +64,7 @@ def replay(  # noqa: PLR0913 - its options
     as_json: bool,
     **wanted: Any,  # noqa: ANN401 - the filter's options
 ) -> int:
-    """Send dead letters back to the queues they came from: all, some ids, or what a filter takes.
+    """Send dead letters back to the shards of their keys: all, some ids, or what a filter takes.
 
     The handler that failed forgets the id and runs again; the others, which are done, do not.
     Killed at any moment it loses nothing: what was not sent for sure is still there.
@@ -76,7 +77,10 @@ def replay(  # noqa: PLR0913 - its options
     if dry_run:
         return _rehearse(place, choice, as_json=as_json)
     replay_id = new_id() if choice.only_key else None
-    with closing(_store(place)) as store, Replay(place.service, place.settings, store) as sender:
+    with (
+        closing(_store(place)) as store,
+        Replay(place.service, place.settings, store, place.app) as sender,
+    ):
         with open_box(place) as box:
             search = Search(box, choice)
             done = sender.letters(box, search, header=replay_id, tell=_progress)
@@ -113,8 +117,10 @@ def _rehearse(place: Target, choice: Filter, *, as_json: bool) -> int:
     if as_json:
         emit_json([facts(letter) for letter in going])
         return 0
-    for letter in going:
-        emit(f"{letter.id} {letter.name} would go to {letter.queue or 'nowhere'}")
+    with Places(place.service, place.settings, place.app) as places:
+        for letter in going:
+            _, queue = places.of(letter)
+            emit(f"{letter.id} {letter.name} would go to {queue or 'nowhere'}")
     emit(f"{count(len(going), 'message')} would be sent back")
     return 0
 
@@ -140,6 +146,13 @@ def _tell_unparked(done: Unparked, key: str, wait: float, *, as_json: bool) -> i
         note(
             f"qworker: {key!r} stays parked: {done.failed.id} ({done.failed.name}) failed again:"
             f" {done.failed.reason}"
+        )
+        return _EXIT_INCOMPLETE
+    if done.between:
+        note(
+            f"qworker: {key!r} is still parked after {wait:g} s: the number of shards is being"
+            " changed, and what is parked returns when the old queues are drained ('qworker"
+            " reshard' shows how far it is). Then give the same command again"
         )
         return _EXIT_INCOMPLETE
     if not done.freed:

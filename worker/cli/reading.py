@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 #: The settings that a command about letters needs.
-SETTINGS = ("app", "broker", "dedup", "connect_timeout", "confirm_timeout", "dedup_timeout")
+SETTINGS = (
+    "app",
+    "broker",
+    "dedup",
+    "leases",
+    "connect_timeout",
+    "confirm_timeout",
+    "dedup_timeout",
+)
 
 _FILTERS = (
     click.option("--handler", metavar="NAME", help="Only what this handler could not do."),

@@ -7,20 +7,30 @@ from typing import TYPE_CHECKING, Any
 import amqp.exceptions
 import click
 
-from worker.cli.inspector import Depth, Inspector
+from worker.cli.generations import (
+    Declared,
+    check_shards,
+    find_plan,
+    first_plan,
+    known_plan,
+    told,
+)
 from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
-from worker.cli.output import count, emit, emit_json, emit_table, note
+from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
 from worker.errors import ConfigurationError, Unreachable
+from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
 from worker.topology import declare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.app import App
     from worker.config import Settings
-    from worker.topology import Bind, Topology
+    from worker.sharding.generations import Plan
+    from worker.topology import Bind
 
 
 @click.command(
@@ -33,6 +43,8 @@ if TYPE_CHECKING:
 @settings_options(
     "app",
     "broker",
+    "dedup",
+    "leases",
     "shards",
     "handlers",
     "single_active",
@@ -47,53 +59,73 @@ if TYPE_CHECKING:
 def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> int:
     """Show the exchanges, queues and bindings that a service declares, and how full its queues are.
 
-    Where the broker does not answer, what would be declared is shown nevertheless.
+    While its number of shards is being changed, these are the old ones and the new ones. Where a
+    server does not answer, what would be declared at a first start is shown nevertheless.
     """
     app, settings = load(options)
-    plan = app.topology(settings)
+    plan, problem = _plan(app, settings, is_needed=is_declared)
+    check_shards(app, settings, plan)
+    declared = Declared(app, settings, plan)
     if is_declared:
-        with Inspector(plan.service, settings) as inspector:
-            _declare(inspector, plan)
-    depths, there, problem = _depths(settings, plan)
+        with Inspector(app.name, settings) as inspector:
+            _declare(inspector, declared)
+    depths, unknown = _depths(settings, app.name, declared)
     if as_json:
-        emit_json(_facts(settings, plan, depths))
+        emit_json(_facts(settings, plan, declared, depths))
     else:
-        _show(settings, plan, depths)
-    if there not in {0, settings.shards}:
-        note(
-            f"qworker: the broker has {count(there, 'shard')}, so this is not how it is: say"
-            f" --shards {there}"
-        )
+        _show(settings, plan, declared, depths)
     if problem:
-        note(f"qworker: the depths are not known: {problem}")
+        note(f"qworker: which generation of the queues it has is not known: {problem}")
+    if unknown:
+        note(f"qworker: the depths are not known: {unknown}")
     return 0
 
 
-def _declare(inspector: Inspector, plan: Topology) -> None:
+def _plan(app: App, settings: Settings, *, is_needed: bool) -> tuple[Plan, str]:
+    """Return the plan of the service, as the lease store and the broker know it; or why not."""
     try:
-        inspector.ask(lambda channel: declare(channel, plan, thoroughly=True))
+        plan = known_plan(app, settings)
+        if plan is None:
+            with Inspector(app.name, settings) as inspector:
+                plan = find_plan(inspector, app, settings)
+    except Unreachable as error:
+        if is_needed:
+            raise
+        return first_plan(settings), mask_url(str(error))
+    return plan or first_plan(settings), ""
+
+
+def _declare(inspector: Inspector, declared: Declared) -> None:
+    try:
+        for topology in declared.topologies:
+            inspector.ask(
+                lambda channel, topology=topology: declare(channel, topology, thoroughly=True)  # type: ignore[misc]
+            )
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
 
 
-def _depths(settings: Settings, plan: Topology) -> tuple[Mapping[str, Depth | None], int, str]:
-    """Return the depth of each queue and the number of shards, or why they are not known."""
+def _depths(
+    settings: Settings, service: str, declared: Declared
+) -> tuple[Mapping[str, Depth | None], str]:
+    """Return the depth of each queue, or why they are not known."""
     try:
-        with Inspector(plan.service, settings) as inspector:
-            depths = {queue.name: inspector.depth(queue.name) for queue in plan.queues}
-            return depths, inspector.shards(plan.service, plan.generation), ""
+        with Inspector(service, settings) as inspector:
+            return {queue.name: inspector.depth(queue.name) for queue in declared.queues}, ""
     except Unreachable as error:
-        return {}, 0, mask_url(str(error))
+        return {}, mask_url(str(error))
 
 
-def _show(settings: Settings, plan: Topology, depths: Mapping[str, Depth | None]) -> None:
-    emit(f"{plan.service} at {mask_url(settings.broker)}, generation {plan.generation}")
+def _show(
+    settings: Settings, plan: Plan, declared: Declared, depths: Mapping[str, Depth | None]
+) -> None:
+    emit(f"{declared.service} at {mask_url(settings.broker)}, {told(plan)}")
     emit()
     emit_table(
         ("exchange", "type", "kind"),
         [
             (exchange.name, exchange.type, "durable" if exchange.durable else "transient")
-            for exchange in plan.exchanges
+            for exchange in declared.exchanges
         ],
     )
     emit()
@@ -101,11 +133,13 @@ def _show(settings: Settings, plan: Topology, depths: Mapping[str, Depth | None]
         ("queue", "shard", "ready", "consumers"),
         [
             (queue.name, queue.shard, *_told(depths, queue.name))
-            for queue in plan.queues
+            for queue in declared.queues
         ],
     )  # fmt: skip
     emit()
-    emit_table(("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in plan.binds])
+    emit_table(
+        ("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in declared.binds]
+    )
 
 
 def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, object]:
@@ -124,10 +158,10 @@ def _by(bind: Bind) -> str:
 
 
 def _facts(
-    settings: Settings, plan: Topology, depths: Mapping[str, Depth | None]
+    settings: Settings, plan: Plan, declared: Declared, depths: Mapping[str, Depth | None]
 ) -> dict[str, Any]:
     queues = []
-    for queue in plan.queues:
+    for queue in declared.queues:
         depth = depths.get(queue.name)
         queues.append(
             {
@@ -140,12 +174,14 @@ def _facts(
             }
         )
     return {
-        "service": plan.service,
+        "service": declared.service,
         "broker": mask_url(settings.broker),
-        "generation": plan.generation,
+        "generation": plan.published.number,
+        "consumed": plan.consumed.number,
+        "phase": None if plan.phase is None else plan.phase.value,
         "exchanges": [
             {"name": x.name, "type": x.type, "durable": x.durable, "arguments": dict(x.arguments)}
-            for x in plan.exchanges
+            for x in declared.exchanges
         ],
         "queues": queues,
         "bindings": [
@@ -156,7 +192,7 @@ def _facts(
                 "routing_key": key,
                 "arguments": dict(bind.arguments),
             }
-            for bind in plan.binds
+            for bind in declared.binds
             for key in [slot_routing_key(slot) for slot in bind.slots] or [bind.routing_key]
         ],
     }

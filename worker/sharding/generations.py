@@ -20,6 +20,20 @@ to the new one before the old one is removed; what is bound to both is a duplica
 The plan is a document in the lease store. Every step can be repeated, and the document is changed
 by compare-and-set after it; so whoever comes next, after a crash anywhere, does the last step once
 more and goes on.
+
+A store may forget the plan while a change is under way; then the broker has two generations, and
+nobody knows how far it was. The change is resumed at ``bind``, from whatever step it was at:
+
+* Never before it: the step ``declare`` lets members declare the old exchange. Where that was sealed
+  already and its markers were not all there yet, messages would come to the old queues again, in
+  front of the marker, that have predecessors in the new ones.
+* Never behind it: where the old one was not sealed yet, the new one may not be bound; to seal
+  would then lose what is published meanwhile.
+* ``bind`` declares nothing of the old exchange, and makes sure that all of the new one is bound.
+  ``seal`` again finds the exchange gone, or removes it, and puts a marker behind the markers that
+  may be there; the first one counts. What was consumed of the old queues is gone from them, so
+  ``drain`` finds their markers at once, also where the new one was consumed for a while already.
+  What lies behind a first marker waits for ``remove``, as ever.
 """
 
 from __future__ import annotations
@@ -27,8 +41,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from worker.errors import StoreCorrupt, UsageError
+from worker.errors import ConfigurationError, StoreCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Phase(Enum):
@@ -42,6 +60,8 @@ class Phase(Enum):
 
 
 _ORDER = list(Phase)
+#: Generations that a broker has of a service at once, at most.
+_MOST_AT_ONCE = 2
 #: The name of the document that holds the plan.
 PLAN = "plan"
 
@@ -88,6 +108,23 @@ class Plan:
     phase: Phase | None = None
     #: Whether one process at a time consumes all of it.
     single_active: bool = False
+
+    @classmethod
+    def found(cls, generations: Sequence[Generation], *, single_active: bool) -> Plan:
+        """Return the plan that follows from the generations that a broker has, in their order.
+
+        Raises ConfigurationError for more than the two that a change leads from and to.
+        """
+        if len(generations) > _MOST_AT_ONCE:
+            numbers = ", ".join(str(each.number) for each in generations)
+            raise ConfigurationError(
+                f"the lease store has no plan of shards, and the broker has queues of the"
+                f" generations {numbers}: two are the most that a change can leave. Remove those"
+                " that are not the service's, then start again"
+            )
+        current, *rest = generations
+        target, phase = (rest[0], Phase.BIND) if rest else (None, None)
+        return cls(current, target, phase, single_active)
 
     @property
     def shards(self) -> set[int]:

@@ -41,9 +41,11 @@ from worker.supervisor.control import (
     Fatal,
     Finished,
     Follow,
+    Found,
     Give,
     Given,
     Hello,
+    Look,
     Lose,
     Open,
     Pause,
@@ -59,9 +61,10 @@ from worker.supervisor.signals import Signals
 from worker.supervisor.stepper import Stepper, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from enum import Enum
 
+    from worker.sharding.generations import Generation
     from worker.supervisor.control import Message
 
 logger = logging.getLogger("worker.supervisor.child")
@@ -139,6 +142,8 @@ class Service:
     #: Called with the plan of generations, and the owner id of this process.
     consumer: Callable[[Plan, bytes], Runnable]
     steps: Steps
+    #: Looks for the generations that the broker has; raises Unreachable, ConfigurationError.
+    look: Callable[[], Sequence[Generation]] = tuple
 
 
 def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
@@ -210,7 +215,7 @@ class Child:
         self._drain_timeout = terms.drain_timeout
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
-        told = self._await(Open)
+        told = self._await(Open, service.look)
         plan = Plan.load(told.plan)
         self._consumer = consumer = service.consumer(plan, self._owner)
         self._stepper = Stepper(service.steps, self._signals.wake)
@@ -228,12 +233,17 @@ class Child:
         self._channel.flush(1.0)
         return finish
 
-    def _await(self, kind: type[M]) -> M:
-        """Wait for a message of this kind; end early if told to, or if nobody is there."""
+    def _await(self, kind: type[M], look: Callable[[], Sequence[Generation]] = tuple) -> M:
+        """Wait for a message of this kind; end early if told to, or if nobody is there.
+
+        Whoever asks meanwhile is told what ``look`` finds.
+        """
         while True:
             message = self._channel.next()
             if isinstance(message, kind):
                 return message
+            if isinstance(message, Look):
+                self._channel.send(Found([(each.number, each.shards) for each in look()]))
             if isinstance(message, Drain | Stop) or self._signals.take():
                 raise _EndedEarly
             if message is None:

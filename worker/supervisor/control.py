@@ -5,6 +5,8 @@
     supervisor                                 child
         ──── Boot(options, index, protocol) ────>      imports the app, resolves the settings
         <─── Hello(pid, owner, terms) ───────────      or Fatal(exit_code, text)
+        ──── Look() ────────────────────────────>      where the lease store knows no plan:
+        <─── Found(generations) ─────────────────      looks at the broker
         ──── Open(plan, version) ───────────────>      connects and declares
         <─── Ready(generation, version) ─────────      or Fatal(exit_code, text)
         ──── Take(fences, trusted_until) ───────>      consumes these shards
@@ -135,6 +137,18 @@ class Fatal:
 
     exit_code: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Tell which generations the broker has: the lease store knows no plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Pairs of number and shards, in their order."""
+
+    generations: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +302,8 @@ Message = (
     Boot
     | Hello
     | Fatal
+    | Look
+    | Found
     | Open
     | Ready
     | Follow

@@ -3,6 +3,9 @@
 The agreement is a document in the lease store: the plan of generations, and whether the service is
 consumed by one process at a time. The first supervisor of a service writes it; every other has to
 fit, because two that go by different ones could consume the same messages.
+
+Where there is none, the store may have forgotten it. So whoever went by one writes that again, and
+a supervisor that knows of none writes what follows from the queues that the broker has.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from worker.errors import ConfigurationError
 from worker.sharding.generations import PLAN, Generation, Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.leases.base import View
     from worker.supervisor.control import Terms
 
@@ -43,27 +48,47 @@ class Course:
     def __init__(self, terms: Terms, member: str) -> None:
         self._terms = terms
         self._member = member
-        self._accepted = False
+        #: The plan that was followed last; None until the first.
+        self._accepted: Plan | None = None
+        #: The generations that the broker has; None while that is not known.
+        self.found: Sequence[Generation] | None = None
+
+    def asks(self, view: View) -> bool:
+        """Tell whether there is no plan, and ``found`` has to be told before there can be."""
+        return PLAN not in view.documents and self._accepted is None and self.found is None
 
     def follow(self, view: View) -> Plan | Proposal | Refused:
         """Return the plan to go by, or what stands in the way. Raises StoreCorrupt."""
         document = view.documents.get(PLAN)
         terms = self._terms
         if document is None:
-            first = Plan(Generation(1, terms.shards), single_active=terms.single_active)
-            return Proposal(0, first.dump())
+            return self._first()
         plan = Plan.load(document.text)
         if plan.single_active != terms.single_active:
             alone = {self._member} >= view.members.keys()
             free = all(lease.owner == self._member for lease in view.leases.values())
-            if alone and free and not self._accepted:
+            if alone and free and self._accepted is None:
                 changed = replace(plan, single_active=terms.single_active)
                 return Proposal(document.version, changed.dump())
             return self._refuse(_other_mode(terms.service, there=plan.single_active))
-        if not self._accepted and terms.shards not in plan.shards:
-            return self._refuse(_other_shards(terms, plan))
-        self._accepted = True
+        if self._accepted is None and terms.shards not in plan.shards:
+            return self._refuse(other_shards(terms.service, terms.shards, plan))
+        self._accepted = plan
         return plan
+
+    def _first(self) -> Proposal | Refused:
+        """Return the plan to begin with."""
+        terms = self._terms
+        if self._accepted is not None:
+            return Proposal(0, self._accepted.dump())
+        begun = self.found or (Generation(1, terms.shards),)
+        try:
+            plan = Plan.found(begun, single_active=terms.single_active)
+        except ConfigurationError as error:
+            return self._refuse(str(error))
+        if terms.shards not in plan.shards:
+            return self._refuse(other_shards(terms.service, terms.shards, plan))
+        return Proposal(0, plan.dump())
 
     def leases(self, plan: Plan, view: View) -> list[str]:
         """Return the leases that the members share out.
@@ -93,12 +118,12 @@ def _other_mode(service: str, *, there: bool) -> str:
     )
 
 
-def _other_shards(terms: Terms, plan: Plan) -> str:
+def other_shards(service: str, asked: int, plan: Plan) -> str:
+    """Return what to tell somebody who asks for another number of shards than there is."""
     number = plan.current.shards
     told = (
-        f"{terms.service} has {_count(number)}, and {terms.shards} are asked for: start with"
-        f" --shards {number}. To change their number, while it runs: qworker reshard --to"
-        f" {terms.shards}"
+        f"{service} has {_count(number)}, and {asked} are asked for: start with --shards {number}."
+        f" To change their number, while it runs: qworker reshard --to {asked}"
     )
     if plan.target is not None:
         told += f" (it is on its way to {_count(plan.target.shards)})"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.leases.base import LeaseStore
-    from worker.sharding.generations import Plan
+    from worker.sharding.generations import Generation, Plan
     from worker.supervisor.control import Terms
 
 logger = logging.getLogger("worker.supervisor")
@@ -61,6 +61,8 @@ class News:
     #: Nothing is ours any more, and everybody knows.
     gone: bool = False
     error: str = ""
+    #: There is no plan yet: what the broker has is to be looked for, and told.
+    blank: bool = False
     #: The service cannot go on like this; with the exit code that says so.
     refused: Refused | None = None
 
@@ -106,6 +108,11 @@ class Keeper:
         self._facts = facts
         if at_once:
             self._poke.set()
+
+    def found(self, generations: Sequence[Generation]) -> None:
+        """Make the first plan of these generations, which the broker has."""
+        self._course.found = generations
+        self._poke.set()
 
     def given(self, name: str) -> None:
         """Nothing of this lease is consumed any more."""
@@ -189,6 +196,9 @@ class Keeper:
         while self._given:
             ownership.given(self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts))
+        if self._course.asks(view):
+            self._report(News(view=view, blank=True))
+            return False
         known = self._follow(store, view)
         if known is None:
             return False

@@ -58,6 +58,8 @@ class Resharder:
         self._again_at = 0.0
         self._proposed = 0
         self._tries = 0
+        #: The versions began anew, because the lease store forgot; what processes know is void.
+        self._anew = False
 
     def hear(self, plan: Plan, view: View, version: int, *, leads: bool) -> None:
         """Take in what the lease store says. ``leads``: the lease for it is ours, and trusted."""
@@ -66,6 +68,9 @@ class Resharder:
             logger.info("reshard from %s: %s", change, plan.phase.value)
         elif self.plan is not None and self.plan.target is not None and plan.target is None:
             logger.info("reshard: done, %d shards", plan.current.shards)
+        if version < self.version or (version == self.version and plan != self.plan):
+            self._anew = True
+            self.followed = self._asked = self._proposed = 0
         self.plan, self.version = plan, version
         self._leads = leads
         self._members = tuple(map(Facts.load, view.members.values()))
@@ -76,12 +81,16 @@ class Resharder:
         if plan is None:
             return
         children = [child for child in children if child.stage in _CONNECTED]
+        if self._anew:
+            self._anew = False
+            for child in children:
+                child.told = child.followed = 0
         for child in children:
-            if child.told < self.version and child.stage is not Stage.OPENING:
+            if child.told != self.version and child.stage is not Stage.OPENING:
                 child.follow(plan, self.version)
-        if all(child.followed >= self.version for child in children):
+        if all(child.followed == self.version for child in children):
             self.followed = self.version
-        if self._leads and plan.target is not None and self._proposed < self.version:
+        if self._leads and plan.target is not None and self._proposed != self.version:
             self._lead(plan, children, now)
 
     def stepped(self, message: Stepped, now: float) -> None:
@@ -101,7 +110,8 @@ class Resharder:
     def _lead(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
         match plan.phase:
             case Phase.BIND:
-                if all(member.followed >= self.version for member in self._members):
+                followed = [self.followed, *(member.followed for member in self._members)]
+                if all(version == self.version for version in followed):
                     self._advance(plan)
             case Phase.DRAIN:
                 drained = {name for member in self._members for name in member.drained}

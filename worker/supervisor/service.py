@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from worker.config import load_settings
 from worker.consumer import Consumer
 from worker.errors import ConfigurationError
+from worker.found import find_generations
 from worker.importing import BrokenApp, load_app
-from worker.resharding import Resharding
+from worker.inspector import Inspector
+from worker.patience import patiently
+from worker.resharding import Resharding, topology_of
 from worker.supervisor.child import Service
 from worker.supervisor.control import Terms
 from worker.topology import queue_prefix
@@ -18,7 +21,7 @@ from worker.topology import queue_prefix
 if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
-    from worker.sharding.generations import Plan
+    from worker.sharding.generations import Generation, Plan
     from worker.supervisor.control import Boot
 
 logger = logging.getLogger("worker.supervisor.child")
@@ -45,11 +48,22 @@ def load_service(boot: Boot) -> Service:
         )
     app.only(settings.handlers)
     steps = Resharding(app, settings)
-    return Service(terms_of(app, settings), partial(_consumer, app, settings), steps)
+    look = partial(_look, app, settings)
+    return Service(terms_of(app, settings), partial(_consumer, app, settings), steps, look)
 
 
 def _consumer(app: App, settings: Settings, plan: Plan, owner: bytes) -> Consumer:
     return Consumer(app, settings, plan=plan, owner=owner)
+
+
+def _look(app: App, settings: Settings) -> list[Generation]:
+    """Return the generations that the broker has of the service."""
+
+    def look() -> list[Generation]:
+        with Inspector(app.name, settings) as inspector:
+            return find_generations(inspector, partial(topology_of, app, settings), settings.shards)
+
+    return patiently(look, settings.connect_timeout)
 
 
 def terms_of(app: App, settings: Settings) -> Terms:

@@ -1,0 +1,100 @@
+"""Which generations of its queues a service has, for commands that look at them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.errors import ConfigurationError
+from worker.found import find_generations
+from worker.leases.base import LeaseOptions
+from worker.leases.open import open_leases
+from worker.resharding import declared_by, topology_of
+from worker.sharding.generations import PLAN, Generation, Plan
+from worker.supervisor.course import other_shards
+from worker.topology import queue_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.app import App
+    from worker.config import Settings
+    from worker.inspector import Inspector
+    from worker.leases.base import LeaseStore
+    from worker.topology import Bind, Exchange, Queue, Topology
+
+
+def open_lease_store(settings: Settings) -> LeaseStore:
+    """Open the lease store. Raises ConfigurationError and LeasesUnavailable."""
+    options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
+    return open_leases(settings.leases_url, options)
+
+
+def read_plan(store: LeaseStore, app: App, settings: Settings) -> Plan | None:
+    """Return what the service has agreed upon; None for one that the store does not know.
+
+    Raises LeasesUnavailable and StoreCorrupt.
+    """
+    document = store.look(queue_prefix(app.name, settings.handlers)).documents.get(PLAN)
+    return None if document is None else Plan.load(document.text)
+
+
+def known_plan(app: App, settings: Settings) -> Plan | None:
+    """Return the plan that the lease store knows. Raises as both of the above do."""
+    with closing(open_lease_store(settings)) as store:
+        return read_plan(store, app, settings)
+
+
+def find_plan(inspector: Inspector, app: App, settings: Settings) -> Plan | None:
+    """Return the plan that follows from what the broker has; None where it has nothing.
+
+    Raises BrokerUnreachable, and ConfigurationError where nothing follows.
+    """
+    found = find_generations(inspector, partial(topology_of, app, settings), settings.shards)
+    return Plan.found(found, single_active=settings.single_active) if found else None
+
+
+def first_plan(settings: Settings) -> Plan:
+    """Return the plan that a service begins with."""
+    return Plan(Generation(1, settings.shards), single_active=settings.single_active)
+
+
+def check_shards(app: App, settings: Settings, plan: Plan) -> None:
+    """Raise ConfigurationError where another number of shards is asked for than there is."""
+    if settings.shards not in plan.shards:
+        raise ConfigurationError(other_shards(app.name, settings.shards, plan))
+
+
+class Declared:
+    """What the processes of a service declare by their plan, each thing once."""
+
+    def __init__(self, app: App, settings: Settings, plan: Plan) -> None:
+        self.topologies: Sequence[Topology] = declared_by(app, settings, plan)
+        self.service = self.topologies[0].service
+        exchanges: dict[str, Exchange] = {}
+        queues: dict[str, Queue] = {}
+        binds: list[Bind] = []
+        for topology in self.topologies:
+            exchanges |= {each.name: each for each in topology.exchanges}
+            queues |= {each.name: each for each in topology.queues}
+            binds += [bind for bind in topology.binds if bind not in binds]
+        self.exchanges = [*exchanges.values()]
+        self.queues = [*queues.values()]
+        self.binds = binds
+
+    @property
+    def relay(self) -> str:
+        """The relay queue of what is published now; empty where there is none."""
+        return self.topologies[-1].relay
+
+
+def told(plan: Plan) -> str:
+    """Return the generations of a plan in words."""
+    if plan.target is None or plan.phase is None:
+        return f"generation {plan.current.number}"
+    return (
+        f"on its way from generation {plan.current.number} with {plan.current.shards} shards to"
+        f" {plan.target.number} with {plan.target.shards} ({plan.phase.value}); consumed is"
+        f" {plan.consumed.number}, published {plan.published.number}"
+    )
