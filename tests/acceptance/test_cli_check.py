@@ -171,6 +171,65 @@ def test_a_command_without_a_recipient_is_a_warning(on_sqlite: Service) -> None:
     assert level(on_sqlite.check()["recipients"]) == {"ok"}
 
 
+def test_the_lease_store_and_the_generation_that_it_knows_are_told(service: Service) -> None:
+    before = service.check("--shards", "2")["leases"]
+    service.run("start", "--shards", "2", "--burst")
+    after = service.check("--shards", "2")["leases"]
+
+    reach = "redis: for every supervisor" if service.broker.startswith("amqp") else "sqlite:"
+    assert level(before) == level(after) == {"ok"}
+    assert reach in texts(before)
+    assert "generation" not in texts(before)
+    assert texts(after).endswith("; generation 1")
+
+
+def test_leases_that_one_process_knows_are_a_warning_where_others_share_the_queues(
+    on_sqlite: Service,
+) -> None:
+    warned = on_sqlite.check("--leases", "memory://")["leases"]
+    alone = on_sqlite.check("--broker", "memory://", "--dedup", "memory://")["leases"]
+
+    assert level(warned) == {"warning"}
+    assert "set --leases to a store that all of them reach" in texts(warned)
+    assert level(alone) == {"ok"}
+
+
+def test_a_lease_store_that_does_not_answer_is_an_error(on_sqlite: Service) -> None:
+    away = ("--leases", "redis://127.0.0.1:1/0")
+
+    assert level(on_sqlite.check(*away, code=4)["leases"]) == {"error"}
+    shown = on_sqlite.run("topology", *away)
+    assert "which generation of the queues it has is not known" in shown.err
+    assert on_sqlite.run("topology", "--declare", *away, code=4)
+
+
+def test_what_changes_is_shown_and_checked_as_the_plan_has_it(service: Service) -> None:
+    service.run("start", "--shards", "2", "--burst")
+    service.run("reshard", "--to", "3", "--no-wait")
+
+    begun = service.check("--shards", "3")
+    third = service.check("--shards", "4", code=3)
+
+    assert "on its way from generation 1 with 2 shards to 2 with 3" in texts(begun["leases"])
+    assert "are as they should be" in texts(begun["declarations"])
+    assert "it is on its way to 3 shards" in texts(third["shards"])
+    told = service.topology("--shards", "2")
+    assert (told["generation"], told["consumed"], told["phase"]) == (1, 1, "declare")
+
+    service.run("start", "--shards", "2", "--burst")  # whoever runs carries it out
+    service.start("start", "--shards", "3")
+    service.run("reshard", "--to", "3")
+
+    told = service.topology("--shards", "3")
+    assert (told["generation"], told["consumed"], told["phase"]) == (2, 2, None)
+    assert [q["name"] for q in told["queues"] if q["shard"] is not None] == [
+        "bank.g2.0", "bank.g2.1", "bank.g2.2",
+    ]  # fmt: skip
+    assert "generation 2" in service.run("topology", "--shards", "3").out
+    refused = service.run("topology", "--shards", "2", code=3).err
+    assert "qworker reshard --to 2" in refused
+
+
 def test_an_app_that_cannot_be_imported_is_an_error(on_sqlite: Service) -> None:
     on_sqlite.write("broken.py", "raise RuntimeError('no')\n")
 

@@ -13,6 +13,8 @@ from worker.config import Settings
 from worker.executor import Delivery, Task
 from worker.intake import Intake, Onward
 from worker.outcome import DeadLetter
+from worker.parking import Unpark
+from worker.seal import Sealed
 from worker.transport.arrival import Arrival
 
 
@@ -80,3 +82,15 @@ def test_a_kept_routing_key_counts_where_the_runtime_has_moved_the_message_alone
 
     assert names(read("", exchange="", routing_key="bank.g1.0", **kept)) == ["words"]
     assert names(read("", routing_key="user.deposited", **kept)) == ["deposited"]
+
+
+def test_markers_are_known_wherever_publishers_say_what_and_who() -> None:
+    foreign = Settings(id_from="body:id", name_from="header:kind", key_from="body:user.id")
+    intake = Intake(APP, Codec.of("bank", foreign))
+    sealed: dict[str, Any] = {"intake": intake, "routing_key": "bank.g1.0", "headers": {"qw-generation": 1}}
+    unpark: dict[str, Any] = {"intake": intake, "headers": {"qw-key": "u1", "qw-unpark-upto": 7}}
+
+    assert read("qw.seal", exchange="", **sealed) == Sealed()
+    assert read("qw.unpark", exchange="", **unpark) == Unpark("u1", 7)
+    assert isinstance(read("qw.seal", exchange="qw.events", **sealed), DeadLetter)
+    assert isinstance(read("qw.unpark", exchange="", intake=intake), DeadLetter)
