@@ -87,7 +87,11 @@ def test_a_kept_routing_key_counts_where_the_runtime_has_moved_the_message_alone
 def test_markers_are_known_wherever_publishers_say_what_and_who() -> None:
     foreign = Settings(id_from="body:id", name_from="header:kind", key_from="body:user.id")
     intake = Intake(APP, Codec.of("bank", foreign))
-    sealed: dict[str, Any] = {"intake": intake, "routing_key": "bank.g1.0", "headers": {"qw-generation": 1}}
+    sealed: dict[str, Any] = {
+        "intake": intake,
+        "routing_key": "bank.g1.0",
+        "headers": {"qw-generation": 1},
+    }
     unpark: dict[str, Any] = {"intake": intake, "headers": {"qw-key": "u1", "qw-unpark-upto": 7}}
 
     assert read("qw.seal", exchange="", **sealed) == Sealed()
