@@ -200,7 +200,7 @@ def test_a_lease_store_that_does_not_answer_is_an_error(on_sqlite: Service) -> N
     assert level(on_sqlite.check(*away, code=4)["leases"]) == {"error"}
     shown = on_sqlite.run("topology", *away)
     assert "which generation of the queues it has is not known" in shown.err
-    assert on_sqlite.run("topology", "--declare", *away, code=4)
+    on_sqlite.run("topology", "--declare", *away, code=4)
 
 
 def test_what_changes_is_shown_and_checked_as_the_plan_has_it(service: Service) -> None:

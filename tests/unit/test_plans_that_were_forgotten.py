@@ -44,11 +44,11 @@ def first(found: Sequence[Generation], **terms: Any) -> Proposal | Plan | Refuse
 
 
 def test_who_is_first_begins_with_what_the_broker_has() -> None:
-    three, change = Generation(3, 4), [Generation(3, 2), Generation(4, 4)]
+    three, four = Generation(3, 4), Generation(4, 4)
 
     assert first([]) == Proposal(0, Plan(Generation(1, 4)).dump())
     assert first([three]) == Proposal(0, Plan(three).dump())
-    assert first(change) == Proposal(0, Plan(*change, Phase.BIND).dump())
+    assert first([three, four]) == Proposal(0, Plan(three, four, Phase.BIND).dump())
 
 
 def test_another_number_of_shards_is_refused_before_anything_is_written() -> None:

@@ -137,7 +137,7 @@ def meanwhile(replay: Replay, *, before: Any = None, after: Any = None) -> None:
             after()
         return errors
 
-    replay._send = sending  # type: ignore[method-assign] # noqa: SLF001
+    replay._send = sending  # type: ignore[method-assign,assignment] # noqa: SLF001
 
 
 def test_dead_letters_whose_queue_is_sealed_behind_them_take_effect_once(

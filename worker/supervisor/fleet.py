@@ -14,7 +14,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.leases.base import lease_clock
-from worker.sharding.generations import Generation
 from worker.supervisor.change import Plans, Slot
 from worker.supervisor.control import (
     Beat,
@@ -26,7 +25,6 @@ from worker.supervisor.control import (
     Found,
     Given,
     Hello,
-    Look,
     Pause,
     Paused,
     Ready,
@@ -70,9 +68,6 @@ class Fleet:
         self._options = options
         self._command = command
         self._on_beat = on_beat
-        #: Told of the generations that the broker has, after ``look``.
-        self.on_found: Callable[[list[Generation]], None] = lambda _found: None
-        self._looking: ChildProcess | None = None
         self._slots = [Slot(0)]
         self._plans = Plans()
         self._change: Change | None = None
@@ -167,13 +162,6 @@ class Fleet:
         for child in self.children():
             if child.ready_at is not None:
                 child.say(pause)
-
-    def look(self) -> None:
-        """Make a process look for the generations that the broker has; ``on_found`` is told."""
-        greeted = [child for child in self.children() if child.stage is Stage.GREETED]
-        if greeted and self._looking not in greeted:
-            self._looking = greeted[0]
-            self._looking.say(Look())
 
     def dump(self, now: float) -> None:
         """Make every process write its stacks and what is in flight."""
@@ -304,7 +292,7 @@ class Fleet:
                 child.beat(statistics, now)
                 self._on_beat(child.pid, statistics)
             case Found() | Followed() | Stepped():
-                self._hear_of_plan(child, message, now)
+                self.resharder.heard(child, message, now)
             case Given(shards):
                 child.given(shards)
             case Paused(version):
@@ -315,17 +303,6 @@ class Fleet:
                 child.fatal = message
             case _:
                 logger.error("process %d sent a %s", child.index, type(message).__name__)
-
-    def _hear_of_plan(
-        self, child: ChildProcess, message: Found | Followed | Stepped, now: float
-    ) -> None:
-        match message:
-            case Found(generations):
-                self.on_found([Generation(*each) for each in generations])
-            case Followed(version):
-                child.followed = version
-            case Stepped():
-                self.resharder.stepped(message, now)
 
     def _greet(self, child: ChildProcess, hello: Hello) -> None:
         terms = Terms(**hello.terms)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from worker.sharding.generations import Phase
-from worker.supervisor.control import Step
+from worker.sharding.generations import Generation, Phase
+from worker.supervisor.control import Followed, Found, Look, Step, Stepped
 from worker.supervisor.facts import Facts
 from worker.supervisor.process import Stage
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from worker.leases.base import View
     from worker.sharding.generations import Plan
-    from worker.supervisor.control import Stepped
     from worker.supervisor.process import ChildProcess
 
 logger = logging.getLogger("worker.supervisor")
@@ -45,6 +44,9 @@ class Resharder:
 
     def __init__(self, propose: Callable[[int, str], None]) -> None:
         self._propose = propose
+        #: Told of the generations that the broker has, after ``look``; and who looks.
+        self.on_found: Callable[[list[Generation]], None] = lambda _found: None
+        self._looking: ChildProcess | None = None
         self.plan: Plan | None = None
         self.version = 0
         #: The version that all processes follow.
@@ -92,6 +94,23 @@ class Resharder:
             self.followed = self.version
         if self._leads and plan.target is not None and self._proposed != self.version:
             self._lead(plan, children, now)
+
+    def look(self, children: Iterable[ChildProcess]) -> None:
+        """Have a process look for the generations that the broker has; ``on_found`` is told."""
+        greeted = [child for child in children if child.stage is Stage.GREETED]
+        if greeted and self._looking not in greeted:
+            self._looking = greeted[0]
+            self._looking.say(Look())
+
+    def heard(self, child: ChildProcess, message: Found | Followed | Stepped, now: float) -> None:
+        """Take in what a process says of the plan."""
+        match message:
+            case Found(generations):
+                self.on_found([Generation(*each) for each in generations])
+            case Followed(version):
+                child.followed = version
+            case Stepped():
+                self.stepped(message, now)
 
     def stepped(self, message: Stepped, now: float) -> None:
         """A process tried to take a step."""

@@ -272,8 +272,7 @@ class Supervisor:
             if news.refused is not None:
                 self._failure = self._failure or Fatal(news.refused.exit_code, news.refused.text)
             self._lease_trouble = "the lease store" if news.error else ""
-            if news.blank:
-                self._fleet.look()
+            self._fleet.resharder.look(self._fleet.children() if news.blank else ())
             if news.plan is None:
                 continue
             if news.view.settling:  # it may have forgotten leases, and grants none
@@ -301,7 +300,7 @@ class Supervisor:
         """Start what the settings ask for, now that they are known."""
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
         self._keeper = Keeper(terms, self._signals.wake)
-        self._fleet.on_found = self._keeper.found
+        self._fleet.resharder.on_found = self._keeper.found
         self._keeper.start()
         try:
             self._reporter.open(terms, self._status(now))
