@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +13,7 @@ import pytest
 
 from acceptance.commands import depth
 from acceptance.conftest import Place
-from acceptance.desk import PATIENCE, Desk, step
+from acceptance.desk import PATIENCE, Desk, step, step_id
 from waiting import until
 
 ALL = ["k0-0", "k1-1", "k2-2", "k3-3", "k4-4"]
@@ -141,3 +143,28 @@ def test_what_is_sent_back_when_the_change_begins_comes_first(patient: Desk) -> 
     patient.dlq("replay", "--key", "k")
     until(lambda: "k-5" in of_k(patient), PATIENCE, "all are done")
     assert of_k(patient) == [f"k-{number}" for number in range(6)]
+
+
+def test_a_key_returns_in_order_while_the_shards_change(patient: Desk) -> None:
+    patient.mend()
+    stream = patient.start("publish", "-")
+    assert stream.stdin is not None
+
+    changing = patient.start("reshard", "--to", "3")
+    returning = patient.start("dlq", "replay", "--key", "k")
+    for number in range(4, 200):
+        one = step("k", number)
+        line = {"name": "test.step", "key": "k", "id": step_id(one), "payload": one}
+        stream.stdin.write(json.dumps(line).encode() + b"\n")
+        stream.stdin.flush()
+        time.sleep(0.02)  # so that some come to the old queues, some to both, some to the new ones
+    _, err = stream.communicate(timeout=PATIENCE)
+    assert stream.returncode == 0, err
+    out, err = changing.communicate(timeout=PATIENCE)
+    assert changing.returncode == 0, (out, err)
+    returning.communicate(timeout=PATIENCE)
+
+    patient.dlq("replay", "--key", "k")  # what it may have left over
+    until(lambda: len(of_k(patient)) == 200, PATIENCE, "all are done")
+    assert of_k(patient) == [f"k-{number}" for number in range(200)]
+    assert patient.parked() == 0
