@@ -233,8 +233,6 @@ def test_two_supervisors_of_two_services_mind_their_own(site: Site) -> None:
 
 def judge(site: Site, load: SteadyLoad, supervisor: Supervisor) -> None:
     """Everything is done, in order and, but for what a fault explains, once."""
-    site.until_done(load)
-    assert supervisor.drain() == 0
-    found = site.findings(load)
+    found = site.verdict(load, supervisor)
     assert found.held, found.story
     assert found.effects >= len(load.confirmed) * len(STEPS)

@@ -134,8 +134,13 @@ class Site:
         confirmed = load.confirmed
         eventually(lambda: self.ledger.has(confirmed, *STEPS), "all is done")
 
-    def findings(self, load: SteadyLoad, *, single_active: bool = False) -> Findings:
-        """Return the verdict on everything so far."""
+    def verdict(
+        self, load: SteadyLoad, *supervisors: Supervisor, single_active: bool = False
+    ) -> Findings:
+        """Wait until all is done, end these supervisors in order, and judge everything."""
+        self.until_done(load)
+        for supervisor in supervisors:
+            assert supervisor.drain() == 0, supervisor.name
         return check(
             self.executions(), load.confirmed, STEPS, self.faults, single_active=single_active
         )
