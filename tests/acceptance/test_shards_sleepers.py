@@ -22,7 +22,8 @@ from machines.supervisor import Part, Supervisor
 SHARDS = 4
 OPTIONS = ("--shards", str(SHARDS), "--processes", "2", "--concurrency", "8")
 LEASE = 3.0
-SETTINGS: dict[str, Any] = {"lease_ttl": LEASE, "claim_ttl": LEASE}
+#: RabbitMQ, too, has to notice that a consumer is silent before the next one gets anything.
+SETTINGS: dict[str, Any] = {"lease_ttl": LEASE, "claim_ttl": LEASE, "heartbeat": 1}
 #: Longer than a lease, and than its watchers need to see that.
 LONG = 1.5 * LEASE
 
@@ -113,7 +114,7 @@ def test_a_process_that_sleeps_for_too_long_is_replaced_in_its_place(site: Site)
 
 def test_a_handler_that_sleeps_through_everything_finishes_with_a_stale_fence(site: Site) -> None:
     sleeper, other = (site.supervisor(name, **SETTINGS) for name in ("sleeper", "other"))
-    load = site.load(keys=16, rate=4.0, seconds=2.0)
+    load = site.load(keys=16, rate=8.0, seconds=1.0)
     sleeper.start_ready(*OPTIONS)
 
     with load.running():
