@@ -137,3 +137,10 @@ def file_site(embedded: Place, tmp_path: Path, server_guard: Guard) -> Iterator[
     """Supervisors that share one SQLite file, and so a machine."""
     with Site(tmp_path, server_guard, broker=embedded.broker, dedup="", network=None) as made:
         yield made
+
+
+@pytest.fixture(params=["site", "file_site"], ids=["machines", "file"])
+def any_site(request: pytest.FixtureRequest) -> Site:
+    """Each of both, for promises that hold everywhere."""
+    chosen: Site = request.getfixturevalue(request.param)
+    return chosen

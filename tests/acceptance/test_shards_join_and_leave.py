@@ -62,28 +62,28 @@ def test_supervisors_join_and_leave_one_by_one(site: Site, tell: Tell) -> None:
     check_nobody_noticed(site.verdict(load, three))
 
 
-def test_supervisors_join_and_leave_together(site: Site, tell: Tell) -> None:
-    one, two, three = map(site.supervisor, ("one", "two", "three"))
-    load = site.load(seconds=0.01)
+def test_supervisors_join_and_leave_together(any_site: Site, tell: Tell) -> None:
+    one, two, three = map(any_site.supervisor, ("one", "two", "three"))
+    load = any_site.load(seconds=0.01)
     one.start_ready(*OPTIONS)
 
     with load.running():
-        site.until_shared(SHARDS, one)
+        any_site.until_shared(SHARDS, one)
 
         began = monotonic()
         two.start(*OPTIONS)
         three.start(*OPTIONS)
-        site.until_shared(SHARDS, one, two, three)
-        check_hand_over(site, tell, "two join at once", began, 0.01)
+        any_site.until_shared(SHARDS, one, two, three)
+        check_hand_over(any_site, tell, "two join at once", began, 0.01)
 
         began = monotonic()
         for leaver in (one, three):
             leaver.signal(signal.SIGTERM)
         assert one.exit_code() == three.exit_code() == 0
-        site.until_shared(SHARDS, two)
-        check_hand_over(site, tell, "two leave at once", began, 0.01)
+        any_site.until_shared(SHARDS, two)
+        check_hand_over(any_site, tell, "two leave at once", began, 0.01)
 
-    check_nobody_noticed(site.verdict(load, two))
+    check_nobody_noticed(any_site.verdict(load, two))
 
 
 def test_a_handler_that_runs_is_waited_for(site: Site, tell: Tell) -> None:

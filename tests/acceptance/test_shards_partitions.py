@@ -50,11 +50,14 @@ def test_a_link_is_cut_and_mended(site: Site, tell: Tell, to: To, way: Way) -> N
         since = monotonic()
         with site.cut(cut_off, to, way):
             site.until_shared(SHARDS, other)
-            gaps = site.gaps(since, monotonic())
+            mended = monotonic()
         site.until_shared(SHARDS, cut_off, other)
         some_more(cut_off)
 
+    gaps = site.gaps(since, mended)
     tell(f"  {to.value} cut off ({way.value}): a shard stood still for {max(gaps.values()):.2f} s")
+    if to is To.REDIS:
+        assert site.begun_by(cut_off, since + LEASE, mended) == [], "it knew without being told"
     found = site.verdict(load, cut_off, other)
     assert found.held, found.story
 

@@ -56,11 +56,14 @@ def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
 
     with load.running():
         site.until_shared(SHARDS, sleeper, other)
+        fell_asleep = time.monotonic()
         with asleep(sleeper, part):
             site.until_shared(SHARDS, other)
+        woke = time.monotonic()
         site.until_shared(SHARDS, sleeper, other)
         some_more(sleeper)
 
+    assert site.begun_by(sleeper, fell_asleep + LEASE, woke) == [], "nothing by its processes"
     found = site.verdict(load, sleeper, other)
     tell(f"  {part.value} slept: {len(found.stale)} handlers outlived their lease")
     assert found.held, found.story

@@ -114,6 +114,11 @@ class Site:
         lately = [entry for entry in self.ledger.entries() if entry.at > oldest]
         return owners(join(entry for entry in lately if entry.what == "begin"))
 
+    def begun_by(self, supervisor: Supervisor, since: float, until: float) -> list[Execution]:
+        """Return what a supervisor's processes began in this span."""
+        mine = (e for e in self.executions() if e.supervisor == supervisor.name)
+        return [execution for execution in mine if since < execution.begin < until]
+
     def gaps(self, since: float, until: float) -> dict[int, float]:
         """Return the longest time without a begin of each shard, of those that touch the span."""
         return gaps(self.executions(), since, until)
