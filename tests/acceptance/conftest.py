@@ -108,9 +108,11 @@ def shared_servers(
 ) -> Iterator[Servers]:
     """A RabbitMQ and a Redis that machines reach too."""
     address = network.address if network else ""
-    rabbitmq = RabbitMQ(tmp_path_factory.mktemp("shared_rabbitmq"), server_guard, also_at=address)
-    redis = Redis(tmp_path_factory.mktemp("shared_redis"), server_guard, also_at=address)
-    with rabbitmq, redis:
+    folders = map(tmp_path_factory.mktemp, ("shared_rabbitmq", "shared_redis"))
+    with (  # one has its ports before the other looks for free ones
+        RabbitMQ(next(folders), server_guard, also_at=address) as rabbitmq,
+        Redis(next(folders), server_guard, also_at=address) as redis,
+    ):
         yield Servers(rabbitmq, redis)
 
 
