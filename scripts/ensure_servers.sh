@@ -26,6 +26,8 @@ need redis-server redis redis-server
 need postgresql postgresql /usr/lib/postgresql/*/bin/postgres postgres
 need nodejs node node
 need npm node npm
+# Its network namespaces are the machines of several supervisors; elsewhere they share this one.
+[ "$(uname)" = Darwin ] || need iproute2 none ip
 # Its systemd-analyze checks the unit of deploy/systemd; no test starts systemd itself.
 [ "$(uname)" = Darwin ] || need systemd none systemd-analyze
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from acceptance.running import Load, Service
-from servers import RabbitMQ, Redis
+from machines.network import Network, can_make_machines
+from machines.site import Site
+from servers import Guard, RabbitMQ, Redis
 from worker import App
 
 
@@ -73,3 +75,74 @@ def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     app = App("publisher", broker=place.broker, settings={"connect_timeout": 60})
     yield Load(app)
     app.close()
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network | None]:
+    """Machines for supervisors; none where this process may not make them."""
+    if not can_make_machines():
+        yield None
+        return
+    with Network() as made:
+        yield made
+
+
+@pytest.fixture
+def needs_links(network: Network | None) -> None:
+    """Skip a test that cuts links where there are none."""
+    if network is None:
+        pytest.skip("links can be cut only by root, with iproute2")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What the supervisors of a site reach."""
+
+    rabbitmq: RabbitMQ
+    redis: Redis
+
+
+@pytest.fixture(scope="session")
+def shared_servers(
+    network: Network | None, tmp_path_factory: pytest.TempPathFactory, server_guard: Guard
+) -> Iterator[Servers]:
+    """A RabbitMQ and a Redis that machines reach too."""
+    address = network.address if network else ""
+    folders = map(tmp_path_factory.mktemp, ("shared_rabbitmq", "shared_redis"))
+    with (  # one has its ports before the other looks for free ones
+        RabbitMQ(next(folders), server_guard, also_at=address) as rabbitmq,
+        Redis(next(folders), server_guard, also_at=address) as redis,
+    ):
+        yield Servers(rabbitmq, redis)
+
+
+@pytest.fixture
+def site(
+    shared_servers: Servers, network: Network | None, tmp_path: Path, server_guard: Guard
+) -> Iterator[Site]:
+    """Supervisors on machines of their own, RabbitMQ and Redis."""
+    with (
+        shared_servers.rabbitmq.vhost() as broker,
+        Site(
+            tmp_path,
+            server_guard,
+            broker=broker,
+            dedup=shared_servers.redis.fresh_url(),
+            network=network,
+        ) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def file_site(embedded: Place, tmp_path: Path, server_guard: Guard) -> Iterator[Site]:
+    """Supervisors that share one SQLite file, and so a machine."""
+    with Site(tmp_path, server_guard, broker=embedded.broker, dedup="", network=None) as made:
+        yield made
+
+
+@pytest.fixture(params=["site", "file_site"], ids=["machines", "file"])
+def any_site(request: pytest.FixtureRequest) -> Site:
+    """Each of both, for promises that hold everywhere."""
+    chosen: Site = request.getfixturevalue(request.param)
+    return chosen

@@ -50,6 +50,10 @@ class Entry:
     attempt: int
     pid: int
     at: float
+    shard: int
+    fence: int
+    #: The name of the service's place, where the test gave it one.
+    supervisor: str
 
 
 class Ledger:
@@ -120,6 +124,9 @@ class Ledger:
 class Service:
     """One supervisor with its processes, in a folder and a process group of its own."""
 
+    #: Stands before its commands, to make them run elsewhere under the same pid.
+    entrance: tuple[str, ...] = ()
+
     def __init__(
         self, folder: Path, app: str, *, broker: str, dedup: str = "", **settings: object
     ) -> None:
@@ -157,7 +164,7 @@ class Service:
         self._starts += 1
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "start", "--app", self.app, *options],
+                [*self.entrance, *COMMAND, "start", "--app", self.app, *options],
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -192,7 +199,7 @@ class Service:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of ``qworker`` in the service's place."""
         return subprocess.run(
-            [*COMMAND, *arguments, "--app", self.app],
+            [*self.entrance, *COMMAND, *arguments, "--app", self.app],
             cwd=self.folder,
             env=self.environ,
             capture_output=True,
@@ -204,7 +211,7 @@ class Service:
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Begin another command of ``qworker`` in the service's place, and do not wait for it."""
         return subprocess.Popen(
-            [*COMMAND, *arguments, "--app", self.app],
+            [*self.entrance, *COMMAND, *arguments, "--app", self.app],
             cwd=self.folder,
             env=self.environ,
             stdin=subprocess.DEVNULL,
@@ -315,12 +322,14 @@ class Load:
         return ids
 
     @contextmanager
-    def in_background(self, steps: Iterable[Event]) -> Iterator[None]:
+    def in_background(
+        self, steps: Iterable[Event], *, batch: int = 5, pause: float = 0.02
+    ) -> Iterator[None]:
         """Publish a few hundred a second while the block runs; stop at its end."""
 
         def work() -> None:
             try:
-                self.publish(steps, batch=5, pause=0.02)
+                self.publish(steps, batch=batch, pause=pause)
             except BaseException as error:  # noqa: BLE001 - told by the test's own thread
                 self._error = error
 

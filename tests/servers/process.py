@@ -40,13 +40,16 @@ class Server(ABC):
     """A server of this test run's own. ``start`` and ``stop`` as often as a test likes.
 
     The port and the data stay the same from one start to the next. Not thread-safe.
+    RabbitMQ and Redis can be had at another address of this machine as well.
     """
 
     #: The signal that the server takes as "end in good order".
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, folder: Path, guard: Guard) -> None:
+    def __init__(self, folder: Path, guard: Guard, *, also_at: str = "") -> None:
         self.folder = folder
+        #: Where to listen: on this machine, and for others where they have an address to reach.
+        self.addresses = ["127.0.0.1", also_at] if also_at else ["127.0.0.1"]
         self.log = folder / "server.log"
         self._guard = guard
         self._process: subprocess.Popen[bytes] | None = None

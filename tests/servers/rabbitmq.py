@@ -21,7 +21,7 @@ from servers.process import Server, ServerFailed, find_program, free_ports
 _SCRIPTS = [Path("/usr/lib/rabbitmq/bin")]
 
 _CONFIGURATION = """\
-[{rabbit, [{tcp_listeners, [{"127.0.0.1", %(port)d}]},
+[{rabbit, [{tcp_listeners, [%(listeners)s]},
            {ssl_listeners, [{"127.0.0.1", %(tls_port)d}]},
            {ssl_options, [{cacertfile, "authority.pem"}, {certfile, "server.pem"},
                           {keyfile, "server.pem"}, {verify, verify_peer},
@@ -41,8 +41,8 @@ _DELETE_VHOST = 'rabbit_vhost:delete(<<"%(name)s">>, <<"tests">>).'
 class RabbitMQ(Server):
     """A start takes six seconds, a virtual host twenty milliseconds: give each test its own."""
 
-    def __init__(self, folder: Path, guard: Guard) -> None:
-        super().__init__(folder, guard)
+    def __init__(self, folder: Path, guard: Guard, *, also_at: str = "") -> None:
+        super().__init__(folder, guard, also_at=also_at)
         self._program = find_program("rabbitmq-server", package="rabbitmq-server", places=_SCRIPTS)
         self._distribution_port, self._epmd_port, self._tls_port = free_ports(3)
         self._node = f"qworker-{self.port}@localhost"
@@ -126,8 +126,9 @@ class RabbitMQ(Server):
         cookie = self.folder / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
-        ports = {"port": self.port, "tls_port": self._tls_port}
-        (self.folder / "advanced.config").write_text(_CONFIGURATION % ports)
+        listeners = ", ".join(f'{{"{address}", {self.port}}}' for address in self.addresses)
+        facts = {"listeners": listeners, "tls_port": self._tls_port}
+        (self.folder / "advanced.config").write_text(_CONFIGURATION % facts)
         certify(self.folder)  # where the node runs
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "env.conf").touch()

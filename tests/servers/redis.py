@@ -22,8 +22,8 @@ class Redis(Server):
     Scripts, configuration and INFO belong to the whole server.
     """
 
-    def __init__(self, folder: Path, guard: Guard) -> None:
-        super().__init__(folder, guard)
+    def __init__(self, folder: Path, guard: Guard, *, also_at: str = "") -> None:
+        super().__init__(folder, guard, also_at=also_at)
         self._program = find_program("redis-server", package="redis-server")
         self._numbers = cycle(range(1, _DATABASES))
         (self._tls_port,) = free_ports(1)
@@ -60,7 +60,7 @@ class Redis(Server):
             "tls-cert-file": "server.pem",
             "tls-key-file": "server.pem",
             "tls-auth-clients": "optional",
-            "bind": "127.0.0.1",
+            "protected-mode": "no",  # it would serve loopback alone
             "dir": str(self.folder),
             "databases": str(_DATABASES),
             "appendonly": "yes",
@@ -70,7 +70,7 @@ class Redis(Server):
             "maxmemory-policy": "noeviction",
         }
         settings = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return [self._program, *settings]
+        return [self._program, *settings, "--bind", *self.addresses]
 
     def answers(self) -> bool:
         """Ping; a server that still loads its data answers with an error."""

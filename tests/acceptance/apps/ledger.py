@@ -34,6 +34,9 @@ def note(what: str, event: Event, context: Context) -> None:
         "attempt": context.attempt,
         "pid": os.getpid(),
         "at": time.monotonic(),
+        "shard": context.shard,
+        "fence": context.fence,
+        "supervisor": os.environ.get("SUPERVISOR", ""),
     }
     os.write(_file(), json.dumps(entry).encode() + b"\n")
 

@@ -1,0 +1,120 @@
+"""With --single-active one process consumes the whole service, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from acceptance.running import PATIENCE, eventually, some_more
+from machines.load import SteadyLoad
+from machines.site import Site
+from machines.supervisor import Part, Supervisor
+from waiting import until
+
+SHARDS = 4
+OPTIONS = ("--single-active", "--shards", str(SHARDS), "--concurrency", "8")
+LEASE = 3.0
+SETTINGS: dict[str, Any] = {"lease_ttl": LEASE, "claim_ttl": LEASE, "heartbeat": 1}
+HAND_OVER = TAKE_OVER = 2.0
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture
+def three(any_site: Site) -> list[Supervisor]:
+    """Three supervisors of one service, all of them started."""
+    supervisors = [any_site.supervisor(name, **SETTINGS) for name in ("one", "two", "three")]
+    for supervisor in supervisors:
+        supervisor.start_ready(*OPTIONS)
+    return supervisors
+
+
+@pytest.fixture
+def load(any_site: Site) -> SteadyLoad:
+    return any_site.load(rate=60.0)
+
+
+def active(any_site: Site, supervisors: list[Supervisor]) -> Supervisor:
+    """Wait until one of these has everything, and return it."""
+
+    def found() -> list[Supervisor]:
+        names = list(any_site.owners().values())
+        return [each for each in supervisors if names.count(each.name) == SHARDS]
+
+    return until(found, PATIENCE, "one of them has everything")[0]
+
+
+def check(any_site: Site, load: SteadyLoad, *supervisors: Supervisor, undisturbed: bool) -> None:
+    """One process at a time, for all shards, did everything."""
+    found = any_site.verdict(load, *supervisors, single_active=True)
+    assert found.undisturbed if undisturbed else found.held, found.story
+
+
+def test_the_next_one_goes_on_where_the_last_one_ends(
+    any_site: Site, three: list[Supervisor], load: SteadyLoad, tell: Tell
+) -> None:
+    rest = list(three)
+    with load.running():
+        while len(rest) > 1:
+            some_more(rest[0])
+            leaver = active(any_site, rest)
+            rest.remove(leaver)
+            began = monotonic()
+            assert leaver.drain() == 0
+            active(any_site, rest)
+            longest = max(any_site.gaps(began, monotonic()).values())
+            tell(f"  --single-active: handed over after {longest:.2f} s")
+            assert longest <= HAND_OVER
+        some_more(rest[0])
+
+    check(any_site, load, *rest, undisturbed=True)
+
+
+def test_the_next_one_takes_over_when_the_last_one_is_killed(
+    any_site: Site, three: list[Supervisor], load: SteadyLoad, tell: Tell
+) -> None:
+    rest = list(three)
+    with load.running():
+        while len(rest) > 1:
+            some_more(rest[0])
+            dead = active(any_site, rest)
+            rest.remove(dead)
+            began = monotonic()
+            dead.kill(Part.GROUP)
+            active(any_site, rest)
+            longest = max(any_site.gaps(began, monotonic()).values())
+            tell(f"  --single-active: taken over after {longest:.2f} s, with leases of {LEASE:g} s")
+            assert longest <= LEASE + TAKE_OVER
+        some_more(rest[0])
+
+    check(any_site, load, *rest, undisturbed=False)
+
+
+def test_who_slept_is_not_a_second_one_when_it_wakes(
+    any_site: Site, three: list[Supervisor], load: SteadyLoad
+) -> None:
+    with load.running():
+        sleeper = active(any_site, three)
+        rest = [each for each in three if each is not sleeper]
+        with sleeper.paused(Part.GROUP):
+            sleep(1.5 * LEASE)
+            active(any_site, rest)
+        eventually(lambda: sleeper.events("ShardsLapsed"), "it notices")
+        some_more(rest[0], 200)
+
+    check(any_site, load, *three, undisturbed=False)
+
+
+def test_several_that_start_at_once_agree(any_site: Site, load: SteadyLoad) -> None:
+    supervisors = [any_site.supervisor(name, **SETTINGS) for name in ("one", "two", "three")]
+    for supervisor in supervisors:
+        supervisor.start(*OPTIONS)
+    eventually(lambda: any(each.status().get("ready") for each in supervisors), "one is ready")
+    with load.running():
+        active(any_site, supervisors)
+        some_more(supervisors[0], 200)
+
+    check(any_site, load, *supervisors, undisturbed=True)

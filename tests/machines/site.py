@@ -1,0 +1,151 @@
+"""A site: supervisors of one service, each on a machine of its own, under a steady load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import Enum
+from pathlib import Path
+from time import monotonic
+from typing import Self
+
+from acceptance.running import STEPS, Ledger, eventually
+from machines.checker import Findings, check
+from machines.executions import Execution, Fault, Kind, gaps, join, owners
+from machines.load import SteadyLoad
+from machines.network import Machine, Network, Way
+from machines.supervisor import Supervisor
+from servers import Guard
+
+_LOCAL = "127.0.0.1"
+#: Seconds within which a shard under steady load begins something.
+_LATELY = 2.0
+
+
+class To(Enum):
+    """The server that a link leads to."""
+
+    REDIS = "redis"
+    RABBITMQ = "rabbitmq"
+    ALL = "every server"
+
+
+class Site:
+    """Makes supervisors and remembers what they and the test did. A context manager.
+
+    ``broker`` and ``dedup`` are URLs as seen from here. Without a network each supervisor is a
+    process of this machine, with a run folder of its own; then no link can be cut.
+    """
+
+    def __init__(
+        self, folder: Path, guard: Guard, *, broker: str, dedup: str, network: Network | None
+    ) -> None:
+        self.broker = broker
+        self.dedup = dedup
+        self.ledger = Ledger(folder / "ledger")
+        self.faults: list[Fault] = []
+        self._folder = folder
+        self._guard = guard
+        self._network = network
+        self._machines: dict[str, Machine] = {}
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._closing.close()
+
+    # What the test sets up
+
+    def supervisor(self, name: str, app: str = "steps", **settings: object) -> Supervisor:
+        """Return a supervisor, not yet started, on a new machine. It is killed at the end."""
+        entrance: tuple[str, ...] = ()
+        broker, dedup = self.broker, self.dedup
+        if self._network is not None:
+            (machine,) = self._closing.enter_context(self._network.machines(name))
+            self._machines[name] = machine
+            entrance = machine.entrance
+            broker, dedup = (url.replace(_LOCAL, self._network.address) for url in (broker, dedup))
+        made = Supervisor(
+            self._folder / name,
+            name,
+            f"acceptance.apps.{app}",
+            broker=broker,
+            dedup=dedup,
+            ledger=self.ledger,
+            note=self.faults.append,
+            guard=self._guard,
+            entrance=entrance,
+            **settings,
+        )
+        self._closing.callback(made.end)
+        return made
+
+    def load(
+        self, *, keys: int = 48, rate: float = 100.0, seconds: float = 0.01, publishers: int = 3
+    ) -> SteadyLoad:
+        """Return publishers to the site's broker."""
+        load = SteadyLoad(self.broker, keys=keys, rate=rate, seconds=seconds, publishers=publishers)
+        self._closing.callback(load.close)
+        return load
+
+    @contextmanager
+    def cut(self, supervisor: Supervisor, to: To, way: Way = Way.BOTH) -> Iterator[None]:
+        """Drop what goes between a supervisor's machine and a server while the block runs."""
+        url = {To.REDIS: self.dedup, To.RABBITMQ: self.broker, To.ALL: ""}[to]
+        port = int(url.split("@")[-1].split(":")[-1].split("/")[0]) if url else None
+        since = monotonic()
+        try:
+            with self._machines[supervisor.name].without(port, way):
+                yield
+        finally:
+            self.faults.append(Fault(Kind.CUT, supervisor.name, since, monotonic()))
+
+    # What the test sees
+
+    def executions(self) -> list[Execution]:
+        """Return everything that handlers did so far."""
+        return join(self.ledger.entries())
+
+    def owners(self) -> dict[int, str]:
+        """Return who has each shard, as its last execution tells; none where there was none."""
+        oldest = monotonic() - _LATELY
+        lately = [entry for entry in self.ledger.entries() if entry.at > oldest]
+        return owners(join(entry for entry in lately if entry.what == "begin"))
+
+    def begun_by(self, supervisor: Supervisor, since: float, until: float) -> list[Execution]:
+        """Return what a supervisor's processes began in this span."""
+        mine = (e for e in self.executions() if e.supervisor == supervisor.name)
+        return [execution for execution in mine if since < execution.begin < until]
+
+    def gaps(self, since: float, until: float) -> dict[int, float]:
+        """Return the longest time without a begin of each shard, of those that touch the span."""
+        return gaps(self.executions(), since, until)
+
+    def until_shared(self, shards: int, *supervisors: Supervisor) -> None:
+        """Wait until these supervisors, and nobody else, have all shards, in fair parts."""
+        names = [supervisor.name for supervisor in supervisors]
+        parts = {shards // len(names), -(-shards // len(names))}
+
+        def shared() -> bool:
+            have = list(self.owners().values())
+            return len(have) == shards and all(have.count(name) in parts for name in names)
+
+        eventually(shared, f"the shards are shared by {', '.join(names)}")
+
+    def until_done(self, load: SteadyLoad) -> None:
+        """Wait until everything that was confirmed has its effects."""
+        confirmed = load.confirmed
+        eventually(lambda: self.ledger.has(confirmed, *STEPS), "all is done")
+
+    def verdict(
+        self, load: SteadyLoad, *supervisors: Supervisor, single_active: bool = False
+    ) -> Findings:
+        """Wait until all is done, end these supervisors in order, and judge everything."""
+        self.until_done(load)
+        for supervisor in supervisors:
+            assert supervisor.drain() == 0, supervisor.name
+        return check(
+            self.executions(), load.confirmed, STEPS, self.faults, single_active=single_active
+        )

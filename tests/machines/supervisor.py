@@ -1,0 +1,119 @@
+"""A supervisor under test: started, signalled, stopped and killed as a whole or in its parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from time import monotonic
+
+from acceptance.running import Ledger, Service
+from machines.executions import Fault, Kind
+from servers import Guard
+from waiting import until
+
+
+class Part(Enum):
+    """Which processes of a supervisor something happens to."""
+
+    SUPERVISOR = "the supervisor alone"
+    CHILD = "one child alone"
+    GROUP = "all of it"
+
+
+class Supervisor(Service):
+    """``qworker start`` by a name of its own, on the machine that ``entrance`` leads to.
+
+    What a test does to it is noted as a Fault, for the checker.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a supervisor is made of
+        self,
+        folder: Path,
+        name: str,
+        app: str,
+        *,
+        broker: str,
+        dedup: str,
+        ledger: Ledger,
+        note: Callable[[Fault], None],
+        guard: Guard,
+        entrance: tuple[str, ...] = (),
+        **settings: object,
+    ) -> None:
+        super().__init__(folder, app, broker=broker, dedup=dedup, **settings)
+        self.name = name
+        self.entrance = entrance
+        self.environ["SUPERVISOR"] = name
+        self.use_ledger(ledger)
+        self._note = note
+        self._guard = guard
+
+    def start(self, *options: str) -> None:
+        """Run ``qworker start``; it dies with this process at the latest."""
+        super().start(*options)
+        self._guard.watch(self.pid)
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        super().end()
+        if self._process is not None:
+            self._guard.forget(self.pid)
+
+    def children(self) -> list[int]:
+        """Return the pids of the processes that it runs, whatever their state."""
+        with suppress(OSError):
+            return [
+                int(word)
+                for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            ]
+        return []
+
+    def kill(self, part: Part = Part.GROUP) -> None:
+        """End it at once with SIGKILL."""
+        pids = self._pids(part)
+        self._send(signal.SIGKILL, part, pids)
+        self._note(Fault(Kind.KILL, self.name, monotonic(), pids=frozenset(pids)))
+
+    @contextmanager
+    def paused(self, part: Part) -> Iterator[list[int]]:
+        """Let it stand still (SIGSTOP) while the block runs; gives the pids that do."""
+        pids = self._pids(part)
+        since = monotonic()
+        self._send(signal.SIGSTOP, part, pids)
+        try:
+            until(lambda: set(map(state_of, pids)) <= set("TZ"), message="they stand still")
+            yield pids
+        finally:
+            # A supervisor that stands still renews for none of its processes.
+            whose = frozenset(pids) if part is Part.CHILD else None
+            self._note(Fault(Kind.PAUSE, self.name, since, monotonic(), whose))
+            self._send(signal.SIGCONT, part, pids)
+
+    def _pids(self, part: Part) -> list[int]:
+        match part:
+            case Part.SUPERVISOR:
+                return [self.pid]
+            case Part.CHILD:
+                return self.children()[:1]
+            case Part.GROUP:
+                return [self.pid, *self.children()]
+
+    def _send(self, number: signal.Signals, part: Part, pids: list[int]) -> None:
+        if part is Part.GROUP:
+            os.killpg(self.pid, number)  # at one stroke: none sees that another is gone
+            return
+        for pid in pids:
+            with suppress(ProcessLookupError):  # a supervisor may have killed what stood still
+                os.kill(pid, number)
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state as in proc(5); Z where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "Z"

@@ -1,0 +1,283 @@
+"""The judge of several supervisors sees every kind of broken promise, and what explains what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from acceptance.running import Entry
+from machines.checker import Findings, check
+from machines.executions import Execution, Fault, Kind, gaps, join, owners
+
+ALICE, BOB = 11, 22  # two processes, each of a supervisor of its own
+NAMES = {ALICE: "alice", BOB: "bob"}
+
+
+def ran(  # noqa: PLR0913 - what a row of the ledger tells
+    sequence: int,
+    pid: int,
+    begin: float,
+    end: float | None,
+    *,
+    key: str = "a",
+    shard: int = 0,
+    fence: int = 1,
+) -> Execution:
+    """Return an execution of the handler ``h``; the id is that of key and sequence."""
+    facts: dict[str, Any] = {"handler": "h", "id": f"{key}#{sequence}", "key": key, "attempt": 1}
+    return Execution(
+        **facts,
+        sequence=sequence,
+        shard=shard,
+        fence=fence,
+        supervisor=NAMES[pid],
+        pid=pid,
+        begin=begin,
+        end=end,
+    )
+
+
+def killed(pid: int, at: float) -> Fault:
+    return Fault(Kind.KILL, NAMES[pid], at, pids=frozenset({pid}))
+
+
+def paused(pid: int, since: float, until: float) -> Fault:
+    return Fault(Kind.PAUSE, NAMES[pid], since, until, frozenset({pid}))
+
+
+def judge(executions: Iterable[Execution], *faults: Fault, single_active: bool = False) -> Findings:
+    """Judge with everything confirmed that had an effect."""
+    executions = list(executions)
+    confirmed = {e.id for e in executions if e.end is not None}
+    return check(executions, confirmed, ["h"], faults, single_active=single_active)
+
+
+def test_a_shard_that_changes_hands_in_order_is_what_was_promised() -> None:
+    found = judge([ran(0, ALICE, 1, 2), ran(1, ALICE, 3, 4), ran(2, BOB, 4, 5, fence=2)])
+
+    assert found.held
+    assert found.undisturbed
+    assert found.story == "3 executions, 3 effects"
+
+
+def test_what_was_confirmed_and_has_no_effect_at_one_of_the_handlers_is_lost() -> None:
+    found = check([ran(0, ALICE, 1, 2)], ["a#0", "a#1"], ["h", "g"])
+
+    assert found.lost == ["g a#0", "g a#1", "h a#1"]
+    assert not found.held
+
+
+def test_what_began_and_was_killed_is_lost_until_somebody_else_does_it() -> None:
+    broken_off = ran(0, ALICE, 1, None)
+
+    assert check([broken_off], ["a#0"], ["h"], [killed(ALICE, 1.5)]).lost
+    found = judge([broken_off, ran(0, BOB, 2, 3, fence=2)], killed(ALICE, 1.5))
+    assert found.held
+    assert found.broken_off == [broken_off]
+    assert not found.undisturbed
+
+
+def test_a_handler_that_ends_without_effect_though_nothing_happened_to_it_is_told() -> None:
+    found = judge([ran(0, ALICE, 1, None), ran(0, ALICE, 2, 3)])
+
+    assert len(found.unfinished) == 1
+    assert not found.held
+
+
+def test_a_second_effect_that_nothing_explains_is_a_broken_promise() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+
+    assert judge(twice).repeated == [tuple(twice)]
+    assert not judge(twice).held
+
+
+def test_a_second_effect_is_explained_by_the_kill_of_who_had_the_first() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+
+    found = judge(twice, killed(ALICE, 2.1))
+
+    assert found.held
+    assert found.explained == [tuple(twice)]
+    assert "second effects that a fault explains: 1" in found.story
+
+
+def test_a_kill_of_another_or_before_or_long_after_the_effect_explains_no_second_one() -> None:
+    twice = [ran(0, ALICE, 10, 11), ran(0, BOB, 20, 21, fence=2)]
+
+    for fault in (killed(BOB, 11.1), killed(ALICE, 10.5), killed(ALICE, 15), killed(ALICE, 20.5)):
+        assert judge(twice, fault).repeated, fault
+
+
+def test_a_pause_explains_a_second_effect_only_of_who_lost_the_shard_by_it() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    other = ran(0, BOB, 5, 6, fence=2)
+
+    assert judge([sleeper, other], paused(ALICE, 2, 8)).explained == [(other, sleeper)]
+    assert judge([sleeper, other], paused(BOB, 2, 8)).repeated
+    later = [ran(0, ALICE, 1, 2), ran(0, BOB, 5, 6)]
+    assert judge(later, paused(ALICE, 2.1, 4)).repeated, "with the same fence it lost nothing"
+
+
+def test_a_cut_explains_a_second_effect_that_could_not_be_recorded() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+
+    assert judge(twice, Fault(Kind.CUT, "alice", 1.9, 8)).held
+    assert judge(twice, Fault(Kind.CUT, "alice", 5, 8)).repeated
+
+
+def test_an_effect_that_overtook_its_predecessor_is_out_of_order() -> None:
+    found = judge([ran(1, ALICE, 1, 2), ran(0, ALICE, 3, 4)])
+
+    assert [execution.sequence for execution in found.out_of_order] == [1, 0]
+
+
+def test_a_sequence_number_that_is_missing_shows_in_the_order() -> None:
+    assert judge([ran(0, ALICE, 1, 2), ran(2, ALICE, 3, 4)]).out_of_order
+
+
+def test_several_effects_are_repeated_in_order_after_a_kill() -> None:
+    before = [ran(n, ALICE, n, n + 0.5) for n in range(3)]
+    again = [ran(n, BOB, n + 5, n + 5.5, fence=2) for n in (1, 2, 3)]
+
+    assert judge(before + again, killed(ALICE, 2.5)).held is True
+    assert judge(before + again[:1], killed(ALICE, 2.5)).out_of_order == again[:1]
+    assert judge([*before, again[0], again[2]], killed(ALICE, 2.5)).out_of_order == [again[2]]
+
+
+def test_keys_and_handlers_have_sequences_of_their_own() -> None:
+    assert judge([ran(0, ALICE, 1, 2), ran(0, ALICE, 3, 4, key="b")]).held
+
+
+def test_two_handlers_of_a_key_at_once_are_a_broken_promise() -> None:
+    found = judge([ran(0, ALICE, 1, 3), ran(1, ALICE, 2, 4)])
+
+    assert len(found.key_overlaps) == 1
+    assert found.owner_overlaps == []
+
+
+def test_two_processes_of_a_shard_at_once_are_a_broken_promise_whatever_the_fence() -> None:
+    for fence in (1, 2):
+        found = judge([ran(0, ALICE, 1, 3), ran(0, BOB, 2, 4, key="b", fence=fence)])
+
+        assert len(found.owner_overlaps) == 1
+        assert found.stale == []
+        assert not found.held
+
+
+def test_two_processes_of_two_shards_at_once_are_what_shards_are_for() -> None:
+    parallel = [ran(0, ALICE, 1, 3), ran(0, BOB, 2, 4, key="b", shard=1)]
+
+    assert judge(parallel).held
+
+
+def test_with_single_active_two_processes_at_once_are_a_broken_promise_on_any_shard() -> None:
+    parallel = [ran(0, ALICE, 1, 3), ran(0, BOB, 2, 4, key="b", shard=1)]
+
+    assert judge(parallel, single_active=True).owner_overlaps == [tuple(parallel)]
+
+
+def test_who_slept_beyond_its_lease_is_stale_and_told() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    others = [ran(0, BOB, 5, 6, fence=2), ran(1, BOB, 7, 8, fence=2)]
+
+    found = judge([sleeper, *others], paused(ALICE, 2, 8.5))
+
+    assert found.held
+    assert found.stale == [(sleeper, others[0])]
+    assert "handlers that outlived their lease: 1" in found.story
+
+
+def test_what_a_sleeper_alone_did_belongs_to_the_order_of_its_key() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    others = [ran(0, BOB, 5, 6, key="b", fence=2), ran(1, BOB, 9.5, 10, fence=2)]
+
+    assert judge([sleeper, *others], paused(ALICE, 2, 8.5)).held
+
+
+def test_who_slept_and_has_no_lower_fence_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 1, 9, fence=2), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 2, 8)).owner_overlaps
+
+
+def test_a_pause_of_the_newer_owner_is_no_excuse_for_the_older_one() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(BOB, 2, 8)).owner_overlaps
+
+
+def test_what_a_pause_before_its_beginning_left_over_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 4, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 2, 3)).owner_overlaps
+
+
+def test_what_was_killed_ends_with_its_process() -> None:
+    killed_first = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(killed_first, killed(ALICE, 2)).owner_overlaps == []
+    assert judge(killed_first, killed(ALICE, 5.5)).owner_overlaps
+
+
+def test_a_fence_that_falls_is_a_broken_promise_even_of_a_sleeper() -> None:
+    rows = [ran(0, BOB, 1, 2, fence=2), ran(1, ALICE, 3, 4, fence=1)]
+
+    assert judge(rows).fallen_fences == [tuple(rows)]
+    assert not judge(rows, paused(ALICE, 0.5, 2.5)).held
+
+
+def test_shards_have_fences_of_their_own() -> None:
+    assert judge([ran(0, BOB, 1, 2, fence=2), ran(0, BOB, 3, 4, key="b", shard=1, fence=1)]).held
+
+
+def test_a_story_of_many_faults_stays_readable() -> None:
+    found = check([], [f"a#{n}" for n in range(100)], ["h"])
+
+    assert "lost: 100" in found.story
+    assert len(found.story.splitlines()) < 10
+
+
+def test_the_lines_of_a_ledger_become_executions() -> None:
+    def line(what: str, number: int, pid: int, at: float) -> Entry:
+        return Entry(what, "h", f"a#{number}", "a", number, 1, pid, at, 3, 7, "alice")
+
+    found = join(
+        [
+            line("begin", 0, ALICE, 1.0),
+            line("begin", 0, BOB, 2.0),
+            line("effect", 0, BOB, 2.5),
+            line("effect", 0, ALICE, 3.0),
+            line("begin", 1, ALICE, 4.0),
+            line("begin", 1, ALICE, 5.0),
+            line("effect", 1, ALICE, 6.0),
+            line("begin", 2, ALICE, 7.0),
+        ]
+    )
+
+    times = [(e.sequence, e.pid, e.begin, e.end) for e in found]
+    assert times == [
+        (0, ALICE, 1.0, 3.0),
+        (0, BOB, 2.0, 2.5),
+        (1, ALICE, 4.0, None),
+        (1, ALICE, 5.0, 6.0),
+        (2, ALICE, 7.0, None),
+    ]
+    assert (found[0].shard, found[0].fence, found[0].supervisor) == (3, 7, "alice")
+
+
+def test_gaps_are_times_without_a_begin() -> None:
+    begins = [1.0, 2.0, 3.0, 7.0, 8.0]
+    one = [ran(n, ALICE, at, at) for n, at in enumerate(begins)]
+    other = [ran(0, BOB, at, at, shard=1) for at in (1.0, 6.5)]
+
+    assert gaps(one, 2.5, 2.9) == {0: 1.0}
+    assert gaps(one, 2.5, 3.5) == {0: 4.0}
+    assert gaps(one + other, 4.0, 5.0) == {0: 4.0, 1: 5.5}
+    assert gaps(other, 6.0, 10.0) == {1: 5.5}
+    assert gaps(other, 6.6, 10.0) == {1: 3.5}, "it is not yet known for how long it lasts"
+
+
+def test_the_owner_is_who_began_last() -> None:
+    rows = [ran(1, BOB, 2, 3, fence=2), ran(0, ALICE, 1, 9), ran(0, ALICE, 4, 5, shard=1)]
+
+    assert owners(rows) == {0: "bob", 1: "alice"}
