@@ -1,0 +1,168 @@
+"""The number of shards changes while publishers publish, whoever leads the change is killed.
+
+Nothing is lost and every key stays in order: from 4 shards to 8 to 3, with ``kill -9`` of the
+leading supervisor, and all of its processes, in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import count
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from acceptance.running import STEPS, eventually
+from machines.checker import check
+from machines.load import SteadyLoad
+from machines.site import Site
+from machines.supervisor import Part, Supervisor
+from worker.leases.base import LeaseOptions, LeaseStore, View
+from worker.leases.open import open_leases
+from worker.sharding.generations import PLAN, Phase, Plan
+from worker.supervisor.course import RESHARD
+from worker.supervisor.facts import Facts
+
+SERVICE = "steps"
+SETTINGS: dict[str, Any] = {"lease_ttl": 3.0, "claim_ttl": 3.0}
+OPTIONS = ("--processes", "2", "--concurrency", "8")
+#: Seconds that a change may take, with a death in each of its steps.
+PATIENCE = 90.0
+_LOOK = 0.002
+#: Steps in which everybody has to do something, so that they last. The others are over in a moment
+#: on a broker that is a file.
+_LASTING = {Phase.BIND, Phase.DRAIN}
+
+Tell = Callable[[str], None]
+
+
+class Change:
+    """The change of the number of shards of a site's service, watched in the lease store."""
+
+    def __init__(self, site: Site, store: LeaseStore) -> None:
+        self._site = site
+        self._store = store
+        self._names = (f"member{number}" for number in count(1))
+        self.members: dict[int, Supervisor] = {}
+
+    def start(self, shards: int) -> None:
+        """Start one more supervisor; the number is what it is told to expect."""
+        member = self._site.supervisor(next(self._names), **SETTINGS)
+        member.start("--shards", str(shards), *OPTIONS)
+        self.members[member.pid] = member
+
+    def look(self) -> tuple[View, Plan | None]:
+        view = self._store.look(SERVICE)
+        document = view.documents.get(PLAN)
+        return view, Plan.load(document.text) if document is not None else None
+
+    def until_shared(self, shards: int) -> None:
+        """Wait until every shard has an owner, and every member is there."""
+
+        def shared() -> bool:
+            view, plan = self.look()
+            wanted = plan.current.leases if plan is not None else []
+            return (
+                len(wanted) == shards
+                and {*wanted} <= {*view.leases}
+                and len(view.members) == len(self.members)
+            )
+
+        eventually(shared, f"{shards} shards are shared")
+
+    def ask(self, shards: int) -> None:
+        """Have the command ask for the change."""
+        anybody = next(iter(self.members.values()))
+        done = anybody.run("reshard", "--to", str(shards), "--no-wait")
+        assert done.returncode == 0, done.stderr
+
+    def leader(self, view: View) -> Supervisor | None:
+        """Return who leads the change; None where nobody does that still lives."""
+        lease = view.leases.get(RESHARD)
+        facts = view.members.get(lease.owner) if lease is not None else None
+        return None if facts is None else self.members.get(Facts.load(facts).pid)
+
+    def kill_leaders(self, shards: int, instead: int) -> list[Phase]:
+        """Kill who leads each step, as soon as it is seen, until the change is done."""
+        killed: list[Phase] = []
+        deadline = monotonic() + PATIENCE
+        while True:
+            assert monotonic() < deadline, f"not done; killed in {killed}"
+            view, plan = self.look()
+            if plan is not None and plan.target is None and plan.current.shards == shards:
+                return killed
+            leader = self.leader(view)
+            if plan is not None and plan.phase and plan.phase not in killed and leader is not None:
+                leader.kill(Part.GROUP)
+                del self.members[leader.pid]
+                killed.append(plan.phase)
+                self.start(instead)
+            sleep(_LOOK)
+
+
+@contextmanager
+def changing(site: Site) -> Iterator[Change]:
+    options = LeaseOptions(SETTINGS["lease_ttl"], 2.0)
+    with closing(open_leases(site.dedup or site.broker, options)) as store:
+        yield Change(site, store)
+
+
+@pytest.fixture(params=["site", "file_site"])
+def any_site(request: pytest.FixtureRequest) -> Site:
+    """RabbitMQ and Redis with a machine each; and one SQLite file."""
+    found: Site = request.getfixturevalue(request.param)
+    return found
+
+
+def finish(change: Change, site: Site, load: SteadyLoad) -> None:
+    """End all in order, and judge everything."""
+    site.until_done(load)
+    for member in change.members.values():
+        assert member.drain() == 0
+    found = check(site.executions(), load.confirmed, STEPS, site.faults)
+    assert found.held, found.story
+
+
+@pytest.mark.timeout(300)
+def test_the_leader_is_killed_in_every_step(any_site: Site, tell: Tell) -> None:
+    load = any_site.load(keys=200, rate=200.0)
+    with changing(any_site) as change:
+        for _ in range(3):
+            change.start(4)
+        change.until_shared(4)
+
+        with load.running():
+            for before, shards in ((4, 8), (8, 3)):
+                began = monotonic()
+                change.ask(shards)
+                killed = change.kill_leaders(shards, before)
+                took = monotonic() - began
+                tell(f"  {before} to {shards} shards in {took:.1f} s, {len(killed)} leaders killed")
+                assert {*killed} >= (_LASTING if any_site.dedup == "" else {*Phase})
+                change.until_shared(shards)
+
+        finish(change, any_site, load)
+
+
+def test_nobody_dies_and_nothing_is_run_again(any_site: Site, tell: Tell) -> None:
+    load = any_site.load(keys=200, rate=200.0)
+    with changing(any_site) as change:
+        for _ in range(2):
+            change.start(4)
+        change.until_shared(4)
+
+        with load.running():
+            for shards in (8, 1, 3):
+                began = monotonic()
+                change.ask(shards)
+                eventually(lambda: change.look()[1].target is None, "the change is done")  # type: ignore[union-attr]
+                tell(f"  to {shards} shards in {monotonic() - began:.1f} s")
+                change.until_shared(shards)
+
+        any_site.until_done(load)
+        for member in change.members.values():
+            assert member.drain() == 0
+        found = check(any_site.executions(), load.confirmed, STEPS, any_site.faults)
+        assert found.undisturbed, found.story
