@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.declaring import declare_exchange
 from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.sharding.generations import Generation
-from worker.topology import declare_exchange, shard_queue
+from worker.topology import shard_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable

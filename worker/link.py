@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AccessRefused, NotFound
 
+from worker.declaring import declare, declare_queue
 from worker.errors import BrokerUnreachable, ConfigurationError, PublishError
 from worker.retry import RetryPolicy
 from worker.telemetry import BrokerLost, BrokerRegained
-from worker.topology import RETRY_SECONDS, declare, declare_queue, retry_arguments
+from worker.topology import RETRY_SECONDS, retry_arguments
 from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.inbound import RELAY, Inbound, losses, release
 from worker.transport.outbound import Outbound

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from amqp.exceptions import AccessRefused, NotFound
 
+from worker.declaring import declare_exchange
 from worker.errors import BrokerUnreachable, ConfigurationError, ConfirmTimeout, PublishError
 from worker.patience import patiently
-from worker.topology import declare_exchange, public_exchanges
+from worker.topology import public_exchanges
 from worker.transport.capabilities import connect
 from worker.transport.inbound import losses, release
 from worker.transport.outbound import WINDOW, Outbound

@@ -17,13 +17,14 @@ import amqp.exceptions
 from worker.aside import HANDLER, PREFIX, origin, published_as, redirect
 from worker.codec import Codec
 from worker.deadletters import Box, wait_readable
+from worker.declaring import declare
 from worker.errors import BrokerUnreachable, ConfirmTimeout
 from worker.intake import order_key
 from worker.message import Message
 from worker.parking import unpark_of
 from worker.seal import is_marker, marker
 from worker.sharding.generations import Phase
-from worker.topology import RETRY_SECONDS, declare, relay_queue, retry_queue
+from worker.topology import RETRY_SECONDS, relay_queue, retry_queue
 from worker.transport.capabilities import connect
 from worker.transport.inbound import losses, release
 from worker.transport.outbound import Outbound

@@ -24,7 +24,8 @@ from worker.errors import BrokerUnreachable, ConfigurationError
 from worker.leases.base import lease_clock
 from worker.sharding.generations import Plan
 from worker.supervisor.child import Service, run_child
-from worker.supervisor.control import Boot, Channel, Terms
+from worker.supervisor.control import Boot, Terms
+from worker.supervisor.pipe import Channel
 from worker.supervisor.signals import Signals
 
 BEAT = 0.05

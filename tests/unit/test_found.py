@@ -10,12 +10,12 @@ import pytest
 
 from worker import App
 from worker.config import Settings, load_settings
+from worker.declaring import declare
 from worker.errors import ConfigurationError
 from worker.found import find_generations
 from worker.inspector import Inspector
 from worker.resharding import topology_of
 from worker.sharding.generations import Generation, Phase, Plan
-from worker.topology import declare
 from worker.transport import memory
 
 _numbers = count()

@@ -13,8 +13,6 @@ from worker.supervisor.control import (
     Beat,
     Boot,
     Bury,
-    Channel,
-    ControlClosed,
     ControlError,
     Drain,
     Dump,
@@ -36,6 +34,7 @@ from worker.supervisor.control import (
     decode,
     encode,
 )
+from worker.supervisor.pipe import Channel, ControlClosed
 
 READY = Ready(1, 3)
 

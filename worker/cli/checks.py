@@ -23,12 +23,13 @@ from worker.cli.generations import (
 from worker.cli.loading import import_app, settle
 from worker.cli.output import count
 from worker.config import mask_url
+from worker.declaring import declare_exchange, declare_queue
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, QworkerError
 from worker.inspector import Inspector
 from worker.supervisor.probes import parse_address
 from worker.supervisor.reload import NEEDS_WATCHFILES
-from worker.topology import dead_letter_queue, declare_exchange, declare_queue
+from worker.topology import dead_letter_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

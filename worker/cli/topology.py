@@ -19,10 +19,10 @@ from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
+from worker.declaring import declare
 from worker.errors import ConfigurationError, Unreachable
 from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
-from worker.topology import declare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -33,8 +33,6 @@ from worker.supervisor.control import (
     Beat,
     Boot,
     Bury,
-    Channel,
-    ControlClosed,
     ControlError,
     Drain,
     Dump,
@@ -57,6 +55,7 @@ from worker.supervisor.control import (
     Terms,
     Trust,
 )
+from worker.supervisor.pipe import Channel, ControlClosed
 from worker.supervisor.signals import Signals
 from worker.supervisor.stepper import Stepper, Steps
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from worker.supervisor.control import (
     Boot,
-    Channel,
     ControlError,
     Drain,
     Follow,
@@ -26,6 +25,7 @@ from worker.supervisor.control import (
     Take,
     Trust,
 )
+from worker.supervisor.pipe import Channel
 from worker.supervisor.policy import drain_allowance
 from worker.supervisor.systemd import without_notify
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
+from worker.declaring import declare_exchange
 from worker.message import Command, schema_of
-from worker.topology import declare_exchange, public_exchanges
+from worker.topology import public_exchanges
 from worker.transport.arrival import Arrival
 from worker.transport.capabilities import connect
 from worker.transport.inbound import release

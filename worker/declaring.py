@@ -1,0 +1,94 @@
+"""Declares on the broker what ``topology`` says. Idempotent, and done again at each connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import amqp.exceptions
+
+from worker.errors import DeclarationMismatch
+from worker.sharding.slots import slot_routing_key
+
+if TYPE_CHECKING:
+    from worker.topology import Exchange, Queue, Topology
+
+
+def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:  # noqa: ANN401
+    """Declare everything. Idempotent.
+
+    That all slots are bound is told by an exchange, to which nothing is bound: many processes that
+    bind the same thousand slots at a time, after a restart of the broker say, keep it busy for
+    half a minute (tried on RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that
+    somebody removed a queue. Raises DeclarationMismatch where the broker has something with other
+    properties.
+    """
+    for exchange in topology.exchanges:
+        declare_exchange(channel, exchange)
+    for queue in topology.queues:
+        declare_queue(channel, queue)
+    slots = [bind for bind in topology.binds if bind.slots]
+    if slots and (thoroughly or not _exists(channel, topology.all_bound)):
+        for bind in slots:
+            # Without waiting for an answer to each. What the broker refuses of them ends the
+            # channel, as the next declaration finds out.
+            for slot in bind.slots:
+                channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
+        channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=False)
+    for bind in topology.binds:
+        if bind.slots:
+            continue
+        if bind.to_queue:
+            channel.queue_bind(
+                bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
+            )
+        else:
+            channel.exchange_bind(
+                bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
+            )
+
+
+def _exists(channel: Any, exchange: str) -> bool:  # noqa: ANN401
+    own = channel.connection.channel()  # asking for what is not there ends a channel
+    try:
+        own.exchange_declare(exchange, "fanout", passive=True)
+    except amqp.exceptions.NotFound:
+        return False
+    own.close()
+    return True
+
+
+def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
+    """Declare one exchange."""
+    try:
+        channel.exchange_declare(
+            exchange.name,
+            exchange.type,
+            durable=exchange.durable,
+            auto_delete=False,
+            arguments=dict(exchange.arguments),
+        )
+    except amqp.exceptions.PreconditionFailed as error:
+        if exchange.shards:
+            raise DeclarationMismatch(
+                f"the broker has {exchange.name!r} with another number of shards than"
+                f" {exchange.shards}: start with the number that it has, which 'qworker check'"
+                " tells. To change their number, while the service runs: qworker reshard --to"
+                f" {exchange.shards} ({error})"
+            ) from None
+        raise DeclarationMismatch(
+            f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
+            " it there, or set the settings to what it is"
+        ) from None
+
+
+def declare_queue(channel: Any, queue: Queue) -> None:  # noqa: ANN401
+    """Declare one queue."""
+    try:
+        channel.queue_declare(
+            queue.name, durable=True, auto_delete=False, arguments=dict(queue.arguments)
+        )
+    except amqp.exceptions.PreconditionFailed as error:
+        raise DeclarationMismatch(
+            f"the broker has the queue {queue.name!r} with other properties: {error}; empty and"
+            " remove it there, or set the settings (queue_type, max_priority) to what it is"
+        ) from None
