@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.dedup.base import DedupStore
+    from worker.errors import BrokerUnreachable
     from worker.executor import Delivery
     from worker.pool import PoolMaker
     from worker.sharding.generations import Plan
@@ -80,6 +81,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     settled: Callable[[Delivery], None],
     wake: Callable[[], None],
     given: Callable[[list[int]], None],
+    lost: Callable[[BrokerUnreachable], None],
 ) -> Parts:
     """Build and connect the parts.
 
@@ -166,5 +168,8 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         telemetry=telemetry,
         clock=clock,
         given=given,
+        lost=lost,
+        app=app,
+        settings=settings,
     )
     return Parts(gatherer, executor, dialogue, link, detour, dispatcher, fate, tenure)

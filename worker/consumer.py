@@ -22,28 +22,26 @@ The fate of a task is decided in ``fate.py`` alone, and a delivery is finished i
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
-from enum import Enum
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from worker.assembly import assemble, open_dedup
 from worker.dedup.base import OWNER_BYTES, Answer
-from worker.errors import BrokerUnreachable, QworkerError
+from worker.ending import Ending, Finish
+from worker.errors import BrokerUnreachable
 from worker.lifespan import Lifespan
 from worker.outcome import ABANDONED
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
-from worker.report import Census, dump, statistics
-from worker.resharding import declared_by, topology_of
+from worker.report import Census, dump, is_idle, statistics
 from worker.sharding.generations import Generation, Plan
 from worker.telemetry import Counters, HandlerStuck, SecondEffect
 from worker.timers import Timers
 from worker.waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from worker.app import App
     from worker.config import Settings
@@ -62,17 +60,8 @@ _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.02
 _PROBE_PAUSE = 0.01
 
 
-class Finish(Enum):
-    """How a consumer ended."""
-
-    #: Everything that was begun is finished, recorded and acknowledged.
-    DRAINED = "drained"
-    #: The drain deadline passed, or it was stopped, with work under way.
-    ABANDONED = "abandoned"
-    #: A handler ignored its time limit; all else has drained. The process must be replaced.
-    STUCK = "stuck"
-    #: It cannot go on; the log says why.
-    FAILED = "failed"
+def _ignore(*_: object) -> None:
+    pass
 
 
 class Consumer:
@@ -101,12 +90,12 @@ class Consumer:
         self.owner = owner or os.urandom(OWNER_BYTES)
         self.counters = Counters()
         #: Called about once a second while the loop is healthy.
-        self.on_beat: Callable[[], None] | None = None
+        self.on_beat: Callable[[], None] = _ignore
         #: Called with shards of which nothing is left here, so that another may have them.
-        self.on_given: Callable[[list[int]], None] | None = None
-        self.plan = plan or Plan(Generation(1, settings.shards))
+        self.on_given: Callable[[list[int]], None] = _ignore
+        self._plan = plan or Plan(Generation(1, settings.shards))
         #: Called once nothing runs any more of handlers that are paused.
-        self.on_paused: Callable[[], None] | None = None
+        self.on_paused: Callable[[], None] = _ignore
         self._clock = clock
         self._random = random or Random()
         self._pools = pools
@@ -121,13 +110,8 @@ class Consumer:
         self._next_watch = 0.0
         #: Something of a paused handler may still run.
         self._pausing = False
-        self._drain_deadline: float | None = None
-        self._ending: Finish | None = None
-        self._finish: Finish | None = None
         self._lifespan = Lifespan(app)
         self._waiter = Waiter()
-
-    # -- life --------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Connect to the store and the broker, declare, start the pools and the consumers.
@@ -143,7 +127,7 @@ class Consumer:
             parts = assemble(
                 self.app,
                 settings,
-                plan=self.plan,
+                plan=self._plan,
                 owner=self.owner,
                 store=self._store,
                 state=state,
@@ -154,7 +138,8 @@ class Consumer:
                 pools=self._pools,
                 settled=self._settled,
                 wake=self._waiter.wake,
-                given=self._tell_given,
+                given=lambda shards: self.on_given(shards),  # noqa: PLW0108 - set later
+                lost=self._link_lost,
             )
         except BaseException:
             self._lifespan.leave()
@@ -165,6 +150,7 @@ class Consumer:
         self._executor, self._detour = parts.executor, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
         self._tenure = parts.tenure
+        self._ending = Ending(parts, self.counters)
         self._census = Census(parts.link, parts.dispatcher)
         self._waiter.follow(self._link.filenos())
         if self._shards:
@@ -173,11 +159,11 @@ class Consumer:
     def run(self) -> Finish:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
         try:
-            while self._finish is None:
+            while self._ending.finish is None:
                 self.tick(_LONGEST_WAIT)
         finally:
             self.close()
-        return self._finish
+        return self._ending.finish
 
     def close(self) -> None:
         """Disconnect; what is not acknowledged goes back in order."""
@@ -190,17 +176,16 @@ class Consumer:
 
     def drain(self, deadline: float) -> None:
         """Begin nothing new; finish, record and acknowledge what runs, until ``deadline``."""
-        self._begin_drain(deadline, Finish.DRAINED)
+        self._ending.begin(deadline, Finish.DRAINED)
 
     @property
     def ended(self) -> Finish | None:
         """How it ended; None while it goes on."""
-        return self._finish
+        return self._ending.finish
 
     def stop(self) -> None:
         """End now. What runs is abandoned: nobody may claim it before its claim ends."""
-        self._executor.draining = True
-        self._abandon(Finish.ABANDONED)
+        self._ending.abandon(Finish.ABANDONED, self._resolve)
 
     def bury(self, owners: Iterable[bytes]) -> None:
         """Take over the claims of these consumers at once: their processes are gone."""
@@ -211,8 +196,7 @@ class Consumer:
 
         It is of the ``lease_clock``; past it nothing begins and everything is given up.
         """
-        with self._noticing_loss():
-            self._tenure.take(fences, trusted_until)
+        self._tenure.take(fences, trusted_until)
 
     def give(self, shards: Iterable[int]) -> None:
         """Give these shards up in order: ``on_given`` tells when nothing is left of them."""
@@ -220,8 +204,7 @@ class Consumer:
 
     def lose(self, shards: Collection[int]) -> None:
         """Give these shards up at once: somebody else may have them by now."""
-        with self._noticing_loss():
-            self._tenure.lose(shards)
+        self._tenure.lose(shards)
 
     def pause(self, handlers: Collection[str]) -> None:
         """Begin nothing of these handlers, and of all others again.
@@ -234,16 +217,12 @@ class Consumer:
 
     def follow(self, plan: Plan) -> None:
         """Declare from now on, at each connection, what ``plan`` says."""
-        self.plan = plan
-        self._link.declared = declared_by(self.app, self.settings, plan)
+        self._tenure.follow(plan)
 
     def switch(self, plan: Plan) -> None:
         """Go over to the generation that ``plan`` consumes, holding nothing of the one before."""
-        self.follow(plan)
-        self._gatherer.forget()
         self._waiter.follow(())
-        self._link.switch(topology_of(self.app, self.settings, plan.consumed))
-        self._dispatcher.forget()
+        self._tenure.switch(plan)
 
     def trust(self, until: float) -> None:
         """Trust the leases of all that is consumed until then, by the ``lease_clock``."""
@@ -256,8 +235,6 @@ class Consumer:
     def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
         """No longer watch ``fileobj``."""
         self._waiter.unwatch(fileobj)
-
-    # -- the tick ----------------------------------------------------------------------------------
 
     def tick(self, longest: float) -> bool:
         """Go once through the eight steps, waiting at most ``longest`` seconds in the first.
@@ -285,14 +262,12 @@ class Consumer:
             self._link_lost(error)
         if self._pausing and not self._dispatcher.runs_paused():
             self._pausing = False
-            if self.on_paused is not None:
-                self.on_paused()
+            self.on_paused()
         late += self._run_timers(now)
         done += late
         if late:  # there is something to claim or to record, and nothing that would wake the loop
             self._again = True
-        if self._drain_deadline is not None:
-            self._finish_drain(now, self._drain_deadline)
+        self._ending.check(now, self._resolve)
         self._poll = _SHORTEST_POLL if done else min(self._poll * 1.5, _LONGEST_POLL)
         return bool(done)
 
@@ -301,8 +276,8 @@ class Consumer:
         now = self._clock()
         until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
         until = min(until, self._tenure.next_due)
-        if self._drain_deadline is not None:
-            until = min(until, self._drain_deadline)
+        if self._ending.deadline is not None:
+            until = min(until, self._ending.deadline)
         timeout = max(0.0, until - now)
         if self._link.is_polled:
             timeout = min(timeout, self._poll)
@@ -327,7 +302,7 @@ class Consumer:
         """Steps 4 and 5: one round trip to the store, and what its answers mean."""
         dialogue = self._dialogue
         if (
-            self._drain_deadline is None
+            self._ending.deadline is None
             and dialogue.away_since is None
             and self._link.outstanding < _MOST_UNCONFIRMED
         ):
@@ -381,30 +356,15 @@ class Consumer:
             for task, seconds in self._dispatcher.overdue(now):
                 stuck = HandlerStuck(task.handler_name, task.message.id, round(seconds, 1))
                 self._telemetry.emit(stuck)
-                self._begin_drain(now + self.settings.drain_timeout, Finish.STUCK)
+                self._ending.begin(now + self.settings.drain_timeout, Finish.STUCK)
             try:
                 self._link.keep_alive()
             except BrokerUnreachable as error:
                 self._link_lost(error)
         if now >= self._next_beat:
             self._next_beat = now + (_BURST_BEAT if self.settings.burst else _BEAT)
-            if self.on_beat is not None:
-                self.on_beat()
+            self.on_beat()
         return number
-
-    # -- when the connection, or the consumer, ends ------------------------------------------------
-
-    @contextmanager
-    def _noticing_loss(self) -> Iterator[None]:
-        """Act on the loss of the connection inside the block."""
-        try:
-            yield
-        except BrokerUnreachable as error:
-            self._link_lost(error)
-
-    def _tell_given(self, shards: list[int]) -> None:
-        if self.on_given is not None:
-            self.on_given(shards)
 
     def _link_lost(self, error: BrokerUnreachable) -> None:
         """Forget what the dead connection delivered; it comes again on the next one."""
@@ -414,66 +374,12 @@ class Consumer:
         self._waiter.follow(())
         self._dispatcher.forget()
 
-    def _begin_drain(self, deadline: float, ending: Finish) -> None:
-        if self._drain_deadline is None or deadline < self._drain_deadline:
-            self._drain_deadline = deadline
-        self._ending = self._ending or ending
-        self._executor.draining = True
-        self._gatherer.drain()
-        self._dispatcher.forget()
-
-    def _finish_drain(self, now: float, deadline: float) -> None:
-        """End the drain once nothing is under way, or its deadline passed."""
-        if not self._detour.under_way:
-            with suppress(BrokerUnreachable):  # then it is left already
-                self._link.close_relay()
-        stuck = self._dispatcher.limits.stuck
-        running = self._dispatcher.out - stuck
-        if not running and not self._dialogue.busy and not self._detour.under_way:
-            with suppress(BrokerUnreachable):  # what is not acknowledged comes again, a duplicate
-                self.counters.acked += self._link.settle(everything=True)
-            self._finish = Finish.STUCK if stuck else self._ending
-        elif now >= deadline:
-            self._abandon(Finish.STUCK if stuck else Finish.ABANDONED)
-
-    def _abandon(self, finish: Finish) -> None:
-        """End with work under way: record what is done, and say of the rest that it was left.
-
-        As far as the store answers. What it does not hear of is a suspect for the next owner.
-        """
-        self._dispatcher.collect_early(self._resolve)
-        self._dispatcher.abandon()
-        with suppress(QworkerError):
-            while self._dialogue.busy and self._dialogue.exchange(lambda: None) is not None:
-                pass  # one that was not answered before goes first
-        self._finish = finish
-
-    # -- what others may know ----------------------------------------------------------------------
-
     def is_idle(self) -> bool:
-        """Tell whether nothing waits or runs here, and the queues of its shards are empty.
-
-        A halted shard has no say: nothing of it will be done here. Nor has what waits for a handler
-        that is paused, or in the queue behind a prefetch that is full of that.
-        """
-        paused = self._dispatcher.waiting_paused()
-        if (
-            self._dispatcher.out
-            or self._dispatcher.lanes.waiting > paused
-            or self._timers
-            or self._dialogue.busy
-            or self._detour.under_way
-            or not self._link.is_up
-        ):
+        """Tell whether nothing waits or runs here, and the queues of its shards are empty."""
+        if self._timers:
             return False
-        channels = [channel for channel in self._link.channels if not channel.leaving]
-        if not paused and any(channel.settlement.unsettled for channel in channels):
-            return False
-        full = {c.queue for c in channels if paused and c.settlement.unsettled >= c.prefetch}
         try:
-            return not any(
-                depth for queue, depth in self._link.depths().items() if queue not in full
-            )
+            return is_idle(self._dispatcher, self._dialogue, self._detour, self._link)
         except BrokerUnreachable as error:
             self._link_lost(error)
             return False
@@ -481,8 +387,10 @@ class Consumer:
     def statistics(self) -> dict[str, object]:
         """Return counters and gauges, ready for JSON."""
         now = self._clock()
-        with self._noticing_loss():
+        try:
             self._census.survey(now)
+        except BrokerUnreachable as error:
+            self._link_lost(error)
         numbers = statistics(self.counters, self._dispatcher, self._dialogue, self._link)
         shards = self._census.shards(now)
         return {**numbers, "shards": shards, "idle": self.settings.burst and self.is_idle()}

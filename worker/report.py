@@ -13,6 +13,7 @@ from worker.sharding.generations import lease_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
     from worker.link import Link
@@ -147,6 +148,28 @@ def _told(  # noqa: PLR0913 - what a shard is described by
         "halted": channel.halted,
     }
     return {name: value for name, value in found.items() if value}
+
+
+def is_idle(dispatcher: Dispatcher, dialogue: Dialogue, detour: Detour, link: Link) -> bool:
+    """Tell whether nothing waits or runs, and the queues are empty. Raises BrokerUnreachable.
+
+    A halted shard has no say: nothing of it will be done here. Nor has what waits for a handler
+    that is paused, or in the queue behind a prefetch that is full of that.
+    """
+    paused = dispatcher.waiting_paused()
+    if (
+        dispatcher.out
+        or dispatcher.lanes.waiting > paused
+        or dialogue.busy
+        or detour.under_way
+        or not link.is_up
+    ):
+        return False
+    channels = [channel for channel in link.channels if not channel.leaving]
+    if not paused and any(channel.settlement.unsettled for channel in channels):
+        return False
+    full = {c.queue for c in channels if paused and c.settlement.unsettled >= c.prefetch}
+    return not any(depth for queue, depth in link.depths().items() if queue not in full)
 
 
 def dump(dispatcher: Dispatcher, now: float) -> str:

@@ -21,14 +21,19 @@ process that was stopped (SIGSTOP, a suspended machine) begins nothing that it n
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from worker.errors import BrokerUnreachable
 from worker.leases.base import suspended
+from worker.resharding import declared_by, topology_of
 from worker.telemetry import LeaseOutlived, ShardsLapsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from worker.app import App
+    from worker.config import Settings
     from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from worker.gather import Gatherer
     from worker.link import Link
     from worker.parking import Parking
+    from worker.sharding.generations import Plan
     from worker.telemetry import Telemetry
     from worker.transport.inbound import QueueChannel
 
@@ -43,7 +49,8 @@ if TYPE_CHECKING:
 class Tenure:
     """Which shards this consumer has. Used by the I/O thread only.
 
-    ``given`` is called with the shards of which nothing is left here.
+    ``given`` is called with the shards of which nothing is left here, ``lost`` where the connection
+    turns out to be.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that hold something of a shard
@@ -59,6 +66,9 @@ class Tenure:
         telemetry: Telemetry,
         clock: Callable[[], float],
         given: Callable[[list[int]], None],
+        lost: Callable[[BrokerUnreachable], None],
+        app: App,
+        settings: Settings,
     ) -> None:
         self._link = link
         self._gatherer = gatherer
@@ -70,6 +80,9 @@ class Tenure:
         self._telemetry = telemetry
         self._clock = clock
         self._given = given
+        self._link_lost = lost
+        self._app = app
+        self._settings = settings
         #: What is being given up, with its fence; and what of that is no longer ours.
         self._leaving: dict[int, int] = {}
         self._lost: set[int] = set()
@@ -96,7 +109,7 @@ class Tenure:
         return self._executor.trusted_until - suspended()
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
-        """Consume these shards too, under these fences. Raises BrokerUnreachable.
+        """Consume these shards too, under these fences.
 
         ``trusted_until`` is of the ``lease_clock``. Shards that are being given up must not be
         among them.
@@ -106,7 +119,8 @@ class Tenure:
             self._given([*fences])
             return
         self._executor.fences = {**self._executor.fences, **fences}
-        self._link.take(fences)
+        with self._noticing_loss():
+            self._link.take(fences)
 
     def trust(self, until: float) -> None:
         """Trust the leases of what is consumed until then, by the ``lease_clock``."""
@@ -127,12 +141,24 @@ class Tenure:
             self._dispatcher.recall()
 
     def lose(self, shards: Collection[int]) -> None:
-        """Somebody else may have these shards by now. Raises BrokerUnreachable."""
+        """Somebody else may have these shards by now."""
         self.give(shards)
         lost = [shard for shard in shards if shard in self._leaving]
         self._lost.update(lost)
-        for channel in self._channels(lost):
-            self._link.close_channel(channel)
+        with self._noticing_loss():
+            for channel in self._channels(lost):
+                self._link.close_channel(channel)
+
+    def follow(self, plan: Plan) -> None:
+        """Declare from now on, at each connection, what ``plan`` says."""
+        self._link.declared = declared_by(self._app, self._settings, plan)
+
+    def switch(self, plan: Plan) -> None:
+        """Go over to the generation that ``plan`` consumes, holding nothing of the one before."""
+        self.follow(plan)
+        self._gatherer.forget()
+        self._link.switch(topology_of(self._app, self._settings, plan.consumed))
+        self._dispatcher.forget()
 
     def check(self, now: float) -> None:
         """Find out what has lapsed, and what nothing is left of. Raises BrokerUnreachable."""
@@ -146,6 +172,14 @@ class Tenure:
             self._finish(
                 [s for s in self._leaving if s not in busy and not self._detour.of_shard[s]]
             )
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Act on the loss of the connection inside the block."""
+        try:
+            yield
+        except BrokerUnreachable as error:
+            self._link_lost(error)
 
     def came_back(self, task: Task) -> None:
         """Tell of a handler that ended after the lease of its shard."""

@@ -17,9 +17,10 @@ from servers import RabbitMQ
 from waiting import until
 from worker import App, Context, Event
 from worker.config import Settings
-from worker.consumer import Consumer, Finish
+from worker.consumer import Consumer
 from worker.dedup.base import OWNER_BYTES, TOKEN_BYTES, Batch, Claim, StoreOptions, fingerprint
 from worker.dedup.memory import MemoryStore
+from worker.ending import Finish
 from worker.sharding.slots import shard_of
 
 ALARM = "{resource_limit, memory, node()}"

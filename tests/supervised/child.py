@@ -54,9 +54,9 @@ class Journal:
 
 class StandIn:
     def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
-        self.on_beat: Callable[[], None] | None = None
-        self.on_given: Callable[[list[int]], None] | None = None
-        self.on_paused: Callable[[], None] | None = None
+        self.on_beat: Callable[[], None] = lambda: None
+        self.on_given: Callable[[list[int]], None] = lambda _shards: None
+        self.on_paused: Callable[[], None] = lambda: None
         self._journal = journal
         self._plan = plan
         self._owner = owner
@@ -100,8 +100,7 @@ class StandIn:
             case "hang":
                 self._journal.write("hang")
                 time.sleep(3600)
-        if self.on_beat is not None:
-            self.on_beat()
+        self.on_beat()
 
     def _give_in_time(self, now: float, takes: float) -> None:
         if lease_clock() > self._trusted_until and self._shards.keys() - self._giving.keys():
@@ -115,8 +114,7 @@ class StandIn:
 
     def _tell_given(self, shards: list[int]) -> None:
         self._journal.write("given", shards)
-        if self.on_given is not None:
-            self.on_given(shards)
+        self.on_given(shards)
 
     def follow(self, plan: Plan) -> None:
         self._journal.write("follow", plan.dump())
@@ -150,8 +148,7 @@ class StandIn:
 
     def pause(self, handlers: Collection[str]) -> None:
         self._journal.write("pause", sorted(handlers))
-        if self.on_paused is not None:
-            self.on_paused()
+        self.on_paused()
 
     def watch(self, fileobj: Channel | Signals, callback: Callable[[], None]) -> None:
         self._selector.register(fileobj, selectors.EVENT_READ, callback)

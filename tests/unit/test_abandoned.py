@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from worker import App, Event
-from worker.consumer import Consumer, Finish
+from worker.consumer import Consumer
+from worker.ending import Finish
 from worker.telemetry import SuspectFound
 from worker.testing import TestWorker
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from worker import App, Event, RetryPolicy
-from worker.consumer import Finish
 from worker.dedup.base import Batch, Claim, record_ids
+from worker.ending import Finish
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.telemetry import OutageBegan
 from worker.testing import TestWorker

@@ -11,9 +11,9 @@ import pytest
 
 from worker import App, Context, Event, Reject, RetryPolicy
 from worker.codec import Codec
-from worker.consumer import Finish
 from worker.deadletters import Box
 from worker.dedup.base import Batch, Claim, fingerprint, record_ids
+from worker.ending import Finish
 from worker.payload import to_json
 from worker.replay import Replay, Unparked
 from worker.testing import TestWorker

@@ -14,9 +14,10 @@ import pytest
 
 from waiting import until
 from worker import App, Event, RetryPolicy
-from worker.consumer import Consumer, Finish
+from worker.consumer import Consumer
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
+from worker.ending import Finish
 from worker.transport import memory
 
 KEYS = 16

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from worker import App, Command, Context, Event, Retry, RetryPolicy
-from worker.consumer import Consumer, Finish
+from worker.consumer import Consumer
 from worker.dedup.base import Answers, Batch
 from worker.dedup.memory import MemoryStore
+from worker.ending import Finish
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.leases.base import lease_clock
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from worker import App, Command, Context, Event, Reject, Retry, RetryPolicy, Unroutable
-from worker.consumer import Finish
+from worker.ending import Finish
 from worker.telemetry import AttemptFailed, KeyParked, OutageBegan, OutageEnded
 from worker.testing import FakeClock, TestWorker, duplicate_everything
 

@@ -80,9 +80,9 @@ M = TypeVar("M", bound="Message")
 class Runnable(Protocol):
     """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
 
-    on_beat: Callable[[], None] | None
-    on_given: Callable[[list[int]], None] | None
-    on_paused: Callable[[], None] | None
+    on_beat: Callable[[], None]
+    on_given: Callable[[list[int]], None]
+    on_paused: Callable[[], None]
 
     def open(self) -> None:
         """Connect and declare."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import stat
 from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -65,3 +67,15 @@ class Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._noted.append(number)
+
+
+def leave_terminal() -> None:
+    """Write to nowhere what would go to a terminal that is gone.
+
+    What Python could not write by its end would make the exit code 120.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)

@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import stat
 import sys
 import time
 from enum import Enum
@@ -34,7 +33,7 @@ from worker.supervisor.policy import BurstWatch, stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
-from worker.supervisor.signals import Signals
+from worker.supervisor.signals import Signals, leave_terminal
 from worker.supervisor.status import Status
 from worker.supervisor.totals import gauges
 
@@ -198,7 +197,7 @@ class Supervisor:
                 self._fleet.dump(now)
             case signal.SIGHUP if not self._ending:
                 if self._on_terminal and not sys.stderr.isatty():
-                    _leave_terminal()
+                    leave_terminal()
                     self._drain(now)  # the terminal was closed: nobody asked for fresh code
                 else:
                     self._fleet.reload()
@@ -388,15 +387,3 @@ class Supervisor:
             return self._failure.exit_code
         work_is_left = self._fleet.abandoned or self._left_over
         return EXIT_CODES["ABANDONED" if work_is_left else "DRAINED"]
-
-
-def _leave_terminal() -> None:
-    """Write to nowhere what would go to a terminal that is gone.
-
-    What Python could not write by its end would make the exit code 120.
-    """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        if stat.S_ISCHR(os.fstat(stream).st_mode):
-            os.dup2(nowhere, stream)
-    os.close(nowhere)

@@ -29,7 +29,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from worker.codec import Codec
-from worker.consumer import Consumer, Finish
+from worker.consumer import Consumer
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.payload import decoder_for
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from worker.app import App
     from worker.config import Settings
+    from worker.ending import Finish
     from worker.message import Command, Context, Event
     from worker.middleware import CallNext
     from worker.telemetry import RuntimeEvent

@@ -1,0 +1,82 @@
+"""How a consumer ends: in order, with work left behind, or because it cannot go on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from worker.errors import BrokerUnreachable, QworkerError
+
+if TYPE_CHECKING:
+    from worker.assembly import Parts
+    from worker.dispatch import Resolve
+    from worker.telemetry import Counters
+
+
+class Finish(Enum):
+    """How a consumer ended."""
+
+    #: Everything that was begun is finished, recorded and acknowledged.
+    DRAINED = "drained"
+    #: The drain deadline passed, or it was stopped, with work under way.
+    ABANDONED = "abandoned"
+    #: A handler ignored its time limit; all else has drained. The process must be replaced.
+    STUCK = "stuck"
+    #: It cannot go on; the log says why.
+    FAILED = "failed"
+
+
+class Ending:
+    """The drain of one consumer. Used by its I/O thread only."""
+
+    def __init__(self, parts: Parts, counters: Counters) -> None:
+        self._parts = parts
+        self._counters = counters
+        self._aim: Finish | None = None
+        #: When work that is under way is abandoned; None while no drain has begun.
+        self.deadline: float | None = None
+        #: How it ended; None while it goes on.
+        self.finish: Finish | None = None
+
+    def begin(self, deadline: float, aim: Finish) -> None:
+        """Begin nothing new; what runs has until ``deadline``."""
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+        self._aim = self._aim or aim
+        self._parts.executor.draining = True
+        self._parts.gatherer.drain()
+        self._parts.dispatcher.forget()
+
+    def check(self, now: float, resolve: Resolve) -> None:
+        """End once nothing is under way, or the deadline passed. ``resolve`` as in ``abandon``."""
+        if self.deadline is None:
+            return
+        dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
+        detour, link = self._parts.detour, self._parts.link
+        if not detour.under_way:
+            with suppress(BrokerUnreachable):  # then it is left already
+                link.close_relay()
+        stuck = dispatcher.limits.stuck
+        running = dispatcher.out - stuck
+        if not running and not dialogue.busy and not detour.under_way:
+            with suppress(BrokerUnreachable):  # what is not acknowledged comes again, a duplicate
+                self._counters.acked += link.settle(everything=True)
+            self.finish = Finish.STUCK if stuck else self._aim
+        elif now >= self.deadline:
+            self.abandon(Finish.STUCK if stuck else Finish.ABANDONED, resolve)
+
+    def abandon(self, finish: Finish, resolve: Resolve) -> None:
+        """End with work under way: record what is done, and say of the rest that it was left.
+
+        As far as the store answers. What it does not hear of is a suspect for the next owner.
+        ``resolve`` decides the fate of what is done.
+        """
+        dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
+        self._parts.executor.draining = True
+        dispatcher.collect_early(resolve)
+        dispatcher.abandon()
+        with suppress(QworkerError):
+            while dialogue.busy and dialogue.exchange(lambda: None) is not None:
+                pass  # one that was not answered before goes first
+        self.finish = finish
