@@ -69,6 +69,7 @@ class Member:
     def __init__(self, **terms: Any) -> None:
         self.woken = threading.Event()
         self.keeper = Keeper(replace(TERMS, **terms), self.woken.set)
+        self.keeper.found(())  # a broker without queues
         self.name = self.keeper.member
         self.fences: dict[str, int] = {}
         #: What it was asked to give and has not given.

@@ -197,7 +197,10 @@ class Keeper:
             ownership.given(self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts))
         if self._course.asks(view):
-            self._report(News(view=view, blank=True))
+            if self._leaving:
+                store.sync(self._terms.queues, Sync(self.member, leaving=True))
+                self._closed = True
+            self._report(News(view=view, blank=not self._leaving))
             return False
         known = self._follow(store, view)
         if known is None:
