@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Most tests wait for processes and servers rather than compute; each worker has its own servers.
-WORKERS := 3
+WORKERS := 4
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 	@scripts/ensure_servers.sh
 
 test: $(DEV) servers ## run all tests, against servers of their own on free ports
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 12
 
 check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
 	@status=0; \

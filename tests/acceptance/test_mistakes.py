@@ -240,7 +240,8 @@ def test_another_number_of_shards_would_leave_messages_to_nobody(
         code, text = told(service, "--shards", str(shards))
 
         assert code == 3
-        assert f"'steps.g1' with another number of shards than {shards}" in text
+        assert f"steps has 4 shards, and {shards} are asked for" in text
+        assert f"qworker reshard --to {shards}" in text
         assert "Traceback" not in service.log
 
     service.start_ready("--shards", "4", "--processes", "1")
