@@ -11,10 +11,12 @@ from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
+from worker.errors import LeasesUnavailable
 from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
 from worker.intake import Intake
+from worker.leases.base import lease_clock
 from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
@@ -70,6 +72,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     settings: Settings,
     *,
     plan: Plan,
+    trusted_until: float,
     owner: bytes,
     store: DedupStore,
     state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
@@ -102,7 +105,14 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         random=random,
     )
     link.declared = declared_by(app, settings, plan)
-    patiently(link.open, settings.connect_timeout)
+    executor.trusted_until = trusted_until
+
+    def connect() -> None:
+        if lease_clock() > trusted_until:
+            raise LeasesUnavailable("the lease store was not heard of for too long to connect")
+        link.open()
+
+    patiently(connect, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(
         keeps_routing_keys=keeps_routing_keys,

@@ -89,6 +89,8 @@ class Consumer:
         self.settings = settings
         self.owner = owner or os.urandom(OWNER_BYTES)
         self.counters = Counters()
+        #: Until when it may connect, by the ``lease_clock``; set before it opens.
+        self.trusted_until = float("inf")
         #: Called about once a second while the loop is healthy.
         self.on_beat: Callable[[], None] = _ignore
         #: Called with shards of which nothing is left here, so that another may have them.
@@ -128,6 +130,7 @@ class Consumer:
                 self.app,
                 settings,
                 plan=self._plan,
+                trusted_until=self.trusted_until,
                 owner=self.owner,
                 store=self._store,
                 state=state,

@@ -7,6 +7,7 @@ has the order of the steps and why it keeps the order of messages.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from time import monotonic
@@ -41,7 +42,11 @@ if TYPE_CHECKING:
     from worker.sharding.generations import Generation, Plan
     from worker.topology import Topology
 
+logger = logging.getLogger("worker")
+
 _BATCH = 500
+#: Seconds beyond the longest wait of a retry after which none can return any more.
+_SLACK = 60.0
 
 
 def topology_of(app: App, settings: Settings, generation: Generation) -> Topology:
@@ -105,6 +110,9 @@ class Resharding:
         self._app = app
         self._settings = settings
         self._codec = Codec.of(app.name, settings)
+        #: Since when nobody consumes the old generation; and why it is not removed, as told last.
+        self._unconsumed_since: float | None = None
+        self._waits_for = ""
 
     def declare(self, plan: Plan) -> None:
         """Declare what every process does from now on. Raises BrokerUnreachable."""
@@ -141,23 +149,35 @@ class Resharding:
         queues = [*old.shard_queues, relay_queue(old.service, old.generation)]
         states = [(queue, talk.state(queue)) for queue in queues]
         there = [(queue, state) for queue, state in states if state is not None]
-        if any(consumers for _, (_, consumers) in there):
-            return False  # a member has not gone over yet
+        consumed = [queue for queue, (_, consumers) in there if consumers]
+        if consumed:  # a member has not gone over yet
+            self._unconsumed_since = None
+            return self._wait(f"{', '.join(consumed)} still consumed")
+        if self._unconsumed_since is None:
+            self._unconsumed_since = monotonic()
         for queue, (ready, _) in there:
             if ready:
                 self._move(queue, new)
         # A retry that waits returns to the queue that it came from.
         waiting = (talk.state(retry_queue(self._app.name, wait)) for wait in RETRY_SECONDS)
-        if any(state is not None and state[0] for state in waiting):
-            return False
-        if any((talk.state(queue) or (0, 0))[0] for queue, _ in there):
-            return False
+        retries = any(state is not None and state[0] for state in waiting)
+        if retries and monotonic() - self._unconsumed_since < RETRY_SECONDS[-1] + _SLACK:
+            return self._wait("retries wait in the broker, which may return to the old queues")
+        if any(any(talk.state(queue) or ()) for queue, _ in there):
+            return self._wait("somebody else is at the old queues")
         for queue, _ in there:
             talk.ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
         own = [x.name for x in old.exchanges if f"{x.name}.".startswith(f"{old.front}.")]
         for exchange in (*own, old.all_bound):
             talk.ask(lambda channel, exchange=exchange: channel.exchange_delete(exchange))  # type: ignore[misc]
         return True
+
+    def _wait(self, why: str) -> bool:
+        """Say, once, why the old queues are not removed yet."""
+        if why != self._waits_for:
+            self._waits_for = why
+            logger.info("reshard: the old queues stay for now: %s", why)
+        return False
 
     def _move(self, queue: str, new: Topology) -> None:
         """Move the messages of a queue to the shards that have their keys now."""

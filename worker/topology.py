@@ -1,4 +1,4 @@
-"""What a service declares on the broker: exchanges, queues and bindings, as data; and declaring it.
+"""What a service declares on the broker: exchanges, queues and bindings, as data.
 
 ::
 

@@ -54,6 +54,7 @@ class Journal:
 
 class StandIn:
     def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
+        self.trusted_until = float("inf")
         self.on_beat: Callable[[], None] = lambda: None
         self.on_given: Callable[[list[int]], None] = lambda _shards: None
         self.on_paused: Callable[[], None] = lambda: None

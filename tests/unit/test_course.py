@@ -154,3 +154,12 @@ def test_there_is_somebody_to_lead_a_change_and_else_nobody() -> None:
 
     assert course.jobs(FOUR) == []
     assert course.jobs(FOUR.reshard(8)) == [RESHARD]
+
+
+def test_a_plan_that_went_back_is_written_anew() -> None:
+    course = Course(replace(TERMS, shards=8), "ann")
+    now = Plan(Generation(2, 8))
+    assert course.follow(view(now)) == now
+
+    for before in (FOUR, FOUR.reshard(8)):
+        assert course.follow(view(before)) == Proposal(3, now.dump())

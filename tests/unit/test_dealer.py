@@ -34,8 +34,9 @@ class Process:
         self.giving: set[int] = set()
         self.opening = False
         self.dismissed = False
+        self.told = 1
         #: What was said and has not arrived, both ways; and all that was said to it.
-        self.told: deque[tuple[str, Any]] = deque()
+        self.pipe: deque[tuple[str, Any]] = deque()
         self.answers: deque[tuple[str, Any]] = deque()
         self.said: list[str] = []
         #: The process itself.
@@ -47,8 +48,9 @@ class Process:
     def serves(self) -> bool:
         return not (self.opening or self.dismissed)
 
-    def open(self, plan: Plan, version: int) -> None:
+    def open(self, plan: Plan, version: int, trusted_until: float) -> None:
         assert not self.shards
+        self.told = version
         self.opening = True
         self._say("open", plan.consumed.number)
 
@@ -67,17 +69,17 @@ class Process:
         self._say("lose", [*shards])
 
     def trust(self, until: float) -> None:
-        self.told.append(("trust", until))
+        self.pipe.append(("trust", until))
 
     def _say(self, kind: str, about: Any) -> None:
         self.said.append(kind)
-        self.told.append((kind, about))
+        self.pipe.append((kind, about))
 
     # -- the process itself
 
     def hear(self, now: float) -> None:
         """Act on the next thing that it was told."""
-        kind, about = self.told.popleft()
+        kind, about = self.pipe.popleft()
         match kind:
             case "open":
                 assert not self.has
@@ -123,7 +125,7 @@ class Table:
 
     def __init__(self, processes: int, shards: int = SHARDS, *, single: bool = False) -> None:
         self.given: list[str] = []
-        self.dealer = Dealer(self.given.append)
+        self.dealer = Dealer(lambda name, _epoch: self.given.append(name))
         self.plan = Plan(Generation(1, shards), single_active=single)
         self.dealer.follow(self.plan, 1)
         self.hands = [Process(index) for index in range(processes)]
@@ -144,10 +146,10 @@ class Table:
         """Deal until nothing moves any more."""
         for _ in range(ENOUGH):
             self.deal(places)
-            if not any(hand.told or hand.answers or hand.finishing for hand in self.hands):
+            if not any(hand.pipe or hand.answers or hand.finishing for hand in self.hands):
                 return
             for hand in self.hands:
-                while hand.told:
+                while hand.pipe:
                     hand.hear(self.now)
                 hand.finish()
                 while hand.answers:
@@ -203,7 +205,7 @@ def test_a_shard_is_taken_by_nobody_before_it_was_given() -> None:
     assert table.hands[0].said == ["take", "give"], "and it is told so once"
     assert table.hands[1].said == []
     assert not table.dealer.settled(table.hands)
-    while table.hands[0].told:
+    while table.hands[0].pipe:
         table.hands[0].hear(0.0)
     table.deal()
     assert table.hands[1].said == []
@@ -266,7 +268,7 @@ def test_the_one_lease_of_a_service_covers_all_shards() -> None:
     table.dealer.hear({}, ["g1"])
     table.deal()
     (hand,) = table.hands
-    hand.told.clear()
+    hand.pipe.clear()
     hand.answers.append(("given", [0, 1, 2, 3, 4]))
     hand.answer()
     table.deal()
@@ -330,6 +332,15 @@ def test_a_paused_shard_is_in_no_process_and_its_lease_stays() -> None:
     assert sorted(shard for own in table.had for shard in own) == [*range(SHARDS)]
 
 
+def test_who_was_not_told_the_plan_of_now_is_not_trusted() -> None:
+    table = Table(2, shards=2)
+    table.hands[1].told = 0
+
+    table.dealer.trust(99.0, table.hands)
+
+    assert [("trust", 99.0) in hand.pipe for hand in table.hands] == [True, False]
+
+
 def test_a_process_goes_over_to_another_generation_when_it_has_nothing_of_the_one_before() -> None:
     table = Table(2, shards=2)
     table.own_all()
@@ -389,7 +400,7 @@ class DealerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dealer = Dealer(self.lease_is_given)
+        self.dealer = Dealer(lambda name, _epoch: self.lease_is_given(name))
         self.plan = Plan(Generation(1, SHARDS))
         self.dealer.follow(self.plan, 1)
         self.version = 1
@@ -501,10 +512,10 @@ class DealerMachine(RuleBasedStateMachine):
 
     # -- the pipes ---------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(hand.told for hand in self.hands))
+    @precondition(lambda self: any(hand.pipe for hand in self.hands))
     @rule(data=st.data())
     def a_process_hears(self, data: st.DataObject) -> None:
-        hand = data.draw(st.sampled_from([hand for hand in self.hands if hand.told]))
+        hand = data.draw(st.sampled_from([hand for hand in self.hands if hand.pipe]))
         self.hear(hand)
 
     def hear(self, hand: Process) -> None:
@@ -550,10 +561,10 @@ class DealerMachine(RuleBasedStateMachine):
         said = Counter({hand: -len(hand.said) for hand in self.hands})
         for _ in range(ENOUGH):
             self.deal()
-            if not any(hand.told or hand.answers or hand.finishing for hand in self.hands):
+            if not any(hand.pipe or hand.answers or hand.finishing for hand in self.hands):
                 break
             for hand in self.hands:
-                while hand.told:
+                while hand.pipe:
                     self.hear(hand)
                 hand.finish()
                 while hand.answers:

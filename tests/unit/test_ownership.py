@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from worker.leases.base import LeaseOptions, Sync, View
+from worker.leases.base import Held, Lease, LeaseOptions, Sync, View
 from worker.leases.memory import MemoryLeases
 from worker.sharding.ownership import Orders, Ownership
 
@@ -174,11 +174,54 @@ def test_a_sleeper_learns_what_it_lost_and_gets_its_share_anew() -> None:
 def test_a_lease_of_a_generation_that_is_gone_is_given_up() -> None:
     world = World()
     ann = world.join("ann")
-    ann.ownership.hear(world.store.sync("bank", Sync("ann", acquire=["g0.0"])), world.now, ["g0.0"])
+    for _ in range(2):
+        answer = world.store.sync("bank", ann.ownership.ask(""))
+        ann.ownership.hear(answer, world.now, ["g0.0"])
     world.now += 2.0
     orders = ann.ownership.hear(world.store.sync("bank", Sync("ann")), world.now, SHARDS)
 
     assert orders.give == ["g0.0"]
+
+
+def test_what_a_store_that_went_back_says_is_ours_is_released_and_asked_for_anew() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}), 0.0, ["g1.0"])
+    ann.ask("", 1.0)
+    ann.hear(View({"ann": ""}, {"g1.0": Lease("bob", 7, TTL)}), 1.0, ["g1.0"])
+
+    before = View({"ann": ""}, {"g1.0": Lease("ann", 5, TTL)})
+    ann.ask("", 2.0)
+    orders = ann.hear(before, 2.0, ["g1.0"])
+
+    assert orders == ({}, [], [])
+    assert ann.ask("", 3.0).release == [Held("g1.0", 5)]
+
+
+def test_a_lease_that_is_not_trusted_any_more_is_asked_for_and_not_renewed() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}), 0.0, ["g1.0"])
+    ann.ask("", 0.5)
+    mine = View({"ann": ""}, {"g1.0": Lease("ann", 5, TTL)})
+    assert ann.hear(mine, 0.5, ["g1.0"]).take.keys() == {"g1.0"}
+
+    assert ann.ask("", 1.0).renew == [Held("g1.0", 5)]
+    late = ann.ask("", 2 * TTL)
+    assert (late.renew, late.acquire) == ([], ["g1.0"])
+
+    anew = View({"ann": ""}, {"g1.0": Lease("ann", 9, TTL)})
+    orders = ann.hear(anew, 2 * TTL, ["g1.0"])
+    assert (orders.lost, orders.take["g1.0"].epoch) == (["g1.0"], 9)
+
+
+def test_what_was_given_before_it_was_lost_and_came_back_is_not_released() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}), 0.0, ["g1.0"])
+    ann.ask("", 0.5)
+    ann.hear(View({"ann": ""}, {"g1.0": Lease("ann", 9, TTL)}), 0.5, ["g1.0"])
+
+    ann.given("g1.0", 5)
+
+    assert ann.ask("", 1.0).release == []
 
 
 def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:

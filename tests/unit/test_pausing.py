@@ -57,7 +57,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.given: list[str] = []
-        self.dealer = Dealer(self.given.append)
+        self.dealer = Dealer(lambda name, _epoch: self.given.append(name))
         self.hand = Hand()
 
     def children(self) -> list[Hand]:

@@ -8,7 +8,7 @@ from typing import cast
 
 from worker.leases.base import View
 from worker.sharding.generations import Generation, Phase, Plan
-from worker.supervisor.control import Message, Step, Stepped
+from worker.supervisor.control import Followed, Message, Step, Stepped
 from worker.supervisor.facts import Facts
 from worker.supervisor.process import ChildProcess, Stage
 from worker.supervisor.resharder import Resharder
@@ -30,6 +30,7 @@ class Process:
     stage: Stage = Stage.READY
     told: int = VERSION
     followed: int = VERSION
+    follow_at: float = 0.0
     said: list[Message] = field(default_factory=list)
 
     def say(self, message: Message) -> None:
@@ -170,3 +171,30 @@ def test_a_process_that_is_connecting_by_an_earlier_plan_is_waited_for() -> None
 
     assert opening.told == VERSION - 1
     assert desk.resharder.followed < VERSION
+
+
+def test_what_a_process_could_not_declare_it_is_told_again_later() -> None:
+    process = Process(told=0, followed=0)
+    desk = Desk(process)
+    desk.hear(Phase.BIND)
+    desk.drive()
+
+    child = cast("ChildProcess", process)
+    desk.resharder.heard(child, Followed(VERSION, "the broker is away"), NOW)
+    desk.drive()
+    assert process.told != VERSION
+    assert desk.resharder.followed < VERSION
+
+    desk.drive(LATER)
+    assert process.told == VERSION
+
+
+def test_a_proposal_that_came_to_nothing_is_made_again() -> None:
+    desk = Desk(Process())
+    desk.hear(Phase.DRAIN, Facts(drained=("g1.0", "g1.1")))
+    desk.drive()
+    desk.drive()
+    assert desk.phases == [Phase.REMOVE]
+
+    desk.drive(LATER)
+    assert desk.phases == [Phase.REMOVE, Phase.REMOVE]

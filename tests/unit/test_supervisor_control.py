@@ -53,10 +53,11 @@ def pipe() -> Iterator[tuple[Channel, socket.socket]]:
         Boot({"app": "handlers", "shards": 8}, 1),
         Hello(4711, "00ff", {"service": "bank"}),
         Fatal(3, "wrong\nin two lines"),
-        Open('{"current": 1}', 7),
+        Open('{"current": 1}', 7, 12.5),
         Ready(2, 7),
         Follow('{"current": 1}', 8),
         Followed(8),
+        Followed(8, "the broker is away"),
         Step('{"current": 1}', 8),
         Stepped(8, False, "the broker is away"),
         Take([[0, 17], [2, 18]], 4711.25),  # type: ignore[list-item]  # JSON has no tuples

@@ -14,7 +14,7 @@ Invariants that every store keeps, and that ``worker.testing.lease_suite`` check
 * A lease has one owner at most until it was released, or the store has *watched* it go without
   renewal for its whole length.
 * Watched time is the sum of the times between two calls for a service, of which each counts no more
-  than a quarter of the length of a lease. So neither a step of the server's clock nor its absence
+  than an eighth of the length of a lease. So neither a step of the server's clock nor its absence
   ends a lease whose holder still trusts it. Leases that a service left behind as it died at once
   are free only after others have watched them for as long.
 * An epoch never falls, and rises when the owner changes. It is at least the store's wall clock in
@@ -44,7 +44,7 @@ _GOES_ON = hasattr(time, "CLOCK_BOOTTIME")
 #: Characters of a member's facts, and of a document, at most.
 MAX_TEXT = 512 * 1024
 #: One call for a service counts as at most this share of a lease's length of watching.
-STEP_SHARE = 4
+STEP_SHARE = 8
 #: The share of a lease's length that its holder does not trust: the clocks of two machines may
 #: differ in speed, and a thread may wait for a core.
 _MARGIN_SHARE = 0.15

@@ -13,7 +13,7 @@
 -- documents "version text". Numbers are below 2^53, so Lua keeps them exactly.
 
 local CLOCK, MEMBERS, LEASES, DOCUMENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local STEP_SHARE, MEMORY_LENGTHS = 4, 1000
+local STEP_SHARE, MEMORY_LENGTHS = 8, 1000
 
 local command, ttl, settle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 

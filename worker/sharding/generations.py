@@ -132,6 +132,11 @@ class Plan:
         return {each.shards for each in (self.current, self.target) if each is not None}
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """How far it is: a plan that comes after another has more of it, always."""
+        return self.current.number, 0 if self.phase is None else 1 + _ORDER.index(self.phase)
+
+    @property
     def consumed(self) -> Generation:
         """The one generation that may be consumed now."""
         if self.target is not None and self.phase is Phase.REMOVE:

@@ -71,6 +71,8 @@ class Ownership:
         self._giving: set[str] = set()
         self._given: set[str] = set()
         self._wanted: list[str] = []
+        #: What the last call asked for.
+        self._asked: frozenset[str] = frozenset()
         self._leaving = False
         #: What is ours was heard since we began to leave: no grant is still on its way.
         self._knows_all = False
@@ -100,24 +102,33 @@ class Ownership:
             self._leaving, self._knows_all, self._wanted = True, False, []
         return self._give(list(self.grants))
 
-    def given(self, name: str) -> None:
-        """Nothing of this lease runs any more, and its channel is closed."""
-        if name in self.grants:
-            self._given.add(name)
+    def given(self, name: str, epoch: int | None = None) -> None:
+        """Nothing of this lease runs any more, and its channel is closed.
+
+        ``epoch``, where it is told, is that of the grant: what was lost and became ours again
+        meanwhile is another one.
+        """
+        grant = self.grants.get(name)
+        if grant is None or epoch not in (None, grant.epoch):
+            return
+        self._given.add(name)
         self._giving.discard(name)
 
-    def ask(self, facts: str) -> Sync:
-        """Return the next call to the store."""
+    def ask(self, facts: str, now: float = float("-inf")) -> Sync:
+        """Return the next call to the store, which begins at ``now``.
+
+        A lease that is not trusted any more is asked for instead of renewed: where the store
+        forgot it, somebody else may have owned it since, with a higher epoch than ours.
+        """
+        held = {name: grant for name, grant in self.grants.items() if name not in self._given}
+        old = [name for name, grant in held.items() if grant.trusted_until < now]
+        self._asked = frozenset((*self._wanted, *old))
         return Sync(
             self.member,
             facts,
             release=[Held(name, self.grants[name].epoch) for name in self._given],
-            renew=[
-                Held(name, grant.epoch)
-                for name, grant in self.grants.items()
-                if name not in self._given
-            ],
-            acquire=self._wanted,
+            renew=[Held(name, held[name].epoch) for name in held.keys() - {*old}],
+            acquire=[*self._wanted, *old],
             leaving=self._knows_all and self.grants.keys() <= self._given,
         )
 
@@ -138,7 +149,11 @@ class Ownership:
         self._giving.difference_update(lost)
         self._given.difference_update(lost)
         trusted = trusted_until(asked_at, self._ttl)
-        take = {n: Grant(epoch, trusted) for n, epoch in mine.items() if n not in self.grants}
+        new = {n: Grant(epoch, trusted) for n, epoch in mine.items() if n not in self.grants}
+        # What we did not ask for is of a store that went back to what it was before: others may
+        # have owned it since. It is released, and asked for anew, with an epoch above theirs.
+        take = {name: grant for name, grant in new.items() if name in self._asked}
+        self._given.update(new.keys() - take.keys())
         self.grants = {name: Grant(epoch, trusted) for name, epoch in mine.items()}
         if self._leaving:  # it was on its way when we began to; nobody consumes it
             self._given.update(take)

@@ -80,6 +80,8 @@ M = TypeVar("M", bound="Message")
 class Runnable(Protocol):
     """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
 
+    #: Until when it may connect, by the ``lease_clock``; set before it opens.
+    trusted_until: float
     on_beat: Callable[[], None]
     on_given: Callable[[list[int]], None]
     on_paused: Callable[[], None]
@@ -218,6 +220,7 @@ class Child:
         plan = Plan.load(told.plan)
         self._consumer = consumer = service.consumer(plan, self._owner)
         self._stepper = Stepper(service.steps, self._signals.wake)
+        consumer.trusted_until = told.trusted_until
         consumer.on_given = self._tell_given
         consumer.on_paused = self._tell_paused
         consumer.open()
@@ -286,10 +289,11 @@ class Child:
     def _assign(self, consumer: Runnable, message: Message) -> None:
         """Consume what the supervisor says, and as long as it says."""
         match message:
-            case Open(text, version):
+            case Open(text, version, _):
                 plan = Plan.load(text)
                 consumer.switch(plan)
-                self._channel.send(Ready(plan.consumed.number, version))
+                self._channel.send(Ready(plan.consumed.number, 0))
+                self._stepper.follow(plan, version)
             case Follow(text, version):
                 consumer.follow(Plan.load(text))
                 self._stepper.follow(Plan.load(text), version)

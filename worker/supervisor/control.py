@@ -7,7 +7,7 @@
         <─── Hello(pid, owner, terms) ───────────      or Fatal(exit_code, text)
         ──── Look() ────────────────────────────>      where the lease store knows no plan:
         <─── Found(generations) ─────────────────      looks at the broker
-        ──── Open(plan, version) ───────────────>      connects and declares
+        ──── Open(plan, version, …) ────────────>      connects and declares
         <─── Ready(generation, version) ─────────      or Fatal(exit_code, text)
         ──── Take(fences, trusted_until) ───────>      consumes these shards
         ──── Trust(until) ──────────────────────>      at each renewal of their leases
@@ -46,8 +46,6 @@ PROTOCOL = 2
 
 #: The longest line, in bytes. A peer that sends more is broken.
 MAX_LINE = 1 << 20
-
-_MAX_OUTGOING = 4 * MAX_LINE
 
 #: Exit codes of a child, by how its consumer finished. A child that could not start exits with
 #: what its :class:`Fatal` says.
@@ -153,11 +151,16 @@ class Open:
 
     plan: str
     version: int
+    #: Until when it may connect, by the ``lease_clock``: later there may be another plan.
+    trusted_until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Connected, declared, consuming what it is told to take."""
+    """The process consumes what it is told to take, of this generation.
+
+    ``version`` is that of the plan by which everything is declared; 0 where it still connects.
+    """
 
     generation: int
     version: int
@@ -173,9 +176,13 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What the plan of this version says is declared, and nothing else will be."""
+    """What the plan of this version says is declared, and nothing else will be.
+
+    Or, with an ``error``, it could not be declared.
+    """
 
     version: int
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Course:
         if document is None:
             return self._first()
         plan = Plan.load(document.text)
+        if self._accepted is not None and plan.progress < self._accepted.progress:
+            # The store went back to what it was before; the broker did not.
+            return Proposal(document.version, self._accepted.dump())
         if plan.single_active != terms.single_active:
             alone = {self._member} >= view.members.keys()
             free = all(lease.owner == self._member for lease in view.leases.values())

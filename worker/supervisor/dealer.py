@@ -30,6 +30,8 @@ class Hand(Protocol):
     index: int
     #: The generation whose queues it knows; 0 while it knows none.
     generation: int
+    #: The version of the plan that it was told last.
+    told: int
     #: The shards that it was told to take, until it gave them, with their fences.
     shards: dict[int, int]
     #: Those of them that it was told to give.
@@ -39,7 +41,7 @@ class Hand(Protocol):
     def serves(self) -> bool:
         """Whether it may be told of a generation, and to take shards of the one that it knows."""
 
-    def open(self, plan: Plan, version: int) -> None:
+    def open(self, plan: Plan, version: int, trusted_until: float) -> None:
         """Tell it to leave the generation that it knows for the one that this plan consumes."""
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
@@ -58,10 +60,11 @@ class Hand(Protocol):
 class Dealer:
     """Which shards are owned here, and which process has each. Used by the supervisor's loop.
 
-    ``given`` is called with the name of a lease of which nothing is consumed any more.
+    ``given`` is called with the name of a lease of which nothing is consumed any more, and the
+    epoch that it was granted with.
     """
 
-    def __init__(self, given: Callable[[str], None]) -> None:
+    def __init__(self, given: Callable[[str, int], None]) -> None:
         self._given = given
         #: The plan of generations, and the version of its document; None until it is known.
         self.plan: Plan | None = None
@@ -105,7 +108,8 @@ class Dealer:
         """Trust all that is owned until then."""
         self.trusted_until = until
         for hand in hands:
-            hand.trust(until)
+            if hand.told == self.version:  # it declares what the plan of now says, and nothing else
+                hand.trust(until)
 
     def deal(self, hands: Sequence[Hand], places: Sequence[int], now: float) -> None:
         """Tell every process what follows. ``places`` are those that shards may go to."""
@@ -129,7 +133,7 @@ class Dealer:
             if surplus:
                 hand.give(surplus)
             if hand.serves and not current and not hand.shards and now < self.trusted_until:
-                hand.open(plan, self.version)
+                hand.open(plan, self.version, self.trusted_until)
         for hand in hands:
             fences = {
                 shard: fence
@@ -207,8 +211,7 @@ class Dealer:
         for name in [*self._giving]:
             if not any(s in hand.shards for hand in hands for s in self._shards(hand, name)):
                 self._giving.discard(name)
-                self.owned.pop(name, None)
-                self._given(name)
+                self._given(name, self.owned.pop(name, 0))
 
     def _shards(self, hand: Hand, name: str) -> range:
         """Return the shards that a lease is for, in the generation that the process knows."""

@@ -62,7 +62,7 @@ class Fleet:
         options: Mapping[str, object],
         command: Sequence[str] = CHILD_COMMAND,
         on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
-        given: Callable[[str], None] = lambda _lease: None,
+        given: Callable[[str, int], None] = lambda _lease, _epoch: None,
         propose: Callable[[int, str], None] = lambda _version, _text: None,
     ) -> None:
         self._options = options
@@ -221,7 +221,7 @@ class Fleet:
         for child in self.children():
             child.watch(now, self.terms)
         if self._closing or self.failure is not None:
-            self.dealer.deal(self.holders, (), lease_clock())
+            self._deal((), now)
             return
         if self._change is None and self.terms is not None and self.booted:
             self._change = self._plans.next(self._slots, self.processes)
@@ -237,8 +237,14 @@ class Fleet:
         if self._change is None:
             self._slots = [s for s in self._slots if s.index < self.processes or any(s.children())]
         self.booted = self.booted or self.ready
-        self.dealer.deal(self.holders, range(self.processes), lease_clock())
-        self.resharder.drive(self.children(), now)
+        self._deal(range(self.processes), now)
+
+    def _deal(self, places: Sequence[int], now: float) -> None:
+        """Tell the processes of the plan, then of their shards."""
+        trusted = lease_clock()
+        if trusted < self.dealer.trusted_until:  # or there may be another plan by now
+            self.resharder.drive(self.children(), now)
+        self.dealer.deal(self.holders, places, trusted)
 
     # The life of one process
 
@@ -264,7 +270,7 @@ class Fleet:
             return
         trusted = lease_clock() < dealer.trusted_until  # or there may be another plan by now
         if child.stage is Stage.GREETED and dealer.plan is not None and trusted:
-            child.open(dealer.plan, dealer.version)
+            child.open(dealer.plan, dealer.version, dealer.trusted_until)
         if child.stage is not Stage.READY or slot.holder is not None:
             return
         if change is None or change.committed or not change.covers(slot):

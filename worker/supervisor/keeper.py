@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, LeasesUnavailable, QworkerError, StoreCorrupt
-from worker.leases.base import LeaseOptions, Sync, View, lease_clock, trusted_until
+from worker.leases.base import (
+    STEP_SHARE,
+    LeaseOptions,
+    Sync,
+    View,
+    lease_clock,
+    trusted_until,
+)
 from worker.leases.open import open_leases
 from worker.patience import patiently
 from worker.sharding.generations import PLAN
@@ -77,7 +84,7 @@ class Keeper:
         self._ownership = Ownership(self.member, terms.lease_ttl, _is_able)
         self._course = Course(terms, self.member)
         self._news: deque[News] = deque()
-        self._given: deque[str] = deque()
+        self._given: deque[tuple[str, int | None]] = deque()
         self._writes: deque[tuple[str, int, str]] = deque()
         self._facts = Facts(able=False).dump()
         self._leaving = False
@@ -114,9 +121,9 @@ class Keeper:
         self._course.found = generations
         self._poke.set()
 
-    def given(self, name: str) -> None:
-        """Nothing of this lease is consumed any more."""
-        self._given.append(name)
+    def given(self, name: str, epoch: int | None = None) -> None:
+        """Nothing of this lease is consumed any more, as it was granted with ``epoch``."""
+        self._given.append((name, epoch))
         self._poke.set()
 
     def write(self, name: str, version: int, text: str) -> None:
@@ -183,7 +190,7 @@ class Keeper:
                 pause = _AT_ONCE
             else:
                 pause = _LIVELY if away or began < lively_until else _CALM
-            self._poke.wait(min(pause, self._terms.lease_ttl / 4))
+            self._poke.wait(min(pause, self._terms.lease_ttl / STEP_SHARE))
 
     def _round(self, store: LeaseStore, asked_at: float) -> bool:
         """Make one call; tell whether something moved, so that the next should follow at once."""
@@ -194,8 +201,8 @@ class Keeper:
         if self._leaving:
             self._letting_go += ownership.leave()
         while self._given:
-            ownership.given(self._given.popleft())
-        view = store.sync(self._terms.queues, ownership.ask(self._facts))
+            ownership.given(*self._given.popleft())
+        view = store.sync(self._terms.queues, ownership.ask(self._facts, asked_at))
         if self._course.asks(view):
             if self._leaving:
                 store.sync(self._terms.queues, Sync(self.member, leaving=True))

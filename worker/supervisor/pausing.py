@@ -44,8 +44,10 @@ class Pausing:
                 write(PAUSED, 0, self.pauses.dump())
             return
         version, pauses = paused
-        if version == self._version:
+        if (version, pauses) == (self._version, self.pauses):
             return
+        if version <= self._version:  # the store forgot, or went back
+            self._carried_out = 0
         if pauses != self.pauses:
             logger.info("paused: %s", pauses)
         self.pauses, self._version = pauses, version

@@ -66,7 +66,7 @@ class Stage(Enum):
     """How far a process has come."""
 
     BOOTING = "booting"  # imports the app
-    GREETED = "greeted"  # waits to be told how many shards there are
+    GREETED = "greeted"  # waits for the plan
     OPENING = "opening"  # connects
     READY = "ready"  # consumes what it is told to take
     DRAINING = "draining"
@@ -94,6 +94,8 @@ class ChildProcess:
         #: The versions of the plan that it was told, and that it follows.
         self.told = 0
         self.followed = 0
+        #: When it may be told again what it could not declare.
+        self.follow_at = now
         #: The shards that it was told to take, until it gave them, with their fences; and those of
         #: them that it was told to give.
         self.shards: dict[int, int] = {}
@@ -159,12 +161,15 @@ class ChildProcess:
         self.owner = owner
         self.stage = Stage.GREETED
 
-    def open(self, plan: Plan, version: int) -> None:
-        """Make the process connect, and leave a generation of which it holds nothing."""
+    def open(self, plan: Plan, version: int, trusted_until: float) -> None:
+        """Make the process connect, and leave a generation of which it holds nothing.
+
+        It connects until then, by the ``lease_clock``: later the plan may be another.
+        """
         self.stage = Stage.OPENING
         self.opened_at = monotonic()
         self.told = version
-        self.say(Open(plan.dump(), version))
+        self.say(Open(plan.dump(), version, trusted_until))
 
     def follow(self, plan: Plan, version: int) -> None:
         """Make the process declare what this plan says."""
@@ -203,7 +208,8 @@ class ChildProcess:
 
     def ready(self, generation: int, version: int, now: float) -> None:
         """Note that the process is connected to this generation, as that plan has it."""
-        self.followed = version
+        if version:
+            self.followed = version
         self.last_beat = now
         self.ready_at = self.ready_at or now
         self.generation = generation

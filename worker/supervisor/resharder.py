@@ -58,7 +58,7 @@ class Resharder:
         self._asked = 0
         self._asked_of = 0
         self._again_at = 0.0
-        self._proposed = 0
+        self._proposed, self._proposed_at = 0, 0.0
         self._tries = 0
         #: The versions began anew, because the lease store forgot; what processes know is void.
         self._anew = False
@@ -88,10 +88,13 @@ class Resharder:
             for child in children:
                 child.told = child.followed = 0
         for child in children:
-            if child.told != self.version and child.stage is not Stage.OPENING:
+            behind = child.told != self.version and now >= child.follow_at
+            if behind and child.stage is not Stage.OPENING:
                 child.follow(plan, self.version)
         if all(child.followed == self.version for child in children):
             self.followed = self.version
+        if now >= self._proposed_at + _AFTER_ERROR:
+            self._proposed = 0  # it was written, and went with a store that went back
         if self._leads and plan.target is not None and self._proposed != self.version:
             self._lead(plan, children, now)
 
@@ -107,8 +110,11 @@ class Resharder:
         match message:
             case Found(generations):
                 self.on_found([Generation(*each) for each in generations])
-            case Followed(version):
+            case Followed(version, ""):
                 child.followed = version
+            case Followed(_, error):
+                logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, error)
+                child.told, child.follow_at = 0, now + _AFTER_ERROR
             case Stepped():
                 self.stepped(message, now)
 
@@ -119,7 +125,7 @@ class Resharder:
         if message.error:
             logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, message.error)
         if message.done and self.version == message.version:
-            self._advance(self.plan)
+            self._advance(self.plan, now)
             return
         self._asked = 0
         self._tries += 1
@@ -131,11 +137,11 @@ class Resharder:
             case Phase.BIND:
                 followed = [self.followed, *(member.followed for member in self._members)]
                 if all(version == self.version for version in followed):
-                    self._advance(plan)
+                    self._advance(plan, now)
             case Phase.DRAIN:
                 drained = {name for member in self._members for name in member.drained}
                 if drained.issuperset(plan.current.leases):
-                    self._advance(plan)
+                    self._advance(plan, now)
             case _:
                 self._take_step(plan, children, now)
 
@@ -147,7 +153,7 @@ class Resharder:
             self._asked, self._asked_of = self.version, able[0].pid
             able[0].say(Step(plan.dump(), self.version))
 
-    def _advance(self, plan: Plan) -> None:
-        self._proposed = self.version
+    def _advance(self, plan: Plan, now: float) -> None:
+        self._proposed, self._proposed_at = self.version, now
         self._tries = 0
         self._propose(self.version, plan.advanced().dump())

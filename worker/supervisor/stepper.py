@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from worker.sharding.generations import Plan
 
 logger = logging.getLogger("worker.supervisor.child")
-
-#: Seconds until what could not be declared is tried again.
-_AGAIN = 2.0
 
 
 class Steps(Protocol):
@@ -73,14 +69,11 @@ class Stepper:
             self._wake()
 
     def _follow(self, plan: Plan, version: int) -> Followed:
-        while True:
-            try:
-                self._steps.declare(plan)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the plan waits for it
-                logger.warning("reshard: trying again in %g s: %s", _AGAIN, _told(error))
-                time.sleep(_AGAIN)
-            else:
-                return Followed(version)
+        try:
+            self._steps.declare(plan)
+        except Exception as error:  # noqa: BLE001 - the supervisor asks again
+            return Followed(version, _told(error))
+        return Followed(version)
 
     def _step(self, plan: Plan, version: int) -> Stepped:
         try:

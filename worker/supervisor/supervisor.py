@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
-from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import PLAN
 from worker.supervisor.control import EXIT_CODES, Fatal
@@ -283,7 +282,8 @@ class Supervisor:
             dealer.lose(news.lost, holders)
             dealer.hear({name: grant.epoch for name, grant in news.take.items()}, news.give)
             dealer.trust(news.trusted_until, self._fleet.children())
-            leads = RESHARD in dealer.owned and lease_clock() < news.trusted_until
+            # While the store is settling it does not know all members yet.
+            leads = RESHARD in dealer.owned and not news.view.settling
             self._fleet.resharder.hear(news.plan, news.view, news.version, leads=leads)
 
     def _propose(self, version: int, text: str) -> None:
@@ -291,9 +291,9 @@ class Supervisor:
         if self._keeper is not None:
             self._keeper.write(PLAN, version, text)
 
-    def _give_back(self, lease: str) -> None:
+    def _give_back(self, lease: str, epoch: int) -> None:
         if self._keeper is not None:
-            self._keeper.given(lease)
+            self._keeper.given(lease, epoch)
 
     def _open(self, terms: Terms, now: float) -> None:
         """Start what the settings ask for, now that they are known."""
