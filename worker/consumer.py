@@ -195,10 +195,7 @@ class Consumer:
         self._dialogue.bury(owners)
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
-        """Consume these shards too, under these fences; ``trusted_until`` is for all there are.
-
-        It is of the ``lease_clock``; past it nothing begins and everything is given up.
-        """
+        """Consume these shards too; past ``trusted_until`` (``lease_clock``) all are given up."""
         self._tenure.take(fences, trusted_until)
 
     def give(self, shards: Iterable[int]) -> None:
