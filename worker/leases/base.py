@@ -162,7 +162,7 @@ def lease_clock() -> float:
     """Return the seconds of the clock that holders of leases go by.
 
     It is monotonic, the same for all processes of a machine, and goes on while that is suspended
-    (Linux: CLOCK_BOOTTIME of clock_gettime(2)); the store's clock does so too.
+    (Linux: CLOCK_BOOTTIME of clock_gettime(2)), as the clock of a server elsewhere does.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _GOES_ON else time.monotonic()
 

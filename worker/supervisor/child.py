@@ -1,7 +1,7 @@
 """The child process: import the app, consume what the supervisor assigns, end in order.
 
 1. Say hello: the app is imported, its settings are known.
-2. Connect and declare when told how many shards there are; say ready.
+2. Connect and declare when told the plan of generations; say ready.
 3. Run the consumer's loop in this thread. The control pipe and the signals are watched by it.
 4. Say how it ended, and exit: no later than told, also where a thread of a handler never ends.
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.supervisor.child")
 
-#: The most seconds that a process without a supervisor takes to drain; leases live for ten.
+#: The most seconds that a process without a supervisor takes to drain.
 ORPHAN_DRAIN = 8.0
 
 #: Seconds past its drain that such a process may still take to close and exit.
