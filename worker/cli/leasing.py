@@ -92,6 +92,18 @@ class Leasing:
             if self._open().write(self.service, PAUSED, known.version, wanted.dump()):
                 return self.look()
 
+    def reshard(self, change: Callable[[Plan | None], Plan]) -> None:
+        """Make what ``change`` says the plan, whoever else changes it meanwhile."""
+        while True:
+            known = self.look()
+            wanted = change(known.plan)
+            document = known.view.documents.get(PLAN)
+            version = 0 if document is None else document.version
+            if wanted == known.plan:
+                return
+            if self._open().write(self.service, PLAN, version, wanted.dump()):
+                return
+
     def _is_missing(self) -> bool:
         """Tell whether it is a file that is not there: looking must not create it."""
         return self._url.startswith("sqlite:") and not path_of(self._url, "lease").exists()

@@ -126,6 +126,8 @@ def _reshard(plan: Plan, known: Known, shards: list[dict[str, Any]]) -> dict[str
     drained = {name for facts in known.members.values() for name in facts.drained}
     drains = plan.phase is Phase.DRAIN
     waits = [n for n, name in enumerate(plan.current.leases) if name not in drained]
+    if plan.phase is Phase.REMOVE:
+        waits = []
     stuck = [n for n in waits if shards[n]["paused"] or shards[n]["halted"]] if drains else []
     return {
         "from": plan.current.shards,
@@ -156,7 +158,7 @@ def headlines(told: Mapping[str, Any]) -> list[str]:
     elif all(member["silent_for"] for member in members):
         lines.append("nobody who runs it has given a sign of life lately")
     if (reshard := told["reshard"]) is not None:
-        lines.append(_reshard_line(reshard))
+        lines.append(progress(reshard))
     if any(told["paused"].values()):
         lines.append(_paused_line(told))
     return lines
@@ -172,7 +174,8 @@ def footlines(told: Mapping[str, Any]) -> list[str]:
     return [f"parked keys: {parked['keys']}{keys}"]
 
 
-def _reshard_line(reshard: Mapping[str, Any]) -> str:
+def progress(reshard: Mapping[str, Any]) -> str:
+    """Return how far a change of the number of shards is, in words."""
     phase = Phase(reshard["phase"])
     line = f"reshard from {reshard['from']} to {reshard['to']} shards: {_DOING[phase]}"
     if phase is not Phase.DRAIN:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli.leasing import SETTINGS, leasing
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
+from worker.cli.overview import overview, progress
 from worker.config import FIELDS
 from worker.errors import LeasesUnavailable, UsageError
-from worker.leases.base import LeaseOptions
-from worker.leases.open import open_leases
-from worker.sharding.generations import PLAN, Phase, Plan
-from worker.supervisor.facts import Facts
-from worker.topology import queue_prefix
 
 if TYPE_CHECKING:
-    from worker.config import Settings
-    from worker.leases.base import LeaseStore, View
+    from worker.cli.leasing import Leasing
+    from worker.sharding.generations import Plan
 
 _LOOK = 0.25
 #: Seconds without a living member after which somebody is told that there is none.
 _LONELY = 2.0
 _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
-
-_DOING = {
-    Phase.DECLARE: "declaring the new queues",
-    Phase.BIND: "binding them: what is published goes to both",
-    Phase.SEAL: "sealing the old queues",
-    Phase.DRAIN: "draining the old queues",
-    Phase.REMOVE: "consuming the new queues; removing the old ones",
-}
 
 
 @click.command(
@@ -44,7 +32,7 @@ _DOING = {
         "qworker reshard --app handlers --to 16 --no-wait    # the service goes on by itself",
     ),
 )
-@settings_options("app", "broker", "dedup", "leases", "handlers", "connect_timeout")
+@settings_options(*SETTINGS, "handlers")
 @service_option
 @click.option(
     "--to",
@@ -68,104 +56,47 @@ def reshard(
     The last step, the removal of the old queues, waits until retries that wait in the broker have
     returned; the new ones are consumed meanwhile.
     """
-    aim = target(options, service)
-    name = queue_prefix(aim.service, aim.settings.handlers)
-    store = _open(aim.settings)
-    try:
-        change = _Change(store, name, shards, quiet=as_json)
-        change.ask()
+    with leasing(target(options, service)) as leases:
+        leases.reshard(lambda plan: _changed(leases.service, plan, shards))
         if not no_wait:
-            change.watch()
-        view, plan = change.look()
-    finally:
-        store.close()
-    if as_json:
-        emit_json(_facts(name, plan, view))
-    elif plan.target is None:
-        emit(f"{name} has {count(plan.current.shards, 'shard')}, generation {plan.current.number}")
+            _watch(leases, quiet=as_json)
+        known = leases.look()
+        if as_json:
+            facts = overview(leases.service, known, None, time())
+            told = {name: facts[name] for name in ("service", "generation", "reshard")}
+            emit_json({**told, "shards": len(facts["shards"])})
+        elif known.plan is not None and known.plan.target is None:
+            number, shards = known.plan.current.number, known.plan.current.shards
+            emit(f"{leases.service} has {count(shards, 'shard')}, generation {number}")
     return 0
 
 
-def _open(settings: Settings) -> LeaseStore:
-    options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
-    return open_leases(settings.leases_url, options)
+def _changed(service: str, plan: Plan | None, shards: int) -> Plan:
+    if plan is None:
+        raise UsageError(
+            f"{service} was never started with this lease store: start it with --shards {shards}"
+        )
+    return plan.reshard(shards)
 
 
-@dataclass(slots=True)
-class _Change:
-    """The change of one service, as this command sees it."""
-
-    store: LeaseStore
-    service: str
-    shards: int
-    quiet: bool
-
-    def look(self) -> tuple[View, Plan]:
-        """Return what the members know. Raises UsageError for a service that never ran."""
-        view = self.store.look(self.service)
-        document = view.documents.get(PLAN)
-        if document is None:
-            raise UsageError(
-                f"{self.service} was never started with this lease store: start it with"
-                f" --shards {self.shards}"
-            )
-        return view, Plan.load(document.text)
-
-    def ask(self) -> None:
-        """Write the plan. Raises UsageError where another change is under way."""
-        while True:
-            view, plan = self.look()
-            changed = plan.reshard(self.shards)
-            version = view.documents[PLAN].version
-            if changed == plan or self.store.write(self.service, PLAN, version, changed.dump()):
+def _watch(leases: Leasing, *, quiet: bool) -> None:
+    """Show what is done, until it is."""
+    shown, seen = "", monotonic()
+    while True:
+        try:
+            known = leases.look()
+        except LeasesUnavailable as error:
+            seen, text = monotonic(), f"the lease store is away: {error}"
+        else:
+            if known.plan is None or known.plan.target is None:
                 return
-
-    def watch(self) -> None:
-        """Show what is done, until it is."""
-        shown, seen = "", monotonic()
-        while True:
-            try:
-                view, plan = self.look()
-            except LeasesUnavailable as error:
-                seen, text = monotonic(), f"the lease store is away: {error}"
-            else:
-                if plan.target is None:
-                    return
-                seen = monotonic() if view.members else seen
-                text = _progress(view, plan)
-            if monotonic() - seen > _LONELY:
-                text = "no supervisor of the service runs: it goes on when one is started"
-            if text != shown:
-                self._tell(text)
-                shown = text
-            sleep(_LOOK)
-
-    def _tell(self, text: str) -> None:
-        if not self.quiet:
+            facts = overview(leases.service, known, None, time())
+            if any(not member["silent_for"] for member in facts["members"]):
+                seen = monotonic()
+            text = progress(facts["reshard"])
+        if monotonic() - seen > _LONELY:
+            text = "no supervisor of the service runs: it goes on when one is started"
+        if text != shown and not quiet:
             note(text)
-
-
-def _progress(view: View, plan: Plan) -> str:
-    if plan.target is None or plan.phase is None:
-        return ""
-    told = f"{plan.current.shards} -> {plan.target.shards}: {_DOING[plan.phase]}"
-    if plan.phase is Phase.DRAIN:
-        drained = _drained(view) & {*plan.current.leases}
-        told += f", {len(drained)} of {plan.current.shards} done"
-    return told
-
-
-def _drained(view: View) -> set[str]:
-    return {name for facts in view.members.values() for name in Facts.load(facts).drained}
-
-
-def _facts(service: str, plan: Plan, view: View) -> dict[str, Any]:
-    return {
-        "service": service,
-        "shards": plan.current.shards,
-        "generation": plan.current.number,
-        "to": None if plan.target is None else plan.target.shards,
-        "phase": None if plan.phase is None else plan.phase.value,
-        "drained": sorted(_drained(view)),
-        "members": len(view.members),
-    }
+        shown = text
+        sleep(_LOOK)
