@@ -8,11 +8,11 @@ RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Most tests wait for processes and servers rather than compute; each worker has its own servers.
-WORKERS := 4
+WORKERS := 3
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo servers test check bench clean
+.PHONY: help install demo servers test chaos check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 
 test: $(DEV) servers ## run all tests, against servers of their own on free ports
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 12
+
+chaos: $(DEV) servers ## run the long tests: machines that die, sleep and are cut off
+	@$(BIN)/python -m pytest -m long --numprocesses 2 --dist worksteal
 
 check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
 	@status=0; \

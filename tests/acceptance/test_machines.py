@@ -150,6 +150,7 @@ def addresses() -> str:
     return subprocess.run(["ip", "address"], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize("to", [To.REDIS, To.RABBITMQ])
 def test_a_supervisor_outlasts_a_cut_link(site: Site, to: To, way: Way) -> None:
@@ -167,6 +168,7 @@ def test_a_supervisor_outlasts_a_cut_link(site: Site, to: To, way: Way) -> None:
     judge(site, load, one)
 
 
+@pytest.mark.long
 def test_a_supervisor_outlasts_the_loss_of_its_whole_link(site: Site) -> None:
     one = site.supervisor("one", **EAGER)
     one.start_ready(*OPTIONS)
@@ -181,6 +183,7 @@ def test_a_supervisor_outlasts_the_loss_of_its_whole_link(site: Site) -> None:
     judge(site, load, one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", Part)
 def test_what_stood_still_goes_on(site: Site, part: Part) -> None:
     one = site.supervisor("one", **EAGER)
@@ -197,6 +200,7 @@ def test_what_stood_still_goes_on(site: Site, part: Part) -> None:
     judge(site, load, one)
 
 
+@pytest.mark.long
 def test_what_was_killed_is_replaced(site: Site) -> None:
     one = site.supervisor("one", **EAGER)
     one.start_ready(*OPTIONS)
@@ -214,6 +218,7 @@ def test_what_was_killed_is_replaced(site: Site) -> None:
     judge(site, load, one)
 
 
+@pytest.mark.long
 def test_two_supervisors_of_two_services_mind_their_own(site: Site) -> None:
     ours = site.supervisor("ours", **EAGER)
     other = site.supervisor("other", "family", **EAGER)

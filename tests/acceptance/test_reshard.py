@@ -125,6 +125,7 @@ def finish(change: Change, site: Site, load: SteadyLoad) -> None:
     assert found.held, found.story
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_leader_is_killed_in_every_step(any_site: Site, tell: Tell) -> None:
     load = any_site.load(keys=200, rate=200.0)

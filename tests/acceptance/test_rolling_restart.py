@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from time import monotonic
 
+import pytest
+
 from acceptance.running import eventually, some_more
 from machines.checker import Findings
 from machines.load import SteadyLoad
@@ -66,6 +68,7 @@ def test_fresh_code_by_sighup(site: Site, tell: Tell) -> None:
     check(site.verdict(load, one, two))
 
 
+@pytest.mark.long
 def test_both_get_fresh_code_at_once(site: Site, tell: Tell) -> None:
     one, two = map(site.supervisor, ("one", "two"))
     load = steady(site)
@@ -105,6 +108,7 @@ def test_a_new_supervisor_before_the_old_one_goes(site: Site, tell: Tell) -> Non
     check(site.verdict(load, current))
 
 
+@pytest.mark.long
 def test_one_after_the_other_is_stopped_and_started(site: Site, tell: Tell) -> None:
     three = [site.supervisor(name) for name in ("one", "two", "three")]
     load = steady(site)
@@ -142,6 +146,7 @@ def test_a_process_more_and_a_process_fewer(site: Site, tell: Tell) -> None:
     check(site.verdict(load, one, two))
 
 
+@pytest.mark.long
 def test_the_orchestrator_stops_every_process_at_once(site: Site) -> None:
     """As systemd does by default, and `kill -- -GROUP`: SIGTERM for everybody."""
     one, two = map(site.supervisor, ("one", "two"))

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from time import monotonic
 
+import pytest
+
 from acceptance.running import some_more
 from machines.checker import Findings
 from machines.site import Site
@@ -62,6 +64,7 @@ def test_supervisors_join_and_leave_one_by_one(site: Site, tell: Tell) -> None:
     check_nobody_noticed(site.verdict(load, three))
 
 
+@pytest.mark.long
 def test_supervisors_join_and_leave_together(any_site: Site, tell: Tell) -> None:
     one, two, three = map(any_site.supervisor, ("one", "two", "three"))
     load = any_site.load(seconds=0.01)

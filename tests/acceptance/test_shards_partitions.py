@@ -18,7 +18,7 @@ from machines.network import Way
 from machines.site import Site, To
 from machines.supervisor import Part
 
-pytestmark = pytest.mark.usefixtures("needs_links")
+pytestmark = [pytest.mark.usefixtures("needs_links"), pytest.mark.long]
 
 SHARDS = 4
 OPTIONS = ("--shards", str(SHARDS), "--processes", "2", "--concurrency", "8")

@@ -45,6 +45,7 @@ def fences_told(supervisor: Supervisor) -> list[tuple[str, int, int]]:
     return [(event["message_id"], event["shard"], event["fence"]) for event in told]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", [Part.SUPERVISOR, Part.GROUP])
 def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
     site: Site, tell: Tell, part: Part
@@ -74,6 +75,7 @@ def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
         assert told, "some handlers were in the midst when it fell asleep"
 
 
+@pytest.mark.long
 def test_a_process_that_sleeps_keeps_its_shards_as_long_as_its_supervisor_renews(
     site: Site,
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_process_that_sleeps_keeps_its_shards_as_long_as_its_supervisor_renews
     assert found.stale == []
 
 
+@pytest.mark.long
 def test_a_process_that_sleeps_for_too_long_is_replaced_in_its_place(site: Site) -> None:
     sleeper, other = (
         site.supervisor(name, **SETTINGS, watchdog=LEASE / 2) for name in ("sleeper", "other")

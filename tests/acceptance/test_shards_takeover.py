@@ -40,6 +40,7 @@ def check_take_over(
     assert max(rest, default=0.0) <= TAKE_OVER, gaps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, QUICK], ids=["default", "short"])
 def test_a_machine_that_dies(site: Site, tell: Tell, settings: dict[str, Any]) -> None:
     one, two, three = (site.supervisor(name, **settings) for name in ("one", "two", "three"))
@@ -109,6 +110,7 @@ def test_a_process_that_dies_alone_costs_no_lease(site: Site, tell: Tell) -> Non
     assert found.held, found.story
 
 
+@pytest.mark.long
 def test_everybody_dies_and_somebody_comes_back(site: Site, tell: Tell) -> None:
     one, two, heir = (site.supervisor(name, **QUICK) for name in ("one", "two", "heir"))
     load = site.load()

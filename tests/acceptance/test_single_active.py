@@ -93,6 +93,7 @@ def test_the_next_one_takes_over_when_the_last_one_is_killed(
     check(any_site, load, *rest, undisturbed=False)
 
 
+@pytest.mark.long
 def test_who_slept_is_not_a_second_one_when_it_wakes(
     any_site: Site, three: list[Supervisor], load: SteadyLoad
 ) -> None:
@@ -108,6 +109,7 @@ def test_who_slept_is_not_a_second_one_when_it_wakes(
     check(any_site, load, *three, undisturbed=False)
 
 
+@pytest.mark.long
 def test_several_that_start_at_once_agree(any_site: Site, load: SteadyLoad) -> None:
     supervisors = [any_site.supervisor(name, **SETTINGS) for name in ("one", "two", "three")]
     for supervisor in supervisors:
