@@ -11,12 +11,10 @@ from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
-from worker.errors import LeasesUnavailable
 from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
 from worker.intake import Intake
-from worker.leases.base import lease_clock
 from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
@@ -106,13 +104,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     )
     link.declared = declared_by(app, settings, plan)
     executor.trusted_until = trusted_until
-
-    def connect() -> None:
-        if lease_clock() > trusted_until:
-            raise LeasesUnavailable("the lease store was not heard of for too long to connect")
-        link.open()
-
-    patiently(connect, settings.connect_timeout)
+    patiently(link.open, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(
         keeps_routing_keys=keeps_routing_keys,

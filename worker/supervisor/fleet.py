@@ -198,7 +198,8 @@ class Fleet:
         """Take in what the processes said."""
         for slot in self._slots:
             for child in slot.children():
-                self._listen(slot, child, now)
+                for message in child.listen(now):
+                    self._hear(slot, child, message, now)
 
     def reap(self, now: float) -> None:
         """Bury the processes that ended; also orphans that an init process (pid 1) inherits."""
@@ -212,7 +213,7 @@ class Fleet:
             for slot in self._slots:
                 for child in slot.children():
                     if child.pid == pid:
-                        self._listen(slot, child, now)  # its last words
+                        self.listen(now)  # its last words
                         child.reaped(status)
                         self._bury(slot, child, now)
 
@@ -241,10 +242,9 @@ class Fleet:
 
     def _deal(self, places: Sequence[int], now: float) -> None:
         """Tell the processes of the plan, then of their shards."""
-        trusted = lease_clock()
-        if trusted < self.dealer.trusted_until:  # or there may be another plan by now
+        if lease_clock() < self.dealer.trusted_until:  # or there may be another plan by now
             self.resharder.drive(self.children(), now)
-        self.dealer.deal(self.holders, places, trusted)
+        self.dealer.deal(self.holders, places, lease_clock())
 
     # The life of one process
 
@@ -275,10 +275,6 @@ class Fleet:
             return
         if change is None or change.committed or not change.covers(slot):
             slot.holder, slot.successor = child, None
-
-    def _listen(self, slot: Slot, child: ChildProcess, now: float) -> None:
-        for message in child.listen(now):
-            self._hear(slot, child, message, now)
 
     def _hear(  # noqa: C901 - one case for each message
         self, slot: Slot, child: ChildProcess, message: Message, now: float
