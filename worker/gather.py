@@ -19,7 +19,7 @@ from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.executor import Delivery
 from worker.intake import Onward
 from worker.outcome import DeadLetter
-from worker.parking import Unpark
+from worker.parking import UNPARKED, Unpark
 from worker.seal import Sealed
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from worker.detour import Detour
     from worker.dispatch import Dispatcher
+    from worker.executor import Task
     from worker.intake import Found, Intake
     from worker.link import Link
-    from worker.message import Message
     from worker.parking import Parking
     from worker.relay import Relay
     from worker.telemetry import Counters
@@ -41,6 +41,8 @@ logger = logging.getLogger("worker")
 _FETCH = 1000
 _UNPARK_PAUSE = 0.05
 _AGAIN = 0.5
+_WITHHOLD_SECONDS = 5.0
+_WITHHOLD_SHARE = 4  # of the prefetch of a shard, a quarter is withheld at the most
 
 
 class Gatherer:
@@ -81,6 +83,10 @@ class Gatherer:
         #: The store was asked for the parked keys a moment ago and did not answer.
         self._ignorant = False
         self._draining = False
+        #: By parked key: what arrived since a replay of it was at its marker, in order.
+        self._withheld: dict[str, list[tuple[Delivery, list[Task]]]] = {}
+        #: What ends the withholding of a key; a later marker puts it off.
+        self._withholding: dict[str, object] = {}
 
     def begin(self) -> None:
         """Begin a tick: the broker may be looked at again."""
@@ -114,6 +120,7 @@ class Gatherer:
             return 0
         arrived, self._arrived = self._arrived, []
         add = self._dispatcher.add
+        some_parked = bool(self._parking or self._withheld)
         sealed = False
         for delivery, tasks in arrived:
             if sealed and delivery.channel.sealed_at:
@@ -122,9 +129,8 @@ class Gatherer:
                 sealed = self._divert(delivery, tasks) or sealed
             elif not tasks:
                 self._finish(delivery)
-            elif self._parking and self._is_parked(tasks[0].message):
-                for _ in tasks:
-                    self._detour.park(delivery)
+            elif some_parked:
+                self._add_or_park(delivery, tasks)
             else:
                 add(tasks)
         self._counters.received += len(arrived)
@@ -152,19 +158,41 @@ class Gatherer:
                 return True
         return False
 
-    def _is_parked(self, message: Message) -> bool:
-        """Tell whether ``message`` is to be parked now.
+    def _add_or_park(self, delivery: Delivery, tasks: list[Task]) -> None:
+        """Put ``tasks`` into their lane, or park or withhold them where their key is parked.
 
-        Where others of its key are still in its lane it goes behind them, and is parked when it
-        would be claimed: the order of parking is that of the replay.
+        Where others of the key are still in its lane they go behind them, and are parked when
+        they would be claimed: the order of parking is that of the replay.
         """
+        message = tasks[0].message
         self._parking.admit(message)
-        return self._parking.holds(message) and self._dispatcher.is_lane_idle(message)
+        if message.key in self._withheld and UNPARKED not in message.headers:
+            self._withhold(str(message.key), delivery, tasks)
+        elif self._parking.holds(message) and self._dispatcher.is_lane_idle(message):
+            for _ in tasks:
+                self._detour.park(delivery)
+        else:
+            self._dispatcher.add(tasks)
+
+    def _withhold(self, key: str, delivery: Delivery, tasks: list[Task]) -> None:
+        self._withheld[key].append((delivery, tasks))
+        channel = delivery.channel
+        withheld = sum(d.channel is channel for found in self._withheld.values() for d, _ in found)
+        if withheld * _WITHHOLD_SHARE > channel.prefetch:
+            self._release(key)
+
+    def _release(self, key: str) -> None:
+        """Withhold nothing of ``key`` any more: it was set free, or that took too long."""
+        self._withholding.pop(key, None)
+        for delivery, tasks in self._withheld.pop(key, ()):
+            if not delivery.channel.leaving:
+                self._add_or_park(delivery, tasks)
 
     def forget(self) -> None:
         """The connection is lost: what it delivered comes again on the next one."""
         self._arrived = []
         self._known = set()
+        self._withheld, self._withholding = {}, {}
 
     def drop(self, shards: Collection[int]) -> None:
         """Put nothing of these shards into lanes that was read before."""
@@ -174,11 +202,14 @@ class Gatherer:
             if delivery.channel.relays or delivery.channel.shard not in shards
         ]
         self._known = {channel for channel in self._known if channel.shard not in shards}
+        for key, found in self._withheld.items():
+            self._withheld[key] = [(d, t) for d, t in found if d.channel.shard not in shards]
 
     def drain(self) -> None:
         """Put nothing more into lanes; go on reading, for the heartbeats."""
         self._draining = True
         self._arrived = []
+        self._withheld, self._withholding = {}, {}
 
     def _knows_what_is_parked(self) -> bool:
         """Read the parked keys where a channel delivers for the first time.
@@ -206,19 +237,40 @@ class Gatherer:
         self._ignorant = False
 
     def _unpark(self, delivery: Delivery, marker: Unpark) -> None:
-        """The marker of a replay: set its key free once all before it is handled."""
+        """The marker of a replay: set its key free once all before it is handled.
+
+        Where something was parked since, the replay sends that too, and another marker; what
+        arrives until then is withheld.
+        """
         if delivery.channel.leaving or self._draining:
             return  # it comes again, behind all before it that was not handled
+        key = marker.key
         again = partial(self._unpark, delivery, marker)
-        if not self._dispatcher.lanes.is_idle(marker.key) or self._detour.under_way:
+        if not self._dispatcher.lanes.is_idle(key):
+            self._timers.later(_UNPARK_PAUSE, again)
+            return
+        self._begin_withholding(key)
+        if self._parking.is_under_way(key):
             self._timers.later(_UNPARK_PAUSE, again)
             return
         try:
-            self._parking.free(marker.key, marker.upto)  # or not: something was parked since
+            if self._parking.free(key, marker.upto):
+                self._release(key)
         except DedupUnavailable:
             self._timers.later(_UNPARK_PAUSE, again)
             return
         self._finish(delivery)
+
+    def _begin_withholding(self, key: str) -> None:
+        """Withhold what arrives of ``key`` for a while from now on."""
+        self._withheld.setdefault(key, [])
+        turn = self._withholding[key] = object()
+
+        def end() -> None:
+            if self._withholding.get(key) is turn:
+                self._release(key)
+
+        self._timers.later(_WITHHOLD_SECONDS, end)
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.open_tasks = 1

@@ -11,6 +11,7 @@ since the queue was read: the key is set free.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,8 @@ class Parking:
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
+        #: Messages of a key that are on their way to the parked queue.
+        self._under_way: Counter[str] = Counter()
 
     def load(self) -> None:
         """Read the parked keys. Raises DedupUnavailable."""
@@ -119,12 +122,13 @@ class Parking:
         self._unsaved[key] = self._next()
 
     def facts(self, message: Message) -> dict[str, str]:
-        """Return the headers that ``message`` is parked with.
+        """Return the headers that ``message`` is parked with; :meth:`parked` tells that it is.
 
         One that is parked a second time keeps the place that it had, since its successors were
         parked meanwhile; and nothing of a replay passes behind it.
         """
         key, headers = str(message.key), message.headers
+        self._under_way[key] += 1
         if UNPARKED in headers:
             self._admitted.pop(key, None)
         had = headers.get(PLACE)
@@ -133,6 +137,13 @@ class Parking:
     def parked(self, key: str) -> None:
         """Note that a message of ``key`` is confirmed to be in the parked queue."""
         self._unsaved[key] = self._next()
+        self._under_way[key] -= 1
+        if not self._under_way[key]:
+            del self._under_way[key]
+
+    def is_under_way(self, key: str) -> bool:
+        """Tell whether something of ``key`` is on its way to the parked queue."""
+        return key in self._under_way
 
     def save(self) -> bool:
         """Write what changed; tell whether nothing is left to write."""
