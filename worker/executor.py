@@ -143,16 +143,8 @@ class Executor:
 
     def run(self, task: Task) -> Outcome:
         """Run a plain handler to its outcome. Never raises."""
-        task.started = self._clock()
-        fence = self.fences.get(task.message.shard)
-        if (
-            fence is None
-            or self.draining
-            or task.handler_name in self.paused
-            or task.started > task.trusted_until
-            or task.started + suspended() > self.trusted_until
-        ):
-            task.started = 0.0
+        fence = self._begin(task)
+        if fence is None:
             return ABANDONED
         context = self._context(task, fence)
         try:
@@ -171,16 +163,8 @@ class Executor:
 
     async def run_async(self, task: Task) -> Outcome:
         """Run a coroutine handler to its outcome, cancelling it at its time limit."""
-        task.started = self._clock()
-        fence = self.fences.get(task.message.shard)
-        if (
-            fence is None
-            or self.draining
-            or task.handler_name in self.paused
-            or task.started > task.trusted_until
-            or task.started + suspended() > self.trusted_until
-        ):
-            task.started = 0.0
+        fence = self._begin(task)
+        if fence is None:
             return ABANDONED
         context = self._context(task, fence)
         try:
@@ -200,6 +184,21 @@ class Executor:
         finally:
             task.started = 0.0
         return Done(tuple(context.children)) if context.children else DONE
+
+    def _begin(self, task: Task) -> int | None:
+        """Return the fence that ``task`` runs under from now on; None where it must not begin."""
+        task.started = self._clock()
+        fence = self.fences.get(task.message.shard)
+        if (
+            fence is None
+            or self.draining
+            or task.handler_name in self.paused
+            or task.started > task.trusted_until
+            or task.started + suspended() > self.trusted_until
+        ):
+            task.started = 0.0
+            return None
+        return fence
 
     def _context(self, task: Task, fence: int) -> Context:
         message, handler = task.message, task.handler
