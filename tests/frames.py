@@ -59,8 +59,8 @@ class Wire:
         connection = amqp.Connection("nowhere:1")
         transport = TCPTransport("nowhere:1")
         transport.sock = ours
-        transport._setup_transport()  # noqa: SLF001 - what connecting would do
-        connection._transport = transport  # noqa: SLF001 - a connection without a broker
+        transport._setup_transport()  # what connecting would do
+        connection._transport = transport  # a connection without a broker
         connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)
         connection.frame_writer = frame_writer(connection, transport)
         self.pump = FramePump(connection, self.arrivals)
@@ -110,7 +110,7 @@ class _Desk:
         self._sock = _Instant()
         self._arrivals: list[Arrival] = []
         connection = amqp.Connection("nowhere:1")
-        connection._transport = SimpleNamespace(  # noqa: SLF001 - a connection without a broker
+        connection._transport = SimpleNamespace(  # a connection without a broker
             sock=self._sock, _quick_recv=self._sock.recv
         )
         connection.on_inbound_frame = frame_handler(connection, connection.on_inbound_method)

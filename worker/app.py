@@ -76,7 +76,7 @@ class App:
         self,
         what: type[Event | Command] | str,
         *,
-        type: Any = None,  # noqa: A002, ANN401 - the word of the public contract; any type will do
+        type: Any = None,  # noqa: A002 - the word of the public contract
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
@@ -109,7 +109,7 @@ class App:
         source: type[Event | Command] | str,
         *,
         to: type[Event | Command] | str,
-        type: Any = None,  # noqa: A002, ANN401 - as in on
+        type: Any = None,  # noqa: A002 - as in on
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
@@ -154,7 +154,7 @@ class App:
             )
         self.middlewares.append(middleware)
 
-    def lifespan(self, manager: Callable[[], Iterator[Any]] | Lifespan) -> Any:  # noqa: ANN401
+    def lifespan(self, manager: Callable[[], Iterator[Any]] | Lifespan) -> Any:
         """Run ``manager`` (a context manager, or a generator with one yield) once a process.
 
         What it yields is ``context.state`` of every handler.
@@ -287,7 +287,7 @@ class App:
         self,
         what: type[Event | Command] | str,
         target: Callable[..., Any] | Step,
-        **facts: Any,  # noqa: ANN401 - those of make_handler
+        **facts: Any,
     ) -> None:
         handler = make_handler(self.name, what, target, **facts)
         if handler.name in self.handlers:

@@ -73,7 +73,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     trusted_until: float,
     owner: bytes,
     store: DedupStore,
-    state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
+    state: Any,
     timers: Timers,
     counters: Counters,
     clock: Callable[[], float],

@@ -347,7 +347,7 @@ def _media_type(properties: Mapping[str, Any]) -> str:
     return str(kind).split(";", 1)[0].strip().lower()
 
 
-def _dig(body: bytes, path: str) -> Any:  # noqa: ANN401
+def _dig(body: bytes, path: str) -> Any:
     """Return what lies at ``path`` in the body; None where nothing does."""
     try:
         value = orjson.loads(body)

@@ -48,7 +48,7 @@ def mask_url(text: str) -> str:
 
 
 def _option(  # noqa: PLR0913 - one keyword for each fact of an option
-    default: Any,  # noqa: ANN401 - as varied as the settings are
+    default: Any,
     help: str,  # noqa: A002 - the word that click uses
     *,
     env: str | None = None,
@@ -56,7 +56,7 @@ def _option(  # noqa: PLR0913 - one keyword for each fact of an option
     high: float | None = None,
     choices: tuple[str, ...] = (),
     shown: str = "",
-) -> Any:  # noqa: ANN401
+) -> Any:
     """Declare a setting: its default, what it means, and which values are meant."""
     facts = {"help": help, "env": env, "low": low, "high": high, "choices": choices, "shown": shown}
     return field(default=default, metadata=facts)
@@ -334,7 +334,7 @@ def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _identity_mistakes(settings: Settings, told: Any) -> list[str]:  # noqa: ANN401
+def _identity_mistakes(settings: Settings, told: Any) -> list[str]:
     found = []
     for name, extra in (("id_from", "body-hash"), ("name_from", "routing-key"), ("key_from", "")):
         value: str = getattr(settings, name)

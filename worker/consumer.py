@@ -228,11 +228,11 @@ class Consumer:
         """Trust the leases of all that is consumed until then, by the ``lease_clock``."""
         self._tenure.trust(until)
 
-    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401
+    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop whenever ``fileobj`` is readable."""
         self._waiter.watch(fileobj, callback)
 
-    def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
+    def unwatch(self, fileobj: Any) -> None:
         """No longer watch ``fileobj``."""
         self._waiter.unwatch(fileobj)
 

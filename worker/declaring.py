@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from worker.topology import Exchange, Queue, Topology
 
 
-def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:  # noqa: ANN401
+def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:
     """Declare everything. Idempotent.
 
     That all slots are bound is told by an exchange, to which nothing is bound: many processes that
@@ -47,7 +47,7 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
             )
 
 
-def _exists(channel: Any, exchange: str) -> bool:  # noqa: ANN401
+def _exists(channel: Any, exchange: str) -> bool:
     own = channel.connection.channel()  # asking for what is not there ends a channel
     try:
         own.exchange_declare(exchange, "fanout", passive=True)
@@ -57,7 +57,7 @@ def _exists(channel: Any, exchange: str) -> bool:  # noqa: ANN401
     return True
 
 
-def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
+def declare_exchange(channel: Any, exchange: Exchange) -> None:
     """Declare one exchange."""
     try:
         channel.exchange_declare(
@@ -81,7 +81,7 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:  # noqa: ANN401
         ) from None
 
 
-def declare_queue(channel: Any, queue: Queue) -> None:  # noqa: ANN401
+def declare_queue(channel: Any, queue: Queue) -> None:
     """Declare one queue."""
     try:
         channel.queue_declare(

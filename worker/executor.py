@@ -57,7 +57,7 @@ class Delivery:
 
     __slots__ = ("arrival", "channel", "fingerprint", "message", "open_tasks", "parked", "tag")
 
-    def __init__(self, channel: Any, tag: int, arrival: Any) -> None:  # noqa: ANN401
+    def __init__(self, channel: Any, tag: int, arrival: Any) -> None:
         #: The shard's channel; dead when its connection is.
         self.channel = channel
         self.tag = tag
@@ -121,7 +121,7 @@ class Executor:
         self,
         app: App,
         codec: Codec,
-        state: Any,  # noqa: ANN401 - whatever the app's lifespan yielded
+        state: Any,
         random: Random | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -255,7 +255,7 @@ class Executor:
         return RetryLater(wait, reason, asked=isinstance(error, Retry))
 
 
-def _instance(handler: Handler) -> Any:  # noqa: ANN401 - a class of the user's
+def _instance(handler: Handler) -> Any:
     try:
         return handler.target()
     except Exception as error:
@@ -272,7 +272,7 @@ def _call(handler: Handler) -> Callable[[Context], Any]:
         return _relaying(handler, handler.relay, target)
     if handler.is_async:
 
-        async def call_async(context: Context) -> Any:  # noqa: ANN401
+        async def call_async(context: Context) -> Any:
             if handler.takes_context:
                 return await target(context.event, context)
             return await target(context.event)
@@ -288,7 +288,7 @@ def _call(handler: Handler) -> Callable[[Context], Any]:
     return call
 
 
-def _relaying(handler: Handler, relay: Relaying, target: Any) -> Callable[[Context], Any]:  # noqa: ANN401 - the user's
+def _relaying(handler: Handler, relay: Relaying, target: Any) -> Callable[[Context], Any]:
     """Return the innermost call of a relay: it publishes what the user's function returns."""
     target = collected(target) if inspect.isasyncgenfunction(target) else target
 

@@ -68,10 +68,10 @@ class Handler:
 def make_handler(  # noqa: PLR0913 - the facts of a handler
     service: str,
     what: type[Event | Command] | str,
-    target: Any,  # noqa: ANN401
+    target: Any,
     *,
     method: str,
-    kind: Any = None,  # noqa: ANN401
+    kind: Any = None,
     name: str | None = None,
     retry: RetryPolicy | None = None,
     timeout: float | None = None,

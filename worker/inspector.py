@@ -97,7 +97,7 @@ class Inspector:
         except (*self._connection.connection_errors, OSError) as error:
             raise BrokerUnreachable(f"the broker ended the connection: {error}") from None
 
-    def _open(self) -> Any:  # noqa: ANN401 - kombu has no types
+    def _open(self) -> Any:
         try:
             return self._connection.channel()
         except (*self._connection.connection_errors, OSError) as error:

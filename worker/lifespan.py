@@ -22,7 +22,7 @@ class Lifespan:
         self._app = app
         self._manager: AbstractContextManager[Any] | None = None
 
-    def enter(self) -> Any:  # noqa: ANN401 - whatever the app's lifespan yields
+    def enter(self) -> Any:
         """Return the handlers' ``context.state``. Raises ConfigurationError where it raises."""
         if self._app.lifespan_manager is None:
             return None

@@ -143,7 +143,7 @@ class Link:
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
 
-    def _connect(self, purpose: str) -> Any:  # noqa: ANN401 - kombu has no types
+    def _connect(self, purpose: str) -> Any:
         return connect(
             self._settings.broker,
             heartbeat=self._settings.heartbeat,
@@ -368,7 +368,7 @@ class Link:
             outbound.close()
 
 
-def _depth(queue: str, channel: Any) -> int:  # noqa: ANN401
+def _depth(queue: str, channel: Any) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 

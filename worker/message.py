@@ -110,7 +110,7 @@ def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySou
     user_post_init = cls.__dict__.get("__post_init__")
     if user_post_init is not None:
 
-        def __post_init__(self: Any) -> None:  # noqa: ANN401, N807
+        def __post_init__(self: Any) -> None:  # noqa: N807 - becomes a method
             _Published.__post_init__(self)
             user_post_init(self)
 

@@ -36,5 +36,5 @@ def compose(middlewares: Sequence[Middleware], handler: CallNext) -> CallNext:
     return call
 
 
-def _step(middleware: Middleware, call_next: CallNext, context: Context) -> Any:  # noqa: ANN401
+def _step(middleware: Middleware, call_next: CallNext, context: Context) -> Any:
     return middleware(context, call_next)

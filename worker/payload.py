@@ -94,13 +94,13 @@ def decoder_for(kind: type[Any] | None) -> Decoder:
         return _pydantic_decoder(validate)
     decode = _decode_function(kind, kind)
 
-    def decode_typed(message: Message) -> Any:  # noqa: ANN401
+    def decode_typed(message: Message) -> Any:
         return decode(message.body)
 
     return decode_typed
 
 
-def _decode_plain(message: Message) -> Any:  # noqa: ANN401
+def _decode_plain(message: Message) -> Any:
     try:
         return orjson.loads(message.body)
     except orjson.JSONDecodeError as error:
@@ -108,7 +108,7 @@ def _decode_plain(message: Message) -> Any:  # noqa: ANN401
 
 
 def _pydantic_decoder(validate: Callable[[bytes], Any]) -> Decoder:
-    def decode(message: Message) -> Any:  # noqa: ANN401
+    def decode(message: Message) -> Any:
         try:
             return validate(message.body)
         except (ValueError, RecursionError) as error:
@@ -117,14 +117,14 @@ def _pydantic_decoder(validate: Callable[[bytes], Any]) -> Decoder:
     return decode
 
 
-def _decode_function(kind: Any, shown: Any) -> Callable[[bytes], Any]:  # noqa: ANN401
+def _decode_function(kind: Any, shown: Any) -> Callable[[bytes], Any]:
     try:
         decode = msgspec.json.Decoder(kind).decode
     except (TypeError, NameError) as error:
         name = getattr(shown, "__qualname__", shown)
         raise ConfigurationError(f"{name} cannot be read from JSON: {error}") from None
 
-    def checked(body: bytes) -> Any:  # noqa: ANN401
+    def checked(body: bytes) -> Any:
         try:
             return decode(body)
         except msgspec.ValidationError as error:
@@ -154,7 +154,7 @@ def _event_decoder(kind: type[Any]) -> Decoder:
     decode = _decode_function(payload, kind)
     new = object.__new__
 
-    def decode_event(message: Message) -> Any:  # noqa: ANN401
+    def decode_event(message: Message) -> Any:
         event = new(kind)
         attributes = event.__dict__
         attributes.update(decode(message.body).__dict__)
@@ -172,7 +172,7 @@ def _event_decoder(kind: type[Any]) -> Decoder:
     return decode_event
 
 
-def _payload_field(spec: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - what field() returns
+def _payload_field(spec: dataclasses.Field[Any]) -> Any:
     """Return a field like ``spec``, to be given by name."""
     if spec.default is not dataclasses.MISSING:
         return dataclasses.field(kw_only=True, default=spec.default)

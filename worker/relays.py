@@ -74,7 +74,7 @@ def deduplicate(by: By) -> Step:
     """
     value = partial(_value, _reader(by, "deduplicate"))
 
-    def run(payload: Any, _: Context) -> Any:  # noqa: ANN401
+    def run(payload: Any, _: Context) -> Any:
         value(payload)  # what could not be remembered by its value must not pass
         return payload
 
@@ -88,10 +88,10 @@ def enrich(function: Callable[..., Any]) -> Step:
     """
     call = _caller(function, "enrich")
 
-    async def run_async(payload: Any, context: Context) -> Any:  # noqa: ANN401
+    async def run_async(payload: Any, context: Context) -> Any:
         return _merged(payload, await call(payload, context), function)
 
-    def run(payload: Any, context: Context) -> Any:  # noqa: ANN401
+    def run(payload: Any, context: Context) -> Any:
         return _merged(payload, call(payload, context), function)
 
     return Step("enrich", run_async if is_async(call) else run)
@@ -113,13 +113,13 @@ def chain(*parts: Step | Callable[..., Any]) -> Step:
             " done with it; what is to be done before that is a relay of its own"
         )
 
-    def run(payload: Any, context: Context) -> list[Relayed]:  # noqa: ANN401
+    def run(payload: Any, context: Context) -> list[Relayed]:
         flow = [Relayed(payload)]
         for step in steps:
             flow = [new for old in flow for new in _made(old, step.run(old.payload, context))]
         return flow
 
-    async def run_async(payload: Any, context: Context) -> list[Relayed]:  # noqa: ANN401
+    async def run_async(payload: Any, context: Context) -> list[Relayed]:
         flow = [Relayed(payload)]
         for step in steps:
             flow, before = [], flow
@@ -150,7 +150,7 @@ def several(result: object) -> Iterable[Any]:
 def collected(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a coroutine function that gives everything an async generator function yields."""
 
-    async def collect(*arguments: Any) -> list[Any]:  # noqa: ANN401
+    async def collect(*arguments: Any) -> list[Any]:
         return [message async for message in function(*arguments)]
 
     return collect
@@ -171,10 +171,10 @@ def _caller(function: Callable[..., Any], told: str) -> Callable[[Any, Context],
     with_context = takes_context(function, f"{told}({name})", bound=True)
     target = collected(function) if inspect.isasyncgenfunction(function) else function
 
-    async def call_async(payload: Any, context: Context) -> Any:  # noqa: ANN401
+    async def call_async(payload: Any, context: Context) -> Any:
         return await (target(payload, context) if with_context else target(payload))
 
-    def call(payload: Any, context: Context) -> Any:  # noqa: ANN401
+    def call(payload: Any, context: Context) -> Any:
         return target(payload, context) if with_context else target(payload)
 
     return call_async if is_async(target) else call
@@ -210,7 +210,7 @@ def _reader(by: By, told: str) -> Callable[[Any], Any]:
             " function of the payload"
         )
 
-    def read(payload: Any) -> Any:  # noqa: ANN401
+    def read(payload: Any) -> Any:
         try:
             return by(payload)
         except _LACKS as error:
@@ -220,7 +220,7 @@ def _reader(by: By, told: str) -> Callable[[Any], Any]:
     return read
 
 
-def _dig(path: str, payload: Any) -> Any:  # noqa: ANN401
+def _dig(path: str, payload: Any) -> Any:
     """Return what lies at ``path``, which may lead through mappings and objects."""
     value = payload
     for name in path.split("."):

@@ -79,7 +79,7 @@ class Talk:
     def __exit__(self, *exc_info: object) -> None:
         release(self._connection)
 
-    def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
+    def ask(self, question: Callable[[Any], Any]) -> Any:
         """Return what ``question`` finds with a channel.
 
         Raises NotFound as the broker does, BrokerUnreachable for everything else.

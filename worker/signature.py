@@ -8,14 +8,14 @@ from typing import Any
 from worker.errors import ConfigurationError
 
 
-def is_async(call: Any) -> bool:  # noqa: ANN401
+def is_async(call: Any) -> bool:
     """Tell whether calling it gives something to await."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
         getattr(call, "__call__", None)  # noqa: B004 - an object whose __call__ is async
     )
 
 
-def takes_context(call: Any, told: str, *, bound: bool) -> bool:  # noqa: ANN401
+def takes_context(call: Any, told: str, *, bound: bool) -> bool:
     """Tell whether a handler takes (event, context) rather than (event).
 
     Raises ConfigurationError, which begins with ``told``, where it takes neither.

@@ -23,11 +23,11 @@ class Waiter:
         self._sleeping = False
         self._followed: list[int] = []
 
-    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401
+    def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
         """Call ``callback`` in :meth:`wait` whenever ``fileobj`` is readable."""
         self._selector.register(fileobj, selectors.EVENT_READ, callback)
 
-    def unwatch(self, fileobj: Any) -> None:  # noqa: ANN401
+    def unwatch(self, fileobj: Any) -> None:
         """No longer watch ``fileobj``."""
         self._selector.unregister(fileobj)
 

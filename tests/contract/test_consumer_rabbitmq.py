@@ -96,7 +96,7 @@ def test_a_broker_that_takes_no_messages_does_not_stop_the_loop(
     settings = app.configure({"broker": amqp_url, "dedup": "memory://", "shards": 1})
     consumer: Any = Consumer(app, settings, shards=[0], store=MemoryStore(StoreOptions()))
     consumer.open()
-    link = consumer._link  # noqa: SLF001 - the one place that would wait for the broker
+    link = consumer._link  # the one place that would wait for the broker
 
     def published() -> bool:
         link.publish()

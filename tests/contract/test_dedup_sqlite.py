@@ -85,7 +85,7 @@ def complete(store: SqliteStore, *records: bytes) -> list[Answer]:
 
 def connection_of(store: SqliteStore) -> sqlite3.Connection:
     """What SQLite does for one connection only can be seen and set there only."""
-    db = store._file.db  # noqa: SLF001 - to watch it
+    db = store._file.db
     assert db is not None
     return db
 

@@ -158,7 +158,7 @@ def test_many_channels_can_be_settled_at_once(connect: Connect) -> None:
 
 def trace(connection: Any, statements: list[str]) -> None:
     """Have the connection's statements appended to ``statements``."""
-    database = connection.connection.broker.database._connection  # noqa: SLF001 - to watch it
+    database = connection.connection.broker.database._connection
     database.set_trace_callback(statements.append)
 
 

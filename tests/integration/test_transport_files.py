@@ -90,7 +90,7 @@ def test_an_existing_file_keeps_its_mode(connect: Connect, path: Path) -> None:
 def trace(connection: Any) -> list[str]:
     """Return the list in which the connection's statements will be."""
     statements: list[str] = []
-    sqlite = connection.connection.broker.database._connection  # noqa: SLF001 - to watch it
+    sqlite = connection.connection.broker.database._connection
     sqlite.set_trace_callback(statements.append)
     return statements
 

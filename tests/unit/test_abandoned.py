@@ -51,8 +51,8 @@ def in_threads(worker: TestWorker) -> Any:
         store=worker.store,
     )
     consumer.open()
-    consumer._dispatcher._rate = 1e6  # noqa: SLF001 - as measured on a service at full speed
-    consumer._next_watch = time.monotonic() + 0.2  # noqa: SLF001 - before which it is believed
+    consumer._dispatcher._rate = 1e6  # as measured on a service at full speed
+    consumer._next_watch = time.monotonic() + 0.2  # before which it is believed
     return consumer
 
 
@@ -70,7 +70,7 @@ def begin(worker: TestWorker, service: Service) -> Any:
         worker.publish(Step(line="a", number=number))
     consumer = in_threads(worker)
     tick_until(consumer, lambda: len(service.begun) == 3)
-    (run,) = consumer._dispatcher.out  # noqa: SLF001
+    (run,) = consumer._dispatcher.out
     assert len(run.tasks) == 5
     return consumer
 

@@ -21,7 +21,7 @@ FACTS = dead_letter_facts(
 
 def raw_of(properties: dict[str, Any], headers: dict[str, Any]) -> bytes:
     message = amqp.Message(b"", application_headers=headers, **properties)
-    encoded: bytes = message._serialize_properties()  # noqa: SLF001 - its one encoder
+    encoded: bytes = message._serialize_properties()
     return encoded
 
 

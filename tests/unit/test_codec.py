@@ -46,7 +46,7 @@ def over_the_wire(outgoing: Outgoing) -> dict[str, Any]:
     """Return the properties of a message as py-amqp reads what py-amqp wrote."""
     sent = amqp.Message(b"", application_headers=outgoing.headers, **outgoing.properties)
     received = amqp.Message()
-    received._load_properties(60, sent._serialize_properties(), 0)  # noqa: SLF001 - the wire
+    received._load_properties(60, sent._serialize_properties(), 0)
     properties: dict[str, Any] = received.properties
     return properties
 

@@ -196,7 +196,7 @@ def test_a_day_of_faults(posts: list[Post], seed: int) -> None:
                 case 0:
                     worker.drain()
                 case 1:
-                    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001 - a fault
+                    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))
         faults["store"] = 0.0
         worker.run()
 
@@ -215,7 +215,7 @@ def test_a_day_with_outages(posts: list[Post], seed: int, outage_after: int) -> 
             service.is_out = rng.random() < 0.6
             some_ticks(worker, rng)
             if rng.random() < 0.1:
-                consumer_of(worker)._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001 - a fault
+                consumer_of(worker)._link_lost(BrokerUnreachable("cut"))
         service.is_out = False
         worker.run()
 
@@ -242,7 +242,7 @@ def test_a_day_of_failures_that_look_like_an_outage(
                 case 0:
                     worker.drain()
                 case 1:
-                    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001 - a fault
+                    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))
         worker.run()
 
         service.check(posts, worker)
@@ -269,13 +269,13 @@ def test_a_day_of_kills(posts: list[Post], seed: int) -> None:
 def kill(worker: TestWorker) -> set[tuple[str, int]]:
     """End the process of ``worker`` as kill -9 does; return what was under way."""
     consumer = consumer_of(worker)
-    owned = consumer._dialogue.owned  # noqa: SLF001 - what it has claimed and not recorded
-    worker._close()  # noqa: SLF001 - nothing is given back, nothing recorded
+    owned = consumer._dialogue.owned  # what it has claimed and not recorded
+    worker._close()  # nothing is given back, nothing recorded
     return {(task.handler_name, int(task.message.id[1:])) for task in owned}
 
 
 def consumer_of(worker: TestWorker) -> Any:
-    return worker._consumer or worker._open()  # noqa: SLF001 - to go tick by tick
+    return worker._consumer or worker._open()  # to go tick by tick
 
 
 def some_ticks(worker: TestWorker, rng: Random) -> None:

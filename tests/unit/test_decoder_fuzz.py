@@ -158,7 +158,7 @@ def check_set_aside(arrival: Arrival, body: bytes, reason: str) -> None:
     encoded = letter.raw
     if encoded is None:
         message = amqp.Message(b"", application_headers=letter.headers, **letter.properties)
-        encoded = message._serialize_properties()  # noqa: SLF001 - its one encoder
+        encoded = message._serialize_properties()
     publish_frames(
         1,
         exchange=letter.exchange,
@@ -443,7 +443,7 @@ def test_a_cloudevent_is_known_by_its_data_and_not_by_its_envelope() -> None:
              "time": moment, "data": {"user_id": "u1"}}
         )  # fmt: skip
         raw = amqp.Message(b"", content_type="application/cloudevents+json")
-        properties = raw._serialize_properties()  # noqa: SLF001 - its one encoder
+        properties = raw._serialize_properties()
         arrival = deliver(body, properties)
         delivery = Delivery(CHANNEL, arrival.tag, arrival)
         assert isinstance(INTAKES[0].read(delivery, arrival), list)

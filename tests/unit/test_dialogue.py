@@ -228,7 +228,7 @@ class TestTrust:
 class TestWhenTheStoreIsAway:
     def events(self, talk: Talk) -> list[RuntimeEvent]:
         found: list[RuntimeEvent] = []
-        talk.telemetry._subscribers = (found.append,)  # noqa: SLF001 - for the length of a test
+        talk.telemetry._subscribers = (found.append,)
         return found
 
     @pytest.mark.parametrize("lost", ["before", "after"])

@@ -248,7 +248,7 @@ class TestPlainDeliveries:
     def test_both_ways_read_the_same(
         self, properties: dict[str, Any], body: bytes, key: str, redelivered: bool
     ) -> None:
-        raw = amqp.Message(body, **properties)._serialize_properties()  # noqa: SLF001
+        raw = amqp.Message(body, **properties)._serialize_properties()
         whole = bytearray(delivery(7, body, raw, key))
         whole[7 + 4 + 4 + 8] = redelivered
         method_end = bytes(whole).index(b"\xce\x02") + 1
@@ -273,7 +273,7 @@ class TestPlainDeliveries:
             "message_id": "id-1",
             "timestamp": 1,
         }
-        raw = amqp.Message(b"", **properties)._serialize_properties()  # noqa: SLF001
+        raw = amqp.Message(b"", **properties)._serialize_properties()
         frames = delivery(7, b"{}", raw, "a.b")
 
         found = read_delivery(b"before" + frames + b"after", 6)
@@ -372,7 +372,7 @@ class TestWriting:
             exchange="qw.events",
             routing_key="user.deposited",
             mandatory=mandatory,
-            properties=message._serialize_properties(),  # noqa: SLF001 - its one encoder
+            properties=message._serialize_properties(),
             body=body,
             frame_max=FRAME_MAX,
         )

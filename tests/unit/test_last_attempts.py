@@ -38,7 +38,7 @@ class Service:
 
 
 def consumer_of(worker: TestWorker) -> Any:
-    return worker._consumer or worker._open()  # noqa: SLF001 - to go tick by tick
+    return worker._consumer or worker._open()  # to go tick by tick
 
 
 def run_until(worker: TestWorker, executions: int) -> None:
@@ -50,7 +50,7 @@ def run_until(worker: TestWorker, executions: int) -> None:
 
 
 def cut(worker: TestWorker) -> None:
-    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001 - a fault
+    consumer_of(worker)._link_lost(BrokerUnreachable("cut"))
 
 
 def attempts(worker: TestWorker, id_: str) -> list[int]:
@@ -152,9 +152,9 @@ def test_what_is_given_back_without_having_run_does_not_count() -> None:
         ids = [worker.publish(Step(line=str(n))) for n in range(3)]
         for _ in range(5):
             consumer = consumer_of(worker)
-            consumer._gatherer.gather()  # noqa: SLF001 - as far as to the claims
-            consumer._dispatcher.take(worker.clock())  # noqa: SLF001
-            assert consumer._dialogue.busy  # noqa: SLF001
+            consumer._gatherer.gather()  # as far as to the claims
+            consumer._dispatcher.take(worker.clock())
+            assert consumer._dialogue.busy
             assert worker.drain() is Finish.DRAINED
         assert worker.executed == []
         worker.run()
@@ -168,7 +168,7 @@ def test_messages_that_wait_for_another_owner_use_up_no_attempts_of_others() -> 
     with TestWorker(service.app, settings={"prefetch": 8}) as worker:
         theirs = [worker.publish(Step(line=line, number=1)) for line in lines]
         record = record_ids("bank.work")
-        store = consumer_of(worker)._store  # noqa: SLF001 - another process's claims
+        store = consumer_of(worker)._store  # another process's claims
         claims = [Claim(record(id_), b"another-0001", b"0000", False) for id_ in theirs]
         store.apply(Batch(claims=claims))
         poison = worker.publish(Step(line="a"))
@@ -189,7 +189,7 @@ def test_a_store_that_is_away_is_asked_once_for_all_parked_messages(
         for number in range(1, 21):
             worker.publish(Step(line="a", number=number))
         run_until(worker, 2)
-        store = consumer_of(worker)._store  # noqa: SLF001 - the fault is there
+        store = consumer_of(worker)._store  # the fault is there
         asked = []
 
         def away(*_: object) -> int:

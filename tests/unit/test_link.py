@@ -44,7 +44,7 @@ def _handle(event: object) -> None:
 @pytest.fixture
 def ends_after_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the broker store what is published and then end the connection."""
-    publish_batch = Outbound._publish_batch  # noqa: SLF001 - between two steps of it
+    publish_batch = Outbound._publish_batch  # between two steps of it
 
     def publish_and_end(outbound: Outbound) -> None:
         publish_batch(outbound)

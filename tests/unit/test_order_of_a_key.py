@@ -80,11 +80,11 @@ def test_a_restart_in_the_middle_of_a_replay_lets_nothing_overtake(*, mended: bo
         assert parked(worker) == [0, 1, 2]
 
         service.mended = mended
-        consumer: Any = worker._consumer  # noqa: SLF001
+        consumer: Any = worker._consumer
         service.meanwhile = lambda: consumer.drain(worker.clock() + 20)  # while number 0 runs
         with Replay("bank", worker.settings, worker.store) as replay:
-            replay._move("K", ["replay-1"], Unparked())  # noqa: SLF001 - without waiting for its end
-            while not consumer._executor.draining:  # noqa: SLF001
+            replay._move("K", ["replay-1"], Unparked())  # without waiting for its end
+            while not consumer._executor.draining:
                 consumer.tick(0)
             assert worker.drain() is Finish.DRAINED
             service.meanwhile = lambda: None
@@ -94,7 +94,7 @@ def test_a_restart_in_the_middle_of_a_replay_lets_nothing_overtake(*, mended: bo
 
         service.mended = True
         with Replay("bank", worker.settings, worker.store) as replay:
-            replay._move("K", ["replay-2"], Unparked())  # noqa: SLF001
+            replay._move("K", ["replay-2"], Unparked())
             worker.run()
         assert service.done == [("K", 0), ("K", 1), ("K", 2)]
 
@@ -113,9 +113,9 @@ def test_a_suspect_does_not_overtake_what_waits_before_it() -> None:
 
     settings = {"concurrency": 1, "prefetch": 300}
     with TestWorker(app, clock=time.monotonic, settings=settings) as worker:
-        consumer: Any = worker._consumer  # noqa: SLF001
-        consumer._dispatcher._rate = 1e6  # noqa: SLF001 - quick handlers: runs are long
-        consumer._next_watch = time.monotonic() + 60  # noqa: SLF001 - and stay so
+        consumer: Any = worker._consumer
+        consumer._dispatcher._rate = 1e6  # quick handlers: runs are long
+        consumer._next_watch = time.monotonic() + 60  # and stay so
         events = [Step(line="K", number=number) for number in range(3)]
         record, dead = record_ids("bank.work"), b"deadlife"
         for number, event in enumerate(events):
@@ -141,9 +141,9 @@ def test_a_retry_waits_its_time_whatever_happens_to_connections_and_processes(fa
             if fault == "restart":
                 worker.drain()
             else:
-                consumer: Any = worker._consumer  # noqa: SLF001
-                consumer._link.drop(ConnectionError("cut"), worker.clock())  # noqa: SLF001
-                consumer._dispatcher.forget()  # noqa: SLF001
+                consumer: Any = worker._consumer
+                consumer._link.drop(ConnectionError("cut"), worker.clock())
+                consumer._dispatcher.forget()
                 worker.clock.advance(6)
         worker.run(advance=False)
         assert len(worker.executed) == 1

@@ -36,7 +36,7 @@ def test_a_parent_whose_child_is_not_taken_holds_its_key_until_it_is_recorded(
 
     with TestWorker(app) as worker:
         # The kit gives every command a recipient; this one must have none.
-        monkeypatch.setattr(worker._tap, "welcome_commands", lambda: None)  # noqa: SLF001
+        monkeypatch.setattr(worker._tap, "welcome_commands", lambda: None)
         for number in (1, 2, 3):
             worker.publish(Step(key="held", number=number))
             worker.publish(Step(key="free", number=number))

@@ -30,7 +30,7 @@ def publish(worker: TestWorker, number: int, kind: str = "") -> list[str]:
 
 
 def consumer_of(worker: TestWorker) -> Any:
-    return worker._consumer or worker._open()  # noqa: SLF001 - to go tick by tick
+    return worker._consumer or worker._open()  # to go tick by tick
 
 
 def go_on(worker: TestWorker, seconds: float) -> None:
@@ -226,7 +226,7 @@ def test_however_probes_end_the_next_ones_go_out(what: str) -> None:
         go_on(worker, 3)
         assert outages(worker) == [OutageBegan]
         consumer = consumer_of(worker)
-        lanes = consumer._dispatcher.lanes  # noqa: SLF001 - the internals at fault
+        lanes = consumer._dispatcher.lanes  # the internals at fault
         waiting = [task for _, tasks in lanes.waiting_for("work") for task in tasks]
         match what:
             case "duplicate":
@@ -238,10 +238,10 @@ def test_however_probes_end_the_next_ones_go_out(what: str) -> None:
             case "reject":
                 service.fault = Reject("no")
             case "link":
-                service.meanwhile = lambda: consumer._link_lost(BrokerUnreachable("cut"))  # noqa: SLF001
+                service.meanwhile = lambda: consumer._link_lost(BrokerUnreachable("cut"))
             case "parked":
                 for task in waiting:
-                    consumer._detour._parking.park(task.message)  # noqa: SLF001
+                    consumer._detour._parking.park(task.message)
             case "drain":
                 worker.drain()
         go_on(worker, 100)

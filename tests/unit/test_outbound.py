@@ -81,7 +81,7 @@ def test_nothing_is_kept_of_a_message_that_came_back(wire: Wire, outbound: Outbo
     fates = outbound.pump()
 
     assert [type(sent.error) for sent in fates] == [Unroutable, Unroutable]
-    assert not outbound._returned  # noqa: SLF001 - what is kept shows nowhere else
+    assert not outbound._returned  # what is kept shows nowhere else
 
 
 def test_a_batch_that_was_stored_before_the_end_is_not_lost(
@@ -101,7 +101,7 @@ def test_a_batch_that_was_stored_before_the_end_is_not_lost(
             raise answer
         return cast("list[int]", answer)
 
-    monkeypatch.setattr(outbound._channel, "publish_many", publish_many)  # noqa: SLF001
+    monkeypatch.setattr(outbound._channel, "publish_many", publish_many)
 
     with pytest.raises(BrokerUnreachable):
         outbound.pump()

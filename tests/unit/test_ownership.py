@@ -254,11 +254,11 @@ def test_there_are_never_two_owners_whatever_fails(seed: int) -> None:
             for name in member.ownership.leave():
                 member.giving[name] = world.now + random.uniform(0.0, 3.0)
         world.members = [m for m in world.members if not m.ownership.gone]
-        if all(m.ownership._leaving for m in world.members):  # noqa: SLF001
+        if all(m.ownership._leaving for m in world.members):
             world.join(f"member-{(number := number + 1)}")
     world.go(4 * TTL)  # the faults end
 
-    staying = [m.name for m in world.members if not m.ownership._leaving]  # noqa: SLF001
+    staying = [m.name for m in world.members if not m.ownership._leaving]
     loads = world.loads()
     assert sum(loads.values()) == 16
     assert {loads[name] for name in staying} <= {16 // len(staying), -(-16 // len(staying))}

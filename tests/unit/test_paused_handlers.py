@@ -41,7 +41,7 @@ class Service:
 
 
 def consumer_of(worker: TestWorker) -> Any:
-    return worker._consumer or worker._open()  # noqa: SLF001 - TestWorker pauses nothing
+    return worker._consumer or worker._open()  # TestWorker pauses nothing
 
 
 def publish(worker: TestWorker, number: int, *, lines: int = 1, begin: int = 0) -> None:
@@ -168,7 +168,7 @@ def test_the_end_of_an_outage_is_not_the_end_of_a_pause() -> None:
     service = Service()
     with TestWorker(service.app) as worker:
         consumer = consumer_of(worker)
-        lanes = consumer._dispatcher.lanes  # noqa: SLF001 - both at one moment
+        lanes = consumer._dispatcher.lanes  # both at one moment
         consumer.pause(["mail"])
         lanes.block("mail")
         lanes.unblock("mail")
@@ -188,12 +188,12 @@ def test_a_suspect_of_a_paused_handler_holds_nothing_else_up(
     with TestWorker(service.app) as worker:
         publish(worker, 1)
         consumer = consumer_of(worker)
-        monkeypatch.setattr(consumer._executor, "run", _die)  # noqa: SLF001 - a process dies so
+        monkeypatch.setattr(consumer._executor, "run", _die)  # a process dies so
         with pytest.raises(_Died):
             worker.run()
         monkeypatch.undo()
         consumer.close()
-        worker._consumer = None  # noqa: SLF001
+        worker._consumer = None
         consumer = consumer_of(worker)
         consumer.pause(["mail", "count"])
         consumer.pause(["mail"])

@@ -57,13 +57,13 @@ RAW_VALUES = {
 def encode(properties: dict[str, Any], headers: dict[str, Any] | None) -> bytes:
     """Return flags and list as py-amqp writes them."""
     message = amqp.Message(b"", application_headers=headers, **properties)
-    encoded: bytes = message._serialize_properties()  # noqa: SLF001 - its one encoder
+    encoded: bytes = message._serialize_properties()
     return encoded
 
 
 def decode(raw: bytes) -> dict[str, Any]:
     message = amqp.Message()
-    message._load_properties(60, raw, 0)  # noqa: SLF001 - its one decoder
+    message._load_properties(60, raw, 0)
     properties: dict[str, Any] = message.properties
     return properties
 

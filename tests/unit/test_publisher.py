@@ -39,7 +39,7 @@ class Broker:
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     """The broker, which can be made to fail."""
     broker = Broker()
-    publish_batch = Outbound._publish_batch  # noqa: SLF001 - where the connection ends
+    publish_batch = Outbound._publish_batch  # where the connection ends
     outbound = Outbound.__init__
 
     def publish(self: Outbound) -> None:

@@ -63,7 +63,7 @@ class Service:
 
     def run(self) -> None:
         """Let the consumer do what there is: a marker that it stops at never ends a real run."""
-        consumer: Any = self.worker._consumer  # noqa: SLF001
+        consumer: Any = self.worker._consumer
         for _ in range(_TICKS):
             consumer.tick(0)
             self.worker.clock.advance(0.1)
@@ -71,7 +71,7 @@ class Service:
     def change(self, upto: Phase | None) -> None:
         """Take the steps until this one is the next; None: until nothing is left to do."""
         steps = Resharding(self.app, self.worker.settings)
-        consumer: Any = self.worker._consumer  # noqa: SLF001
+        consumer: Any = self.worker._consumer
         if self.plan.target is None:
             self._agree(self.plan.reshard(3))
         while self.plan.phase is not upto:
@@ -125,7 +125,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], Service]]:
 
 def meanwhile(replay: Replay, *, before: Any = None, after: Any = None) -> None:
     """Let something happen right before, or after, the first messages are sent."""
-    send, waiting = replay._send, [None]  # noqa: SLF001
+    send, waiting = replay._send, [None]
 
     def sending(*args: Any) -> Any:
         first = bool(waiting)
@@ -137,7 +137,7 @@ def meanwhile(replay: Replay, *, before: Any = None, after: Any = None) -> None:
             after()
         return errors
 
-    replay._send = sending  # type: ignore[method-assign,assignment] # noqa: SLF001
+    replay._send = sending  # type: ignore[method-assign,assignment]
 
 
 def test_dead_letters_whose_queue_is_sealed_behind_them_take_effect_once(
@@ -159,7 +159,7 @@ def test_dead_letters_whose_queue_is_gone_before_they_come_are_sent_to_the_new_o
 ) -> None:
     service = make("dead_letter")
     with service.replay() as replay:
-        replay._places.of_key("K")  # noqa: SLF001 - what is published is known from here on
+        replay._places.of_key("K")  # what is published is known from here on
         meanwhile(replay, before=lambda: service.change(None))
         assert service.return_letters(replay).returned == 3
 
@@ -176,8 +176,8 @@ def test_a_dead_letter_that_is_moved_on_is_for_its_handler_alone(
     service.worker.clock.advance(2 * service.worker.settings.retention)  # which is forgotten
     service.change(Phase.DRAIN)
     with service.replay() as replay:
-        replay._places._plans = {"bank": Plan(Generation(1, 1))}  # noqa: SLF001 - out of date
-        replay._places.moved = lambda: False  # type: ignore[method-assign] # noqa: SLF001
+        replay._places._plans = {"bank": Plan(Generation(1, 1))}  # out of date
+        replay._places.moved = lambda: False  # type: ignore[method-assign]
         assert service.return_letters(replay).returned == 3
     service.change(None)
     service.run()

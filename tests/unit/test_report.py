@@ -54,7 +54,7 @@ def test_a_channel_that_is_stuck_for_hours_keeps_few_marks_and_its_oldest_age() 
     for beat in range(10_000):
         marks.note(beat + 1, float(beat))
 
-    assert len(marks._marks) <= 64  # noqa: SLF001 - its promise is about memory
+    assert len(marks._marks) <= 64  # its promise is about memory
     assert marks.age(1, 10_000.0) == 10_000.0
     for tag in (2_000, 5_000, 8_000):
         assert 10_000 - tag - 1_000 < marks.age(tag, 10_000.0) <= 10_001 - tag

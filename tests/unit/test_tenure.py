@@ -1,5 +1,4 @@
 """A shard is consumed from its taking until nothing of it is left; then somebody else has it."""
-# ruff: noqa: SLF001 - parts of the consumer are looked at, slowed down and cut off
 
 from __future__ import annotations
 

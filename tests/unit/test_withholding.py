@@ -47,7 +47,7 @@ class Busy:
 
     @property
     def consumer(self) -> Consumer:
-        consumer = self.worker._consumer  # noqa: SLF001 - its ticks, one by one
+        consumer = self.worker._consumer  # its ticks, one by one
         assert consumer is not None
         return consumer
 
@@ -74,9 +74,9 @@ class Busy:
         assert upto is not None
         meanwhile()
         self.tick()
-        letters = self.replay._move("K", [self.replay_id], Unparked())  # noqa: SLF001 - one round of key()
+        letters = self.replay._move("K", [self.replay_id], Unparked())  # one round of key()
         meanwhile()
-        self.replay._mark("K", letters, upto)  # noqa: SLF001 - as above
+        self.replay._mark("K", letters, upto)  # as above
         self.tick()
 
     @property

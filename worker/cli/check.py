@@ -47,7 +47,7 @@ def check(
     if service is not None:
         raise click.UsageError("--service belongs to --live and --ready; say --app")
     # A probe runs every few seconds: it goes without the broker's client.
-    from worker.cli.checks import check_service  # noqa: PLC0415
+    from worker.cli.checks import check_service
 
     findings = []
     for finding in check_service(options):

@@ -63,7 +63,7 @@ def list_(
     *,
     parked: bool,
     as_json: bool,
-    **wanted: Any,  # noqa: ANN401 - the filter's options
+    **wanted: Any,
 ) -> None:
     """List what lies in the dead-letter queue, the oldest first. Nothing is taken from it."""
     place = target(options, service)
@@ -135,7 +135,7 @@ def purge(  # noqa: PLR0913 - its options
     parked: bool,
     yes: bool,
     as_json: bool,
-    **wanted: Any,  # noqa: ANN401 - the filter's options
+    **wanted: Any,
 ) -> int:
     """Remove dead letters for good: all, some ids, or what a filter takes.
 

@@ -62,7 +62,7 @@ def replay(  # noqa: PLR0913 - its options
     *,
     dry_run: bool,
     as_json: bool,
-    **wanted: Any,  # noqa: ANN401 - the filter's options
+    **wanted: Any,
 ) -> int:
     """Send dead letters back to the shards of their keys: all, some ids, or what a filter takes.
 

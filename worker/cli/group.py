@@ -125,7 +125,7 @@ class Commands(Group):
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import version  # noqa: PLC0415 - takes longer than all the rest here
+    from importlib.metadata import version  # takes longer than all the rest here
 
     click.echo(f"qworker {version('qworker-runtime')}")
     ctx.exit()

@@ -116,7 +116,7 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         @wraps(function)
-        def command(*args: Any, **values: Any) -> Any:  # noqa: ANN401 - whatever the command takes
+        def command(*args: Any, **values: Any) -> Any:
             given = {name: values.pop(name) for name in wanted}
             options = {n: v for n, v in given.items() if v is not None and v != ()}
             return function(options, *args, **values)

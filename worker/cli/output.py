@@ -52,9 +52,9 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 def _emit_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     # Costs as much time as all of a short command; a pipe does without.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:

@@ -67,7 +67,7 @@ def _options(function: F) -> F:
 @settings_options(*SETTINGS)
 @service_option
 @_options
-def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:  # noqa: ANN401 - _OPTIONS
+def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:
     """Pause a service, shards or handlers, on every machine, until 'qworker resume'.
 
     What runs finishes; nothing of it begins once this command has returned, also after restarts.
@@ -90,7 +90,7 @@ def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:  #
 @settings_options(*SETTINGS)
 @service_option
 @_options
-def resume(options: dict[str, Any], service: str | None, **asked: Any) -> int:  # noqa: ANN401 - _OPTIONS
+def resume(options: dict[str, Any], service: str | None, **asked: Any) -> int:
     """Resume what 'qworker pause' has paused: some shards or handlers, or everything.
 
     Messages that waited are handled in their order. Exit codes: as of 'qworker pause'.

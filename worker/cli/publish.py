@@ -64,7 +64,7 @@ _DASH = "-"
 @click.option("--key-field", metavar="PATH", help="Where in a bare payload the key is.")
 @click.option("--id-field", metavar="PATH", help="Where in a bare payload the id is.")
 @click.option("--from-line", type=click.IntRange(1), metavar="N", help="Leave out what is before.")
-def publish(options: dict[str, Any], event: str | None, file: str | None, **given: Any) -> int:  # noqa: ANN401 - as varied as the options
+def publish(options: dict[str, Any], event: str | None, file: str | None, **given: Any) -> int:
     """Publish one event and print its id, or publish a file of JSON lines.
 
     With --file FILE or '-' (standard input) each line is an object {"name": …, "payload": {…}}

@@ -127,7 +127,7 @@ def _watch(store: Leasing, parked: _Parked, *, as_json: bool) -> None:
     first = _overview(store, parked)
     if not as_json and is_terminal():
         # Costs as much time as all of a short command.
-        from worker.cli.screen import live  # noqa: PLC0415
+        from worker.cli.screen import live
 
         with live(_AROUND) as show:
             _again(store, parked, first, show)

@@ -171,6 +171,6 @@ def _progress(source: Source) -> AbstractContextManager[Callable[[int], None]]:
     if not sys.stderr.isatty():
         return nullcontext(lambda _: None)
     # Costs as much time as all of a short command; a pipe does without.
-    from worker.cli.progress import Bar  # noqa: PLC0415
+    from worker.cli.progress import Bar
 
     return Bar(source)

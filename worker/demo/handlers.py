@@ -87,7 +87,7 @@ def apply_change(event: FileChanged, ctx: Context) -> None:
         db.execute(APPLY, (event.path, event.blob, event.revision))
 
 
-def note_repetitions(ctx: Context, call_next: CallNext) -> Any:  # noqa: ANN401 - whatever comes next
+def note_repetitions(ctx: Context, call_next: CallNext) -> Any:
     """Count what was run again and found done: only to show it."""
     try:
         return call_next(ctx)

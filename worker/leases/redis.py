@@ -79,7 +79,7 @@ class RedisLeases(LeaseStore):
         """Close the connections; the next call opens them again."""
         self._servers.close()
 
-    def _run(self, service: str, command: str, *arguments: str | int) -> Any:  # noqa: ANN401 - as the script replies
+    def _run(self, service: str, command: str, *arguments: str | int) -> Any:
         tag = self._servers.prefix + b"leases:{" + encoded(service) + b"}:"
         keys = [tag + kind for kind in (b"clock", b"members", b"leases", b"documents")]
         told = [encoded(each) if isinstance(each, str) else each for each in arguments]

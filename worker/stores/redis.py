@@ -78,7 +78,7 @@ def checked(replies: list[Any]) -> list[Any]:
 def _read_url(url: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what ``url`` says: redis-py's arguments, and the options that are ours."""
     try:
-        found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        found: dict[str, Any] = parse_url(url)
     except ValueError:
         # Without the URL: where it cannot be read, it is not known which part is the password.
         raise ConfigurationError(
@@ -250,7 +250,7 @@ class Servers:
         """Disconnect. The addresses stay known, for when the URL's own server is gone."""
         self._hash_slots = None
         for connection in self._connections.values():
-            connection.disconnect()  # type: ignore[no-untyped-call]
+            connection.disconnect()
 
     def _address(self, key: bytes) -> Address:
         if not self.cluster:
@@ -285,7 +285,7 @@ class Servers:
             return slots
         raise failure
 
-    def _ask(self, address: Address, command: Command) -> Any:  # noqa: ANN401 - as the command
+    def _ask(self, address: Address, command: Command) -> Any:
         self._send(address, [command])
         return self._receive(address)
 
@@ -295,10 +295,10 @@ class Servers:
             place = {"host": address[0], "port": address[1]} if address else {}
             connection = self._connection_class(**self._arguments | place)
             self._connections[address] = connection
-        packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
-        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        packed = connection.pack_commands(commands)
+        connection.send_packed_command(packed, check_health=False)
 
-    def _receive(self, address: Address) -> Any:  # noqa: ANN401 - as the command
+    def _receive(self, address: Address) -> Any:
         try:
             return self._connections[address].read_response()
         except ResponseError as error:

@@ -16,10 +16,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def find_package() -> str:
     """Make ``import worker`` find this package. Return what stands in the way, or nothing."""
     try:
-        import worker  # noqa: PLC0415 - the point of this file
+        import worker  # the point of this file
     except ImportError:
         sys.path.append(str(_PACKAGE.parent))
-        import worker  # noqa: PLC0415
+        import worker
     folders = [Path(folder).resolve() for folder in getattr(worker, "__path__", [])]
     if _PACKAGE in folders:
         return ""
@@ -38,8 +38,8 @@ def main() -> None:
         line = json.dumps({"kind": "fatal", "exit_code": 3, "text": problem})
         os.write(descriptor, line.encode() + b"\n")
         sys.exit(3)
-    from worker.supervisor.child import run_child  # noqa: PLC0415 - found by now
-    from worker.supervisor.service import load_service  # noqa: PLC0415
+    from worker.supervisor.child import run_child  # found by now
+    from worker.supervisor.service import load_service
 
     run_child(descriptor, load_service)
 

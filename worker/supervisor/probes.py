@@ -91,7 +91,7 @@ class _Server(ThreadingMixIn, HTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = "", 0  # HTTPServer's own; nobody asks
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread; the oldest of too many connections makes room."""
         with self._lock:
             self._open[id(request)] = request
@@ -101,13 +101,13 @@ class _Server(ThreadingMixIn, HTTPServer):
                     oldest.shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
+    def shutdown_request(self, request: Any) -> None:
         """Forget a connection that was served."""
         with self._lock:
             self._open.pop(id(request), None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         """Say in the log, not on standard error, that a client was not served."""
         logger.debug("a probe was not answered: %s", sys.exception())
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worker.middleware import CallNext
 
 
-def duplicate_everything(context: Context, call_next: CallNext) -> Any:  # noqa: ANN401 - a middleware's
+def duplicate_everything(context: Context, call_next: CallNext) -> Any:
     """Run the handler, and run it once more, as after a crash that left no trace of the first run.
 
     For plain and for coroutine handlers. Both runs have the same event, ids and attempt; what
@@ -39,7 +39,7 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:  # noqa:
     return result
 
 
-async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:  # noqa: ANN401 - a handler's
+async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:
     await running
     first = _published(context)
     result = await call_next(context)

@@ -89,7 +89,7 @@ class DeadLetter(SeenMessage):
         }
 
 
-def _parsed(body: bytes) -> Any:  # noqa: ANN401 - whatever the publisher sent
+def _parsed(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -118,7 +118,7 @@ class TestWorker:
 
     # -- what a test does --------------------------------------------------------------------------
 
-    def publish(self, event: Event | Command, **options: Any) -> str:  # noqa: ANN401 - App.publish's
+    def publish(self, event: Event | Command, **options: Any) -> str:
         """Publish ``event`` as another service would, and return its id.
 
         ``options`` are those of ``App.publish``. A command to a service that is not there is
@@ -138,7 +138,7 @@ class TestWorker:
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
         routing_key: str | None = None,
-        **properties: Any,  # noqa: ANN401 - AMQP's
+        **properties: Any,
     ) -> None:
         """Publish as any AMQP client could, with nothing but what is given.
 
@@ -238,14 +238,14 @@ class TestWorker:
         if consumer is not None:
             consumer.close()
 
-    def _note_execution(self, context: Context, call_next: CallNext) -> Any:  # noqa: ANN401
+    def _note_execution(self, context: Context, call_next: CallNext) -> Any:
         handler = context.handler.removeprefix(f"{self.app.name}.")
         self.executed.append(Execution(handler, context.message_id, context.attempt))
         with self._watching():
             result = call_next(context)
         return self._watched(result) if inspect.isawaitable(result) else result
 
-    async def _watched(self, running: Awaitable[Any]) -> Any:  # noqa: ANN401 - a handler's
+    async def _watched(self, running: Awaitable[Any]) -> Any:
         with self._watching():
             return await running
 

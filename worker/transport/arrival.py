@@ -54,7 +54,7 @@ class Arrival:
 
     def __init__(  # noqa: PLR0913, PLR0917 - the facts of a delivery; one is made for each
         self,
-        channel: Any,  # noqa: ANN401 - py-amqp's or our own
+        channel: Any,
         tag: int,
         redelivered: bool,  # noqa: FBT001
         exchange: str,

@@ -37,7 +37,7 @@ class QueueChannel:
         "sealed_at", "settlement", "shard",
     )  # fmt: skip
 
-    def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:  # noqa: ANN401
+    def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:
         self.shard = shard
         #: What it delivers is passed on to the shards.
         self.relays = shard == RELAY
@@ -181,7 +181,7 @@ class Inbound:
         self._by_channel.pop(channel.channel, None)
         self.depths.pop(channel.queue, None)
 
-    def ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - kombu has no types
+    def ask(self, question: Callable[[Any], Any]) -> Any:
         """Ask the broker something (to count, say) on a channel of its own; wait for the answer.
 
         Raises BrokerUnreachable where the connection is lost, or the channel by this question.
@@ -210,7 +210,7 @@ class Inbound:
             raise _lost(error) from None
         return True
 
-    def _ask_depth(self, channel: Any, queue: str) -> None:  # noqa: ANN401
+    def _ask_depth(self, channel: Any, queue: str) -> None:
         if self._pump is None:
             self.depths[queue] = channel.queue_declare(queue, passive=True).message_count
             return

@@ -237,7 +237,7 @@ class Outbound:
         self._pending_bytes -= sum(len(item.body) for item in items)
         return items
 
-    def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ANN401
+    def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:
         self._returned[exchange, routing_key, bytes(message.body)] += 1
 
     def _on_blocked(self, _reason: object = None) -> None:

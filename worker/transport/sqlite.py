@@ -90,7 +90,7 @@ class Transport(base.Transport):
         """Open a channel."""
         return connection.channel()
 
-    def drain_events(self, connection: Connection, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's
+    def drain_events(self, connection: Connection, **kwargs: Any) -> None:
         """Deliver what is there, and wait for it up to ``timeout`` seconds."""
         connection.drain_events(**kwargs)
 

@@ -166,7 +166,7 @@ class DeclaringChannel(base.StdChannel):
             return 0
         return broker.declarations.delete_queue(found, if_unused=if_unused, if_empty=if_empty)
 
-    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - kombu's
+    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Translate kombu's queue options into queue arguments."""
         prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments, **kwargs)
         return prepared
