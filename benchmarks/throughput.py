@@ -20,16 +20,18 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import amqp
+from counting import NOTES, Tick, app
+from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.messaging import Consumer
+
+from servers import Guard, RabbitMQ, Redis
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-
-import amqp  # noqa: E402 - the path comes first
-from counting import NOTES, Tick, app  # noqa: E402
-from kombu.connection import Connection  # noqa: E402
-from kombu.entity import Queue  # noqa: E402
-from kombu.messaging import Consumer  # noqa: E402
-
-from servers import Guard, RabbitMQ, Redis  # noqa: E402
 
 
 class Rate(NamedTuple):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Callable[..., Any] | Step")
 Lifespan = Callable[[], AbstractContextManager[Any]]
+L = TypeVar("L", bound=Callable[[], Iterator[Any] | AbstractContextManager[Any]])
 
 _MAX_SERVICE = 60
 
@@ -154,7 +155,7 @@ class App:
             )
         self.middlewares.append(middleware)
 
-    def lifespan(self, manager: Callable[[], Iterator[Any]] | Lifespan) -> Any:
+    def lifespan(self, manager: L) -> L:
         """Run ``manager`` (a context manager, or a generator with one yield) once a process.
 
         What it yields is ``context.state`` of every handler.
@@ -163,8 +164,9 @@ class App:
             raise ConfigurationError(
                 f"App({self.name!r}).lifespan: a plain generator with one yield, not an async one"
             )
+        known: Any = manager  # which of the two it is, is asked at run time
         is_generator = inspect.isgeneratorfunction(manager)
-        self.lifespan_manager = contextmanager(manager) if is_generator else manager  # type: ignore[arg-type, assignment]
+        self.lifespan_manager = contextmanager(known) if is_generator else known
         return manager
 
     def bind(

@@ -114,7 +114,7 @@ def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySou
             _Published.__post_init__(self)
             user_post_init(self)
 
-        cls.__post_init__ = __post_init__  # type: ignore[method-assign]
+        cls.__post_init__ = __post_init__  # type: ignore[method-assign]  # the class is being made
     dataclass(frozen=True, kw_only=True)(cls)
     names = tuple(f.name for f in dataclasses.fields(cls) if f.name not in _RESERVED)
     if isinstance(key, str) and key not in names:

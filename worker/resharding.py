@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from functools import partial
+from operator import methodcaller
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
@@ -118,7 +120,7 @@ class Resharding:
         """Declare what every process does from now on. Raises BrokerUnreachable."""
         with self._talk() as talk:
             for topology in declared_by(self._app, self._settings, plan):
-                talk.ask(lambda channel, topology=topology: declare(channel, topology))  # type: ignore[misc]
+                talk.ask(partial(declare, topology=topology))
 
     def take(self, plan: Plan) -> bool:
         """Take the next step of ``plan``; tell whether it is done, or has to be tried again.
@@ -166,10 +168,10 @@ class Resharding:
         if any(any(talk.state(queue) or ()) for queue, _ in there):
             return self._wait("somebody else is at the old queues")
         for queue, _ in there:
-            talk.ask(lambda channel, queue=queue: channel.queue_delete(queue))  # type: ignore[misc]
+            talk.ask(methodcaller("queue_delete", queue))
         own = [x.name for x in old.exchanges if f"{x.name}.".startswith(f"{old.front}.")]
         for exchange in (*own, old.all_bound):
-            talk.ask(lambda channel, exchange=exchange: channel.exchange_delete(exchange))  # type: ignore[misc]
+            talk.ask(methodcaller("exchange_delete", exchange))
         return True
 
     def _wait(self, why: str) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 from worker.errors import ConfigurationError
 
+_WITH_CONTEXT = 2  # arguments: event and context
+
 
 def is_async(call: Any) -> bool:
     """Tell whether calling it gives something to await."""
@@ -31,6 +33,8 @@ def takes_context(call: Any, told: str, *, bound: bool) -> bool:
         positional = positional[1:]  # self
     needed = [p for p in positional if p.default is p.empty]
     keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if not positional or len(needed) > 2 or keywords:  # noqa: PLR2004 - event and context
+    if not positional or len(needed) > _WITH_CONTEXT or keywords:
         raise ConfigurationError(f"{told}: a handler takes (event) or (event, context)")
-    return len(needed) == 2 or (len(positional) > 1 and positional[1].name in ("ctx", "context"))  # noqa: PLR2004
+    if len(needed) == _WITH_CONTEXT:
+        return True
+    return len(positional) > 1 and positional[1].name in ("ctx", "context")

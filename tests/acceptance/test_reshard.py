@@ -58,6 +58,11 @@ class Change:
         document = view.documents.get(PLAN)
         return view, Plan.load(document.text) if document is not None else None
 
+    def plan(self) -> Plan:
+        _, plan = self.look()
+        assert plan is not None
+        return plan
+
     def until_shared(self, shards: int) -> None:
         """Wait until every shard has an owner, and every member is there."""
 
@@ -158,7 +163,7 @@ def test_nobody_dies_and_nothing_is_run_again(any_site: Site, tell: Tell) -> Non
             for shards in (8, 1, 3):
                 began = monotonic()
                 change.ask(shards)
-                eventually(lambda: change.look()[1].target is None, "the change is done")  # type: ignore[union-attr]
+                eventually(lambda: change.plan().target is None, "the change is done")
                 tell(f"  to {shards} shards in {monotonic() - began:.1f} s")
                 change.until_shared(shards)
 

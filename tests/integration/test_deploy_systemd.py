@@ -18,7 +18,7 @@ UNIT = Path(__file__).parents[2] / "deploy/systemd/qworker@.service"
 def service() -> dict[str, str]:
     """Return the settings of the section ``Service``, the last of each name."""
     parser = ConfigParser(strict=False, interpolation=None, delimiters=("=",))
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # as its manual has it
     parser.read_string(UNIT.read_text())
     return dict(parser["Service"])
 

@@ -55,11 +55,11 @@ class Complete:
 
 
 class WithoutUnpark(Complete):
-    unpark = None  # type: ignore[assignment]
+    unpark = None  # type: ignore[assignment]  # that is the point
 
 
 class WithoutForget(Complete):
-    forget = None  # type: ignore[assignment]
+    forget = None  # type: ignore[assignment]  # that is the point
 
 
 class Inheriting(DedupStore):
@@ -68,7 +68,7 @@ class Inheriting(DedupStore):
 
 class WithoutTier(Complete):
     @property
-    def tier(self) -> str:  # type: ignore[override]
+    def tier(self) -> str:  # type: ignore[override]  # so that it may raise
         raise AttributeError("tier")
 
 

@@ -141,13 +141,12 @@ def test_a_dead_letter_that_the_broker_refuses_is_told_and_kept() -> None:
     done: list[int] = []
     app = parking_app(done)
     with TestWorker(app) as worker:
-        link: Any = worker._consumer._link  # type: ignore[union-attr]
-        channel = link._inbound.connection.channel()
+        consumer: Any = worker._consumer
+        channel = consumer._link._inbound.connection.channel()
         full = {"x-max-length": 0, "x-overflow": "reject-publish"}
         channel.queue_delete("bank.dlq")
         channel.queue_declare("bank.dlq", durable=True, auto_delete=False, arguments=full)
         worker.publish_raw(b"no json", name="step", id="a-letter", key="a")
-        consumer: Any = worker._consumer
         go_on(worker, consumer, 40)
         refused = [e for e in worker.runtime_events if isinstance(e, PublishRefused)]
         assert [(e.message_id, e.to) for e in refused] == [("a-letter", "bank.dlq")]

@@ -11,7 +11,7 @@ import pytest
 
 from waiting import until
 from worker.errors import LeasesUnavailable, StoreCorrupt
-from worker.leases.base import LeaseOptions, Sync, View
+from worker.leases.base import Held, LeaseOptions, Sync, View
 from worker.leases.memory import MemoryLeases
 from worker.sharding.generations import PLAN, Generation, Plan
 from worker.supervisor.control import Terms
@@ -311,7 +311,7 @@ def test_who_slept_past_its_leases_hears_that_they_are_lost(store: Store, join: 
     taken = dict(ann.fences)
 
     for name, epoch in taken.items():  # as if it had slept for long
-        store.sync("bank", Sync(ann.name, ABLE, release=[(name, epoch)]))  # type: ignore[list-item]
+        store.sync("bank", Sync(ann.name, ABLE, release=[Held(name, epoch)]))
         store.sync("bank", Sync("bob", UNABLE, acquire=[name]))
 
     until(lambda: (listened(ann) and len(lost(ann))) == 4)
@@ -385,7 +385,7 @@ def test_the_way_does_not_change_under_somebody_who_joined_a_moment_ago(
         store.sync("bank", Sync("carl", ABLE, acquire=sorted(SHARDS)))
         return write(service, name, version, text)
 
-    store.write = join_and_write  # type: ignore[method-assign]
+    store.write = join_and_write  # type: ignore[method-assign]  # between two steps of bob's
     bob = join(single_active=True)
     until(lambda: listened(bob) and bob.last.plan is not None and bob.last.plan.single_active)
     while "carl" in store.owners.values():  # until they have expired

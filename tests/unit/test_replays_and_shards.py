@@ -15,6 +15,7 @@ from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.replay import Replay, Replayed
 from worker.resharding import Resharding
+from worker.retry import Exhausted
 from worker.sharding.generations import PLAN, Generation, Phase, Plan
 from worker.testing import TestWorker
 from worker.topology import dead_letter_queue
@@ -33,11 +34,11 @@ class Step(Event, name="step", key="line"):
 class Service:
     """A service of one shard that fails until it is mended, on its way to three shards."""
 
-    def __init__(self, folder: Path, exhausted: str) -> None:
+    def __init__(self, folder: Path, exhausted: Exhausted) -> None:
         self.app = App("bank")
         self.done: list[tuple[str, int]] = []
         self.mended = False
-        retry = RetryPolicy(attempts=1, exhausted=exhausted)  # type: ignore[arg-type]
+        retry = RetryPolicy(attempts=1, exhausted=exhausted)
         self.app.on(Step, name="work", retry=retry)(self.work)
         self.observed: list[int] = []
         if exhausted == "dead_letter":
@@ -105,11 +106,11 @@ class Service:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[[str], Service]]:
+def make(tmp_path: Path) -> Iterator[Callable[[Exhausted], Service]]:
     """Make services whose first three steps were set aside."""
     made: list[Service] = []
 
-    def make(exhausted: str) -> Service:
+    def make(exhausted: Exhausted) -> Service:
         service = Service(tmp_path, exhausted)
         made.append(service)
         service.worker.__enter__()
@@ -137,11 +138,11 @@ def meanwhile(replay: Replay, *, before: Any = None, after: Any = None) -> None:
             after()
         return errors
 
-    replay._send = sending  # type: ignore[method-assign,assignment]
+    replay._send = sending  # type: ignore[method-assign, assignment]  # for the length of a test
 
 
 def test_dead_letters_whose_queue_is_sealed_behind_them_take_effect_once(
-    make: Callable[[str], Service],
+    make: Callable[[Exhausted], Service],
 ) -> None:
     service = make("dead_letter")
     with service.replay() as replay:
@@ -155,7 +156,7 @@ def test_dead_letters_whose_queue_is_sealed_behind_them_take_effect_once(
 
 
 def test_dead_letters_whose_queue_is_gone_before_they_come_are_sent_to_the_new_one(
-    make: Callable[[str], Service],
+    make: Callable[[Exhausted], Service],
 ) -> None:
     service = make("dead_letter")
     with service.replay() as replay:
@@ -169,7 +170,7 @@ def test_dead_letters_whose_queue_is_gone_before_they_come_are_sent_to_the_new_o
 
 
 def test_a_dead_letter_that_is_moved_on_is_for_its_handler_alone(
-    make: Callable[[str], Service],
+    make: Callable[[Exhausted], Service],
 ) -> None:
     service = make("dead_letter")
     assert service.observed == [0, 1, 2]
@@ -177,7 +178,7 @@ def test_a_dead_letter_that_is_moved_on_is_for_its_handler_alone(
     service.change(Phase.DRAIN)
     with service.replay() as replay:
         replay._places._plans = {"bank": Plan(Generation(1, 1))}  # out of date
-        replay._places.moved = lambda: False  # type: ignore[method-assign]
+        replay._places.moved = lambda: False  # type: ignore[method-assign]  # as above
         assert service.return_letters(replay).returned == 3
     service.change(None)
     service.run()
@@ -188,7 +189,7 @@ def test_a_dead_letter_that_is_moved_on_is_for_its_handler_alone(
 
 @pytest.mark.parametrize("phase", [Phase.SEAL, Phase.DRAIN])
 def test_a_parked_key_waits_while_old_queues_are_drained(
-    make: Callable[[str], Service], phase: Phase
+    make: Callable[[Exhausted], Service], phase: Phase
 ) -> None:
     service = make("park_key")
     service.change(Phase.DRAIN if phase is Phase.DRAIN else Phase.SEAL)
@@ -208,7 +209,7 @@ def test_a_parked_key_waits_while_old_queues_are_drained(
 
 @pytest.mark.parametrize("fails_again", [False, True])
 def test_a_parked_key_whose_queue_is_sealed_behind_it_keeps_its_order(
-    make: Callable[[str], Service], *, fails_again: bool
+    make: Callable[[Exhausted], Service], *, fails_again: bool
 ) -> None:
     service = make("park_key")
     with service.replay() as replay:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ from worker.supervisor.status import (
 )
 
 
-def status(**facts: object) -> Status:
-    usual: dict[str, object] = {
+def status(**facts: Any) -> Status:
+    usual: dict[str, Any] = {
         "service": "bank",
         "pid": 4711,
         "state": "running",
@@ -30,7 +31,7 @@ def status(**facts: object) -> Status:
         "at": 100.0,
         "text": "running, 2 of 2 processes ready",
     }
-    return Status(**{**usual, **facts})  # type: ignore[arg-type]
+    return Status(**{**usual, **facts})
 
 
 @pytest.fixture(autouse=True)

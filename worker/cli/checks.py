@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -163,11 +164,11 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
     missing, there = 0, 0
     problems: list[QworkerError] = []
     asked: list[tuple[bool, Callable[[Any], None]]] = [
-        (inspector.has_exchange(x.name), lambda channel, x=x: declare_exchange(channel, x))  # type: ignore[misc]
+        (inspector.has_exchange(x.name), partial(declare_exchange, exchange=x))
         for x in declared.exchanges
     ]
     asked += [
-        (inspector.depth(q.name) is not None, lambda channel, q=q: declare_queue(channel, q))  # type: ignore[misc]
+        (inspector.depth(q.name) is not None, partial(declare_queue, queue=q))
         for q in declared.queues
     ]
     for exists, declare in asked:

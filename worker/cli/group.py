@@ -1,5 +1,7 @@
 """The list of commands. Each is imported when it is asked for, so that help comes at once."""
 
+# ruff: noqa: ARG002 - the signatures are click's
+
 from __future__ import annotations
 
 import importlib
@@ -93,11 +95,11 @@ class Group(click.Group):
 class Commands(Group):
     """All commands of the program, by section."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order in which help shows them."""
         return list(_ENTRIES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command and return it; None where there is no such command."""
         entry = _ENTRIES.get(cmd_name)
         if entry is None:
@@ -114,7 +116,7 @@ class Commands(Group):
         ]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, without importing a command."""
         width = max(map(len, _ENTRIES))
         for title, entries in _SECTIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
@@ -98,9 +99,7 @@ def _plan(app: App, settings: Settings, *, is_needed: bool) -> tuple[Plan, str]:
 def _declare(inspector: Inspector, declared: Declared) -> None:
     try:
         for topology in declared.topologies:
-            inspector.ask(
-                lambda channel, topology=topology: declare(channel, topology, thoroughly=True)  # type: ignore[misc]
-            )
+            inspector.ask(partial(declare, topology=topology, thoroughly=True))
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
 

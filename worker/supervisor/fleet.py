@@ -260,7 +260,7 @@ class Fleet:
         try:
             slot.successor = ChildProcess(slot.index, self._options, self._command, now)
         except OSError as error:  # no memory, too many processes or files
-            logger.error("process %d cannot be started: %s", slot.index, error)  # noqa: TRY400
+            logger.error("process %d cannot be started: %s", slot.index, error)  # noqa: TRY400 - the error says all
             self._retry(slot, slot.restarts.after_death(None), now)
 
     def _promote(self, slot: Slot) -> None:

@@ -22,6 +22,7 @@ HEALTHY_AFTER = 5.0
 _STARTUP_WAIT, _STARTUP_WAIT_MAX = 0.5, 8.0
 _EARLY_WAIT, _EARLY_WAIT_MAX = 0.1, 1.0
 _OUTAGE_WAIT, _OUTAGE_WAIT_MAX = 0.5, 5.0
+_QUIET_BEATS = 2
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ class BurstWatch:
 
     def over(self, pids: Iterable[int]) -> bool:
         """Whether all of these processes, which are all there are, had two quiet beats."""
-        return all(self._quiet.get(pid, 0) >= 2 for pid in pids)  # noqa: PLR2004
+        return all(self._quiet.get(pid, 0) >= _QUIET_BEATS for pid in pids)
 
 
 def drain_allowance(timeout: float) -> float:

@@ -33,6 +33,7 @@ logger = logging.getLogger("worker.supervisor")
 #: Connections served at once; when one more comes, the oldest is closed.
 _MOST_CONNECTIONS = 16
 _TIMEOUT = 5.0
+_HIGHEST_PORT = 65535
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -41,7 +42,7 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises ConfigurationError.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
         raise ConfigurationError(f"http: {text!r} is not HOST:PORT, as in 127.0.0.1:8080")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
@@ -107,7 +108,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             self._open.pop(id(request), None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
         """Say in the log, not on standard error, that a client was not served."""
         logger.debug("a probe was not answered: %s", sys.exception())
 

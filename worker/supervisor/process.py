@@ -51,6 +51,8 @@ _OPEN_GRACE = 1.0
 _EXIT_LIMIT = 5.0
 #: Seconds for a hung process to write its stack before it is killed.
 _DUMP_TIME = 1.0
+#: Seconds of silence that are worth telling.
+_LONG_SILENCE = 2.0
 
 _BLOCKED = (
     signal.SIGINT,
@@ -357,7 +359,7 @@ class ChildProcess:
         """Return the state of the process in one line."""
         text = f"{self.stage.value}, pid {self.pid}, {_shards(self.shards)}"
         silence = self.silent_for(now)
-        return f"{text}, silent for {silence:.1f} s" if silence > 2.0 else text  # noqa: PLR2004
+        return f"{text}, silent for {silence:.1f} s" if silence > _LONG_SILENCE else text
 
     def epitaph(self) -> str:
         """Return how the process ended, in words."""

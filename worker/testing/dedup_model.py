@@ -1,5 +1,5 @@
 """A model of a dedup store, and random batches that compare a store with it."""
-# ruff: noqa: S101, D102 - a test; the methods are those of the protocol
+# ruff: noqa: S101, D102, FBT001 - a test; methods and arguments are those of the protocol
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Model:
         self.done[record] = payload
         return KEPT
 
-    def release(self, record: bytes, token: bytes, refund: bool, wait: float) -> Answer:  # noqa: FBT001
+    def release(self, record: bytes, token: bytes, refund: bool, wait: float) -> Answer:
         if self.owner(record) != token:
             return STALE
         _, attempts, crashes = self.held[record]
@@ -88,7 +88,7 @@ class Model:
         record: bytes,
         token: bytes,
         payload: bytes,
-        solo: bool,  # noqa: FBT001
+        solo: bool,
         dead: Collection[bytes],
     ) -> Verdict:
         if record in self.done:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,8 +45,8 @@ class Peer:
         self.store = store
         self.name = name
 
-    def sync(self, *, service: str = SERVICE, **says: object) -> View:
-        return self.store.sync(service, Sync(self.name, **says))  # type: ignore[arg-type]
+    def sync(self, *, service: str = SERVICE, **says: Any) -> View:
+        return self.store.sync(service, Sync(self.name, **says))
 
     def acquire(self, *names: str) -> dict[str, int]:
         """Ask for leases; return the epochs of all that it owns."""
@@ -241,18 +241,18 @@ class LeaseStoreSuite:
             release = [name for name in mine if rng.random() < 0.3]
             renew = [name for name in mine if rng.random() < 0.5]
             acquire = [name for name in _NAMES if rng.random() < 0.4]
-
-            def sync(which: int) -> Sync:
-                return Sync(
-                    peer.name,  # noqa: B023 - called at once
+            ours, of_the_rules = (
+                Sync(
+                    peer.name,
                     "",
-                    [Held(name, mine[name][which]) for name in release],  # noqa: B023
-                    [Held(name, mine[name][which]) for name in renew],  # noqa: B023
-                    acquire,  # noqa: B023
+                    [Held(name, mine[name][which]) for name in release],
+                    [Held(name, mine[name][which]) for name in renew],
+                    acquire,
                 )
-
-            found = peer.store.sync(SERVICE, sync(0))
-            wanted = book.sync(sync(1), LONG, now=0.0, floor=1)
+                for which in range(2)
+            )
+            found = peer.store.sync(SERVICE, ours)
+            wanted = book.sync(of_the_rules, LONG, now=0.0, floor=1)
             owners = {name: lease.owner for name, lease in found.leases.items()}
             assert owners == {name: lease.owner for name, lease in wanted.leases.items()}
             assert found.members.keys() == wanted.members.keys()

@@ -56,7 +56,7 @@ class Arrival:
         self,
         channel: Any,
         tag: int,
-        redelivered: bool,  # noqa: FBT001
+        redelivered: bool,  # noqa: FBT001 - in AMQP's order, as all of them
         exchange: str,
         routing_key: str,
         properties: dict[str, Any],

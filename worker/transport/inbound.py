@@ -215,7 +215,7 @@ class Inbound:
             self.depths[queue] = channel.queue_declare(queue, passive=True).message_count
             return
         # py-amqp's own call waits for the answer, or else asks for none.
-        channel._callbacks[amqp.spec.Queue.DeclareOk] = self._note_depth  # noqa: SLF001
+        channel._callbacks[amqp.spec.Queue.DeclareOk] = self._note_depth  # noqa: SLF001 - see above
         passive = (0, queue, True, False, False, False, False, None)
         channel.send_method(amqp.spec.Queue.Declare, "BsbbbbbF", passive)
         self._unanswered += 1

@@ -213,7 +213,7 @@ class Outbound:
         return amqp.Message(item.body, application_headers=item.headers, **item.properties)
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
-        for item in self._take(tag, multiple):
+        for item in self._take(tag, multiple=multiple):
             place = (item.exchange, item.routing_key, item.body)
             if place not in self._returned:
                 self._sent.append(Sent(item, None))
@@ -224,11 +224,11 @@ class Outbound:
             self._sent.append(Sent(item, _unroutable(item)))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
-        for item in self._take(tag, multiple):
+        for item in self._take(tag, multiple=multiple):
             refused = PublishRefused(f"{item.message_id}: the broker refused it (basic.nack)")
             self._sent.append(Sent(item, refused))
 
-    def _take(self, tag: int, multiple: bool) -> list[Outgoing]:  # noqa: FBT001
+    def _take(self, tag: int, *, multiple: bool) -> list[Outgoing]:
         """Remove from the window what a confirm speaks of."""
         tags = range(self._lowest, tag + 1) if multiple else (tag,)
         items = [self._pending.pop(t) for t in tags if t in self._pending]

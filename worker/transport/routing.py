@@ -46,7 +46,7 @@ class Router(Protocol):
     #: Whether the answer depends on the routing key alone, so that it may be remembered.
     by_key_alone: bool
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:
+    def match(self, key: str, properties: Mapping[str, Any], /) -> Collection[Destination]:
         """Return the destinations of a message, each once."""
         ...
 
@@ -152,7 +152,7 @@ class _Default:
 
     by_key_alone = True
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:  # noqa: ARG002
+    def match(self, key: str, _properties: Mapping[str, Any]) -> Collection[Destination]:
         return (Destination(key, is_queue=True),)
 
 
@@ -167,7 +167,7 @@ class _Direct:
         for binding in bindings:
             self._by_key.setdefault(binding.key, {})[binding.destination] = None
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:  # noqa: ARG002
+    def match(self, key: str, _properties: Mapping[str, Any]) -> Collection[Destination]:
         return self._by_key.get(key, ())
 
 
@@ -177,7 +177,7 @@ class _Fanout:
     def __init__(self, bindings: Sequence[Binding]) -> None:
         self._all = dict.fromkeys(binding.destination for binding in bindings)
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:  # noqa: ARG002
+    def match(self, _key: str, _properties: Mapping[str, Any]) -> Collection[Destination]:
         return self._all
 
 
@@ -188,7 +188,7 @@ class _Topic:
         self._patterns = [(topic_words(b.key), b.destination) for b in bindings]
         self._remembered: dict[str, Collection[Destination]] = {}
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:  # noqa: ARG002
+    def match(self, key: str, _properties: Mapping[str, Any]) -> Collection[Destination]:
         known = self._remembered.get(key)
         if known is not None:
             return known
@@ -208,7 +208,7 @@ class _Headers:
     def __init__(self, bindings: Sequence[Binding]) -> None:
         self._wanted = [_Wanted(binding) for binding in bindings]
 
-    def match(self, key: str, properties: Mapping[str, Any]) -> Collection[Destination]:  # noqa: ARG002
+    def match(self, _key: str, properties: Mapping[str, Any]) -> Collection[Destination]:
         headers = properties.get("application_headers") or {}
         return dict.fromkeys(w.destination for w in self._wanted if w.fits(headers))
 

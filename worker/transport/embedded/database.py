@@ -16,6 +16,7 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amqp import exceptions
@@ -198,6 +199,10 @@ class FileDatabase(Database):
                 f"{self.name}: its file system cannot share memory between processes, which the"
                 " embedded broker needs (a network file system?); put it on a local disk"
             )
+
+        def set_pragma(pragma: str) -> None:
+            execute("PRAGMA " + pragma).fetchall()
+
         for pragma in (
             f"cache_size=-{_CACHE_KIB}",
             f"journal_size_limit={_LOG_BYTES}",
@@ -206,7 +211,7 @@ class FileDatabase(Database):
             "secure_delete=OFF",
             "temp_store=MEMORY",
         ):
-            self._patiently(lambda pragma=pragma: execute("PRAGMA " + pragma).fetchall())  # type: ignore[misc]
+            self._patiently(partial(set_pragma, pragma))
 
     def _identify(self) -> tuple[int, int] | None:
         try:
