@@ -72,9 +72,9 @@ class Intake:
         if isinstance(message, DeadLetter):
             return message
         delivery.message = message
-        delivery.fingerprint = fingerprint(message.body)
         if delivery.channel.relays:
             return Onward(order_key(self._app, message))
+        delivery.fingerprint = fingerprint(message.body)
         return self._tasks(delivery, message)
 
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:

@@ -196,7 +196,6 @@ class Resharding:
         onward: list[Outgoing] = []
         for letter in batch:
             if not is_marker(letter.arrival.properties, letter.arrival.exchange):
-                exchange, routing_key = new.place_of(self._key(letter))
                 # A dead letter that returns is for the one handler that could not do it.
                 facts: dict[str, str | int] = {}
                 if letter.handler:
@@ -207,8 +206,8 @@ class Resharding:
                     redirect(
                         letter.arrival,
                         letter.id,
-                        exchange=exchange,
-                        routing_key=routing_key,
+                        exchange="",
+                        routing_key=new.queue_for(self._key(letter)),
                         facts=facts,
                         drop_prefix=PREFIX,
                     )

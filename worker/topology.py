@@ -18,7 +18,7 @@ the message id, on a ring of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigurationError
@@ -89,7 +89,7 @@ class Bind:
     slots: range = range(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Topology:
     """All that a service declares, in an order in which it can be declared."""
 
@@ -131,22 +131,18 @@ class Topology:
         binds = tuple(bind for bind in self.binds if bind.target != self.front)
         return replace(self, binds=binds)
 
-    def place_of(self, key: str) -> tuple[str, str]:
-        """Return the exchange and the routing key by which a message of ``key`` gets to its shard.
-
-        Of those without a key it is the id that counts.
-        """
-        return "", self.queue_for(key)
-
-    @property
+    @cached_property
     def shard_queues(self) -> tuple[str, ...]:
         """The names of the shard queues, in the order of their numbers."""
         return tuple(q.name for q in self.queues if q.shard is not None)
 
+    @cached_property
+    def _spreads_keys(self) -> bool:
+        return any(each.shards and each.type == _HASH for each in self.exchanges)
+
     def queue_for(self, key: str) -> str:
-        """Return the name of the queue that has ``key``."""
-        spreads_keys = any(each.shards and each.type == _HASH for each in self.exchanges)
-        return queue_of_key(self.shard_queues, key, spreads_keys=spreads_keys)
+        """Return the name of the queue that has ``key``; of a message without one, its id."""
+        return queue_of_key(self.shard_queues, key, spreads_keys=self._spreads_keys)
 
 
 def front_exchange(prefix: str, generation: int = 1) -> str:
