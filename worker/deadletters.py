@@ -9,10 +9,9 @@ What somebody else is reading at the same moment is not seen.
 from __future__ import annotations
 
 import os
-import selectors
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import amqp.exceptions
@@ -24,6 +23,7 @@ from worker.message import KEY_HEADER, UNDECODABLE, Message
 from worker.parking import KEY, PLACE
 from worker.transport.capabilities import connect
 from worker.transport.inbound import Inbound, release
+from worker.waiter import wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,6 @@ MOST_HELD = 65_535
 _FETCH = 1000
 #: Seconds without a delivery after which what was counted is somebody else's by now.
 _SILENCE = 3.0
-_POLL = 0.005
 
 
 class NoSuchQueue(UsageError):
@@ -227,13 +226,3 @@ class Box:
     def keep_alive(self) -> None:
         """Send a heartbeat if it is time to. Raises BrokerUnreachable."""
         self._inbound.keep_alive()
-
-
-def wait_readable(descriptor: int | None, seconds: float = 0.1) -> None:
-    """Wait until there may be something to read; a broker without a descriptor is polled."""
-    if descriptor is None:
-        sleep(_POLL)
-        return
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        selector.select(seconds)

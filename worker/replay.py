@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from worker.aside import HANDLER
 from worker.codec import Codec
-from worker.deadletters import Box, Letter, wait_readable
+from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO
@@ -267,25 +267,14 @@ class Replay:
 
     def _send(self, box: Box | None, messages: list[Outgoing]) -> list[PublishError | None]:
         """Publish in order; return what became of each, once everything is known."""
-        outbound = self._outbound
-        outbound.send(messages)
-        fates: dict[int, PublishError | None] = {}
-        deadline = monotonic() + self._settings.confirm_timeout
-        while len(fates) < len(messages):
-            decided = outbound.pump()
-            fates.update({id(message): error for message, error in decided})
-            if decided:
-                continue
-            if monotonic() > deadline:
-                raise ConfirmTimeout(
-                    f"the broker did not confirm within {self._settings.confirm_timeout} s;"
-                    " nothing was removed, so the same command can be given again"
-                )
-            outbound.keep_alive()
-            if box is not None:
-                box.keep_alive()
-            wait_readable(outbound.fileno())
-        return [fates[id(message)] for message in messages]
+        meanwhile = box.keep_alive if box is not None else lambda: None
+        timeout = self._settings.confirm_timeout
+        try:
+            return self._outbound.deliver(messages, timeout, meanwhile)
+        except ConfirmTimeout as error:
+            raise ConfirmTimeout(
+                f"{error}; nothing was removed, so the same command can be given again"
+            ) from None
 
 
 def _again(letter: Letter) -> dict[str, str | int]:

@@ -19,9 +19,9 @@ import amqp.exceptions
 
 from worker.aside import HANDLER, PREFIX, origin, published_as, redirect
 from worker.codec import Codec
-from worker.deadletters import Box, wait_readable
+from worker.deadletters import Box
 from worker.declaring import declare
-from worker.errors import BrokerUnreachable, ConfirmTimeout
+from worker.errors import BrokerUnreachable
 from worker.intake import order_key
 from worker.message import Message
 from worker.parking import unpark_of
@@ -246,18 +246,9 @@ class Resharding:
             return
         outbound = Outbound(self._connect(), self._settings.broker)
         try:
-            outbound.send(messages)
-            left = len(messages)
-            deadline = monotonic() + self._settings.confirm_timeout
-            while left:
-                for _, error in outbound.pump():
-                    if error is not None:
-                        raise error
-                    left -= 1
-                if left and monotonic() > deadline:
-                    raise ConfirmTimeout("reshard: the broker does not confirm; trying again")
-                if left:
-                    outbound.keep_alive()
-                    wait_readable(outbound.fileno())
+            errors = outbound.deliver(messages, self._settings.confirm_timeout)
         finally:
             outbound.close()
+        for error in errors:
+            if error is not None:
+                raise error

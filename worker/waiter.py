@@ -1,14 +1,27 @@
-"""What a consumer's loop sleeps on: descriptors, and a pipe by which any thread wakes it."""
+"""What to sleep on: a descriptor, or a consumer's many and a pipe by which any thread wakes it."""
 
 from __future__ import annotations
 
 import os
 import selectors
 from contextlib import suppress
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+_POLL = 0.005
+
+
+def wait_readable(descriptor: int | None, seconds: float = 0.1) -> None:
+    """Wait until there may be something to read; a broker without a descriptor is polled."""
+    if descriptor is None:
+        sleep(_POLL)
+        return
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        selector.select(seconds)
 
 
 class Waiter:

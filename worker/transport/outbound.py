@@ -13,21 +13,29 @@ same ids; every other message is in what ``pump`` or ``decided`` returned.
 from __future__ import annotations
 
 from collections import Counter, deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
 import amqp.exceptions
 
-from worker.errors import BrokerUnreachable, PublishError, PublishRefused, Unroutable
+from worker.errors import (
+    BrokerUnreachable,
+    ConfirmTimeout,
+    PublishError,
+    PublishRefused,
+    Unroutable,
+)
 from worker.message import KEY_HEADER
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.transport.capabilities import capabilities_of
 from worker.transport.embedded.encoding import Unencodable
 from worker.transport.frames import FramePump, publish_frames
 from worker.transport.inbound import abandon, losses, release
+from worker.waiter import wait_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from kombu.connection import Connection
 
@@ -118,6 +126,32 @@ class Outbound:
         except self._lost as error:
             raise self._gone(error) from error
         return self.decided()
+
+    def deliver(
+        self,
+        messages: Sequence[Outgoing],
+        timeout: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[PublishError | None]:
+        """Publish ``messages`` in order; return what became of each, once everything is known.
+
+        For a caller with nothing else to do: ``meanwhile`` is called now and then. Raises
+        ConfirmTimeout where it is not known after ``timeout`` seconds, and BrokerUnreachable.
+        """
+        self.send(messages)
+        fates: dict[int, PublishError | None] = {}
+        deadline = monotonic() + timeout
+        while len(fates) < len(messages):
+            decided = self.pump()
+            fates.update({id(message): error for message, error in decided})
+            if decided:
+                continue
+            if monotonic() > deadline:
+                raise ConfirmTimeout(f"the broker did not confirm within {timeout} s")
+            self.keep_alive()
+            meanwhile()
+            wait_readable(self.fileno())
+        return [fates[id(message)] for message in messages]
 
     def decided(self) -> list[Sent]:
         """Return what was decided and not returned yet: of a lost connection, its last words."""
