@@ -18,10 +18,10 @@ from acceptance.running import (
     Service,
     eventually,
     forever,
-    is_alive,
     some_more,
     steps,
 )
+from processes import is_alive
 
 Serve = Callable[..., Service]
 

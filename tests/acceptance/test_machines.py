@@ -15,7 +15,8 @@ import pytest
 from acceptance.running import STEPS, eventually, some_more
 from machines.network import Network, Way
 from machines.site import Site, To
-from machines.supervisor import Part, Supervisor, state_of
+from machines.supervisor import Part, Supervisor
+from processes import state_of
 from waiting import until
 
 pytestmark = pytest.mark.usefixtures("needs_links")
