@@ -27,7 +27,6 @@ from worker.waiter import wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from types import TracebackType
 
     from worker.codec import Codec
     from worker.config import Settings
@@ -189,12 +188,7 @@ class Box:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Put everything back that was not removed."""
         self._inbound.close()
 

@@ -15,7 +15,6 @@ from worker.transport.inbound import release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from worker.config import Settings
 
@@ -45,12 +44,7 @@ class Inspector:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         release(self._connection)
 
     @property

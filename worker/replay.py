@@ -31,7 +31,6 @@ from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
 
     from worker.app import App
     from worker.config import Settings
@@ -102,12 +101,7 @@ class Replay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._outbound.close()
         self._places.close()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from acceptance.desk import PATIENCE, Desk, step
 from acceptance.running import Load, Service
 from machines.network import Network, can_make_machines
 from machines.site import Site
 from servers import Guard, RabbitMQ, Redis
+from waiting import until
 from worker import App
 
 
@@ -75,6 +77,25 @@ def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     app = App("publisher", broker=place.broker, settings={"connect_timeout": 60})
     yield Load(app)
     app.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, place: Place) -> Iterator[Desk]:
+    """On RabbitMQ and Redis, and on SQLite: five dead letters, of two shards."""
+    with closing(Desk(tmp_path, place)) as desk:
+        desk.fail_five()
+        yield desk
+
+
+@pytest.fixture
+def patient(tmp_path: Path, place: Place) -> Iterator[Desk]:
+    """The same places; a service that parks the keys of what fails, with one key parked."""
+    with closing(Desk(tmp_path, place, "patient")) as desk:
+        desk.serve()
+        desk.publish(step("k", 0), step("k", 1, "declined"), step("k", 2), step("other", 0))
+        desk.publish(step("k", 3))
+        until(lambda: desk.parked() == 3, PATIENCE, "the failed one and its successors are parked")
+        yield desk
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acceptance.commands import Result, Shell, depth
-from acceptance.conftest import Place
 from waiting import until
+
+if TYPE_CHECKING:
+    from acceptance.conftest import Place  # which imports this module
 
 PATIENCE = 60.0
 
@@ -91,11 +96,19 @@ class Desk(Shell):
         assert process.wait(PATIENCE) == 0
 
     def publish(self, *steps: dict[str, Any]) -> None:
-        lines = [
-            json.dumps({"name": "test.step", "key": s["key"], "id": step_id(s), "payload": s})
-            for s in steps
-        ]
-        self.run("publish", "-", stdin="\n".join(lines))
+        self.run("publish", "-", stdin="\n".join(map(_line, steps)))
+
+    def trickle(
+        self, stream: subprocess.Popen[bytes], steps: Iterable[dict[str, Any]], pause: float
+    ) -> None:
+        """Publish by ``stream``, a ``qworker publish -``, with a pause after each; then end it."""
+        assert stream.stdin is not None
+        for one in steps:
+            stream.stdin.write(_line(one).encode() + b"\n")
+            stream.stdin.flush()
+            time.sleep(pause)
+        _, err = stream.communicate(timeout=PATIENCE)
+        assert stream.returncode == 0, err
 
     def dlq(self, *arguments: str, code: int | None = 0) -> Result:
         return self.run("dlq", *arguments, code=code)
@@ -110,6 +123,10 @@ class Desk(Shell):
         lines = file.read_text().splitlines() if file.exists() else []
         prefix = f"{self.service}.{handler} "
         return [x.removeprefix(prefix).replace(" ", "-") for x in lines if x.startswith(prefix)]
+
+    def of_k(self) -> list[str]:
+        """What the handler that counts did of the key k, in its order."""
+        return [effect for effect in self.effects("count") if effect.startswith("k-")]
 
     def dead(self) -> int:
         return depth(self.broker, f"{self.service}.dlq")
@@ -128,3 +145,10 @@ def step(key: str, number: int, fault: str = "") -> dict[str, Any]:
 
 def step_id(step: dict[str, Any]) -> str:
     return f"{step['key']}-{step['number']}"
+
+
+def _line(step: dict[str, Any]) -> str:
+    """Return what ``qworker publish -`` reads."""
+    return json.dumps(
+        {"name": "test.step", "key": step["key"], "id": step_id(step), "payload": step}
+    )

@@ -25,6 +25,7 @@ import orjson
 import pika
 
 from acceptance.apps.events import Step
+from processes import Started
 from waiting import until
 from worker import App, Event
 
@@ -121,9 +122,10 @@ class Ledger:
         return found
 
 
-class Service:
+class Service(Started):
     """One supervisor with its processes, in a folder and a process group of its own."""
 
+    patience = PATIENCE
     #: Stands before its commands, to make them run elsewhere under the same pid.
     entrance: tuple[str, ...] = ()
 
@@ -136,7 +138,6 @@ class Service:
         self.ledger = Ledger(folder / "ledger")
         self._run_folder = folder / "run"
         self._starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
         self.environ = {
             **os.environ,
             "PYTHONPATH": str(TESTS),
@@ -179,22 +180,10 @@ class Service:
         until(self._ready_or_dead, PATIENCE, "every process is ready")
         assert self.running, self.log
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the supervisor alone."""
-        os.kill(self.pid, number)
-
     def drain(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.exit_code()
-
-    def exit_code(self, timeout: float = PATIENCE) -> int:
-        """Wait for the end of the supervisor and return its exit code."""
-        assert self._process is not None
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of ``qworker`` in the service's place."""
@@ -234,17 +223,6 @@ class Service:
             sys.stderr.write(f"---- {file.name}\n{file.read_text()}")
 
     # What an operator sees
-
-    @property
-    def pid(self) -> int:
-        """The supervisor's."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the supervisor runs."""
-        return self._process is not None and self._process.poll() is None
 
     def status(self) -> dict[str, Any]:
         """Return what the status file of the last start says; nothing where there is none."""
@@ -399,15 +377,6 @@ def steps(keys: int, each: int, begin: int = 0, **facts: Any) -> Iterator[Step]:
 def forever(keys: int, **facts: Any) -> Iterator[Step]:
     """Yield steps of ``keys`` keys in turn, without an end."""
     yield from steps(keys, sys.maxsize, **facts)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,6 @@ _KILLS = 5
 
 
 @pytest.fixture
-def desk(tmp_path: Path, place: Place) -> Iterator[Desk]:
-    """On RabbitMQ and Redis, and on SQLite: five dead letters."""
-    with closing(Desk(tmp_path, place)) as desk:
-        desk.fail_five()
-        yield desk
-
-
-@pytest.fixture
 def embedded_desk(tmp_path: Path, embedded: Place) -> Iterator[Desk]:
     """On SQLite alone: five dead letters."""
     with closing(Desk(tmp_path, embedded)) as desk:

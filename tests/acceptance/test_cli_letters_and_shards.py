@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
-import pytest
 
 from acceptance.commands import depth
-from acceptance.conftest import Place
-from acceptance.desk import PATIENCE, Desk, step, step_id
+from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 
 ALL = ["k0-0", "k1-1", "k2-2", "k3-3", "k4-4"]
-
-
-@pytest.fixture
-def desk(tmp_path: Path, place: Place) -> Iterator[Desk]:
-    """On RabbitMQ and Redis, and on SQLite: five dead letters of two shards."""
-    with closing(Desk(tmp_path, place)) as desk:
-        desk.fail_five()
-        yield desk
-
-
-@pytest.fixture
-def patient(tmp_path: Path, place: Place) -> Iterator[Desk]:
-    """The same places; a service that parks the keys of what fails, with one key parked."""
-    with closing(Desk(tmp_path, place, "patient")) as desk:
-        desk.serve()
-        desk.publish(*(step("k", n, "declined" if n == 1 else "") for n in range(4)))
-        until(lambda: desk.parked() == 3, PATIENCE, "the failed one and its successors are parked")
-        yield desk
-
-
-def of_k(desk: Desk) -> list[str]:
-    return [effect for effect in desk.effects("count") if effect.startswith("k-")]
 
 
 def test_dead_letters_return_to_the_shards_that_have_their_keys_now(desk: Desk) -> None:
@@ -90,10 +60,10 @@ def test_dead_letters_return_while_the_shards_change(desk: Desk) -> None:
 
 def test_a_key_stays_parked_in_its_order_and_returns_so(patient: Desk) -> None:
     patient.reshard(3)
-    patient.publish(step("k", 4), step("other", 0), step("k", 5))
+    patient.publish(step("k", 4), step("other", 1), step("k", 5))
     until(lambda: patient.parked() == 5, PATIENCE, "what comes to the new shards is parked behind")
     assert patient.listed("--parked") == [f"k-{number}" for number in range(1, 6)]
-    assert of_k(patient) == ["k-0"]
+    assert patient.of_k() == ["k-0"]
     patient.mend()
 
     result = patient.dlq("replay", "--key", "k")
@@ -101,8 +71,8 @@ def test_a_key_stays_parked_in_its_order_and_returns_so(patient: Desk) -> None:
     assert "5 parked messages sent back" in result.out
     assert result.out.endswith("'k' is free\n")
     patient.publish(step("k", 6))
-    until(lambda: "k-6" in of_k(patient), PATIENCE, "the key is handled as before")
-    assert of_k(patient) == [f"k-{number}" for number in range(7)]
+    until(lambda: "k-6" in patient.of_k(), PATIENCE, "the key is handled as before")
+    assert patient.of_k() == [f"k-{number}" for number in range(7)]
     assert patient.parked() == 0
 
 
@@ -115,7 +85,7 @@ def test_a_key_that_fails_again_after_the_change_stays_parked(patient: Desk) -> 
     until(lambda: patient.parked() == 3, PATIENCE, "all are parked again")
     patient.mend()
     patient.dlq("replay", "--key", "k")
-    assert of_k(patient) == [f"k-{number}" for number in range(4)]
+    assert patient.of_k() == [f"k-{number}" for number in range(4)]
 
 
 def test_a_key_whose_messages_were_purged_is_freed_in_its_new_shard(patient: Desk) -> None:
@@ -125,7 +95,7 @@ def test_a_key_whose_messages_were_purged_is_freed_in_its_new_shard(patient: Des
     assert "'k' is free" in patient.dlq("replay", "--key", "k").out
 
     patient.publish(step("k", 4))
-    until(lambda: of_k(patient) == ["k-0", "k-4"], PATIENCE, "the key is handled as before")
+    until(lambda: patient.of_k() == ["k-0", "k-4"], PATIENCE, "the key is handled as before")
 
 
 def test_what_is_sent_back_when_the_change_begins_comes_first(patient: Desk) -> None:
@@ -141,30 +111,23 @@ def test_what_is_sent_back_when_the_change_begins_comes_first(patient: Desk) -> 
 
     patient.dlq("replay", "--key", "k", code=None)
     patient.dlq("replay", "--key", "k")
-    until(lambda: "k-5" in of_k(patient), PATIENCE, "all are done")
-    assert of_k(patient) == [f"k-{number}" for number in range(6)]
+    until(lambda: "k-5" in patient.of_k(), PATIENCE, "all are done")
+    assert patient.of_k() == [f"k-{number}" for number in range(6)]
 
 
 def test_a_key_returns_in_order_while_the_shards_change(patient: Desk) -> None:
     patient.mend()
     stream = patient.start("publish", "-")
-    assert stream.stdin is not None
 
     changing = patient.start("reshard", "--to", "3")
     returning = patient.start("dlq", "replay", "--key", "k")
-    for number in range(4, 200):
-        one = step("k", number)
-        line = {"name": "test.step", "key": "k", "id": step_id(one), "payload": one}
-        stream.stdin.write(json.dumps(line).encode() + b"\n")
-        stream.stdin.flush()
-        time.sleep(0.02)  # so that some come to the old queues, some to both, some to the new ones
-    _, err = stream.communicate(timeout=PATIENCE)
-    assert stream.returncode == 0, err
+    # Slowly, so that some come to the old queues, some to both, some to the new ones.
+    patient.trickle(stream, (step("k", number) for number in range(4, 200)), pause=0.02)
     out, err = changing.communicate(timeout=PATIENCE)
     assert changing.returncode == 0, (out, err)
     returning.communicate(timeout=PATIENCE)
 
     patient.dlq("replay", "--key", "k")  # what it may have left over
-    until(lambda: len(of_k(patient)) == 200, PATIENCE, "all are done")
-    assert of_k(patient) == [f"k-{number}" for number in range(200)]
+    until(lambda: len(patient.of_k()) == 200, PATIENCE, "all are done")
+    assert patient.of_k() == [f"k-{number}" for number in range(200)]
     assert patient.parked() == 0

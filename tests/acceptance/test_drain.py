@@ -6,7 +6,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from acceptance.apps.events import Step
@@ -18,10 +19,10 @@ from acceptance.running import (
     Service,
     eventually,
     forever,
-    is_alive,
     some_more,
     steps,
 )
+from processes import is_alive
 
 Serve = Callable[..., Service]
 
@@ -63,37 +64,38 @@ def check_all_done_once(service: Service, load: Load) -> None:
     assert service.ledger.overlaps() == []
 
 
+@contextmanager
+def under_load(service: Service, load: Load) -> Iterator[None]:
+    """Start it, and publish to it while the block runs; in the end all is done once."""
+    service.start_ready(*SCALE)
+    with load.in_background(forever(keys=20, seconds=0.02)):
+        yield
+    check_all_done_once(service, load)
+
+
 def test_a_drain_at_any_moment_executes_nothing_twice_and_loses_nothing(
     place: Place, serve: Serve, load: Load
 ) -> None:
     service = serve(place, "steps")
-    service.start_ready(*SCALE)
-
-    with load.in_background(forever(keys=20, seconds=0.02)):
+    with under_load(service, load):
         for _ in range(3):
             some_more(service)
             pause(0, 0.5)
             assert service.drain() == 0
             service.start_ready(*SCALE)
 
-    check_all_done_once(service, load)
-
 
 def test_a_rolling_replacement_executes_nothing_twice_and_loses_nothing(
     place: Place, serve: Serve, load: Load
 ) -> None:
     service = serve(place, "steps")
-    service.start_ready(*SCALE)
-
-    with load.in_background(forever(keys=20, seconds=0.02)):
+    with under_load(service, load):
         for _ in range(2):
             some_more(service)
             old = set(service.processes())
             service.signal(signal.SIGHUP)
             eventually(partial(all_are_new, service, old), "every process is a new one")
         some_more(service)
-
-    check_all_done_once(service, load)
 
 
 def has_taken(service: Service) -> bool:
@@ -204,9 +206,7 @@ def test_processes_that_lose_their_supervisor_drain_by_themselves(
     place: Place, serve: Serve, load: Load
 ) -> None:
     service = serve(place, "steps")
-    service.start_ready(*SCALE)
-
-    with load.in_background(forever(keys=20, seconds=0.02)):
+    with under_load(service, load):
         for _ in range(2):
             some_more(service)
             pause(0, 0.5)
@@ -218,8 +218,6 @@ def test_processes_that_lose_their_supervisor_drain_by_themselves(
             service.start_ready(*SCALE)
             eventually(partial(all_ended, orphans), "the orphans have ended")
         some_more(service)
-
-    check_all_done_once(service, load)
 
 
 def test_a_process_that_is_killed_repeats_only_what_it_was_doing(

@@ -87,9 +87,6 @@ class Forgetful(Desk):
                 return
             plan = plan.advanced()
 
-    def of_k(self) -> list[str]:
-        return [effect for effect in self.effects("count") if effect.startswith("k-")]
-
 
 @pytest.fixture
 def desk(tmp_path: Path, place: Place) -> Iterator[Forgetful]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 
 from acceptance.running import STEPS, eventually, some_more
-from machines.load import SteadyLoad
 from machines.network import Network, Way
 from machines.site import Site, To
-from machines.supervisor import Part, Supervisor, state_of
+from machines.supervisor import Part, Supervisor
+from processes import state_of
 from waiting import until
 
 pytestmark = pytest.mark.usefixtures("needs_links")
@@ -150,80 +151,59 @@ def addresses() -> str:
     return subprocess.run(["ip", "address"], capture_output=True, text=True, check=True).stdout
 
 
+@contextmanager
+def at_work(site: Site) -> Iterator[Supervisor]:
+    """Give a supervisor under load, to be troubled while it works; afterwards it has to work on.
+
+    In the end everything is done, in order and, but for what a fault explains, once.
+    """
+    (one,) = site.started("one", options=OPTIONS, **EAGER)
+    load = site.load()
+    with load.running():
+        some_more(one)
+        yield one
+        some_more(one)
+    assert site.judge(load, one).effects >= len(load.confirmed) * len(STEPS)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize("to", [To.REDIS, To.RABBITMQ])
 def test_a_supervisor_outlasts_a_cut_link(site: Site, to: To, way: Way) -> None:
-    one = site.supervisor("one", **EAGER)
-    one.start_ready(*OPTIONS)
-    load = site.load()
-
-    with load.running():
-        some_more(one)
-        sign = "StoreAway" if to is To.REDIS else "BrokerLost"
-        with site.cut(one, to, way):
-            eventually(lambda: len(one.events(sign)) >= 2, "both processes notice")
-        some_more(one)
-
-    judge(site, load, one)
+    sign = "StoreAway" if to is To.REDIS else "BrokerLost"
+    with at_work(site) as one, site.cut(one, to, way):
+        eventually(lambda: len(one.events(sign)) >= 2, "both processes notice")
 
 
 @pytest.mark.long
 def test_a_supervisor_outlasts_the_loss_of_its_whole_link(site: Site) -> None:
-    one = site.supervisor("one", **EAGER)
-    one.start_ready(*OPTIONS)
-    load = site.load()
-
-    with load.running():
-        some_more(one)
-        with site.cut(one, To.ALL):
-            eventually(lambda: len(one.events("BrokerLost")) >= 2, "both processes notice")
-        some_more(one)
-
-    judge(site, load, one)
+    with at_work(site) as one, site.cut(one, To.ALL):
+        eventually(lambda: len(one.events("BrokerLost")) >= 2, "both processes notice")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", Part)
 def test_what_stood_still_goes_on(site: Site, part: Part) -> None:
-    one = site.supervisor("one", **EAGER)
-    one.start_ready(*OPTIONS)
-    load = site.load()
-
-    with load.running():
-        some_more(one)
+    with at_work(site) as one:
         with one.paused(part) as pids:
             assert len(pids) == {Part.SUPERVISOR: 1, Part.CHILD: 1, Part.GROUP: 3}[part]
         eventually(lambda: "T" not in map(state_of, pids), "they run")
-        some_more(one)
-
-    judge(site, load, one)
 
 
 @pytest.mark.long
 def test_what_was_killed_is_replaced(site: Site) -> None:
-    one = site.supervisor("one", **EAGER)
-    one.start_ready(*OPTIONS)
-    load = site.load()
-
-    with load.running():
-        some_more(one)
+    with at_work(site) as one:
         one.kill(Part.CHILD)
         some_more(one)
         one.kill(Part.GROUP)
         assert one.exit_code() < 0
         one.start_ready(*OPTIONS)
-        some_more(one)
-
-    judge(site, load, one)
 
 
 @pytest.mark.long
 def test_two_supervisors_of_two_services_mind_their_own(site: Site) -> None:
-    ours = site.supervisor("ours", **EAGER)
-    other = site.supervisor("other", "family", **EAGER)
-    ours.start_ready(*OPTIONS)
-    other.start_ready()
+    (ours,) = site.started("ours", options=OPTIONS, **EAGER)
+    (other,) = site.started("other", options=(), app="family", **EAGER)
     load = site.load()
 
     with load.running():
@@ -234,10 +214,3 @@ def test_two_supervisors_of_two_services_mind_their_own(site: Site) -> None:
 
     site.until_done(load)
     assert ours.drain() == 0
-
-
-def judge(site: Site, load: SteadyLoad, supervisor: Supervisor) -> None:
-    """Everything is done, in order and, but for what a fault explains, once."""
-    found = site.verdict(load, supervisor)
-    assert found.held, found.story
-    assert found.effects >= len(load.confirmed) * len(STEPS)

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from acceptance.running import STEPS, eventually
-from machines.checker import check
+from acceptance.running import eventually
 from machines.load import SteadyLoad
 from machines.site import Site
 from machines.supervisor import Part, Supervisor
@@ -108,37 +107,26 @@ class Change:
 
 
 @contextmanager
-def changing(site: Site) -> Iterator[Change]:
+def changing(site: Site, members: int) -> Iterator[Change]:
+    """Open the lease store; so many supervisors share four shards."""
     options = LeaseOptions(SETTINGS["lease_ttl"], 2.0)
     with closing(open_leases(site.dedup or site.broker, options)) as store:
-        yield Change(site, store)
+        change = Change(site, store)
+        for _ in range(members):
+            change.start(4)
+        change.until_shared(4)
+        yield change
 
 
-@pytest.fixture(params=["site", "file_site"])
-def any_site(request: pytest.FixtureRequest) -> Site:
-    """RabbitMQ and Redis with a machine each; and one SQLite file."""
-    found: Site = request.getfixturevalue(request.param)
-    return found
-
-
-def finish(change: Change, site: Site, load: SteadyLoad) -> None:
-    """End all in order, and judge everything."""
-    site.until_done(load)
-    for member in change.members.values():
-        assert member.drain() == 0
-    found = check(site.executions(), load.confirmed, STEPS, site.faults)
-    assert found.held, found.story
+@pytest.fixture
+def load(any_site: Site) -> SteadyLoad:
+    return any_site.load(keys=200, rate=200.0)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_the_leader_is_killed_in_every_step(any_site: Site, tell: Tell) -> None:
-    load = any_site.load(keys=200, rate=200.0)
-    with changing(any_site) as change:
-        for _ in range(3):
-            change.start(4)
-        change.until_shared(4)
-
+def test_the_leader_is_killed_in_every_step(any_site: Site, load: SteadyLoad, tell: Tell) -> None:
+    with changing(any_site, members=3) as change:
         with load.running():
             for before, shards in ((4, 8), (8, 3)):
                 began = monotonic()
@@ -149,16 +137,11 @@ def test_the_leader_is_killed_in_every_step(any_site: Site, tell: Tell) -> None:
                 assert {*killed} >= (_LASTING if any_site.dedup == "" else {*Phase})
                 change.until_shared(shards)
 
-        finish(change, any_site, load)
+        any_site.judge(load, *change.members.values())
 
 
-def test_nobody_dies_and_nothing_is_run_again(any_site: Site, tell: Tell) -> None:
-    load = any_site.load(keys=200, rate=200.0)
-    with changing(any_site) as change:
-        for _ in range(2):
-            change.start(4)
-        change.until_shared(4)
-
+def test_nobody_dies_and_nothing_is_run_again(any_site: Site, load: SteadyLoad, tell: Tell) -> None:
+    with changing(any_site, members=2) as change:
         with load.running():
             for shards in (8, 1, 3):
                 began = monotonic()
@@ -167,8 +150,4 @@ def test_nobody_dies_and_nothing_is_run_again(any_site: Site, tell: Tell) -> Non
                 tell(f"  to {shards} shards in {monotonic() - began:.1f} s")
                 change.until_shared(shards)
 
-        any_site.until_done(load)
-        for member in change.members.values():
-            assert member.drain() == 0
-        found = check(any_site.executions(), load.confirmed, STEPS, any_site.faults)
-        assert found.undisturbed, found.story
+        any_site.judge(load, *change.members.values(), undisturbed=True)

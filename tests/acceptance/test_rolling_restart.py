@@ -5,40 +5,34 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from time import monotonic
+from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 
 from acceptance.running import eventually, some_more
-from machines.checker import Findings
 from machines.load import SteadyLoad
 from machines.site import Site
 from machines.supervisor import Supervisor
 
 SHARDS = 8
 OPTIONS = ("--shards", str(SHARDS), "--processes", "2", "--concurrency", "8")
-#: Seconds that a shard may stand still while it changes hands, beside the handler that runs.
-HAND_OVER = 2.0
+#: Seconds that a handler takes.
 HANDLER = 0.05
 
 Tell = Callable[[str], None]
+HandOver = Callable[[str], AbstractContextManager[None]]
 
 
-def check(found: Findings) -> None:
-    """Every execution had its effect, and was the only one of its id."""
-    assert found.undisturbed, found.story
-
-
-def steady(site: Site) -> SteadyLoad:
+@pytest.fixture
+def load(site: Site) -> SteadyLoad:
     return site.load(seconds=HANDLER)
 
 
-def check_gaps(site: Site, tell: Tell, what: str, since: float) -> None:
-    """No shard stood still for longer than a hand-over may take."""
-    gaps = site.gaps(since, monotonic())
-    tell(f"  {what}: a shard stood still for {max(gaps.values()):.2f} s at most")
-    assert len(gaps) == SHARDS
-    assert max(gaps.values()) <= HAND_OVER + HANDLER, gaps
+@pytest.fixture
+def quick(site: Site, tell: Tell) -> HandOver:
+    """Fails where a shard stands still in the block for longer than a hand-over may take."""
+    return partial(site.hand_over, shards=SHARDS, handler=HANDLER, tell=tell)
 
 
 def replaced(supervisor: Supervisor, before: list[int]) -> bool:
@@ -48,111 +42,98 @@ def replaced(supervisor: Supervisor, before: list[int]) -> bool:
     return bool(is_ready) and len(now) == len(before) and not {*now} & {*before}
 
 
-def test_fresh_code_by_sighup(site: Site, tell: Tell) -> None:
-    one, two = map(site.supervisor, ("one", "two"))
-    load = steady(site)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
+def test_fresh_code_by_sighup(site: Site, load: SteadyLoad, quick: HandOver) -> None:
+    one, two = site.started("one", "two", options=OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
-        began, owners = monotonic(), site.owners()
-        for supervisor in (one, two):
-            before = supervisor.processes()
-            supervisor.signal(signal.SIGHUP)
-            eventually(lambda: replaced(supervisor, before), "its processes are new")  # noqa: B023 - called before the loop goes on
-            some_more(supervisor)
-        assert site.owners() == owners, "no lease changed hands"
-        check_gaps(site, tell, "SIGHUP", began)
+        owners = site.owners()
+        with quick("SIGHUP"):
+            for supervisor in (one, two):
+                before = supervisor.processes()
+                supervisor.signal(signal.SIGHUP)
+                eventually(lambda: replaced(supervisor, before), "its processes are new")  # noqa: B023 - called before the loop goes on
+                some_more(supervisor)
+            assert site.owners() == owners, "no lease changed hands"
 
-    check(site.verdict(load, one, two))
+    site.judge(load, one, two, undisturbed=True)
 
 
 @pytest.mark.long
-def test_both_get_fresh_code_at_once(site: Site, tell: Tell) -> None:
-    one, two = map(site.supervisor, ("one", "two"))
-    load = steady(site)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
+def test_both_get_fresh_code_at_once(site: Site, load: SteadyLoad, quick: HandOver) -> None:
+    both = site.started("one", "two", options=OPTIONS)
 
     with load.running():
-        site.until_shared(SHARDS, one, two)
-        began = monotonic()
-        before = {supervisor.name: supervisor.processes() for supervisor in (one, two)}
-        for supervisor in (one, two):
-            supervisor.signal(signal.SIGHUP)
-        for supervisor in (one, two):
-            eventually(lambda: replaced(supervisor, before[supervisor.name]), "it is ready anew")  # noqa: B023 - called before the loop goes on
-        some_more(one)
-        check_gaps(site, tell, "SIGHUP everywhere at once", began)
+        site.until_shared(SHARDS, *both)
+        before = {supervisor.name: supervisor.processes() for supervisor in both}
+        with quick("SIGHUP everywhere at once"):
+            for supervisor in both:
+                supervisor.signal(signal.SIGHUP)
+            for supervisor in both:
+                eventually(lambda: replaced(supervisor, before[supervisor.name]), "it is new")  # noqa: B023 - called before the loop goes on
+            some_more(both[0])
 
-    check(site.verdict(load, one, two))
+    site.judge(load, *both, undisturbed=True)
 
 
-def test_a_new_supervisor_before_the_old_one_goes(site: Site, tell: Tell) -> None:
-    load = steady(site)
-    current = site.supervisor("number-0")
-    current.start_ready(*OPTIONS)
+def test_a_new_supervisor_before_the_old_one_goes(
+    site: Site, load: SteadyLoad, quick: HandOver
+) -> None:
+    (current,) = site.started("number-0", options=OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, current)
-        began = monotonic()
-        for number in (1, 2, 3):
-            successor = site.supervisor(f"number-{number}")
-            successor.start_ready(*OPTIONS)
-            assert current.drain() == 0
-            current = successor
-        site.until_shared(SHARDS, current)
-        check_gaps(site, tell, "the new one starts before the old one ends", began)
+        with quick("the new one starts before the old one ends"):
+            for number in (1, 2, 3):
+                (successor,) = site.started(f"number-{number}", options=OPTIONS)
+                assert current.drain() == 0
+                current = successor
+            site.until_shared(SHARDS, current)
 
-    check(site.verdict(load, current))
+    site.judge(load, current, undisturbed=True)
 
 
 @pytest.mark.long
-def test_one_after_the_other_is_stopped_and_started(site: Site, tell: Tell) -> None:
-    three = [site.supervisor(name) for name in ("one", "two", "three")]
-    load = steady(site)
-    for supervisor in three:
-        supervisor.start_ready(*OPTIONS)
+def test_one_after_the_other_is_stopped_and_started(
+    site: Site, load: SteadyLoad, quick: HandOver
+) -> None:
+    three = site.started("one", "two", "three", options=OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, *three)
-        began = monotonic()
-        for supervisor in three:
-            assert supervisor.drain() == 0
-            supervisor.start_ready(*OPTIONS)
-        site.until_shared(SHARDS, *three)
-        check_gaps(site, tell, "one after the other ends and starts", began)
+        with quick("one after the other ends and starts"):
+            for supervisor in three:
+                assert supervisor.drain() == 0
+                supervisor.start_ready(*OPTIONS)
+            site.until_shared(SHARDS, *three)
 
-    check(site.verdict(load, *three))
+    site.judge(load, *three, undisturbed=True)
 
 
-def test_a_process_more_and_a_process_fewer(site: Site, tell: Tell) -> None:
-    one, two = map(site.supervisor, ("one", "two"))
-    load = steady(site)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
+def test_a_process_more_and_a_process_fewer(site: Site, load: SteadyLoad, quick: HandOver) -> None:
+    one, two = site.started("one", "two", options=OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
-        began, owners = monotonic(), site.owners()
-        for number, processes in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)):
-            one.signal(number)
-            eventually(lambda: len(one.processes()) == processes, "so many processes consume")  # noqa: B023 - called before the loop goes on
-            some_more(one)
-        assert site.owners() == owners, "no lease changed hands"
-        check_gaps(site, tell, "processes more and fewer", began)
+        owners = site.owners()
+        with quick("processes more and fewer"):
+            for number, processes in (
+                (signal.SIGTTIN, 3),
+                (signal.SIGTTOU, 2),
+                (signal.SIGTTOU, 1),
+            ):
+                one.signal(number)
+                eventually(lambda: len(one.processes()) == processes, "so many processes consume")  # noqa: B023 - called before the loop goes on
+                some_more(one)
+            assert site.owners() == owners, "no lease changed hands"
 
-    check(site.verdict(load, one, two))
+    site.judge(load, one, two, undisturbed=True)
 
 
 @pytest.mark.long
-def test_the_orchestrator_stops_every_process_at_once(site: Site) -> None:
+def test_the_orchestrator_stops_every_process_at_once(site: Site, load: SteadyLoad) -> None:
     """As systemd does by default, and `kill -- -GROUP`: SIGTERM for everybody."""
-    one, two = map(site.supervisor, ("one", "two"))
-    load = steady(site)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
+    one, two = site.started("one", "two", options=OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
@@ -160,4 +141,4 @@ def test_the_orchestrator_stops_every_process_at_once(site: Site) -> None:
         assert one.exit_code() == 0
         site.until_shared(SHARDS, two)
 
-    check(site.verdict(load, two))
+    site.judge(load, two, undisturbed=True)

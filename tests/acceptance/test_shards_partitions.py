@@ -40,10 +40,8 @@ Tell = Callable[[str], None]
 @pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize("to", [To.REDIS, To.RABBITMQ])
 def test_a_link_is_cut_and_mended(site: Site, tell: Tell, to: To, way: Way) -> None:
-    cut_off, other = (site.supervisor(name, **SETTINGS) for name in ("cut_off", "other"))
+    cut_off, other = site.started("cut_off", "other", options=OPTIONS, **SETTINGS)
     load = site.load(seconds=0.1, rate=50.0)
-    for supervisor in (cut_off, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, cut_off, other)
@@ -58,15 +56,12 @@ def test_a_link_is_cut_and_mended(site: Site, tell: Tell, to: To, way: Way) -> N
     tell(f"  {to.value} cut off ({way.value}): a shard stood still for {max(gaps.values()):.2f} s")
     if to is To.REDIS:
         assert site.begun_by(cut_off, since + LEASE, mended) == [], "it knew without being told"
-    found = site.verdict(load, cut_off, other)
-    assert found.held, found.story
+    site.judge(load, cut_off, other)
 
 
 def test_a_machine_that_vanishes_is_replaced(site: Site, tell: Tell) -> None:
-    vanished, other = (site.supervisor(name, **SETTINGS) for name in ("vanished", "other"))
+    vanished, other = site.started("vanished", "other", options=OPTIONS, **SETTINGS)
     load = site.load()
-    for supervisor in (vanished, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, vanished, other)
@@ -79,15 +74,12 @@ def test_a_machine_that_vanishes_is_replaced(site: Site, tell: Tell) -> None:
     longest = max(gaps.values())
     tell(f"  a machine vanished: a shard stood still for {longest:.2f} s at most")
     assert longest <= max(LEASE, _MISSED * HEARTBEAT) + TAKE_OVER, gaps
-    found = site.verdict(load, other)
-    assert found.held, found.story
+    site.judge(load, other)
 
 
 def test_a_link_that_flickers(site: Site) -> None:
-    cut_off, other = (site.supervisor(name, **SETTINGS) for name in ("cut_off", "other"))
+    cut_off, other = site.started("cut_off", "other", options=OPTIONS, **SETTINGS)
     load = site.load(seconds=0.1, rate=50.0)
-    for supervisor in (cut_off, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, cut_off, other)
@@ -98,15 +90,12 @@ def test_a_link_that_flickers(site: Site) -> None:
                 some_more(other, 60)
         site.until_shared(SHARDS, cut_off, other)
 
-    found = site.verdict(load, cut_off, other)
-    assert found.held, found.story
+    site.judge(load, cut_off, other)
 
 
 def test_both_are_cut_off_from_the_leases_and_nobody_begins_anything(site: Site) -> None:
-    one, two = (site.supervisor(name, **SETTINGS) for name in ("one", "two"))
+    one, two = site.started("one", "two", options=OPTIONS, **SETTINGS)
     load = site.load(seconds=0.1, rate=50.0)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
@@ -117,8 +106,7 @@ def test_both_are_cut_off_from_the_leases_and_nobody_begins_anything(site: Site)
             assert len(site.ledger.entries("begin")) == begun
         site.until_shared(SHARDS, one, two)
 
-    found = site.verdict(load, one, two)
-    assert found.held, found.story
+    site.judge(load, one, two)
 
 
 def until_published(load: SteadyLoad, number: int) -> None:

@@ -50,10 +50,8 @@ def fences_told(supervisor: Supervisor) -> list[tuple[str, int, int]]:
 def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
     site: Site, tell: Tell, part: Part
 ) -> None:
-    sleeper, other = (site.supervisor(name, **SETTINGS) for name in ("sleeper", "other"))
+    sleeper, other = site.started("sleeper", "other", options=OPTIONS, **SETTINGS)
     load = site.load(seconds=0.3, rate=50.0)
-    for supervisor in (sleeper, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, sleeper, other)
@@ -65,9 +63,8 @@ def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
         some_more(sleeper)
 
     assert site.begun_by(sleeper, fell_asleep + LEASE, woke) == [], "nothing by its processes"
-    found = site.verdict(load, sleeper, other)
+    found = site.judge(load, sleeper, other)
     tell(f"  {part.value} slept: {len(found.stale)} handlers outlived their lease")
-    assert found.held, found.story
     assert sleeper.events("ShardsLapsed"), "it noticed"
     told = fences_told(sleeper)
     assert {(e.id, e.shard, e.fence) for e, _ in found.stale} <= set(told)
@@ -79,10 +76,8 @@ def test_others_take_over_while_it_sleeps_and_it_lets_go_as_it_wakes(
 def test_a_process_that_sleeps_keeps_its_shards_as_long_as_its_supervisor_renews(
     site: Site,
 ) -> None:
-    sleeper, other = (site.supervisor(name, **SETTINGS) for name in ("sleeper", "other"))
+    sleeper, other = site.started("sleeper", "other", options=OPTIONS, **SETTINGS)
     load = site.load(seconds=0.1, rate=50.0)
-    for supervisor in (sleeper, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, sleeper, other)
@@ -93,19 +88,14 @@ def test_a_process_that_sleeps_keeps_its_shards_as_long_as_its_supervisor_renews
         assert site.owners() == before
         some_more(sleeper)
 
-    found = site.verdict(load, sleeper, other)
-    assert found.held, found.story
-    assert found.stale == []
+    assert site.judge(load, sleeper, other).stale == []
 
 
 @pytest.mark.long
 def test_a_process_that_sleeps_for_too_long_is_replaced_in_its_place(site: Site) -> None:
-    sleeper, other = (
-        site.supervisor(name, **SETTINGS, watchdog=LEASE / 2) for name in ("sleeper", "other")
-    )
+    impatient = {**SETTINGS, "watchdog": LEASE / 2}
+    sleeper, other = site.started("sleeper", "other", options=OPTIONS, **impatient)
     load = site.load(seconds=0.1, rate=50.0)
-    for supervisor in (sleeper, other):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, sleeper, other)
@@ -114,8 +104,7 @@ def test_a_process_that_sleeps_for_too_long_is_replaced_in_its_place(site: Site)
             site.until_shared(SHARDS, sleeper, other)
         some_more(sleeper)
 
-    found = site.verdict(load, sleeper, other)
-    assert found.held, found.story
+    site.judge(load, sleeper, other)
 
 
 def test_a_handler_that_sleeps_through_everything_finishes_with_a_stale_fence(site: Site) -> None:
@@ -131,8 +120,7 @@ def test_a_handler_that_sleeps_through_everything_finishes_with_a_stale_fence(si
             site.until_shared(SHARDS, other)
         eventually(partial(fences_told, sleeper), "it tells of the handlers that woke")
 
-    found = site.verdict(load, sleeper, other)
-    assert found.held, found.story
+    found = site.judge(load, sleeper, other)
     assert found.stale, "handlers of the sleeper ended after their shard had another owner"
     assert all(old.fence < new.fence for old, new in found.stale)
     assert {(e.id, e.shard, e.fence) for e, _ in found.stale} <= set(fences_told(sleeper))

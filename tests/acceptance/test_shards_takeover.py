@@ -43,10 +43,8 @@ def check_take_over(
 @pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, QUICK], ids=["default", "short"])
 def test_a_machine_that_dies(site: Site, tell: Tell, settings: dict[str, Any]) -> None:
-    one, two, three = (site.supervisor(name, **settings) for name in ("one", "two", "three"))
+    one, two, three = site.started("one", "two", "three", options=OPTIONS, **settings)
     load = site.load()
-    for supervisor in (one, two, three):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two, three)
@@ -60,17 +58,14 @@ def test_a_machine_that_dies(site: Site, tell: Tell, settings: dict[str, Any]) -
 
     lease = settings.get("lease_ttl", 10.0)
     check_take_over(tell, "kill -9 of a whole supervisor", gaps, orphans, lease)
-    found = site.verdict(load, one, three)
-    assert found.held, found.story
+    site.judge(load, one, three)
 
 
 def test_a_supervisor_that_dies_alone_leaves_processes_that_end_in_order(
     site: Site, tell: Tell
 ) -> None:
-    one, two = (site.supervisor(name, **QUICK) for name in ("one", "two"))
+    one, two = site.started("one", "two", options=OPTIONS, **QUICK)
     load = site.load(seconds=0.1)
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
@@ -82,15 +77,12 @@ def test_a_supervisor_that_dies_alone_leaves_processes_that_end_in_order(
         gaps = site.gaps(killed, monotonic())
 
     check_take_over(tell, "kill -9 of a supervisor alone", gaps, orphans, SHORT)
-    found = site.verdict(load, one)
-    assert found.undisturbed, found.story
+    site.judge(load, one, undisturbed=True)
 
 
 def test_a_process_that_dies_alone_costs_no_lease(site: Site, tell: Tell) -> None:
-    one, two = (site.supervisor(name, claim_ttl=SHORT) for name in ("one", "two"))
+    one, two = site.started("one", "two", options=OPTIONS, claim_ttl=SHORT)
     load = site.load()
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
@@ -106,16 +98,14 @@ def test_a_process_that_dies_alone_costs_no_lease(site: Site, tell: Tell) -> Non
     tell(f"  kill -9 of one process of a supervisor: a shard stood still for {longest:.2f} s")
     assert longest <= TAKE_OVER + 1.0, "the time that a process takes to start"
     assert site.owners() in ({}, before)
-    found = site.verdict(load, one, two)
-    assert found.held, found.story
+    site.judge(load, one, two)
 
 
 @pytest.mark.long
 def test_everybody_dies_and_somebody_comes_back(site: Site, tell: Tell) -> None:
-    one, two, heir = (site.supervisor(name, **QUICK) for name in ("one", "two", "heir"))
+    one, two = site.started("one", "two", options=OPTIONS, **QUICK)
+    heir = site.supervisor("heir", **QUICK)
     load = site.load()
-    for supervisor in (one, two):
-        supervisor.start_ready(*OPTIONS)
 
     with load.running():
         site.until_shared(SHARDS, one, two)
@@ -129,5 +119,4 @@ def test_everybody_dies_and_somebody_comes_back(site: Site, tell: Tell) -> None:
     # Leases that everybody left behind are free once somebody has watched them for their length.
     tell(f"  kill -9 of everybody: consumed again after {max(gaps.values()):.2f} s at most")
     assert max(gaps.values()) <= SHORT + TAKE_OVER + 1.0, gaps
-    found = site.verdict(load, heir)
-    assert found.held, found.story
+    site.judge(load, heir)

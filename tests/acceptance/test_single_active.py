@@ -26,10 +26,7 @@ Tell = Callable[[str], None]
 @pytest.fixture
 def three(any_site: Site) -> list[Supervisor]:
     """Three supervisors of one service, all of them started."""
-    supervisors = [any_site.supervisor(name, **SETTINGS) for name in ("one", "two", "three")]
-    for supervisor in supervisors:
-        supervisor.start_ready(*OPTIONS)
-    return supervisors
+    return any_site.started("one", "two", "three", options=OPTIONS, **SETTINGS)
 
 
 @pytest.fixture
@@ -49,23 +46,35 @@ def active(any_site: Site, supervisors: list[Supervisor]) -> Supervisor:
 
 def check(any_site: Site, load: SteadyLoad, *supervisors: Supervisor, undisturbed: bool) -> None:
     """One process at a time, for all shards, did everything."""
-    found = any_site.verdict(load, *supervisors, single_active=True)
-    assert found.undisturbed if undisturbed else found.held, found.story
+    any_site.judge(load, *supervisors, undisturbed=undisturbed, single_active=True)
+
+
+def end_active(
+    any_site: Site, supervisors: list[Supervisor], end: Callable[[Supervisor], None]
+) -> float:
+    """End the one that has everything, and take it from the list, once the next one has it.
+
+    Return for how many seconds a shard stood still.
+    """
+    some_more(supervisors[0])
+    leaver = active(any_site, supervisors)
+    supervisors.remove(leaver)
+    began = monotonic()
+    end(leaver)
+    active(any_site, supervisors)
+    return max(any_site.gaps(began, monotonic()).values())
 
 
 def test_the_next_one_goes_on_where_the_last_one_ends(
     any_site: Site, three: list[Supervisor], load: SteadyLoad, tell: Tell
 ) -> None:
+    def drain(leaver: Supervisor) -> None:
+        assert leaver.drain() == 0
+
     rest = list(three)
     with load.running():
         while len(rest) > 1:
-            some_more(rest[0])
-            leaver = active(any_site, rest)
-            rest.remove(leaver)
-            began = monotonic()
-            assert leaver.drain() == 0
-            active(any_site, rest)
-            longest = max(any_site.gaps(began, monotonic()).values())
+            longest = end_active(any_site, rest, drain)
             tell(f"  --single-active: handed over after {longest:.2f} s")
             assert longest <= HAND_OVER
         some_more(rest[0])
@@ -79,13 +88,7 @@ def test_the_next_one_takes_over_when_the_last_one_is_killed(
     rest = list(three)
     with load.running():
         while len(rest) > 1:
-            some_more(rest[0])
-            dead = active(any_site, rest)
-            rest.remove(dead)
-            began = monotonic()
-            dead.kill(Part.GROUP)
-            active(any_site, rest)
-            longest = max(any_site.gaps(began, monotonic()).values())
+            longest = end_active(any_site, rest, Supervisor.kill)
             tell(f"  --single-active: taken over after {longest:.2f} s, with leases of {LEASE:g} s")
             assert longest <= LEASE + TAKE_OVER
         some_more(rest[0])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from supervised import Supervised, fell, is_alive, overlaps, spans
+from processes import is_alive
+from supervised import Supervised, fell, overlaps, spans
 from waiting import until
 
 
@@ -131,16 +132,21 @@ def test_a_reload_takes_over_where_a_process_dies_meanwhile(service: Supervised)
     assert overlaps(service.journal()) == []
 
 
-def test_a_reload_survives_the_death_of_a_successor(service: Supervised) -> None:
-    service.start_ready()
-    before = service.processes()
+def hanging_successor(service: Supervised) -> int:
+    """Ask for fresh code; return the process that hangs while it boots, as no later one does."""
     seen = service.pids_seen()
-
     service.behave(boot="hang")
     service.signal(signal.SIGHUP)
     (successor,) = until(lambda: service.pids_seen() - seen)
     service.behave()
-    os.kill(successor, signal.SIGKILL)
+    return successor
+
+
+def test_a_reload_survives_the_death_of_a_successor(service: Supervised) -> None:
+    service.start_ready()
+    before = service.processes()
+
+    os.kill(hanging_successor(service), signal.SIGKILL)
 
     until(lambda: replaced(service, before), 20)
 
@@ -148,12 +154,8 @@ def test_a_reload_survives_the_death_of_a_successor(service: Supervised) -> None
 def test_a_second_reload_while_the_first_boots_gets_the_latest_code(service: Supervised) -> None:
     service.start_ready()
     before = service.processes()
-    seen = service.pids_seen()
 
-    service.behave(boot="hang")
-    service.signal(signal.SIGHUP)
-    (hanging,) = until(lambda: service.pids_seen() - seen)
-    service.behave()
+    hanging = hanging_successor(service)
     service.signal(signal.SIGHUP)
 
     until(lambda: replaced(service, before), 20)

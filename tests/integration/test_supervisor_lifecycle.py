@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from supervised import Supervised, fell, fences, holders, is_alive, overlaps, spans
+from processes import is_alive
+from supervised import Supervised, fell, fences, holders, overlaps, spans
 from waiting import until
 
 

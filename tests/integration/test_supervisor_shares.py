@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from supervised import Supervised, fell, fences, holders, is_alive, overlaps, spans
+from processes import is_alive
+from supervised import Supervised, fell, fences, holders, overlaps, spans
 from waiting import until
 
 LEASES = {"leases": "sqlite:///leases.db", "lease_ttl": 2.0, "processes": 1}

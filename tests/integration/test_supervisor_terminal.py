@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from supervised import MAIN, ROOT, Supervised, is_alive
+from processes import is_alive
+from supervised import MAIN, ROOT, Supervised
 from waiting import until
 
 

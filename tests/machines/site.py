@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 from acceptance.running import STEPS, Ledger, eventually
 from machines.checker import Findings, check
@@ -20,6 +20,8 @@ from servers import Guard
 _LOCAL = "127.0.0.1"
 #: Seconds within which a shard under steady load begins something.
 _LATELY = 2.0
+#: Seconds that a shard may stand still while it changes hands, beside the handler that runs.
+_HAND_OVER = 2.0
 
 
 class To(Enum):
@@ -82,6 +84,13 @@ class Site:
         self._closing.callback(made.end)
         return made
 
+    def started(self, *names: str, options: Sequence[str], **settings: Any) -> list[Supervisor]:
+        """Return new supervisors of these names, each ready before the next one is started."""
+        made = [self.supervisor(name, **settings) for name in names]
+        for supervisor in made:
+            supervisor.start_ready(*options)
+        return made
+
     def load(
         self, *, keys: int = 48, rate: float = 100.0, seconds: float = 0.01, publishers: int = 3
     ) -> SteadyLoad:
@@ -139,13 +148,38 @@ class Site:
         confirmed = load.confirmed
         eventually(lambda: self.ledger.has(confirmed, *STEPS), "all is done")
 
-    def verdict(
-        self, load: SteadyLoad, *supervisors: Supervisor, single_active: bool = False
+    @contextmanager
+    def hand_over(
+        self, what: str, *, shards: int, handler: float, tell: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Fail where a shard stands still in the block for longer than a hand-over may take.
+
+        ``handler`` is how many seconds a handler takes; ``tell`` hears how long it was.
+        """
+        since = monotonic()
+        yield
+        gaps = self.gaps(since, monotonic())
+        tell(f"  {what}: a shard stood still for {max(gaps.values()):.2f} s at most")
+        assert len(gaps) == shards
+        assert max(gaps.values()) <= _HAND_OVER + handler, gaps
+
+    def judge(
+        self,
+        load: SteadyLoad,
+        *supervisors: Supervisor,
+        undisturbed: bool = False,
+        single_active: bool = False,
     ) -> Findings:
-        """Wait until all is done, end these supervisors in order, and judge everything."""
+        """Wait until all is done, end these supervisors in order, and judge everything.
+
+        Fails where a promise was broken; ``undisturbed``, also where something was done twice or in
+        vain that a fault explains.
+        """
         self.until_done(load)
         for supervisor in supervisors:
             assert supervisor.drain() == 0, supervisor.name
-        return check(
+        found = check(
             self.executions(), load.confirmed, STEPS, self.faults, single_active=single_active
         )
+        assert found.undisturbed if undisturbed else found.held, found.story
+        return found

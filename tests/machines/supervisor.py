@@ -12,6 +12,7 @@ from time import monotonic
 
 from acceptance.running import Ledger, Service
 from machines.executions import Fault, Kind
+from processes import children_of, state_of
 from servers import Guard
 from waiting import until
 
@@ -65,12 +66,7 @@ class Supervisor(Service):
 
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
-        with suppress(OSError):
-            return [
-                int(word)
-                for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            ]
-        return []
+        return children_of(self.pid)
 
     def kill(self, part: Part = Part.GROUP) -> None:
         """End it at once with SIGKILL."""
@@ -109,11 +105,3 @@ class Supervisor(Service):
         for pid in pids:
             with suppress(ProcessLookupError):  # a supervisor may have killed what stood still
                 os.kill(pid, number)
-
-
-def state_of(pid: int) -> str:
-    """Return the letter of a process's state as in proc(5); Z where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return "Z"

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import psycopg
 
+from processes import children_of, is_alive
 from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program
 from waiting import until
@@ -96,12 +97,12 @@ class PostgreSQL(Server):
         Left to themselves the children end a little later, and until then they hold the shared
         memory that the next start refuses to take over.
         """
-        children = _children(self.pid) if self.pid else []
+        children = children_of(self.pid) if self.pid else []
         super().kill()
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        until(lambda: not any(map(_is_alive, children)), message="PostgreSQL's children are gone")
+        until(lambda: not any(map(is_alive, children)), message="PostgreSQL's children are gone")
 
     def close(self) -> None:
         """Stop, so that no shared memory stays; remove the folder where it is not pytest's."""
@@ -121,20 +122,3 @@ def _unprivileged() -> str:
     """Return a user that may run PostgreSQL: the package's own, else the one that owns nothing."""
     known = {entry.pw_name for entry in pwd.getpwall()}
     return next(name for name in ("postgres", "nobody") if name in known)
-
-
-def _children(pid: int) -> list[int]:
-    """Return the processes that ``pid`` started (on Linux; elsewhere none are known)."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _is_alive(pid: int) -> bool:
-    """Tell whether ``pid`` still runs; a zombie that nobody has collected does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"

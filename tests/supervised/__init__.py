@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from processes import Started, is_alive
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -46,18 +47,19 @@ class Span:
     end: float
 
 
-class Supervised:
+class Supervised(Started):
     """A supervisor in a process and a process group of its own, its log in a file.
 
     Several with one ``folder`` share the journal of their processes, and how these behave.
     """
+
+    patience = 20.0
 
     def __init__(self, folder: Path, name: str = "") -> None:
         self.folder = folder
         self.log_file = folder / f"{name}log"
         self.run_folder = folder / f"{name}run"
         self._journal = folder / "journal"
-        self._process: subprocess.Popen[bytes] | None = None
         self.behave()
 
     def behave(self, **behaviour: object) -> None:
@@ -90,26 +92,6 @@ class Supervised:
         until(lambda: self.status().get("ready"), 30, "every process is ready")
         shards = int(str(terms.get("shards", 4)))
         until(lambda: self.unowned(shards) == [], 30, "every shard is consumed")
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def exit_code(self, timeout: float = 20.0) -> int:
-        """Wait for the end of the supervisor; return its exit code."""
-        assert self._process is not None
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
 
     def end(self) -> None:
         """Kill what is left, and let the log be seen where a test failed."""
@@ -158,15 +140,6 @@ class Supervised:
     def pids_seen(self) -> set[int]:
         """Return the pids of all processes that ever said something."""
         return {entry.pid for entry in self.journal()}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def spans(journal: list[Entry]) -> dict[int, list[Span]]:

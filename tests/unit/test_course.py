@@ -6,22 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from supervised.terms import TERMS
 from worker.errors import StoreCorrupt
 from worker.leases.base import Document, Lease, View
 from worker.sharding.generations import PLAN, Generation, Plan
 from worker.supervisor.control import Terms
 from worker.supervisor.course import RESHARD, Course, Proposal, Refused
 
-TERMS = Terms(
-    service="bank",
-    queues="bank",
-    shards=4,
-    processes=1,
-    most_processes=4,
-    drain_timeout=10.0,
-    watchdog=5.0,
-    connect_timeout=5.0,
-)
 ALONE = replace(TERMS, single_active=True)
 FOUR = Plan(Generation(1, 4))
 ONE_BY_ONE = replace(FOUR, single_active=True)

@@ -9,26 +9,16 @@ from typing import Any
 
 import pytest
 
+from supervised.terms import TERMS as BANK
 from waiting import until
 from worker.errors import LeasesUnavailable, StoreCorrupt
 from worker.leases.base import Held, LeaseOptions, Sync, View
 from worker.leases.memory import MemoryLeases
 from worker.sharding.generations import PLAN, Generation, Plan
-from worker.supervisor.control import Terms
 from worker.supervisor.facts import Facts
 from worker.supervisor.keeper import Keeper, News
 
-TERMS = Terms(
-    service="bank",
-    queues="bank",
-    shards=4,
-    processes=1,
-    most_processes=4,
-    drain_timeout=10.0,
-    watchdog=5.0,
-    connect_timeout=5.0,
-    lease_ttl=2.0,
-)
+TERMS = replace(BANK, lease_ttl=2.0)
 ABLE, UNABLE = Facts(able=True).dump(), Facts(able=False).dump()
 SHARDS = {"g1.0", "g1.1", "g1.2", "g1.3"}
 

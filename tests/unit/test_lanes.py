@@ -31,6 +31,13 @@ def labels(runs: list[Run[Job]]) -> list[list[str]]:
     return [[job.label for job in run.tasks] for run in runs]
 
 
+def probe_of(lanes: Lanes[Job], handler: str) -> Run[Job]:
+    """Take the next probe of a handler that has one."""
+    probe = lanes.take_probe(handler)
+    assert probe is not None
+    return probe
+
+
 def run_out(lanes: Lanes[Job]) -> list[str]:
     """Run everything that can be run, one job at a time, and return the labels in order."""
     seen = []
@@ -166,9 +173,7 @@ class TestOutages:
         lanes.block("on")
 
         assert lanes.take(ALL, ALL) == []
-        probe = lanes.take_probe("on")
-        assert probe is not None
-        assert labels([probe]) == [["1"]]
+        assert labels([probe_of(lanes, "on")]) == [["1"]]
 
     def test_other_handlers_of_the_same_messages_go_on(self) -> None:
         lanes: Lanes[Job] = Lanes()
@@ -193,9 +198,7 @@ class TestOutages:
         lanes.finish(run.lane, run.tasks)
         lanes.take(ALL, ALL)
 
-        probe = lanes.take_probe("mail")
-        assert probe is not None
-        assert labels([probe]) == [["1@mail"]]
+        assert labels([probe_of(lanes, "mail")]) == [["1@mail"]]
 
     def test_two_outages_at_once_are_probed_apart(self) -> None:
         lanes: Lanes[Job] = Lanes()
@@ -204,9 +207,7 @@ class TestOutages:
         lanes.block("y")
         lanes.take(ALL, ALL)
 
-        probe = lanes.take_probe("y")
-        assert probe is not None
-        assert labels([probe]) == [["m@y"]]
+        assert labels([probe_of(lanes, "y")]) == [["m@y"]]
 
     def test_nothing_to_probe_is_no_probe(self) -> None:
         lanes: Lanes[Job] = Lanes()
@@ -218,14 +219,11 @@ class TestOutages:
         lanes = lanes_with(("1", "a"))
         lanes.block("on")
         lanes.take(ALL, ALL)
-        probe = lanes.take_probe("on")
-        assert probe is not None
+        probe = probe_of(lanes, "on")
         lanes.finish(probe.lane, probe.tasks)
         lanes.take(ALL, ALL)
 
-        again = lanes.take_probe("on")
-        assert again is not None
-        assert labels([again]) == [["1"]]
+        assert labels([probe_of(lanes, "on")]) == [["1"]]
 
     def test_the_probe_is_the_one_that_ranks_highest_of_the_first_in_their_lanes(self) -> None:
         lanes = lanes_with(("1", "a"), ("9", "a"), ("2", "b"), ("3", None), ("0", None))
@@ -243,8 +241,7 @@ class TestOutages:
         seen = []
         for _ in range(4):
             lanes.take(ALL, ALL)
-            probe = lanes.take_probe("on")
-            assert probe is not None
+            probe = probe_of(lanes, "on")
             lanes.finish(probe.lane, probe.tasks)
             seen += [job.label for job in probe.tasks]
 
@@ -386,8 +383,7 @@ class TestClearShard:
 
         lanes.clear_shard(1)
 
-        probe = lanes.take_probe("on")
-        assert probe is not None
+        probe = probe_of(lanes, "on")
         assert [job.label for job in probe.tasks] == ["stays"]
         assert lanes.waiting == 0
 

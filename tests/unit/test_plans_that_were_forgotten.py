@@ -9,24 +9,14 @@ from typing import Any
 
 import pytest
 
+from supervised.terms import TERMS
 from worker.leases.base import Document, View
 from worker.sharding.generations import PLAN, Generation, Phase, Plan
-from worker.supervisor.control import Terms
 from worker.supervisor.course import Course, Proposal, Refused
 from worker.supervisor.facts import Facts
 from worker.supervisor.process import Stage
 from worker.supervisor.resharder import Resharder
 
-TERMS = Terms(
-    service="bank",
-    queues="bank",
-    shards=4,
-    processes=1,
-    most_processes=4,
-    drain_timeout=10.0,
-    watchdog=5.0,
-    connect_timeout=5.0,
-)
 EMPTY = View(members={"ann": ""})
 
 

@@ -243,6 +243,17 @@ def bank_of(service: Service, **settings: Any) -> Iterator[Bank]:
             bank.close()
 
 
+def held_up(service: Service, bank: Bank, *shards: int, trusted: float = FOREVER) -> Peer:
+    """Return a peer whose handler runs until the gate opens, with two more claimed behind it."""
+    service.gate.closed_for = {0}
+    peer = bank.peer(THREADS)
+    peer.take(*shards, trusted=trusted)
+    peer.hurry()
+    bank.publish(0, 0, 1, 2)
+    peer.tick_until(lambda: service.begun)
+    return peer
+
+
 # Giving
 
 
@@ -286,13 +297,8 @@ def test_a_shard_that_is_given_begins_nothing_finishes_what_runs_and_goes_on_els
 
 
 def test_what_is_claimed_and_has_not_begun_is_anybodys_at_once(service: Service) -> None:
-    service.gate.closed_for = {0}
     with bank_of(service, concurrency=1) as bank:
-        ann = bank.peer(THREADS)
-        ann.take(0)
-        ann.hurry()
-        bank.publish(0, 0, 1, 2)
-        ann.tick_until(lambda: service.begun)
+        ann = held_up(service, bank, 0)
         (run,) = ann.consumer._dispatcher.out
         assert len(run.tasks) == 3
 
@@ -695,14 +701,9 @@ def test_a_drain_finds_shards_that_are_being_given(service: Service) -> None:
 
 
 def test_leases_that_may_have_run_out_end_everything_at_once(service: Service) -> None:
-    service.gate.closed_for = {0}
     with bank_of(service, concurrency=1, claim_ttl=60) as bank:
         clock = bank.worker.clock
-        ann = bank.peer(THREADS)
-        ann.take(0, 1, fence=17, trusted=bank.later(5))
-        ann.hurry()
-        bank.publish(0, 0, 1, 2)
-        ann.tick_until(lambda: service.begun)
+        ann = held_up(service, bank, 0, 1, trusted=bank.later(5))
         clock.advance(4.9)
         ann.tick()
         assert bank.events(ShardsLapsed) == []
@@ -871,13 +872,8 @@ def test_a_lease_that_is_lost_closes_the_channel_at_once(service: Service) -> No
 
 
 def test_a_handler_that_never_began_outlives_nothing(service: Service) -> None:
-    service.gate.closed_for = {0}
     with bank_of(service, concurrency=1) as bank:
-        ann = bank.peer(THREADS)
-        ann.take(0)
-        ann.hurry()
-        bank.publish(0, 0, 1, 2)
-        ann.tick_until(lambda: service.begun)
+        ann = held_up(service, bank, 0)
         ann.consumer.lose([0])
         service.gate.open()
         ann.tick_until_given(0)

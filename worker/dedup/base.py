@@ -38,6 +38,7 @@ from zlib import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 #: Bytes of a record id: a BLAKE2b digest of (handler, message id).
 RECORD_BYTES = 16
@@ -262,6 +263,43 @@ class DedupStore(Protocol):
     def close(self) -> None:
         """Let go of the connection; the records stay."""
         ...
+
+
+class Held(NamedTuple):
+    """A record that is not done: claimed by ``token``, or idle where that is None.
+
+    ``deadline`` is the end of the claim; of an idle record it is when it was given back. One that
+    was given back with a wait has the token NOBODY, and its deadline is the end of that.
+    """
+
+    token: bytes | None
+    deadline: float
+    attempts: int
+    crashes: int
+
+
+def judge_claim(
+    claim: Claim, held: Held | None, dead: AbstractSet[bytes], now: float, options: StoreOptions
+) -> Verdict:
+    """Return what a store that keeps records as :class:`Held` answers to a claim as at ``now``.
+
+    The record is not done. Where the answer is FRESH, the token of the claim has it from now on.
+    """
+    if held is None or held.deadline + options.claim_memory <= now:
+        owner, deadline, attempts, crashes = None, now, 0, 0
+    else:
+        owner, deadline, attempts, crashes = held
+    if owner == NOBODY and deadline > now:
+        return Verdict(Answer.LATER, attempts, crashes, deadline - now)
+    if owner in {None, NOBODY}:
+        attempts += 1
+    elif owner != claim.token:
+        if deadline > now and owner[:OWNER_BYTES] not in dead:
+            return Verdict(Answer.BUSY, attempts, crashes, deadline - now)
+        if not claim.solo:
+            return Verdict(Answer.SUSPECT, attempts, crashes)
+        attempts, crashes = attempts + 1, crashes + 1
+    return Verdict(Answer.FRESH, attempts, crashes)
 
 
 def begin(store: DedupStore, batch: Batch) -> Callable[[], Answers]:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.dedup.base import NOBODY, OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.base import (
+    NOBODY,
+    Answer,
+    Answers,
+    Batch,
+    DedupStore,
+    Held,
+    Verdict,
+    judge_claim,
+)
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,19 +32,6 @@ _WARNING = (
 )
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
-
-
-class Held(NamedTuple):
-    """A record that is not done: claimed by ``token``, or idle where that is None.
-
-    ``deadline`` is the end of the claim; of an idle record it is when it was given back. One that
-    was given back with a wait has the token NOBODY, and its deadline is the end of that.
-    """
-
-    token: bytes | None
-    deadline: float
-    attempts: int
-    crashes: int
 
 
 class Finished(NamedTuple):
@@ -100,27 +96,15 @@ class Records:
     def _claim(
         self, entry: Claim, dead: AbstractSet[bytes], now: float, options: StoreOptions
     ) -> Verdict:
-        record, token, fingerprint, solo = entry
-        finished = self.done.get(record)
+        finished = self.done.get(entry.record)
         if finished is not None and finished.expires > now:
-            return _DUPLICATE if finished.fingerprint == fingerprint else _CONFLICT
-        held = self.held.get(record)
-        if held is None or held.deadline + options.claim_memory <= now:
-            owner, deadline, attempts, crashes = None, now, 0, 0
-        else:
-            owner, deadline, attempts, crashes = held
-        if owner == NOBODY and deadline > now:
-            return Verdict(Answer.LATER, attempts, crashes, deadline - now)
-        if owner in {None, NOBODY}:
-            attempts += 1
-        elif owner != token:
-            if deadline > now and owner[:OWNER_BYTES] not in dead:
-                return Verdict(Answer.BUSY, attempts, crashes, deadline - now)
-            if not solo:
-                return Verdict(Answer.SUSPECT, attempts, crashes)
-            attempts, crashes = attempts + 1, crashes + 1
-        self.held[record] = Held(token, now + options.claim_ttl, attempts, crashes)
-        return Verdict(Answer.FRESH, attempts, crashes)
+            return _DUPLICATE if finished.fingerprint == entry.fingerprint else _CONFLICT
+        verdict = judge_claim(entry, self.held.get(entry.record), dead, now, options)
+        if verdict.answer is Answer.FRESH:
+            self.held[entry.record] = Held(
+                entry.token, now + options.claim_ttl, verdict.attempts, verdict.crashes
+            )
+        return verdict
 
 
 @dataclass(slots=True)

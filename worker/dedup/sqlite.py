@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.dedup.base import NOBODY, OWNER_BYTES, Answer, Answers, Batch, DedupStore, Verdict
+from worker.dedup.base import (
+    NOBODY,
+    Answer,
+    Answers,
+    Batch,
+    DedupStore,
+    Held,
+    Verdict,
+    judge_claim,
+)
 from worker.errors import DedupUnavailable
 from worker.stores.sqlite import Layout, SqliteFile, path_of
 
@@ -183,26 +192,17 @@ class SqliteStore(DedupStore):
     def _claim(
         self, db: sqlite3.Connection, entry: Claim, dead: AbstractSet[bytes], now: float
     ) -> Verdict:
-        record, token, fingerprint, solo = entry
+        record, token, fingerprint, _ = entry
         done = db.execute(_LOOK_DONE, (record, now)).fetchone()
         if done is not None:
             return _DUPLICATE if done[0] == fingerprint else _CONFLICT
-        held = db.execute(_LOOK_HELD, (record,)).fetchone()
-        if held is None or held[1] + self._options.claim_memory <= now:
-            held = (None, now, 0, 0)
-        owner, deadline, attempts, crashes = held
-        if owner == NOBODY and deadline > now:
-            return Verdict(Answer.LATER, attempts, crashes, deadline - now)
-        if owner in {None, NOBODY}:
-            attempts += 1
-        elif owner != token:
-            if deadline > now and owner[:OWNER_BYTES] not in dead:
-                return Verdict(Answer.BUSY, attempts, crashes, deadline - now)
-            if not solo:
-                return Verdict(Answer.SUSPECT, attempts, crashes)
-            attempts, crashes = attempts + 1, crashes + 1
-        db.execute(_HOLD, (record, token, now + self._options.claim_ttl, attempts, crashes))
-        return Verdict(Answer.FRESH, attempts, crashes)
+        row = db.execute(_LOOK_HELD, (record,)).fetchone()
+        held = None if row is None else Held(*row)
+        verdict = judge_claim(entry, held, dead, now, self._options)
+        if verdict.answer is Answer.FRESH:
+            until = now + self._options.claim_ttl
+            db.execute(_HOLD, (record, token, until, verdict.attempts, verdict.crashes))
+        return verdict
 
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
         """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""

@@ -15,7 +15,6 @@ from rich.text import Text
 from worker.demo.service import processes_of
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from rich.console import Console, RenderableType
@@ -39,12 +38,7 @@ class View(Protocol):
         """Begin to show."""
         ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Leave the last state on the screen."""
         ...
 
@@ -82,12 +76,7 @@ class Plain:
         """Nothing is to be prepared."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Every line is complete."""
 
     def __call__(self, trial: Trial) -> None:
@@ -130,12 +119,7 @@ class Moving:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Draw the last state and give the terminal back."""
         if self._trial is not None:
             self._live.update(self._picture(self._trial, monotonic()), refresh=True)

@@ -42,7 +42,6 @@ from worker.transport import memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
-    from types import TracebackType
 
     from worker.app import App
     from worker.config import Settings
@@ -107,12 +106,7 @@ class TestWorker:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Stop the app and forget the broker with all that it holds."""
         self._stack.close()
 

@@ -279,16 +279,12 @@ def has_consumers(db: sqlite3.Connection, queue: int) -> bool:
 
 def remove_queue(db: sqlite3.Connection, id_: int, name: str) -> None:
     """Delete a queue with all that belongs to it."""
-    sources = db.execute(
-        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 1 AND destination = ?",
-        (name,),
-    ).fetchall()
-    db.execute("DELETE FROM broker_bindings WHERE is_queue = 1 AND destination = ?", (name,))
+    sources = _unbind_all(db, name, is_queue=True)
     db.execute("DELETE FROM broker_messages WHERE queue = ?", (id_,))
     db.execute("DELETE FROM broker_depths WHERE queue = ?", (id_,))
     db.execute("DELETE FROM broker_consumers WHERE queue = ?", (id_,))
     db.execute("DELETE FROM broker_queues WHERE id = ?", (id_,))
-    _remove_unused_exchanges(db, [source for (source,) in sources])
+    _remove_unused_exchanges(db, sources)
     db.execute(_RAISE_TOPOLOGY)
 
 
@@ -306,15 +302,23 @@ def no_queue(name: str, method: tuple[int, int]) -> exceptions.NotFound:
     return exceptions.NotFound(f"NOT_FOUND - no queue {name!r}", method)
 
 
-def _remove_exchange(db: sqlite3.Connection, name: str) -> None:
-    sources = db.execute(
-        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = 0 AND destination = ?",
-        (name,),
+def _unbind_all(db: sqlite3.Connection, name: str, *, is_queue: bool) -> list[str]:
+    """Remove every binding of a queue, or to an exchange; return the exchanges they came from."""
+    found = db.execute(
+        "SELECT DISTINCT source FROM broker_bindings WHERE is_queue = ? AND destination = ?",
+        (is_queue, name),
     ).fetchall()
-    db.execute("DELETE FROM broker_bindings WHERE is_queue = 0 AND destination = ?", (name,))
+    db.execute(
+        "DELETE FROM broker_bindings WHERE is_queue = ? AND destination = ?", (is_queue, name)
+    )
+    return [source for (source,) in found]
+
+
+def _remove_exchange(db: sqlite3.Connection, name: str) -> None:
+    sources = _unbind_all(db, name, is_queue=False)
     db.execute("DELETE FROM broker_bindings WHERE source = ?", (name,))
     db.execute("DELETE FROM broker_exchanges WHERE name = ?", (name,))
-    _remove_unused_exchanges(db, [source for (source,) in sources])
+    _remove_unused_exchanges(db, sources)
 
 
 def _remove_unused_exchanges(db: sqlite3.Connection, names: Iterable[str]) -> None:

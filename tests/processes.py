@@ -1,0 +1,79 @@
+"""Processes that tests start, and what the kernel says of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state as in proc(5); Z where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "Z"
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    return state_of(pid) not in "ZX"
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that one started, whatever their state; none are known but on Linux."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def printed_elsewhere(program: str) -> str:
+    """Run Python code in another process, with another hash seed; return the line it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONHASHSEED": "4711", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+class Started:
+    """A supervisor that ``start`` of the derived class started, as whoever runs it has it."""
+
+    #: Seconds within which it has to end.
+    patience = 60.0
+
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its log."""
+        raise NotImplementedError
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor alone."""
+        os.kill(self.pid, number)
+
+    def exit_code(self, timeout: float = 0.0) -> int:
+        """Wait for the end of the supervisor and return its exit code; 0 seconds: ``patience``."""
+        assert self._process is not None
+        timeout = timeout or self.patience
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
