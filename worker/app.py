@@ -16,7 +16,7 @@ from worker.message import check_name
 from worker.publisher import Publisher
 from worker.signature import is_async
 from worker.telemetry import Telemetry
-from worker.topology import Binding, Topology, check_horizons, plan
+from worker.topology import Binding, Topology, check_horizons, lay_out
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -213,7 +213,9 @@ class App:
         able = capabilities_of(settings.broker)
         times = [(h.full_name, h.timeout, h.retry.longest()) for h in handlers]
         check_horizons(times, settings, able)
-        return plan(self.name, patterns, self.bindings, settings, able=able, generation=generation)
+        return lay_out(
+            self.name, patterns, self.bindings, settings, able=able, generation=generation
+        )
 
     def configure(self, options: Mapping[str, object]) -> Settings:
         """Merge ``options`` of the command line with every other source, and keep the result."""

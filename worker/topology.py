@@ -209,7 +209,7 @@ def public_exchanges(settings: Settings) -> list[Exchange]:
     ]
 
 
-def plan(  # noqa: PLR0913 - what a topology follows from
+def lay_out(  # noqa: PLR0913 - what a topology follows from
     service: str,
     patterns: Iterable[tuple[str, bool]],
     bindings: Iterable[Binding],

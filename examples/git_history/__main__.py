@@ -12,8 +12,8 @@ from rich.console import Console
 
 from worker import QworkerError
 from worker.demo.history import Change, read_changes, read_git, read_git_tree, tree_of
-from worker.demo.plan import Plan
 from worker.demo.run import tell, watch
+from worker.demo.scenario import Scenario
 from worker.demo.trial import Trial
 
 
@@ -26,7 +26,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="qworker-history-") as temporary:
             folder = options.folder or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            plan = Plan(
+            scenario = Scenario(
                 changes=changes,
                 tree=tree,
                 repository=options.source.resolve().name,
@@ -43,7 +43,7 @@ def main() -> int:
                 seed=options.seed,
                 patience=options.patience,
             )
-            return tell(watch(Trial(plan), console), console)
+            return tell(watch(Trial(scenario), console), console)
     except QworkerError as error:
         console.print(f"git_history: {error}", markup=False, soft_wrap=True)
         return error.exit_code

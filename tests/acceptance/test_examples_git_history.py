@@ -11,8 +11,8 @@ import pytest
 
 from acceptance.examples import ROOT, Outcome, run
 from worker.demo.history import made_up, read_changes, tree_of, write_changes
-from worker.demo.plan import Plan
 from worker.demo.report import Report
+from worker.demo.scenario import Scenario
 from worker.demo.trial import Trial
 
 DATA = Path(os.environ.get("QWORKER_HISTORY_DATA") or ROOT.parent.joinpath("shared", "data"))
@@ -129,7 +129,7 @@ def test_thousands_of_duplicates_are_dropped_in_a_moment(
     tmp_path: Path, amqp_url: str, redis_url: str
 ) -> None:
     changes = made_up(3000)
-    plan = Plan(
+    scenario = Scenario(
         changes=changes,
         tree=tree_of(changes),
         repository="made-up",
@@ -139,10 +139,10 @@ def test_thousands_of_duplicates_are_dropped_in_a_moment(
         kill_every=None,
         patience=20.0,
     )
-    first = Trial(plan).run()
+    first = Trial(scenario).run()
     assert first.held, "\n".join(first.story)
 
-    again = Trial(plan).run()
+    again = Trial(scenario).run()
 
     assert again.held, "\n".join(again.story)
     assert again.duplicates == again.published > 3000
@@ -151,7 +151,7 @@ def test_thousands_of_duplicates_are_dropped_in_a_moment(
 def with_a_store_that_forgets(folder: Path, *, once: bool) -> Report:
     """Run a small history with many duplicates, all of which the store gives to the handler."""
     changes = made_up(400)
-    plan = Plan(
+    scenario = Scenario(
         changes=changes,
         tree=tree_of(changes),
         repository="made-up",
@@ -163,7 +163,7 @@ def with_a_store_that_forgets(folder: Path, *, once: bool) -> Report:
         duplicates=0.3,
         kill_every=None,
     )
-    return Trial(plan).run()
+    return Trial(scenario).run()
 
 
 def test_the_handlers_own_transaction_remembers_what_the_store_forgets(

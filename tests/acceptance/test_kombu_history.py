@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from worker.demo.history import Change, made_up, read_changes, tree_of
-from worker.demo.plan import Plan
+from worker.demo.scenario import Scenario
 from worker.demo.trial import Trial
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(
     with ExitStack() as stack:
 
         def run_it(title: str, *, broker: str = "", dedup: str = "", once: bool) -> Run:
-            plan = Plan(
+            scenario = Scenario(
                 changes=history.changes,
                 tree=history.tree,
                 repository=history.name,
@@ -88,7 +88,7 @@ def run(
                 restart_at=0.5,
                 seed=SEED,
             )
-            report = Trial(plan).run()
+            report = Trial(scenario).run()
             tell(f"{history.name} history, {title}: {report.summary}")
             database = stack.enter_context(closing(sqlite3.connect(tmp_path / "state.db")))
             return Run(report, database)

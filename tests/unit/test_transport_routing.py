@@ -19,8 +19,8 @@ from worker.transport.routing import (
     Found,
     hash_weight,
     make_router,
-    plan,
     resolve,
+    trace,
 )
 
 
@@ -60,8 +60,8 @@ class Broker:
         return Found(make_router(type_, {}, bindings), self.alternates.get(name))
 
     def queues(self, exchange: str, key: str = "", **properties: Any) -> list[str]:
-        planned = plan(exchange, key, self.find)
-        return sorted(resolve(planned, key, properties, self.find))
+        route = trace(exchange, key, self.find)
+        return sorted(resolve(route, key, properties, self.find))
 
 
 def test_direct_takes_the_very_key() -> None:
@@ -243,13 +243,13 @@ def test_an_alternate_exchange_has_what_nothing_took() -> None:
     assert broker.queues("main", "new") == ["new"], "the default exchange, by the queue's name"
 
 
-def test_a_plan_decides_by_key_what_it_can() -> None:
+def test_a_route_decides_by_key_what_it_can() -> None:
     broker = Broker(
         events=("topic", [exchange("h", "#"), queue("all", "#")]),
         h=("headers", [queue("tagged", tag=None)]),
     )
-    planned = plan("events", "k", broker.find)
-    assert planned.queues == ("all",)
-    assert len(planned.undecided) == 1
+    route = trace("events", "k", broker.find)
+    assert route.queues == ("all",)
+    assert len(route.undecided) == 1
     assert broker.queues("events", "k") == ["all"]
     assert broker.queues("events", "k", application_headers={"tag": 1}) == ["all", "tagged"]

@@ -7,8 +7,8 @@
     ledger     what the handler did
     stream     publishing at least once
     service    the real command line in a process of its own
-    plan       what to do in a trial
-    trial      all of it together, killed and restarted as the plan says
+    scenario   what to do in a trial
+    trial      all of it together, killed and restarted as the scenario says
     checker    what the ledger says of the promises
     report     what came out
     view       what is seen of it

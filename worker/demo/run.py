@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from worker.demo.history import made_up, name_of, read_git, read_git_tree, side_by_side, tree_of
-from worker.demo.plan import Plan
+from worker.demo.scenario import Scenario
 from worker.demo.trial import Trial
 from worker.demo.view import Moving, Plain, View, result
 from worker.errors import UsageError
@@ -77,7 +77,7 @@ def run_demo(  # noqa: PLR0913 - the options of the command
     console.print(Text(facts), soft_wrap=True)
     console.print()
     folder = Path(tempfile.mkdtemp(prefix="qworker-demo-"))
-    plan = Plan(
+    scenario = Scenario(
         changes=source.changes,
         tree=source.tree,
         repository=source.name,
@@ -93,7 +93,7 @@ def run_demo(  # noqa: PLR0913 - the options of the command
     )
     kept = False
     try:
-        report = watch(Trial(plan), console, live=live)
+        report = watch(Trial(scenario), console, live=live)
         kept = not report.held
     except KeyboardInterrupt:
         console.print("stopped")

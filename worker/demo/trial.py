@@ -1,7 +1,7 @@
 """One trial: a stream of events, a service that is killed again and again, and the verdict.
 
 Everything is real: the service is ``qworker start`` in processes of its own, on the broker and the
-dedup store that the plan names; what kills them is SIGKILL; what judges is the ledger that the
+dedup store that the scenario names; what kills them is SIGKILL; what judges is the ledger that the
 handler wrote.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from worker.config import Settings
     from worker.demo.ledger import Kill
-    from worker.demo.plan import Plan
+    from worker.demo.scenario import Scenario
     from worker.supervisor.status import Status
 
 _TICK = 0.05
@@ -52,37 +52,37 @@ class _GaveUp(QworkerError):
 
 
 class Trial:
-    """Runs a plan once. While it runs, its public numbers may be looked at by ``watch``."""
+    """Runs a scenario once. While it runs, its public numbers may be looked at by ``watch``."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         """Settle the settings. Raises ConfigurationError where a URL is wrong."""
-        self.plan = plan
-        own = "sqlite:///" + quote(str(plan.folder.resolve() / "broker.db"))
-        broker = plan.broker or own
-        urls = {"broker": broker, "dedup": plan.dedup or (own if plan.broker else broker)}
+        self.scenario = scenario
+        own = "sqlite:///" + quote(str(scenario.folder.resolve() / "broker.db"))
+        broker = scenario.broker or own
+        urls = {"broker": broker, "dedup": scenario.dedup or (own if scenario.broker else broker)}
         options = {
-            "shards": str(plan.shards),
-            "processes": str(plan.processes),
+            "shards": str(scenario.shards),
+            "processes": str(scenario.processes),
             "concurrency": str(_CONCURRENCY),
             "crash_limit": str(_CRASH_LIMIT),
         }
         # Nothing but these: neither the environment nor the files of whoever watches.
-        self.settings: Settings = load_settings(urls | options, environ={}, folder=plan.folder)
+        self.settings: Settings = load_settings(urls | options, environ={}, folder=scenario.folder)
         self.topology = app.topology(self.settings)
-        random = Random(plan.seed)
+        random = Random(scenario.seed)
         self._random = Random(random.random())
-        flow = Flow(plan.repository, plan.duplicates, plan.rate)
-        self.stream = Stream(plan.changes, flow, self.settings, Random(random.random()))
-        revisions = Counter(change.path for change in plan.changes)
-        self.checker = Checker(revisions, has_window=not plan.once)
-        file = plan.folder / "state.db"
+        flow = Flow(scenario.repository, scenario.duplicates, scenario.rate)
+        self.stream = Stream(scenario.changes, flow, self.settings, Random(random.random()))
+        revisions = Counter(change.path for change in scenario.changes)
+        self.checker = Checker(revisions, has_window=not scenario.once)
+        file = scenario.folder / "state.db"
         self.service = Service(
             "worker.demo.handlers",
-            plan.folder,
+            scenario.folder,
             [f"--{name.replace('_', '-')}={value}" for name, value in options.items()],
             # URLs may hold passwords, which a command line would show to everybody.
             {environment_name(name): url for name, url in urls.items()}
-            | {STATE: str(file.resolve()), ONCE: str(int(plan.once))},
+            | {STATE: str(file.resolve()), ONCE: str(int(scenario.once))},
         )
         self.kills: list[Kill] = []
         self.exit_codes: list[int] = []
@@ -138,7 +138,7 @@ class Trial:
     def _trouble_it(self) -> None:
         """Kill, and restart, until everything is published and applied."""
         self._enter("running")
-        restart_at = self.plan.restart_at
+        restart_at = self.scenario.restart_at
         self._plan_kill()
         while not (self.stream.finished and self.checker.complete):
             self._look()
@@ -188,7 +188,7 @@ class Trial:
         self._plan_kill()
 
     def _plan_kill(self) -> None:
-        every, most = self.plan.kill_every, self.plan.most_kills
+        every, most = self.scenario.kill_every, self.scenario.most_kills
         wait = float("inf")
         if every is not None and (most is None or len(self.kills) < most):
             wait = every * self._random.uniform(_EARLIEST, 2 - _EARLIEST)
@@ -211,8 +211,8 @@ class Trial:
             raise _GaveUp(f"the publisher failed: {self.stream.error}")
         if alive and not self.service.running:
             raise _GaveUp(f"the service ended by itself, exit code {self.service.exit_code}")
-        if self._began and self.seconds > self.plan.patience:
-            raise _GaveUp(f"not within {self.plan.patience:g} s: {what}")
+        if self._began and self.seconds > self.scenario.patience:
+            raise _GaveUp(f"not within {self.scenario.patience:g} s: {what}")
         time.sleep(_TICK)
 
     def _read(self) -> None:
@@ -245,7 +245,7 @@ class Trial:
             release(connection)
 
     def _report(self, trouble: str, seconds: float) -> Report:
-        found = self.checker.findings(self._ledger.kills(), self.plan.tree, self._ledger.tree())
+        found = self.checker.findings(self._ledger.kills(), self.scenario.tree, self._ledger.tree())
         lines = [trouble] if trouble else []
         depths: dict[str, int] = {}
         try:
@@ -255,14 +255,14 @@ class Trial:
             trouble = trouble or str(error)
         left = sum(depths.get(queue, 0) for queue in self.topology.shard_queues)
         report = Report(
-            events=len(self.plan.changes),
-            files=len(self.plan.tree),
+            events=len(self.scenario.changes),
+            files=len(self.scenario.tree),
             published=self.stream.published,
             # Each message was delivered, and each copy dropped, or it would still be in a queue.
             delivered=max(self.counted("received"), self.stream.published - left),
             duplicates=max(self.counted("duplicates"), self.stream.copies - left),
             findings=found,
-            once=self.plan.once,
+            once=self.scenario.once,
             repetitions=self.repetitions,
             kills=self.kills,
             exit_codes=self.exit_codes,

@@ -157,7 +157,7 @@ class Moving:
             table.add_column(column)
         killed = {kill.pid for kill in trial.kills}
         processes = {process.index: process for process in processes_of(trial.status)}
-        for index in range(trial.plan.processes):
+        for index in range(trial.scenario.processes):
             process = processes.get(index)
             if process is None:
                 table.add_row(str(index), "", "", Text("waits to be started", "yellow"))
@@ -183,7 +183,7 @@ def _facts(trial: Trial) -> RenderableType:
     dropped = trial.counted("duplicates")
     facts.add_row("duplicates dropped", f"{dropped:,}", "")
     second = trial.checker.repeated
-    if trial.plan.once:
+    if trial.scenario.once:
         facts.add_row("run again, no effect", f"{trial.repetitions:,}", "")
         facts.add_row("second effects", _good(second), "")
     else:

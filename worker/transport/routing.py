@@ -74,7 +74,7 @@ class Found(NamedTuple):
     alternate: str | None
 
 
-class Plan(NamedTuple):
+class Route(NamedTuple):
     """How far a routing key alone leads, from one exchange.
 
     ``queues`` have the message for sure; ``undecided`` are the routers that must see it first.
@@ -84,8 +84,8 @@ class Plan(NamedTuple):
     undecided: tuple[Found, ...]
 
 
-def plan(exchange: str, key: str, find: Callable[[str], Found | None]) -> Plan:
-    """Plan the way of the messages with ``key`` that are published to ``exchange``.
+def trace(exchange: str, key: str, find: Callable[[str], Found | None]) -> Route:
+    """Trace the way of the messages with ``key`` that are published to ``exchange``.
 
     ``find`` looks up an exchange; None means that it is not there (what is bound to it, or falls
     back to it, is lost then). Every exchange is passed at most once, so bindings in a circle end.
@@ -95,14 +95,14 @@ def plan(exchange: str, key: str, find: Callable[[str], Found | None]) -> Plan:
 
 
 def resolve(
-    plan_: Plan, key: str, properties: Mapping[str, Any], find: Callable[[str], Found | None]
+    route: Route, key: str, properties: Mapping[str, Any], find: Callable[[str], Found | None]
 ) -> tuple[str, ...]:
-    """Return the queues of one message, each once, by the plan for its key."""
-    if not plan_.undecided:
-        return plan_.queues
-    queues = dict.fromkeys(plan_.queues)
+    """Return the queues of one message, each once, by the route of its key."""
+    if not route.undecided:
+        return route.queues
+    queues = dict.fromkeys(route.queues)
     further = []
-    for router, alternate in plan_.undecided:
+    for router, alternate in route.undecided:
         destinations = router.match(key, properties)
         if not destinations and alternate is not None:
             further.append(alternate)
@@ -112,7 +112,7 @@ def resolve(
             else:
                 further.append(name)
     if further:
-        # Exchanges that the plan has passed may be passed once more; that adds nothing.
+        # Exchanges that the route has passed may be passed once more; that adds nothing.
         rest = _walk(further, set(further), key, properties, find)
         queues.update(dict.fromkeys(rest.queues))
     return tuple(queues)
@@ -124,7 +124,7 @@ def _walk(
     key: str,
     properties: Mapping[str, Any] | None,
     find: Callable[[str], Found | None],
-) -> Plan:
+) -> Route:
     """Walk from exchange to exchange; without properties, stop where they are asked for."""
     queues: dict[str, None] = {}
     undecided = []
@@ -144,7 +144,7 @@ def _walk(
             elif name not in seen:
                 seen.add(name)
                 waiting.append(name)
-    return Plan(tuple(queues), tuple(undecided))
+    return Route(tuple(queues), tuple(undecided))
 
 
 class _Default:

@@ -18,10 +18,10 @@ from worker.transport.routing import (
     Binding,
     Destination,
     Found,
-    Plan,
+    Route,
     make_router,
-    plan,
     resolve,
+    trace,
 )
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from worker.transport.embedded.database import Database
 
-#: Plans that are remembered; then they are all forgotten and remembered anew.
-_REMEMBERED_PLANS = 8192
+#: Routes that are remembered; then they are all forgotten and remembered anew.
+_REMEMBERED_ROUTES = 8192
 
 _TOPOLOGY = "SELECT topology FROM broker_state"
 _QUEUES = "SELECT id, name, durable, auto_delete, connection, arguments FROM broker_queues WHERE "
@@ -115,7 +115,7 @@ class Catalog:
         self._queues_by_id: dict[int, Queue] = {}
         self._exchanges: dict[str, Exchange] = {}
         self._found: dict[str, Found] = {}
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
         self._named: dict[tuple[str, ...], tuple[Queue, ...]] = {}
 
     @property
@@ -136,7 +136,7 @@ class Catalog:
         self._queues_by_id.clear()
         self._exchanges.clear()
         self._found.clear()
-        self._plans.clear()
+        self._routes.clear()
         self._named.clear()
         return True
 
@@ -176,20 +176,20 @@ class Catalog:
 
         Raises amqp NotFound where there is no such exchange.
         """
-        plan_ = self._plans.get((exchange, key))
-        if plan_ is None:
+        route = self._routes.get((exchange, key))
+        if route is None:
             if exchange and self.exchange(exchange, db) is None:
                 raise exceptions.NotFound(f"NOT_FOUND - no exchange {exchange!r}", (60, 40))
-            plan_ = plan(exchange, key, lambda name: self._find(name, db))
-            if len(self._plans) >= _REMEMBERED_PLANS:
-                self._plans.clear()
-            self._plans[exchange, key] = plan_
-        names = resolve(plan_, key, properties, lambda name: self._find(name, db))
+            route = trace(exchange, key, lambda name: self._find(name, db))
+            if len(self._routes) >= _REMEMBERED_ROUTES:
+                self._routes.clear()
+            self._routes[exchange, key] = route
+        names = resolve(route, key, properties, lambda name: self._find(name, db))
         queues = self._named.get(names)
         if queues is None:
             found = (self.queue(name, db) for name in names)
             queues = tuple(queue for queue in found if queue is not None)
-            if len(self._named) >= _REMEMBERED_PLANS:
+            if len(self._named) >= _REMEMBERED_ROUTES:
                 self._named.clear()
             self._named[names] = queues
         return queues

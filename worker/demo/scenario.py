@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Scenario:
     """A trial that can be run again. The seed chooses copies, victims and moments."""
 
     changes: Sequence[Change]
