@@ -248,8 +248,8 @@ class Dispatcher:
         return sum(len(tasks) for lanes in found for _, tasks in lanes)
 
     def is_lane_idle(self, message: Message) -> bool:
-        """Tell whether nothing of the message's key waits or runs."""
-        return message.key is None or self.lanes.is_idle(message.key)
+        """Tell whether nothing of the message's key in its shard waits or runs."""
+        return message.key is None or self.lanes.is_idle(message.key, message.shard)
 
     def forget(self) -> None:
         """Forget every task that does not run: its delivery is dead, or a drain began."""

@@ -333,8 +333,21 @@ class TestClearShard:
         lanes.clear_shard(1)
 
         assert lanes.waiting == 2
-        assert lanes.is_idle("a")
+        assert lanes.is_idle("a", 1)
         assert run_out(lanes) == ["stays", "stays too"]
+
+    def test_a_key_of_two_shards_has_two_lanes(self) -> None:
+        lanes: Lanes[Job] = Lanes()
+        lanes.add(Job("leaves"), "k", 0)
+        lanes.add(Job("stays"), "k", 1)
+
+        lanes.clear_shard(0)
+
+        assert lanes.is_idle("k", 0)
+        assert not lanes.is_idle("k", 1)
+        assert lanes.waiting == 1
+        assert run_out(lanes) == ["stays"]
+        assert len(lanes) == 0
 
     def test_what_is_out_comes_back_to_nothing(self) -> None:
         lanes: Lanes[Job] = Lanes()
@@ -343,10 +356,10 @@ class TestClearShard:
         (run,) = lanes.take(1, 1)
 
         lanes.clear_shard(1)
-        assert not lanes.is_idle("a"), "a run of it is out"
+        assert not lanes.is_idle("a", 1), "a run of it is out"
         lanes.finish(run.lane)
 
-        assert lanes.is_idle("a")
+        assert lanes.is_idle("a", 1)
         assert len(lanes) == 0
         assert lanes.waiting == 0
 
@@ -369,7 +382,7 @@ class TestClearShard:
         lanes.finish(run.lane, run.tasks)
 
         lanes.clear_shard(1)
-        assert lanes.is_idle("a")
+        assert lanes.is_idle("a", 1)
         lanes.add(Job("again"), "a", 1)  # it was taken once more
         assert run_out(lanes) == ["again"]
         lanes.resume(run.lane, "on")
@@ -405,10 +418,10 @@ class TestClearShard:
 
 def test_an_idle_key_leaves_nothing_behind() -> None:
     lanes = lanes_with(("1", "a"))
-    assert not lanes.is_idle("a")
+    assert not lanes.is_idle("a", 0)
     (run,) = lanes.take(ALL, ALL)
-    assert not lanes.is_idle("a")
+    assert not lanes.is_idle("a", 0)
     lanes.finish(run.lane)
 
-    assert lanes.is_idle("a")
+    assert lanes.is_idle("a", 0)
     assert len(lanes) == 0
