@@ -197,6 +197,22 @@ class TestOutages:
         assert probe is not None
         assert labels([probe]) == [["1@mail"]]
 
+    def test_a_run_leaves_what_waits_behind_it_untouched(self) -> None:
+        """Who copies a long lane for every run of it comes to a standstill in an outage."""
+        lanes = lanes_with(*((f"{number}", "a") for number in range(3)))
+        lanes.block("another")
+        lanes.add(Job("kept", "another"), "a", 0)
+        lanes.add(Job("3"), "a", 0)
+        ((lane, _),) = lanes.waiting_for("another")
+        before = lane.tasks
+
+        assert labels(lanes.take(ALL, 2)) == [["0", "1"]]
+        lanes.finish(lane)
+        assert labels(lanes.take(ALL, 2)) == [["2", "3"]]
+        lanes.finish(lane)
+        assert lane.tasks is before
+        assert [job.label for job in lane.tasks] == ["kept"]
+
     def test_two_outages_at_once_are_probed_apart(self) -> None:
         lanes: Lanes[Job] = Lanes()
         lanes.add_together([Job("m@x", "x"), Job("m@y", "y")], "a", 0)

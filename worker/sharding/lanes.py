@@ -306,7 +306,11 @@ class Lanes(Generic[T]):
             lanes.append(lane)
 
     def _pick(self, lane: Lane[T], limit: int) -> list[T]:
-        """Remove from ``lane`` the tasks of its next run."""
+        """Remove from ``lane`` the tasks of its next run.
+
+        Costs a step for each of them, and for each before the last of them that must not run yet:
+        what waits behind is left as it is.
+        """
         tasks = lane.tasks
         if not tasks:
             return []
@@ -318,7 +322,7 @@ class Lanes(Generic[T]):
                 picked.append(tasks.popleft())
             return picked
         picked = []
-        kept: deque[T] = deque()
+        kept: list[T] = []
         while tasks and len(picked) < limit:
             task = tasks.popleft()
             name = task.handler_name
@@ -332,6 +336,6 @@ class Lanes(Generic[T]):
                 break
             else:
                 picked.append(task)
-        kept.extend(tasks)
-        lane.tasks = kept
+        kept.reverse()
+        tasks.extendleft(kept)
         return picked
