@@ -321,7 +321,7 @@ class Consumer:
                 self._telemetry.emit(SecondEffect(task.handler_name, task.message.id))
             self.counters.completed += 1
             self._settled(task.delivery)
-        if self._dispatcher.route(replies.claimed, now):
+        if self._dispatcher.route(replies, now):
             self._again = True  # what waits behind is claimed in the next tick
         return 1
 

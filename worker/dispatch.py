@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
-from worker.outcome import DONE, DeadLetter
+from worker.outcome import ABANDONED, DONE, DeadLetter
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
 from worker.telemetry import SuspectFound
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from worker.config import Settings
     from worker.detour import Detour
-    from worker.dialogue import Dialogue
+    from worker.dialogue import Dialogue, Replies
     from worker.executor import Delivery, Executor, Task
     from worker.message import Message
     from worker.parking import Parking
@@ -138,11 +138,11 @@ class Dispatcher:
         """Give back what is under way, since the process is about to end; ``collect_early`` before.
 
         Left without a word it would count as a crash when somebody takes it over. What may still
-        run is nobody's for as long as a claim lives. What waits in a run behind that never began,
-        and never will: nothing begins in a drain. A handler that ignores its time limit is left as
-        it is, to count.
+        run is nobody's for as long as a claim lives. What came back without having run, and what
+        waits in a run behind another, never began and never will: nothing begins in a drain. A
+        handler that ignores its time limit is left as it is, to count.
         """
-        waiting = {task for run in self.out for task in run.tasks[run.taken + 1 :]}
+        waiting = {task for run in self.out for task in _not_begun(run)}
         stuck = {t for run in self.limits.stuck for t in run.tasks[run.taken : run.taken + 1]}
         for task in self._dialogue.owned - stuck:
             begun = task not in waiting
@@ -167,7 +167,7 @@ class Dispatcher:
         for probe in self.probes.due(now):
             self._claim(probe)
 
-    def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> bool:
+    def route(self, replies: Replies, now: float) -> bool:
         """Act on the answers to claims: what is fresh goes to a pool.
 
         Tells whether lanes were freed without running anything (by duplicates, say): nothing will
@@ -176,7 +176,7 @@ class Dispatcher:
         freed = False
         plain: list[Run[Task]] = []
         coroutines: list[Run[Task]] = []
-        for run, verdicts in claimed:
+        for run, verdicts in replies.claimed:
             ready, run.kept = self._sort(run, verdicts, now)
             self.in_flight -= len(run.tasks) - len(ready)
             if ready:
@@ -190,6 +190,8 @@ class Dispatcher:
             self._threads.submit(plain)
         if coroutines and self._loop is not None:
             self._loop.submit(coroutines)
+        if replies.repeated:  # since it was asked, what may begin may have become less
+            self.recall()
         return freed
 
     def hold_for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
@@ -218,7 +220,7 @@ class Dispatcher:
         return resume
 
     def pause(self, handlers: Collection[str]) -> None:
-        """Begin nothing of these handlers, and again of those that were paused before."""
+        """Begin nothing of these handlers, and of all others again."""
         before, now = self.paused, frozenset(handlers)
         self._executor.paused = self.probes.paused = now
         for name in now - before:
@@ -231,6 +233,7 @@ class Dispatcher:
                 self.lanes.resume(lane, task.handler_name)
             else:
                 self._suspects.append((task, lane))
+        self.recall()
 
     @property
     def paused(self) -> frozenset[str]:
@@ -266,9 +269,9 @@ class Dispatcher:
         self._suspects = deque(s for s in self._suspects if not s[0].delivery.channel.leaving)
 
     def recall(self) -> None:
-        """Let what is claimed, has not begun, and is of shards that are given up, come back now.
+        """Let what is claimed, has not begun, and must not any more, come back from behind others.
 
-        It may stand behind long handlers of other shards.
+        Called whenever less may begin than before: at a pause, a drain, when a shard is given up.
         """
         for pool in (self._threads, self._loop):
             if pool is not None:
@@ -381,6 +384,14 @@ class Dispatcher:
         self.lanes.hold(lane, task.handler_name)
         self._suspects.append((task, lane))
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
+
+
+def _not_begun(run: Run[Task]) -> list[Task]:
+    """Return the tasks of ``run`` that never began; while it is out nothing may begin any more."""
+    outcomes = [*run.outcomes]  # a thread may add to them meanwhile
+    known = zip(run.tasks, outcomes, strict=False)
+    back = [task for task, outcome in known if outcome is ABANDONED]
+    return back + run.tasks[len(outcomes) + 1 :]
 
 
 def _crashed(task: Task, crashes: int) -> DeadLetter:

@@ -40,7 +40,7 @@ from worker.payload import Unfit
 from worker.relays import collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from worker.app import App
     from worker.codec import Codec
@@ -185,18 +185,29 @@ class Executor:
             task.started = 0.0
         return Done(tuple(context.children)) if context.children else DONE
 
+    def may_begin(self, tasks: Iterable[Task]) -> bool:
+        """Tell whether all of ``tasks`` could begin now."""
+        now = self._clock()
+        return all(self._fence_for(task, now) is not None for task in tasks)
+
     def _begin(self, task: Task) -> int | None:
         """Return the fence that ``task`` runs under from now on; None where it must not begin."""
         task.started = self._clock()
+        fence = self._fence_for(task, task.started)
+        if fence is None:
+            task.started = 0.0
+        return fence
+
+    def _fence_for(self, task: Task, now: float) -> int | None:
+        """Return the fence that ``task`` may begin under at ``now``; None where it must not."""
         fence = self.fences.get(task.message.shard)
         if (
             fence is None
             or self.draining
             or task.handler_name in self.paused
-            or task.started > task.trusted_until
-            or task.started + suspended() > self.trusted_until
+            or now > task.trusted_until
+            or now + suspended() > self.trusted_until
         ):
-            task.started = 0.0
             return None
         return fence
 
