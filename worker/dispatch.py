@@ -1,8 +1,8 @@
 """Which tasks run next: claims for the heads of the lanes, and what the store's answers mean.
 
 Claims are made late: only for what will begin within a few milliseconds, so that a crash leaves
-few of them behind. A *suspect* (its last owner died with it) runs alone: nothing else is claimed
-until everything else has come back, so that the next crash names its culprit.
+few of them behind. A *suspect* (its last owner died with it) runs alone, as far as that can be had
+in a moment, so that the next crash names its culprit (``suspects.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from worker.dedup.base import Answer, Verdict
 from worker.outcome import ABANDONED, DONE, DeadLetter
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
+from worker.suspects import Suspects
 from worker.telemetry import SuspectFound
 from worker.timelimits import TimeLimits
 
@@ -83,8 +84,7 @@ class Dispatcher:
         self.probes = Probes(self.lanes, self.out, settings.outage_after)
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
-        self._solo: Run[Task] | None = None
-        self._suspects: deque[tuple[Task, Lane[Task]]] = deque()
+        self._suspects = Suspects(self.lanes, self.out, dialogue)
         self._executions = 0
         self._rate = 0.0
         self._rate_since = 0.0
@@ -151,13 +151,11 @@ class Dispatcher:
 
     def take(self, now: float) -> None:
         """Claim for the next runs, no further ahead than work flows."""
-        if self._solo in self.out:
-            return
         if self._suspects:
-            # What the last one left (its dead letter, say) must be safe before the next may crash.
-            if self.in_flight == 0 and not self._detour.under_way:
-                self._take_suspect()
-            return
+            while (suspect := self._suspects.next(now)) is not None:
+                self._claim(suspect, solo=True)
+            if self._suspects.want_quiet:
+                return
         concurrency = self._settings.concurrency
         room = concurrency + min(int(self._rate * _AHEAD) + 1, _MOST_AHEAD) - self.in_flight
         if room > 0 and self.lanes.waiting:
@@ -227,13 +225,13 @@ class Dispatcher:
             self.lanes.block(name, _PAUSED)
         for name in before - now:
             self.lanes.unblock(name, _PAUSED)
-        suspects, self._suspects = self._suspects, deque()
-        for task, lane in suspects:
-            if task.handler_name in now:  # found to be a suspect again when it is claimed again
-                self.lanes.resume(lane, task.handler_name)
-            else:
-                self._suspects.append((task, lane))
+        self._suspects.drop(lambda task: task.handler_name in now)
         self.recall()
+
+    @property
+    def next_due(self) -> float:
+        """When time alone lets something be claimed: a probe, a suspect or what it keeps back."""
+        return min(self.probes.next_due, self._suspects.next_due)
 
     @property
     def paused(self) -> frozenset[str]:
@@ -263,10 +261,11 @@ class Dispatcher:
     def forget_shard(self, shard: int) -> None:
         """Forget every task of a shard that does not run: its channel is leaving.
 
-        A hold of before that ends later finds a lane that nobody uses any more.
+        A hold of before that ends later finds a lane to which nothing comes any more: its key has
+        another one once the shard is taken again.
         """
+        self._suspects.drop(lambda task: task.delivery.channel.leaving)
         self.lanes.clear_shard(shard)
-        self._suspects = deque(s for s in self._suspects if not s[0].delivery.channel.leaving)
 
     def recall(self) -> None:
         """Let what is claimed, has not begun, and must not any more, come back from behind others.
@@ -319,19 +318,6 @@ class Dispatcher:
         self.in_flight += len(run.tasks)
         self._dialogue.claim(run, solo=solo)
 
-    def _take_suspect(self) -> None:
-        while self._suspects:
-            task, lane = self._suspects.popleft()
-            self.lanes.resume(lane, task.handler_name)
-            # One that is not the next of its handler any more is found to be a suspect again.
-            if task.delivery.channel.leaving or not self.lanes.is_next(task, lane):
-                continue
-            run = self.lanes.take_one(task, lane)
-            if run is not None:
-                self._solo = run
-                self._claim(run, solo=True)
-                return
-
     def _sort(  # noqa: C901 - one case for each answer
         self, run: Run[Task], verdicts: list[Verdict], now: float
     ) -> tuple[list[Task], list[Task]]:
@@ -381,8 +367,7 @@ class Dispatcher:
         if task.handler_name in self.paused:
             return
         self._counters.suspects += 1
-        self.lanes.hold(lane, task.handler_name)
-        self._suspects.append((task, lane))
+        self._suspects.add(task, lane)
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
 
 
