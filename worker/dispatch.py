@@ -382,4 +382,5 @@ def _not_begun(run: Run[Task]) -> list[Task]:
 def _crashed(task: Task, crashes: int) -> DeadLetter:
     limit = task.handler.timeout
     also = f" or it ran past its {limit} s" if limit is not None else ""
-    return DeadLetter(f"crashed the worker: {crashes} times the process died while it ran{also}")
+    told = f"{crashes} times the process died or was away too long while it ran"
+    return DeadLetter(f"crashed the worker: {told}{also}")

@@ -212,6 +212,7 @@ def test_the_poisonous_one_is_found_although_long_ones_run_beside_it(bank: Bank)
 
     (letter,) = bank.worker.dead_letters
     assert letter.payload["line"] == "poison"
+    assert letter.reason.endswith("3 times the process died or was away too long while it ran")
     assert bank.begun.count("poison") == 3
     assert max(bank.begun.count(line) for line in bank.begun if line != "poison") <= 3
 
