@@ -290,8 +290,8 @@ class Consumer:
     def next_due(self) -> float:
         """When time alone brings something to do: a retry, a probe, a server to be tried again."""
         # A probe that is due may have nothing to probe with yet.
-        probe = max(self._dispatcher.probes.next_due, self._clock() + _PROBE_PAUSE)
-        due = min(self._timers.next_due, probe)
+        claim = max(self._dispatcher.next_due, self._clock() + _PROBE_PAUSE)
+        due = min(self._timers.next_due, claim)
         if self._dialogue.busy and self._dialogue.next_try:
             due = min(due, self._dialogue.next_try)
         if self._link.is_up or not self._tenure.is_trusted(self._clock()):
@@ -321,7 +321,7 @@ class Consumer:
                 self._telemetry.emit(SecondEffect(task.handler_name, task.message.id))
             self.counters.completed += 1
             self._settled(task.delivery)
-        if self._dispatcher.route(replies.claimed, now):
+        if self._dispatcher.route(replies, now):
             self._again = True  # what waits behind is claimed in the next tick
         return 1
 

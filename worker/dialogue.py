@@ -109,6 +109,13 @@ class Dialogue:
         self._releasing.append(task)
         self._releases.append(Release(task.record, task.token, refund, max(0.0, wait - _SLACK)))
 
+    def is_over(self, task: Task) -> bool:
+        """Tell whether the claim of ``task`` is over before the store is asked for another one.
+
+        Then no crash of what is claimed from here on is charged to it.
+        """
+        return task not in self.owned or task in self._completing
+
     def shards(self) -> set[int]:
         """Return the shards of which the store has yet to hear something."""
         return {task.message.shard for task in (*self.owned, *self._releasing)}

@@ -1,8 +1,8 @@
 """Which tasks run next: claims for the heads of the lanes, and what the store's answers mean.
 
 Claims are made late: only for what will begin within a few milliseconds, so that a crash leaves
-few of them behind. A *suspect* (its last owner died with it) runs alone: nothing else is claimed
-until everything else has come back, so that the next crash names its culprit.
+few of them behind. A *suspect* (its last owner died with it) runs alone, as far as that can be had
+in a moment, so that the next crash names its culprit (``suspects.py``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
-from worker.outcome import DONE, DeadLetter
+from worker.outcome import ABANDONED, DONE, DeadLetter
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
+from worker.suspects import Suspects
 from worker.telemetry import SuspectFound
 from worker.timelimits import TimeLimits
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from worker.config import Settings
     from worker.detour import Detour
-    from worker.dialogue import Dialogue
+    from worker.dialogue import Dialogue, Replies
     from worker.executor import Delivery, Executor, Task
     from worker.message import Message
     from worker.parking import Parking
@@ -83,8 +84,7 @@ class Dispatcher:
         self.probes = Probes(self.lanes, self.out, settings.outage_after)
         #: Rises when the deliveries of before are dead; holds of before mean nothing then.
         self._epoch = 0
-        self._solo: Run[Task] | None = None
-        self._suspects: deque[tuple[Task, Lane[Task]]] = deque()
+        self._suspects = Suspects(self.lanes, self.out, dialogue)
         self._executions = 0
         self._rate = 0.0
         self._rate_since = 0.0
@@ -138,11 +138,11 @@ class Dispatcher:
         """Give back what is under way, since the process is about to end; ``collect_early`` before.
 
         Left without a word it would count as a crash when somebody takes it over. What may still
-        run is nobody's for as long as a claim lives. What waits in a run behind that never began,
-        and never will: nothing begins in a drain. A handler that ignores its time limit is left as
-        it is, to count.
+        run is nobody's for as long as a claim lives. What came back without having run, and what
+        waits in a run behind another, never began and never will: nothing begins in a drain. A
+        handler that ignores its time limit is left as it is, to count.
         """
-        waiting = {task for run in self.out for task in run.tasks[run.taken + 1 :]}
+        waiting = {task for run in self.out for task in _not_begun(run)}
         stuck = {t for run in self.limits.stuck for t in run.tasks[run.taken : run.taken + 1]}
         for task in self._dialogue.owned - stuck:
             begun = task not in waiting
@@ -151,13 +151,11 @@ class Dispatcher:
 
     def take(self, now: float) -> None:
         """Claim for the next runs, no further ahead than work flows."""
-        if self._solo in self.out:
-            return
         if self._suspects:
-            # What the last one left (its dead letter, say) must be safe before the next may crash.
-            if self.in_flight == 0 and not self._detour.under_way:
-                self._take_suspect()
-            return
+            while (suspect := self._suspects.next(now)) is not None:
+                self._claim(suspect, solo=True)
+            if self._suspects.want_quiet:
+                return
         concurrency = self._settings.concurrency
         room = concurrency + min(int(self._rate * _AHEAD) + 1, _MOST_AHEAD) - self.in_flight
         if room > 0 and self.lanes.waiting:
@@ -167,7 +165,7 @@ class Dispatcher:
         for probe in self.probes.due(now):
             self._claim(probe)
 
-    def route(self, claimed: Sequence[tuple[Run[Task], list[Verdict]]], now: float) -> bool:
+    def route(self, replies: Replies, now: float) -> bool:
         """Act on the answers to claims: what is fresh goes to a pool.
 
         Tells whether lanes were freed without running anything (by duplicates, say): nothing will
@@ -176,7 +174,7 @@ class Dispatcher:
         freed = False
         plain: list[Run[Task]] = []
         coroutines: list[Run[Task]] = []
-        for run, verdicts in claimed:
+        for run, verdicts in replies.claimed:
             ready, run.kept = self._sort(run, verdicts, now)
             self.in_flight -= len(run.tasks) - len(ready)
             if ready:
@@ -190,6 +188,8 @@ class Dispatcher:
             self._threads.submit(plain)
         if coroutines and self._loop is not None:
             self._loop.submit(coroutines)
+        if replies.repeated:  # since it was asked, what may begin may have become less
+            self.recall()
         return freed
 
     def hold_for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
@@ -218,19 +218,20 @@ class Dispatcher:
         return resume
 
     def pause(self, handlers: Collection[str]) -> None:
-        """Begin nothing of these handlers, and again of those that were paused before."""
+        """Begin nothing of these handlers, and of all others again."""
         before, now = self.paused, frozenset(handlers)
         self._executor.paused = self.probes.paused = now
         for name in now - before:
             self.lanes.block(name, _PAUSED)
         for name in before - now:
             self.lanes.unblock(name, _PAUSED)
-        suspects, self._suspects = self._suspects, deque()
-        for task, lane in suspects:
-            if task.handler_name in now:  # found to be a suspect again when it is claimed again
-                self.lanes.resume(lane, task.handler_name)
-            else:
-                self._suspects.append((task, lane))
+        self._suspects.drop(lambda task: task.handler_name in now)
+        self.recall()
+
+    @property
+    def next_due(self) -> float:
+        """When time alone lets something be claimed: a probe, a suspect or what it keeps back."""
+        return min(self.probes.next_due, self._suspects.next_due)
 
     @property
     def paused(self) -> frozenset[str]:
@@ -248,8 +249,8 @@ class Dispatcher:
         return sum(len(tasks) for lanes in found for _, tasks in lanes)
 
     def is_lane_idle(self, message: Message) -> bool:
-        """Tell whether nothing of the message's key waits or runs."""
-        return message.key is None or self.lanes.is_idle(message.key)
+        """Tell whether nothing of the message's key in its shard waits or runs."""
+        return message.key is None or self.lanes.is_idle(message.key, message.shard)
 
     def forget(self) -> None:
         """Forget every task that does not run: its delivery is dead, or a drain began."""
@@ -260,15 +261,16 @@ class Dispatcher:
     def forget_shard(self, shard: int) -> None:
         """Forget every task of a shard that does not run: its channel is leaving.
 
-        A hold of before that ends later finds a lane that nobody uses any more.
+        A hold of before that ends later finds a lane to which nothing comes any more: its key has
+        another one once the shard is taken again.
         """
+        self._suspects.drop(lambda task: task.delivery.channel.leaving)
         self.lanes.clear_shard(shard)
-        self._suspects = deque(s for s in self._suspects if not s[0].delivery.channel.leaving)
 
     def recall(self) -> None:
-        """Let what is claimed, has not begun, and is of shards that are given up, come back now.
+        """Let what is claimed, has not begun, and must not any more, come back from behind others.
 
-        It may stand behind long handlers of other shards.
+        Called whenever less may begin than before: at a pause, a drain, when a shard is given up.
         """
         for pool in (self._threads, self._loop):
             if pool is not None:
@@ -315,19 +317,6 @@ class Dispatcher:
         self.out.add(run)
         self.in_flight += len(run.tasks)
         self._dialogue.claim(run, solo=solo)
-
-    def _take_suspect(self) -> None:
-        while self._suspects:
-            task, lane = self._suspects.popleft()
-            self.lanes.resume(lane, task.handler_name)
-            # One that is not the next of its handler any more is found to be a suspect again.
-            if task.delivery.channel.leaving or not self.lanes.is_next(task, lane):
-                continue
-            run = self.lanes.take_one(task, lane)
-            if run is not None:
-                self._solo = run
-                self._claim(run, solo=True)
-                return
 
     def _sort(  # noqa: C901 - one case for each answer
         self, run: Run[Task], verdicts: list[Verdict], now: float
@@ -378,12 +367,20 @@ class Dispatcher:
         if task.handler_name in self.paused:
             return
         self._counters.suspects += 1
-        self.lanes.hold(lane, task.handler_name)
-        self._suspects.append((task, lane))
+        self._suspects.add(task, lane)
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
+
+
+def _not_begun(run: Run[Task]) -> list[Task]:
+    """Return the tasks of ``run`` that never began; while it is out nothing may begin any more."""
+    outcomes = [*run.outcomes]  # a thread may add to them meanwhile
+    known = zip(run.tasks, outcomes, strict=False)
+    back = [task for task, outcome in known if outcome is ABANDONED]
+    return back + run.tasks[len(outcomes) + 1 :]
 
 
 def _crashed(task: Task, crashes: int) -> DeadLetter:
     limit = task.handler.timeout
     also = f" or it ran past its {limit} s" if limit is not None else ""
-    return DeadLetter(f"crashed the worker: {crashes} times the process died while it ran{also}")
+    told = f"{crashes} times the process died or was away too long while it ran"
+    return DeadLetter(f"crashed the worker: {told}{also}")

@@ -47,6 +47,7 @@ class Ending:
         self._parts.executor.draining = True
         self._parts.gatherer.drain()
         self._parts.dispatcher.forget()
+        self._parts.dispatcher.recall()
 
     def check(self, now: float, resolve: Resolve) -> None:
         """End once nothing is under way, or the deadline passed. ``resolve`` as in ``abandon``."""
@@ -74,6 +75,7 @@ class Ending:
         """
         dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
         self._parts.executor.draining = True
+        dispatcher.recall()
         dispatcher.collect_early(resolve)
         dispatcher.abandon()
         with suppress(QworkerError):

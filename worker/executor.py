@@ -3,8 +3,9 @@
 1. A task reaches this file only after the dedup store answered FRESH to its claim: this process
    owns (handler, message id), and the store has counted the attempt already. So a process that
    dies anywhere below is found out by whoever claims the record next.
-   A claim, or the lease of the shard, that may have expired before the handler begins (the process
-   was paused) is not trusted: the task comes back as never run.
+   A claim, or the lease of the shard, that may have expired by now (the process was paused) is not
+   trusted: the task comes back as never run. That is looked at in the handler's own thread, before
+   anything of step 2.
 2. The payload is decoded and the handler called, wrapped in the app's middleware. This is the only
    place that runs user code for a message.
 3. Whatever the handler does comes back as a value, an :class:`~worker.outcome.Outcome`; nothing is
@@ -16,7 +17,8 @@
    A crash after any arrow repeats what is right of it and nothing left of it: an id that is done
    is never executed again; a message that is not acknowledged comes again and is a duplicate;
    children that are published again carry the same ids. Only a crash between the effect and *done*
-   executes twice, unless the effect and its memory are one transaction (``Context.once``).
+   executes twice, or an absence there for longer than a claim lives, unless the effect and its
+   memory are one transaction (``Context.once``).
 5. A stale owner (its claim expired while it was paused) finds out at *done*, which is
    compare-and-set on its token, and changes nothing.
 """
@@ -40,7 +42,7 @@ from worker.payload import Unfit
 from worker.relays import collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from worker.app import App
     from worker.codec import Codec
@@ -185,18 +187,29 @@ class Executor:
             task.started = 0.0
         return Done(tuple(context.children)) if context.children else DONE
 
+    def may_begin(self, tasks: Iterable[Task]) -> bool:
+        """Tell whether all of ``tasks`` could begin now."""
+        now = self._clock()
+        return all(self._fence_for(task, now) is not None for task in tasks)
+
     def _begin(self, task: Task) -> int | None:
         """Return the fence that ``task`` runs under from now on; None where it must not begin."""
         task.started = self._clock()
+        fence = self._fence_for(task, task.started)
+        if fence is None:
+            task.started = 0.0
+        return fence
+
+    def _fence_for(self, task: Task, now: float) -> int | None:
+        """Return the fence that ``task`` may begin under at ``now``; None where it must not."""
         fence = self.fences.get(task.message.shard)
         if (
             fence is None
             or self.draining
             or task.handler_name in self.paused
-            or task.started > task.trusted_until
-            or task.started + suspended() > self.trusted_until
+            or now > task.trusted_until
+            or now + suspended() > self.trusted_until
         ):
-            task.started = 0.0
             return None
         return fence
 

@@ -246,7 +246,7 @@ class Gatherer:
             return  # it comes again, behind all before it that was not handled
         key = marker.key
         again = partial(self._unpark, delivery, marker)
-        if not self._dispatcher.lanes.is_idle(key):
+        if not self._dispatcher.lanes.is_idle(key, delivery.channel.shard):
             self._timers.later(_UNPARK_PAUSE, again)
             return
         self._begin_withholding(key)

@@ -15,8 +15,10 @@ lost, ends in the same way, but for the channel: that is closed at once, in step
 else may be waiting behind it. Handlers that go on then outlive their lease; each is told in the log
 when it finishes, with the fence that it had.
 
-The executor looks at the trust once more in the handler's own thread, right before it begins. So a
-process that was stopped (SIGSTOP, a suspended machine) begins nothing that it no longer has.
+The executor looks at the trust once more in the handler's own thread, before the payload is decoded
+and the middleware called. So a process that was stopped (SIGSTOP, a suspended machine) begins
+nothing that it no longer has. One that is stopped later than that, in the middleware say, is in the
+midst of its handler.
 """
 
 from __future__ import annotations

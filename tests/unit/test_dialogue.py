@@ -30,7 +30,7 @@ def task(message_id: str, fingerprint: bytes = b"1234") -> Task:
 
 
 def run(*tasks: Task) -> Run[Task]:
-    return Run(Lane("key", 0), list(tasks))
+    return Run(Lane(0, None), list(tasks))
 
 
 class Store(MemoryStore):

@@ -2,7 +2,7 @@
 
 A state machine drives real lanes through arrivals, failures, outages, suspects and lost
 connections, and a model of a few lists says what may be handed out. A second one gives shards up
-and takes them again.
+and takes them again. A key may have messages in several shards: its order is that within each.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ HANDLERS = {"plain": False, "other": False, "coroutine": True}
 KEYS = ("a", "b", "c")
 ALL = 10_000
 
+#: A key of a shard, and a handler.
+Line = tuple[tuple[int, Hashable], str]
+
 handlers = st.sampled_from(sorted(HANDLERS))
 
 
 @dataclass(eq=False)
 class Job:
-    """A message at a handler. ``line`` is what must stay in order."""
+    """A message at a handler. ``place`` runs one at a time, ``line`` must stay in order."""
 
     number: int
     handler_name: str
-    key: Hashable
+    place: tuple[int, Hashable]
     is_async: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.is_async = HANDLERS[self.handler_name]
 
     @property
-    def line(self) -> tuple[Hashable, str]:
-        return self.key, self.handler_name
+    def line(self) -> Line:
+        return self.place, self.handler_name
 
     def __repr__(self) -> str:
-        return f"{self.number}@{self.handler_name}/{self.key}"
+        return f"{self.number}@{self.handler_name}/{self.place}"
 
 
 class LanesMachine(RuleBasedStateMachine):
@@ -49,12 +52,12 @@ class LanesMachine(RuleBasedStateMachine):
         super().__init__()
         self.lanes: Lanes[Job] = Lanes()
         self.numbers = iter(range(ALL))
-        #: What waits, in the order in which it must be handed out, by (key, handler).
-        self.waiting: dict[tuple[Hashable, str], list[Job]] = {}
+        #: What waits, in the order in which it must be handed out, by line.
+        self.waiting: dict[Line, list[Job]] = {}
         self.out: list[Run[Job]] = []
         self.dead: set[Job] = set()
-        #: Lanes by (key, handler), as often as these are held, suspects' own holds apart.
-        self.holds: list[tuple[tuple[Hashable, str], Lane[Job]]] = []
+        #: Lanes by line, as often as these are held, suspects' own holds apart.
+        self.holds: list[tuple[Line, Lane[Job]]] = []
         self.suspects: list[tuple[Job, Lane[Job]]] = []
         self.blocked: set[str] = set()
 
@@ -66,8 +69,12 @@ class LanesMachine(RuleBasedStateMachine):
         shard=st.integers(0, 2),
     )
     def a_message_arrives(self, key: str | None, names: list[str], shard: int) -> None:
+        self.add(key, names, shard)
+
+    def add(self, key: str | None, names: list[str], shard: int) -> None:
         number = next(self.numbers)
-        jobs = [Job(number, name, f"only {number}" if key is None else key) for name in names]
+        place = shard, f"only {number}" if key is None else key
+        jobs = [Job(number, name, place) for name in names]
         for job in jobs:
             self.waiting.setdefault(job.line, []).append(job)
         self.lanes.add_together(jobs, key, shard)
@@ -162,15 +169,16 @@ class LanesMachine(RuleBasedStateMachine):
 
     def check_handed_out(self, run: Run[Job]) -> None:
         assert len({job.is_async for job in run.tasks}) == 1, "a run goes to one pool"
-        assert len({job.key for job in run.tasks}) == 1, "a run is of one lane"
-        busy = {job.key for other in self.out for job in other.tasks}
-        assert run.tasks[0].key not in busy, "two runs of one key at a time"
+        assert {job.place for job in run.tasks} == {run.tasks[0].place}, "a run is of one lane"
+        assert run.lane.shard == run.tasks[0].place[0]
+        busy = {job.place for other in self.out for job in other.tasks}
+        assert run.tasks[0].place not in busy, "two runs of one key at a time"
         for job in run.tasks:
             assert self.waiting[job.line].pop(0) is job, f"{job} overtook another of its line"
         self.out.append(run)
 
     @property
-    def held(self) -> set[tuple[Hashable, str]]:
+    def held(self) -> set[Line]:
         """What must not be handed out: each for as long as one of its reasons lasts."""
         return {line for line, _ in self.holds} | {job.line for job, _ in self.suspects}
 
@@ -212,11 +220,10 @@ class LanesMachine(RuleBasedStateMachine):
 
 
 class SharedLanesMachine(LanesMachine):
-    """Shards are given up, and taken again when nothing of them is out. A key has one shard."""
+    """Shards are given up, and taken again when nothing of them is out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shards: dict[Hashable, int] = {"a": 0, "b": 0, "c": 1}
         self.given: set[int] = set()
         #: Ends of holds that come when their lane is long forgotten.
         self.late: list[tuple[str, Lane[Job]]] = []
@@ -227,23 +234,16 @@ class SharedLanesMachine(LanesMachine):
         shard=st.integers(0, 2),
     )
     def a_message_arrives(self, key: str | None, names: list[str], shard: int) -> None:
-        if key is not None:
-            shard = self.shards[key]
         if any(run.lane.shard == shard for run in self.out) and shard in self.given:
             return  # it is not taken again before that
         self.given.discard(shard)
-        number = next(self.numbers)
-        jobs = [Job(number, name, f"only {number}" if key is None else key) for name in names]
-        for job in jobs:
-            self.shards[job.key] = shard
-            self.waiting.setdefault(job.line, []).append(job)
-        self.lanes.add_together(jobs, key, shard)
+        self.add(key, names, shard)
 
     @rule(shard=st.integers(0, 2))
     def a_shard_is_given_up(self, shard: int) -> None:
         self.given.add(shard)
         self.lanes.clear_shard(shard)
-        for line in [line for line in self.waiting if self.shards[line[0]] == shard]:
+        for line in [line for line in self.waiting if line[0][0] == shard]:
             del self.waiting[line]
         gone = [run for run in self.out if run.lane.shard == shard]
         self.dead.update(job for run in gone for job in run.tasks)

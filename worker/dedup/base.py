@@ -74,7 +74,7 @@ def fingerprint(body: bytes) -> bytes:
 
 
 class Claim(NamedTuple):
-    """Ask to own ``record``. ``solo``: this process runs nothing else meanwhile."""
+    """Ask to own ``record``. ``solo``: also where it is a suspect, which then runs alone."""
 
     record: bytes
     token: bytes

@@ -19,7 +19,10 @@ class Pool(Protocol):
         """Run ``runs``; each comes back with an outcome for each of its tasks, in order."""
 
     def recall(self) -> None:
-        """Let the runs that have not begun, and whose shard is given up, come back now."""
+        """Let the runs that have not begun, and of which something must not, come back now.
+
+        They come back as never run. What must not begin is the executor's to say.
+        """
 
     def stalled(self) -> bool:
         """Tell whether nothing in it has moved since the last call, nor can."""

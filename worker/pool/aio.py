@@ -48,12 +48,12 @@ class LoopPool:
             self._loop.call_soon_threadsafe(self._start, list(runs))
 
     def recall(self) -> None:
-        """Bring back the runs that wait for others, and whose shard is given up."""
+        """Bring back the runs that wait for others, and of which something must not begin."""
         self._loop.call_soon_threadsafe(self._recall)
 
     def _recall(self) -> None:
         for run, task in [*self._waiting.items()]:
-            if run.lane.shard not in self._executor.fences:
+            if not self._executor.may_begin(run.tasks):
                 task.cancel()
 
     def stalled(self) -> bool:
@@ -84,14 +84,15 @@ class LoopPool:
 
     def _start(self, runs: list[Run[Task]]) -> None:
         for run in runs:
-            if run.lane.shard not in self._executor.fences:
-                self._bring_back(run)
-                continue
             task = self._loop.create_task(self._run(run))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
     async def _run(self, run: Run[Task]) -> None:
+        # One that has to wait, and was recalled before anybody knew that it does, comes back now.
+        if self._limit.locked() and not self._executor.may_begin(run.tasks):
+            self._bring_back(run)
+            return
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         self._waiting[run] = task

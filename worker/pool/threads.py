@@ -54,13 +54,13 @@ class ThreadPool:
             put(run)
 
     def recall(self) -> None:
-        """Bring back the runs that wait for a thread, and whose shard is given up."""
+        """Bring back the runs that wait for a thread, and of which something must not begin."""
         waiting = []
         with suppress(Empty):
             while True:
                 waiting.append(self._queue.get_nowait())
         for run in waiting:
-            if run is None or run.lane.shard in self._executor.fences:
+            if run is None or self._executor.may_begin(run.tasks):
                 self._queue.put(run)
             else:
                 run.outcomes.extend([ABANDONED] * len(run.tasks))

@@ -1,10 +1,14 @@
-"""Lanes: one FIFO a key, run one at a time. Pure.
+"""Lanes: one FIFO a key of a shard, run one at a time. Pure.
 
 A task is a message at one handler. The lane of a key holds its tasks in the order of arrival; a
 keyless message is a lane of its own. ``take`` hands out *runs*: consecutive tasks of one lane, to
 be run one after the other by one thread. Until the run comes back by ``finish``, nothing else of
-that lane is handed out. So no two handlers of one key ever run at the same time in this process,
-and the tasks of one (key, handler) run in the order of arrival.
+that lane is handed out. So no two handlers of one key of a shard ever run at the same time in this
+process, and the tasks of one (shard, key, handler) run in the order of arrival.
+
+A lane is of one shard, because shards come and go: what waits of one that is given up is forgotten,
+and nothing else. A key that has messages in two shards has two lanes, which know nothing of each
+other, as they would in two processes.
 
 A task that must run again *holds* its handler in its lane: it goes back to the front, and the
 lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler that
@@ -40,13 +44,14 @@ T = TypeVar("T", bound=Work)
 
 
 class Lane(Generic[T]):
-    """The tasks of one key that wait. Changed by :class:`Lanes` alone."""
+    """The tasks of one key of a shard that wait. Changed by :class:`Lanes` alone."""
 
-    __slots__ = ("held", "key", "queued", "running", "shard", "tasks")
+    __slots__ = ("held", "place", "queued", "running", "shard", "tasks")
 
-    def __init__(self, key: Hashable, shard: int) -> None:
-        self.key = key
+    def __init__(self, shard: int, place: tuple[int, Hashable] | None) -> None:
         self.shard = shard
+        #: The shard and the key; None where there is no key.
+        self.place = place
         self.tasks: deque[T] = deque()
         #: A run of it is out.
         self.running = False
@@ -76,7 +81,7 @@ class Lanes(Generic[T]):
     """All lanes of one consumer. Used by its I/O thread only."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Hashable, Lane[T]] = {}
+        self._lanes: dict[tuple[int, Hashable], Lane[T]] = {}  # by place
         self._ready: dict[int, deque[Lane[T]]] = {}
         self._turns: deque[int] = deque()  # shards with ready lanes, in turn
         self._blocked: dict[str, dict[Lane[T], None]] = {}  # handler -> lanes that wait for it
@@ -99,18 +104,19 @@ class Lanes(Generic[T]):
         """Whether ``take`` may have something to hand out."""
         return bool(self._turns)
 
-    def is_idle(self, key: Hashable) -> bool:
-        """Tell whether nothing of ``key`` waits or runs."""
-        return key not in self._lanes
+    def is_idle(self, key: Hashable, shard: int) -> bool:
+        """Tell whether nothing of ``key`` in ``shard`` waits or runs."""
+        return (shard, key) not in self._lanes
 
     def add(self, task: T, key: Hashable | None, shard: int) -> None:
-        """Append ``task`` to the lane of ``key``; None is a lane of its own."""
+        """Append ``task`` to the lane of ``key`` in ``shard``; None is a lane of its own."""
         if key is None:
-            lane: Lane[T] = Lane(None, shard)
+            lane: Lane[T] = Lane(shard, None)
         else:
-            found = self._lanes.get(key)
+            place = shard, key
+            found = self._lanes.get(place)
             if found is None:
-                found = self._lanes[key] = Lane(key, shard)
+                found = self._lanes[place] = Lane(shard, place)
             lane = found
         lane.tasks.append(task)
         self.waiting += 1
@@ -123,7 +129,7 @@ class Lanes(Generic[T]):
             for task in tasks:
                 self.add(task, key, shard)
             return
-        lane: Lane[T] = Lane(None, shard)
+        lane: Lane[T] = Lane(shard, None)
         lane.tasks.extend(tasks)
         self.waiting += len(tasks)
         self._queue(lane)
@@ -180,8 +186,8 @@ class Lanes(Generic[T]):
         if lane.tasks:
             if not lane.queued:
                 self._queue(lane)
-        elif lane.key is not None and not lane.held:
-            self._lanes.pop(lane.key, None)
+        elif not lane.held:
+            self._drop(lane)
 
     def hold(self, lane: Lane[T], handler: str) -> None:
         """Let the lane's tasks of ``handler`` wait until as many ``resume`` as there were holds."""
@@ -198,8 +204,8 @@ class Lanes(Generic[T]):
             self._held.discard(lane)
         if lane.tasks and not lane.running and not lane.queued:
             self._queue(lane)
-        elif not (lane.tasks or lane.running or lane.held) and self._lanes.get(lane.key) is lane:
-            del self._lanes[lane.key]
+        elif not (lane.tasks or lane.running or lane.held):
+            self._drop(lane)
 
     def block(self, handler: str, reason: str = "outage") -> None:
         """Hand out nothing for ``handler`` but probes."""
@@ -260,7 +266,7 @@ class Lanes(Generic[T]):
             lane.tasks.clear()
             lane.held.clear()
             lane.queued = False
-        self._lanes = {key: lane for key, lane in self._lanes.items() if lane.running}
+        self._lanes = {place: lane for place, lane in self._lanes.items() if lane.running}
         self.waiting = 0
         return dropped
 
@@ -281,8 +287,14 @@ class Lanes(Generic[T]):
             self._held.discard(lane)
             for waiting in self._blocked.values():
                 waiting.pop(lane, None)
-            if not lane.running and self._lanes.get(lane.key) is lane:
-                del self._lanes[lane.key]
+            if not lane.running:
+                self._drop(lane)
+
+    def _drop(self, lane: Lane[T]) -> None:
+        """Forget a lane with nothing in it, unless its place is another's by now."""
+        place = lane.place
+        if place is not None and self._lanes.get(place) is lane:
+            del self._lanes[place]
 
     def _queue(self, lane: Lane[T]) -> None:
         lane.queued = True
@@ -294,7 +306,11 @@ class Lanes(Generic[T]):
             lanes.append(lane)
 
     def _pick(self, lane: Lane[T], limit: int) -> list[T]:
-        """Remove from ``lane`` the tasks of its next run."""
+        """Remove from ``lane`` the tasks of its next run.
+
+        Costs a step for each of them, and for each before the last of them that must not run yet:
+        what waits behind is left as it is.
+        """
         tasks = lane.tasks
         if not tasks:
             return []
@@ -306,7 +322,7 @@ class Lanes(Generic[T]):
                 picked.append(tasks.popleft())
             return picked
         picked = []
-        kept: deque[T] = deque()
+        kept: list[T] = []
         while tasks and len(picked) < limit:
             task = tasks.popleft()
             name = task.handler_name
@@ -320,6 +336,6 @@ class Lanes(Generic[T]):
                 break
             else:
                 picked.append(task)
-        kept.extend(tasks)
-        lane.tasks = kept
+        kept.reverse()
+        tasks.extendleft(kept)
         return picked
