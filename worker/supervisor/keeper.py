@@ -4,6 +4,10 @@ So a store that is slow, or away, holds up neither signals nor watchdogs. Each r
 what this member renews, gives back and asks for goes there, what everybody has comes back. Rounds
 follow each other within milliseconds while something moves, quickly for a while after, and else
 once a second. What comes of a round is *news* for the supervisor's loop.
+
+What is wrong before the first round succeeded is a mistake of the start, and told as one. What is
+wrong later was right before, and may be so again (a password that is being changed, a table that is
+restored, a document that somebody spoilt): the store is away then, for as long as that lasts.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from worker.supervisor.facts import Facts
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from worker.leases.base import LeaseStore
+    from worker.leases.base import Document, LeaseStore
     from worker.sharding.generations import Generation, Plan
     from worker.supervisor.control import Terms
 
@@ -96,6 +100,13 @@ class Keeper:
         self._plan: Plan | None = None
         self._version = 0
         self._refused = False
+        #: A round succeeded, so what this member was started with is right.
+        self._proven = False
+        #: The store does not answer; and what it complained of last.
+        self._away, self._complaint = False, ""
+        #: What is paused, by the last document that could be read; and the last that could not.
+        self._paused: tuple[int, Pauses] | None = None
+        self._unreadable: Document | None = None
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -169,28 +180,38 @@ class Keeper:
 
     def _keep(self, store: LeaseStore) -> None:
         lively_until = lease_clock() + _LIVELY_FOR
-        away = False
         while not self._closed:
             self._poke.clear()
             began = lease_clock()
             try:
                 moved = self._round(store, began)
-            except LeasesUnavailable as error:
-                if not away:
-                    logger.warning("the lease store is away: %s", error)
-                away, moved = True, False
-                self._report(News(error=str(error)))
+            except (LeasesUnavailable, ConfigurationError, StoreCorrupt) as error:
+                if not (self._proven or isinstance(error, LeasesUnavailable)):
+                    raise
+                moved = False
+                self._miss(error)
             else:
-                if away:
+                if self._away:
                     logger.info("the lease store is back")
-                away = False
+                self._away, self._complaint, self._proven = False, "", True
             if moved:
                 lively_until = began + _LIVELY_FOR
-            if moved and not away:
                 pause = _AT_ONCE
             else:
-                pause = _LIVELY if away or began < lively_until else _CALM
+                pause = _LIVELY if self._away or began < lively_until else _CALM
             self._poke.wait(min(pause, self._terms.lease_ttl / STEP_SHARE))
+
+    def _miss(self, error: QworkerError) -> None:
+        """The store is away; say so once, and once for each thing that somebody has to mend."""
+        text = str(error)
+        if not isinstance(error, LeasesUnavailable):
+            if text != self._complaint:
+                logger.warning("nothing is known of the leases until this is mended: %s", text)
+            self._complaint = text
+        elif not self._away:
+            logger.warning("the lease store is away: %s", text)
+        self._away = True
+        self._report(News(error=text))
 
     def _round(self, store: LeaseStore, asked_at: float) -> bool:
         """Make one call; tell whether something moved, so that the next should follow at once."""
@@ -218,8 +239,6 @@ class Keeper:
         leases, jobs = self._course.leases(known, view), self._course.jobs(known)
         version, before = view.documents[PLAN].version, self._version
         self._plan, self._version = known, version
-        said = view.documents.get(PAUSED)
-        paused = None if said is None else (said.version, Pauses.load(said.text))
         orders = ownership.hear(view, asked_at, leases, jobs)
         leaving, self._letting_go = self._letting_go, []
         self._report(
@@ -231,7 +250,7 @@ class Keeper:
                 [*leaving, *orders.give],
                 orders.lost,
                 trusted_until(asked_at, self._terms.lease_ttl),
-                paused=paused,
+                paused=self._pauses(view),
                 gone=ownership.gone,
             )
         )
@@ -248,6 +267,8 @@ class Keeper:
         try:
             known = self._course.follow(view)
         except StoreCorrupt as error:
+            if self._plan is not None:
+                raise  # somebody spoilt what could be read before
             known = Refused(ConfigurationError.exit_code, str(error))
         if not isinstance(known, Refused):
             return known
@@ -259,6 +280,19 @@ class Keeper:
         store.sync(self._terms.queues, Sync(self.member, leaving=True))
         self._closed = True
         return None
+
+    def _pauses(self, view: View) -> tuple[int, Pauses] | None:
+        """Return what is paused; what could be read last, where the document cannot be."""
+        said = view.documents.get(PAUSED)
+        if said is None:
+            self._paused = None
+        elif said != self._unreadable:
+            try:
+                self._paused = said.version, Pauses.load(said.text)
+            except StoreCorrupt as error:
+                self._unreadable = said
+                logger.warning("%s; what was paused before stays so, and nothing else", error)
+        return self._paused
 
     def _report(self, news: News) -> None:
         self._news.append(news)
