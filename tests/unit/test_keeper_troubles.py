@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from keeping import SHARDS, Member, Store, has, listened
+from keeping import ABLE, SHARDS, TERMS, Member, Store, has, listened
 from waiting import until
 from worker.errors import ConfigurationError, LeasesUnavailable, QworkerError, StoreCorrupt
+from worker.leases.base import Held, Sync, lease_clock
 from worker.sharding.generations import PLAN
 from worker.sharding.pauses import PAUSED, Pauses
 
@@ -117,3 +118,27 @@ def test_a_document_on_pauses_that_nobody_can_read_changes_nothing_and_is_told_o
     until(lambda: listened(ann) and ann.last.paused == (3, Pauses()))
 
     assert not any(news.error or news.refused for news in ann.heard)
+
+
+@pytest.mark.parametrize("forgets", [(), (PLAN,)], ids=["everything", "the plan"])
+def test_a_store_that_was_emptied_gives_nothing_new_while_others_may_trust_what_they_had(
+    store: Store, join: Join, caplog: pytest.LogCaptureFixture, forgets: tuple[str, ...]
+) -> None:
+    ann, bob = join(), join()
+    until(lambda: has(ann, 2)() and has(bob, 2)())
+    fences = dict(ann.fences)
+    bob.keeper.close()  # it hangs, and trusts its leases
+
+    for name in bob.fences if forgets else ():
+        store.sync("bank", Sync(bob.name, ABLE, release=[Held(name, bob.fences[name])]))
+    store.forget(*forgets)
+    since = lease_clock()
+    until(lambda: listened(ann) and ann.last.view.settling)
+    while ann.last.view.settling:
+        listened(ann)
+        assert ann.fences == fences
+    assert lease_clock() - since >= TERMS.lease_ttl
+
+    until(has(ann, 4))
+    assert {name: ann.fences[name] for name in fences} == fences, "what it had it kept"
+    assert caplog.text.count("the lease store forgot who owns what") == 1

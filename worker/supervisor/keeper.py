@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, LeasesUnavailable, QworkerError, StoreCorrupt
@@ -107,6 +107,8 @@ class Keeper:
         #: What is paused, by the last document that could be read; and the last that could not.
         self._paused: tuple[int, Pauses] | None = None
         self._unreadable: Document | None = None
+        #: The store forgot, and what it says of others does not count yet.
+        self._settles = False
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -224,6 +226,8 @@ class Keeper:
         while self._given:
             ownership.given(*self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts, asked_at))
+        if self._course.forgotten(view):
+            ownership.forgotten()
         if self._course.asks(view):
             if self._leaving:
                 store.sync(self._terms.queues, Sync(self.member, leaving=True))
@@ -243,7 +247,7 @@ class Keeper:
         leaving, self._letting_go = self._letting_go, []
         self._report(
             News(
-                view,
+                self._settling(view, asked_at),
                 known,
                 version,
                 orders.take,
@@ -280,6 +284,18 @@ class Keeper:
         store.sync(self._terms.queues, Sync(self.member, leaving=True))
         self._closed = True
         return None
+
+    def _settling(self, view: View, now: float) -> View:
+        """Return ``view`` with the time for which this member wants nothing new, if that is longer.
+
+        The supervisor then leads no change of the number of shards: the members that are known may
+        not be all.
+        """
+        settling = self._ownership.settling(now)
+        if settling and not self._settles:
+            logger.warning("the lease store forgot who owns what: nothing new is taken for a while")
+        self._settles = bool(settling)
+        return replace(view, settling=max(view.settling, settling))
 
     def _pauses(self, view: View) -> tuple[int, Pauses] | None:
         """Return what is paused; what could be read last, where the document cannot be."""
