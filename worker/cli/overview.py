@@ -72,7 +72,7 @@ def _member(id_: str, told: Facts, known: Known, now: float) -> dict[str, Any]:
         "processes": len(told.processes),
         "shards": len(told.shards),
         "lease_left": max(0.0, round(min(left), 1)) if left else None,
-        "has_paused": told.paused >= known.version,
+        "has_paused": told.paused == known.version,
     }
 
 

@@ -179,7 +179,9 @@ def _check_handlers(place: Target, handlers: Sequence[str], pauses: Pauses) -> N
 class _Members:
     """Who carries out what is paused, up to this version of the document.
 
-    A member that gives no sign of life for as long as a lease lives begins nothing any more.
+    A member that tells more than the document's own version speaks of one that the lease store
+    forgot, and has not heard of this. One that gives no sign of life for as long as a lease lives
+    begins nothing any more.
     """
 
     def __init__(self, store: Leasing, version: int, silence: float) -> None:
@@ -216,19 +218,19 @@ class _Members:
             emit("nobody runs this service now; it holds for whoever starts")
 
     def _late(self) -> list[str]:
-        view = self._store.look().view
+        known = self._store.look()
         now = monotonic()
         late, self._silent = [], set()
-        for member, text in view.members.items():
+        for member, text in known.view.members.items():
             if self._heard.get(member, ("", now))[0] != text:
                 self._heard[member] = (text, now)
             told = Facts.load(text)
-            if told.paused >= self._version:
+            if self._version <= told.paused <= known.version:
                 continue
             name = f"{told.host}:{told.pid}"
             if now - self._heard[member][1] > self._silence:
                 self._silent.add(name)
             else:
                 late.append(name)
-        self.number = len(view.members) - len(self._silent)
+        self.number = len(known.view.members) - len(self._silent)
         return sorted(late)
