@@ -90,7 +90,7 @@ class Keeper:
         self._news: deque[News] = deque()
         self._given: deque[tuple[str, int | None]] = deque()
         self._writes: deque[tuple[str, int, str]] = deque()
-        self._facts = Facts(able=False).dump()
+        self._facts = Facts(able=False, lease_ttl=terms.lease_ttl).dump()
         self._leaving = False
         self._closed = False
         #: What is to be given up because of that, until the news tell.
