@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from worker.inspector import Inspector
     from worker.topology import Topology
 
-#: How many generations in a row may not be there before nothing more is looked for. Each was a
-#: change of the number of shards.
+#: How many numbers in a row may belong to nothing that is there before no more is looked for. Each
+#: was a change of the number of shards, or the calling off of one.
 _GAP = 128
 
 

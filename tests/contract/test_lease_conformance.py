@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis
 
 from servers import ClusterOfOne, PostgreSQL, Redis
 from waiting import until
@@ -65,6 +67,29 @@ def test_a_redis_that_was_just_started_grants_nothing_new_but_renews(
     assert 0 < view.settling <= 2
     assert view.leases.keys() == {"g1.0", "g1.7"}
     until(lambda: store.sync("bank", Sync("bob", acquire=["g1.8"])).held_by("bob"), 20)
+    store.close()
+
+
+def test_a_redis_that_drops_keys_as_it_likes_is_refused(redis_url: str) -> None:
+    options = LeaseOptions()
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(ConfigurationError, match=r"allkeys-lru.*leases.*noeviction"):
+                open_leases(redis_url, options)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    open_leases(redis_url, options).close()
+
+
+def test_a_redis_that_was_emptied_is_known_by_the_time_that_it_watched(redis_url: str) -> None:
+    store = open_leases(redis_url, LeaseOptions())
+    store.sync("bank", Sync("ann"))
+    before = until(lambda: store.sync("bank", Sync("ann")).watched)
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.flushdb()
+
+    assert store.sync("bank", Sync("ann")).watched < before
     store.close()
 
 

@@ -24,7 +24,7 @@ def test_a_change_goes_through_its_steps_in_order() -> None:
     way = steps(FOUR.reshard(8))
 
     assert [plan.phase for plan in way] == [*Phase, None]
-    assert way[-1] == Plan(Generation(2, 8))
+    assert way[-1] == Plan(Generation(2, 8), revision=2)
 
 
 def test_the_new_generation_is_consumed_when_the_old_one_is_drained_and_not_before() -> None:
@@ -48,7 +48,7 @@ def test_one_generation_after_the_other() -> None:
     for shards in (8, 3):
         plan = steps(plan.reshard(shards))[-1]
 
-    assert plan == Plan(Generation(3, 3))
+    assert plan == Plan(Generation(3, 3), revision=3)
     assert plan.current.leases == ["g3.0", "g3.1", "g3.2"]
 
 

@@ -106,6 +106,14 @@ def test_a_member_that_says_nothing_any_more_is_silent_and_its_leases_are_over()
     assert here["shards"][0]["lease_left"] == 0.0
 
 
+def test_how_long_a_member_may_be_silent_goes_by_the_length_of_its_own_leases() -> None:
+    long, short = facts(11, at=NOW - 100, lease_ttl=60.0), facts(12, at=NOW - 100)
+
+    here = told(known(Plan(Generation(1, 1)), a=long, b=short))
+
+    assert [member["silent_for"] for member in here["members"]] == [0.0, 100.0]
+
+
 def test_of_many_shards_those_with_trouble_are_shown_first() -> None:
     shards: dict[str, Any] = {f"g1.{n}": {"depth": n} for n in range(100)}
     shards["g1.42"] = {"halted": True}

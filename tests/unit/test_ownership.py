@@ -6,7 +6,9 @@ members sleep, die and leave.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -46,6 +48,10 @@ class World:
                 member.finish_giving()
             self.check()
 
+    def forget(self) -> None:
+        """Empty the store."""
+        self.store._books.clear()
+
     def check(self) -> None:
         """Nobody consumes what somebody else may consume, and a successor's fence is higher."""
         trusted = [
@@ -75,7 +81,7 @@ class Member:
 
     def round(self, fault: str) -> Orders:
         asked_at = self.world.now
-        sync = self.ownership.ask("")
+        sync = self.ownership.ask("", asked_at)
         if fault == "not sent":
             return Orders({}, [], [])
         view = self.world.store.sync("bank", sync)
@@ -224,6 +230,70 @@ def test_what_was_given_before_it_was_lost_and_came_back_is_not_released() -> No
     assert ann.ask("", 1.0).release == []
 
 
+@pytest.fixture
+def world_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
+    """Let the wall clock, by which epochs go, be that of a world."""
+
+    def follow(world: World) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: int(world.now * 1_000_000_000))
+
+    return follow
+
+
+@pytest.mark.parametrize("away", [0.0, 3.0, 0.8 * TTL, 1.5 * TTL])
+def test_a_store_that_was_emptied_gives_nobody_what_somebody_still_trusts(
+    world_clock: Callable[[World], None], away: float
+) -> None:
+    world = World()
+    world_clock(world)
+    members = [world.join(name) for name in ("ann", "bob", "eve")]
+    world.go(20.0)
+    had = {member.name: dict(member.consumed) for member in members}
+
+    world.forget()
+    members[2].due = world.now + away
+    world.go(0.8 * TTL)
+
+    assert members[0].consumed == had["ann"]
+    assert members[1].consumed == had["bob"]
+    world.go(4 * TTL)
+    assert sum(world.loads().values()) == 16
+    if away < TTL:
+        assert {member.name: member.consumed for member in members} == had, "nothing moved"
+
+
+def test_what_an_emptied_store_grants_before_that_is_known_is_released() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}, watched=5.0), 0.0, ["g1.0"])
+    assert ann.ask("", 1.0).acquire == ["g1.0"]
+
+    anew = View({"ann": ""}, {"g1.0": Lease("ann", 7, TTL)}, watched=0.0)
+    orders = ann.hear(anew, 1.0, ["g1.0"])
+
+    assert orders == ({}, [], [])
+    said = ann.ask("", 1.0)
+    assert (said.release, said.acquire) == ([Held("g1.0", 7)], [])
+    assert ann.settling(1.0) == TTL
+
+
+def test_a_lease_that_is_not_trusted_is_not_asked_for_where_the_store_forgot() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}, watched=5.0), 0.0, ["g1.0"])
+    ann.ask("", 0.5)
+    mine = View({"ann": ""}, {"g1.0": Lease("ann", 5, TTL)}, watched=5.5)
+    ann.hear(mine, 0.5, ["g1.0"])
+
+    ann.forgotten()
+
+    late = ann.ask("", 2 * TTL)
+    assert (late.renew, late.acquire) == ([], [])
+    free = View({"ann": ""}, watched=6.0)
+    assert ann.hear(free, 2 * TTL, ["g1.0"]).lost == ["g1.0"]
+    assert ann.ask("", 2 * TTL + 1.0).acquire == [], "it may be another's"
+    ann.hear(free, 3 * TTL, ["g1.0"])
+    assert ann.ask("", 3 * TTL + 1.0).acquire == ["g1.0"]
+
+
 def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:
     store = MemoryLeases(LeaseOptions(ttl=TTL))
     ann = Ownership("ann", TTL, is_able=lambda facts: facts == "able")
@@ -236,8 +306,13 @@ def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_there_are_never_two_owners_whatever_fails(seed: int) -> None:
+def test_there_are_never_two_owners_whatever_fails(
+    world_clock: Callable[[World], None], seed: int
+) -> None:
     world = World(seed)
+    world_clock(world)
+    # Who comes right after the store was emptied cannot know it.
+    emptied = -TTL
     random, number = world.random, 3
     for name in ("ann", "bob", "eve"):
         world.join(name)
@@ -246,13 +321,16 @@ def test_there_are_never_two_owners_whatever_fails(seed: int) -> None:
         event, member = random.random(), random.choice(world.members)
         if event < 0.2 and len(world.members) > 1:
             member.die()
-        elif event < 0.4 and len(world.members) < 6:
+        elif event < 0.4 and len(world.members) < 6 and world.now > emptied + 2 * TTL:
             world.join(f"member-{(number := number + 1)}")
         elif event < 0.7:  # it sleeps, perhaps longer than its leases live
             member.due = world.now + random.uniform(0.0, 2.0 * TTL)
         elif event < 0.8 and len(world.members) > 1:
             for name in member.ownership.leave():
                 member.giving[name] = world.now + random.uniform(0.0, 3.0)
+        elif event > 0.95 and world.now > emptied + 2 * TTL:
+            world.forget()
+            emptied = world.now
         world.members = [m for m in world.members if not m.ownership.gone]
         if all(m.ownership._leaving for m in world.members):
             world.join(f"member-{(number := number + 1)}")

@@ -156,6 +156,54 @@ def test_a_store_that_forgot_is_told_again(pausing: Pausing) -> None:
     assert hear(pausing, 1, paused) == []
 
 
+def test_versions_that_began_anew_are_carried_out_anew(fleet: Fleet, pausing: Pausing) -> None:
+    """``qworker pause`` waits for version 1 of a document that was at 5 before the store forgot."""
+    hear(pausing, 5, Pauses())
+    assert pausing.carried_out() == 5
+
+    assert hear(pausing, 0, Pauses()) == []
+    assert pausing.carried_out() == 0
+    fleet.hand.is_busy = True
+    hear(pausing, 1, Pauses().paused(1))
+    fleet.deal()
+    assert pausing.carried_out() == 0, "all of it still runs"
+
+    fleet.hand.finish()
+    assert pausing.carried_out() == 1
+
+
+def test_an_answer_from_before_says_nothing_of_the_same_version_now(
+    fleet: Fleet, pausing: Pausing
+) -> None:
+    hear(pausing, 5, Pauses())
+    assert pausing.carried_out() == 5
+
+    fleet.hand.is_busy = True
+    hear(pausing, 5, Pauses().paused(1, handlers=["mail"]))
+    assert pausing.carried_out() == 0
+    fleet.hand.finish()
+    assert pausing.carried_out() == 5
+
+
+def test_a_store_that_went_back_resumes_nothing_and_is_told_again(
+    fleet: Fleet, pausing: Pausing
+) -> None:
+    paused = Pauses().paused(1)
+    hear(pausing, 5, paused)
+    fleet.deal()
+
+    assert hear(pausing, 2, Pauses()) == [(PAUSED, 2, paused.dump())]
+    fleet.deal()
+    assert fleet.hand.shards == {}
+    assert pausing.pauses == paused
+
+    assert hear(pausing, 3, paused) == [], "what we wrote"
+    assert pausing.carried_out() == 3
+    assert hear(pausing, 4, Pauses()) == [], "somebody resumed it"
+    fleet.deal()
+    assert len(fleet.hand.shards) == 4
+
+
 def test_shards_of_another_generation_are_not_meant(fleet: Fleet, pausing: Pausing) -> None:
     hear(pausing, 1, Pauses().paused(2, shards=[2]))
     fleet.deal()

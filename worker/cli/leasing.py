@@ -92,17 +92,20 @@ class Leasing:
             if self._open().write(self.service, PAUSED, known.version, wanted.dump()):
                 return self.look()
 
-    def reshard(self, change: Callable[[Plan | None], Plan]) -> None:
-        """Make what ``change`` says the plan, whoever else changes it meanwhile."""
+    def reshard(self, change: Callable[[Plan | None], Plan]) -> Plan | None:
+        """Make what ``change`` says the plan, whoever else changes it meanwhile.
+
+        Returns the plan that there was before.
+        """
         while True:
             known = self.look()
             wanted = change(known.plan)
             document = known.view.documents.get(PLAN)
             version = 0 if document is None else document.version
             if wanted == known.plan:
-                return
+                return known.plan
             if self._open().write(self.service, PLAN, version, wanted.dump()):
-                return
+                return known.plan
 
     def _is_missing(self) -> bool:
         """Tell whether it is a file that is not there: looking must not create it."""

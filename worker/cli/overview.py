@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from worker.sharding.generations import Plan
     from worker.supervisor.facts import Facts
 
-#: Seconds without a sign of life after which a member is called silent. Clocks of machines differ.
-_SILENT = 20.0
+#: The lengths of its leases without a sign of life after which a member is called silent. They are
+#: over after one; the other is for the clocks of machines, which differ.
+_SILENT_LENGTHS = 2
 _SHOWN_KEYS = 5
 
 _DOING = {
@@ -59,7 +60,8 @@ def _first(parked: Mapping[str, int]) -> list[str]:
 
 
 def _member(id_: str, told: Facts, known: Known, now: float) -> dict[str, Any]:
-    silent = now - told.at if told.at and now - told.at > _SILENT else 0.0
+    since = now - told.at if told.at else 0.0
+    silent = since if since > told.lease_ttl * _SILENT_LENGTHS else 0.0
     # The store watches leases when it is called; where all members are dead, nobody calls it.
     left = [lease.left - silent for lease in known.view.leases.values() if lease.owner == id_]
     return {
@@ -72,7 +74,7 @@ def _member(id_: str, told: Facts, known: Known, now: float) -> dict[str, Any]:
         "processes": len(told.processes),
         "shards": len(told.shards),
         "lease_left": max(0.0, round(min(left), 1)) if left else None,
-        "has_paused": told.paused >= known.version,
+        "has_paused": told.paused == known.version,
     }
 
 

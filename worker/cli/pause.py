@@ -28,6 +28,8 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _LOOK = 0.1
 _PATIENCE = 60.0
 _EXIT_NOT_YET = 1
+#: Seconds in which a member that goes on says something new, however short its leases are.
+_SIGN = 1.0
 
 _OPTIONS = (
     click.option(
@@ -112,7 +114,7 @@ def _carry_out(  # noqa: PLR0913 - _OPTIONS
         known = store.change(partial(_changed, place, shards, handlers, resume=resume))
         if not as_json:
             emit(f"{store.service}: {_told(known.pauses)}")
-        members = _Members(store, known.version, max(place.settings.lease_ttl, 1.0))
+        members = _Members(store, known.version)
         late = members.wait(timeout) if wait else []
         if as_json:
             emit_json(
@@ -179,15 +181,18 @@ def _check_handlers(place: Target, handlers: Sequence[str], pauses: Pauses) -> N
 class _Members:
     """Who carries out what is paused, up to this version of the document.
 
-    A member that gives no sign of life for as long as a lease lives begins nothing any more.
+    A member that tells more than the document's own version speaks of one that the lease store
+    forgot, and has not heard of this. One that gives no sign of life for as long as its leases live
+    begins nothing any more: how long that is, it tells itself, because this command may be run with
+    other settings than the service.
     """
 
-    def __init__(self, store: Leasing, version: int, silence: float) -> None:
+    def __init__(self, store: Leasing, version: int) -> None:
         self._store = store
         self._version = version
-        self._silence = silence
         self._heard: dict[str, tuple[str, float]] = {}
-        self._silent: set[str] = set()
+        #: Who is silent, and for how long they may be.
+        self._silent: dict[str, float] = {}
         #: How many there are.
         self.number = 0
 
@@ -202,8 +207,8 @@ class _Members:
 
     def tell(self, late: Sequence[str], timeout: float) -> None:
         """Say how it went."""
-        for name in sorted(self._silent):
-            note(f"{name} has given no sign of life for {self._silence:g} s: it begins nothing")
+        for name, silence in sorted(self._silent.items()):
+            note(f"{name} has given no sign of life for {silence:g} s: it begins nothing")
         if late:
             note(
                 f"qworker: not carried out within {timeout:g} s by {', '.join(late)}: something of"
@@ -216,19 +221,20 @@ class _Members:
             emit("nobody runs this service now; it holds for whoever starts")
 
     def _late(self) -> list[str]:
-        view = self._store.look().view
+        known = self._store.look()
         now = monotonic()
-        late, self._silent = [], set()
-        for member, text in view.members.items():
+        late, self._silent = [], {}
+        for member, text in known.view.members.items():
             if self._heard.get(member, ("", now))[0] != text:
                 self._heard[member] = (text, now)
             told = Facts.load(text)
-            if told.paused >= self._version:
+            if self._version <= told.paused <= known.version:
                 continue
             name = f"{told.host}:{told.pid}"
-            if now - self._heard[member][1] > self._silence:
-                self._silent.add(name)
+            silence = max(told.lease_ttl, _SIGN)
+            if now - self._heard[member][1] > silence:
+                self._silent[name] = silence
             else:
                 late.append(name)
-        self.number = len(view.members) - len(self._silent)
+        self.number = len(known.view.members) - len(self._silent)
         return sorted(late)

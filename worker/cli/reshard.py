@@ -14,12 +14,14 @@ from worker.cli.output import count, emit, emit_json, note
 from worker.cli.overview import overview, progress
 from worker.config import FIELDS
 from worker.errors import LeasesUnavailable, UsageError
+from worker.topology import front_exchange
 
 if TYPE_CHECKING:
     from worker.cli.leasing import Leasing
-    from worker.sharding.generations import Plan
+    from worker.sharding.generations import Generation, Plan
 
 _LOOK = 0.25
+_EXIT_OTHERWISE = 1
 #: Seconds without a living member after which somebody is told that there is none.
 _LONELY = 2.0
 _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
@@ -55,9 +57,18 @@ def reshard(
 
     The last step, the removal of the old queues, waits until retries that wait in the broker have
     returned; the new ones are consumed meanwhile.
+
+    As long as the new queues are being declared the change can be called off, by --to the number of
+    shards that there is: where the broker has such a queue already, declared otherwise, it would
+    never end.
+
+    Exit codes: 0 done, or asked for; 1 somebody else has called it off, or asked for another number
+    since; 2 another change is under way; 4 the lease store is not reachable.
     """
     with leasing(target(options, service)) as leases:
-        leases.reshard(lambda plan: _changed(leases.service, plan, shards))
+        before = leases.reshard(lambda plan: _changed(leases.service, plan, shards))
+        if before is not None and before.target is not None and before.target.shards != shards:
+            note(_called_off(leases.service, before.target))
         if not no_wait:
             _watch(leases, quiet=as_json)
         known = leases.look()
@@ -66,9 +77,23 @@ def reshard(
             told = {name: facts[name] for name in ("service", "generation", "reshard")}
             emit_json({**told, "shards": len(facts["shards"])})
         elif known.plan is not None and known.plan.target is None:
-            number, shards = known.plan.current.number, known.plan.current.shards
-            emit(f"{leases.service} has {count(shards, 'shard')}, generation {number}")
+            number, there = known.plan.current.number, known.plan.current.shards
+            emit(f"{leases.service} has {count(there, 'shard')}, generation {number}")
+        if known.plan is not None and shards not in known.plan.shards:
+            note(
+                f"qworker: that is not {count(shards, 'shard')}: somebody has called the change off"
+                " since, or asked for another number"
+            )
+            return _EXIT_OTHERWISE
     return 0
+
+
+def _called_off(service: str, target: Generation) -> str:
+    queues, number = front_exchange(service, target.number), count(target.shards, "shard")
+    return (
+        f"the change to {number} is called off. What was declared for it gets no messages and is in"
+        f" nobody's way: remove {queues} and {queues}.* from the broker, where they are empty"
+    )
 
 
 def _changed(service: str, plan: Plan | None, shards: int) -> Plan:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from worker.dedup.base import StoreOptions
     from worker.stores.redis import Command
 
-_KIND = Kind("dedup", "qw:dedup:", DedupUnavailable)
+_KIND = Kind("dedup", "qw:dedup:", DedupUnavailable, "ids", "messages are handled twice")
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567ABCDEFGHIJKLMNOPQRSTUVWXYZ0189-_"
 #: Generations looked into at most, besides the current one.
 _MOST_BACK = 16
@@ -127,26 +127,15 @@ class RedisStore(DedupStore):
         """Tell where the server's settings make it forget; refuse one that evicts."""
         with self._talking():
             servers = self._servers
-            memories, persistence = servers.info("memory"), servers.info("persistence")
-        found = []
-        for memory in memories:
-            policy = re.search(rb"maxmemory_policy:([\w-]+)", memory)
-            if policy is None:
-                found.append(
-                    "its maxmemory-policy cannot be read. MAKE SURE that it is noeviction: a"
-                    " server that evicts forgets ids, and messages are handled twice"
-                )
-            elif policy[1] != b"noeviction":
-                raise self._servers.mistake(
-                    f"its maxmemory-policy is {policy[1].decode()}, so it may drop ids at any"
-                    " moment and messages would be handled twice; set it to noeviction"
-                )
+            found, persistence = servers.check_policy(), servers.info("persistence")
         if any(b"aof_enabled:0" in text for text in persistence):
             found.append(
-                "appendonly is off, so a restarted Redis has forgotten what came after its last"
-                " snapshot (all, where snapshots are off too); set appendonly yes"
+                servers.told(
+                    "appendonly is off, so a restarted Redis has forgotten what came after its last"
+                    " snapshot (all, where snapshots are off too); set appendonly yes"
+                )
             )
-        return [self._servers.told(text) for text in dict.fromkeys(found)]
+        return found
 
     def mark_parked(self, service: str, key: str, at: int) -> None:
         """Note that a message of ``key`` was parked ``at``; the highest number stands."""

@@ -17,6 +17,8 @@ Invariants that every store keeps, and that ``worker.testing.lease_suite`` check
   than an eighth of the length of a lease. So neither a step of the server's clock nor its absence
   ends a lease whose holder still trusts it. Leases that a service left behind as it died at once
   are free only after others have watched them for as long.
+* Watched time never falls, but where the store forgot, or went back to an earlier state: so a
+  member that called before finds out.
 * An epoch never falls, and rises when the owner changes. It is at least the store's wall clock in
   milliseconds at that time, so that also a store that forgot everything hands out none twice.
 * A renewal that the store knows nothing of, because it forgot, makes the lease anew.
@@ -111,8 +113,10 @@ class View:
     #: The leases that somebody owns, by name.
     leases: Mapping[str, Lease] = field(default_factory=dict)
     documents: Mapping[str, Document] = field(default_factory=dict)
-    #: Seconds for which the store grants nothing new, because it may have forgotten who owns it.
+    #: Seconds for which nothing new is granted, because the store may have forgotten who owns it.
     settling: float = 0.0
+    #: The seconds that the store has watched this service. Where they fell, it forgot something.
+    watched: float = 0.0
 
     def held_by(self, member: str) -> dict[str, int]:
         """Return the epochs of the leases that ``member`` owns, by name."""

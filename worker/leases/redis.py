@@ -4,11 +4,14 @@ The script (``redis.lua``) holds the rules and tells the keys, all of which carr
 their hash tag: in a cluster a service lives on one server.
 
 A server that was started lately may have forgotten leases whose holders still trust them. For the
-length of a lease it grants nothing new, and whoever owns something renews it meanwhile.
+length of a lease it grants nothing new, and whoever owns something renews it meanwhile. One that
+was emptied while it ran looks like a new one here; members find that out themselves
+(``worker.sharding.ownership``). One that drops keys as it likes is refused.
 """
 
 from __future__ import annotations
 
+import logging
 from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,9 @@ from worker.stores.redis import Kind, Servers, checked, encoded
 if TYPE_CHECKING:
     from worker.leases.base import LeaseOptions, Sync
 
-_KIND = Kind("lease", "qw:", LeasesUnavailable)
+logger = logging.getLogger("worker.leases")
+
+_KIND = Kind("lease", "qw:", LeasesUnavailable, "leases", "two members consume the same shard")
 _SCRIPT = resources.files("worker.leases").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
 
@@ -52,6 +57,8 @@ class RedisLeases(LeaseStore):
         store = cls(url, options)
         with store._servers.talking(opening=True):
             store._servers.check_cluster()
+            for warning in store._servers.check_policy():
+                logger.warning("%s", warning)
             store._run("-", "look")  # tells whether this user may run scripts
         return store
 
@@ -104,7 +111,7 @@ def _view(reply: list[Any]) -> View:
     for name, value in documents:
         version, _, text = value.partition(" ")
         texts[name] = Document(int(version), text)
-    return View(living, owned, texts, int(reply[1]) / 1000)
+    return View(living, owned, texts, int(reply[1]) / 1000, watched / 1000)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:

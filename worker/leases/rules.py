@@ -118,6 +118,7 @@ class Book:
                 if self._is_owned(row)
             },
             dict(self.documents),
+            watched=self.watched,
         )
 
     def write(self, name: str, version: int, text: str) -> bool:

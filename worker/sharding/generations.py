@@ -17,6 +17,11 @@ rest, with an overlap; as nothing of the rest is consumed before the prefix is t
 What still comes behind a marker (a retry that returns, a copy from a member that was cut off) goes
 to the new one before the old one is removed; what is bound to both is a duplicate there.
 
+Until ``declare`` is through, nothing is bound and nobody declares anything but the old generation,
+so the change can be *called off*: the plan has no target any more. Later there is only the way
+forward. What was declared for it by then, or is still being declared by the member who leads, stays
+behind, empty; and no later change meets it, because a number is given to one generation alone.
+
 The plan is a document in the lease store. Every step can be repeated, and the document is changed
 by compare-and-set after it; so whoever comes next, after a crash anywhere, does the last step once
 more and goes on.
@@ -108,6 +113,9 @@ class Plan:
     phase: Phase | None = None
     #: Whether one process at a time consumes all of it.
     single_active: bool = False
+    #: Rises with each change, and with its calling off. The generation that a change leads to has
+    #: this number, so no two have the same, also where one of them never came to be.
+    revision: int = 0
 
     @classmethod
     def found(cls, generations: Sequence[Generation], *, single_active: bool) -> Plan:
@@ -132,9 +140,16 @@ class Plan:
         return {each.shards for each in (self.current, self.target) if each is not None}
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """How far it is: a plan that comes after another has more of it, always."""
-        return self.current.number, 0 if self.phase is None else 1 + _ORDER.index(self.phase)
+    def progress(self) -> tuple[int, int, int]:
+        """How far it is: a plan that comes after another has more of it, always.
+
+        First counts what was done on the broker, which nothing undoes: the generation, and the
+        steps of the change but the first. A plan that was found there (``found``) has these, and no
+        revision, and yet comes after one that somebody remembers from before. Among plans that
+        differ in nothing of it the revision counts: there changes are asked for and called off.
+        """
+        steps = 0 if self.phase is None else _ORDER.index(self.phase)
+        return self.current.number, steps, self.revision
 
     @property
     def consumed(self) -> Generation:
@@ -156,18 +171,24 @@ class Plan:
     def reshard(self, shards: int) -> Plan:
         """Return the plan that leads to ``shards``.
 
-        The same plan where it leads there already. Raises UsageError where it leads elsewhere.
+        The same plan where it leads there already; where it led elsewhere and ``shards`` are those
+        that there are, one that calls that off. Raises UsageError where it cannot.
         """
-        if self.target is None:
-            if shards == self.current.shards:
-                return self
-            target = Generation(self.current.number + 1, shards)
-            return replace(self, target=target, phase=Phase.DECLARE)
-        if shards == self.target.shards:
+        before, target = self.current.shards, self.target
+        if shards == (before if target is None else target.shards):
             return self
+        revision = max(self.revision, self.current.number) + 1
+        if target is None:
+            target = Generation(revision, shards)
+            return replace(self, target=target, phase=Phase.DECLARE, revision=revision)
+        young = self.phase is Phase.DECLARE
+        if young and shards == before:
+            return replace(self, target=None, phase=None, revision=revision)
+        off = f" or call it off ('qworker reshard --to {before}')" if young else ""
+        late = ", too far to be called off" if shards == before else ""
         raise UsageError(
-            f"a change from {self.current.shards} to {self.target.shards} shards is under way;"
-            f" let it end ('qworker reshard --to {self.target.shards}' shows it), then ask again"
+            f"a change from {before} to {target.shards} shards is under way{late}; let it end"
+            f" ('qworker reshard --to {target.shards}' shows it){off}, then ask again"
         )
 
     def advanced(self) -> Plan:
@@ -194,7 +215,8 @@ class Plan:
                 Generation(**told["current"]),
                 None if target is None else Generation(**target),
                 None if phase is None else Phase(phase),
-                bool(told.get("single_active")),
+                bool(told["single_active"]),
+                int(told["revision"]),
             )
         except (ValueError, TypeError, LookupError) as error:
             raise StoreCorrupt(f"the lease store holds no plan of shards: {error!r}") from None

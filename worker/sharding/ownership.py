@@ -10,6 +10,9 @@ takes the answer and says what follows from it. Between them, whoever consumes a
 3. A free shard that should be ours is asked for at once. What has an owner moves only after the
    members have been the same for a while, so that several that start together cause one move.
 4. Whatever the store says is no longer ours is lost, at once.
+5. Where the store forgot, nothing new is ours for the length of a lease, and what is ours stays.
+   What looks free then may have an owner who still trusts it; whoever has one renews it meanwhile,
+   or does not trust it any more.
 
 A shard is *trusted* until a time that its last renewal gave it; past that nothing of it may begin.
 """
@@ -73,6 +76,11 @@ class Ownership:
         self._wanted: list[str] = []
         #: What the last call asked for.
         self._asked: frozenset[str] = frozenset()
+        #: The store's watched time as it was told last.
+        self._watched = 0.0
+        #: The store forgot, since the last call; and until when nothing new is wanted for that.
+        self._forgot = False
+        self._settles_until = float("-inf")
         self._leaving = False
         #: What is ours was heard since we began to leave: no grant is still on its way.
         self._knows_all = False
@@ -114,21 +122,34 @@ class Ownership:
         self._given.add(name)
         self._giving.discard(name)
 
+    def forgotten(self) -> None:
+        """The store forgot: nothing that it grants is believed, for the length of a lease."""
+        self._forgot = True
+        self._asked = frozenset()
+        self._wanted = []
+
+    def settling(self, now: float) -> float:
+        """Return the seconds for which nothing new is wanted, because the store forgot."""
+        return self._ttl if self._forgot else max(0.0, self._settles_until - now)
+
     def ask(self, facts: str, now: float = float("-inf")) -> Sync:
         """Return the next call to the store, which begins at ``now``.
 
         A lease that is not trusted any more is asked for instead of renewed: where the store
         forgot it, somebody else may have owned it since, with a higher epoch than ours.
         """
+        if self._forgot:  # before this call: so whoever renewed before that trusts no longer than
+            self._forgot, self._settles_until = False, now + self._ttl  # this, however long it took
         held = {name: grant for name, grant in self.grants.items() if name not in self._given}
         old = [name for name, grant in held.items() if grant.trusted_until < now]
-        self._asked = frozenset((*self._wanted, *old))
+        asked = [] if self.settling(now) else [*self._wanted, *old]
+        self._asked = frozenset(asked)
         return Sync(
             self.member,
             facts,
             release=[Held(name, self.grants[name].epoch) for name in self._given],
             renew=[Held(name, held[name].epoch) for name in held.keys() - {*old}],
-            acquire=[*self._wanted, *old],
+            acquire=asked,
             leaving=self._knows_all and self.grants.keys() <= self._given,
         )
 
@@ -140,6 +161,9 @@ class Ownership:
         ``shards`` are the leases that this service has now, to be shared out. ``jobs`` are those
         that anybody may have, and that whoever has one keeps.
         """
+        if view.watched < self._watched:
+            self.forgotten()
+        self._watched = view.watched
         mine = view.held_by(self.member)
         self._is_member = self.member in view.members
         lost = [name for name, grant in self.grants.items() if mine.get(name) != grant.epoch]
@@ -174,6 +198,9 @@ class Ownership:
         if able != self._members:
             self._members, self._same_since = able, now
         owners = {name: lease.owner for name, lease in view.leases.items()}
+        if self.settling(now):
+            self._wanted = []
+            return []
         goal = assign(shards, able, owners)
         self._wanted = [
             name for name in shards if name not in owners and goal.get(name) == self.member

@@ -60,6 +60,9 @@ class Kind(NamedTuple):
     prefix: str
     #: What is raised while the server is away.
     unavailable: type[Unreachable]
+    #: What it keeps, and what happens where the server drops some of that.
+    keeps: str
+    harm: str
 
 
 def encoded(text: str) -> bytes:
@@ -167,6 +170,27 @@ class Servers:
         """Raise ConfigurationError where the server is a cluster and the URL does not say so."""
         if not self.cluster and b"cluster_enabled:1" in self.info("cluster")[0]:
             raise self.mistake("this is a Redis Cluster; add ?cluster=1")
+
+    def check_policy(self) -> list[str]:
+        """Refuse a server that may drop keys to make room. Raises ConfigurationError.
+
+        Returns what is to be told of servers that do not let this user see whether they do.
+        """
+        found = []
+        for memory in self.info("memory"):
+            policy = re.search(rb"maxmemory_policy:([\w-]+)", memory)
+            if policy is None:
+                found.append(
+                    "its maxmemory-policy cannot be read. MAKE SURE that it is noeviction: a"
+                    f" server that evicts forgets {self._kind.keeps}, and {self._kind.harm}"
+                )
+            elif policy[1] != b"noeviction":
+                raise self.mistake(
+                    f"its maxmemory-policy is {policy[1].decode()}, so it may drop"
+                    f" {self._kind.keeps} at any moment, and then {self._kind.harm}; set it to"
+                    " noeviction"
+                )
+        return [self.told(text) for text in dict.fromkeys(found)]
 
     def _failure(self, error: RedisError, *, opening: bool) -> QworkerError:
         """Return what ``error`` means here; nothing in it shows a password."""

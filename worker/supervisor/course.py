@@ -57,6 +57,10 @@ class Course:
         """Tell whether there is no plan, and ``found`` has to be told before there can be."""
         return PLAN not in view.documents and self._accepted is None and self.found is None
 
+    def forgotten(self, view: View) -> bool:
+        """Tell whether the store forgot the plan that was followed, and so perhaps all else."""
+        return PLAN not in view.documents and self._accepted is not None
+
     def follow(self, view: View) -> Plan | Proposal | Refused:
         """Return the plan to go by, or what stands in the way. Raises StoreCorrupt."""
         document = view.documents.get(PLAN)

@@ -26,6 +26,8 @@ class Facts:
     #: old generation that are drained.
     followed: int = 0
     drained: Sequence[str] = ()
+    #: How long its leases live without renewal: so long it may be silent and go on.
+    lease_ttl: float = 10.0
     #: When it told this, by its own clock, in seconds since 1970.
     at: float = 0.0
     #: The version of the document on what is paused that it has carried out.

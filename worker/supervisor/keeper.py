@@ -4,6 +4,10 @@ So a store that is slow, or away, holds up neither signals nor watchdogs. Each r
 what this member renews, gives back and asks for goes there, what everybody has comes back. Rounds
 follow each other within milliseconds while something moves, quickly for a while after, and else
 once a second. What comes of a round is *news* for the supervisor's loop.
+
+What is wrong before the first round succeeded is a mistake of the start, and told as one. What is
+wrong later was right before, and may be so again (a password that is being changed, a table that is
+restored, a document that somebody spoilt): the store is away then, for as long as that lasts.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError, LeasesUnavailable, QworkerError, StoreCorrupt
@@ -35,7 +39,7 @@ from worker.supervisor.facts import Facts
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from worker.leases.base import LeaseStore
+    from worker.leases.base import Document, LeaseStore
     from worker.sharding.generations import Generation, Plan
     from worker.supervisor.control import Terms
 
@@ -86,7 +90,7 @@ class Keeper:
         self._news: deque[News] = deque()
         self._given: deque[tuple[str, int | None]] = deque()
         self._writes: deque[tuple[str, int, str]] = deque()
-        self._facts = Facts(able=False).dump()
+        self._facts = Facts(able=False, lease_ttl=terms.lease_ttl).dump()
         self._leaving = False
         self._closed = False
         #: What is to be given up because of that, until the news tell.
@@ -96,6 +100,15 @@ class Keeper:
         self._plan: Plan | None = None
         self._version = 0
         self._refused = False
+        #: A round succeeded, so what this member was started with is right.
+        self._proven = False
+        #: The store does not answer; and what it complained of last.
+        self._away, self._complaint = False, ""
+        #: What is paused, by the last document that could be read; and the last that could not.
+        self._paused: tuple[int, Pauses] | None = None
+        self._unreadable: Document | None = None
+        #: The store forgot, and what it says of others does not count yet.
+        self._settles = False
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -169,28 +182,38 @@ class Keeper:
 
     def _keep(self, store: LeaseStore) -> None:
         lively_until = lease_clock() + _LIVELY_FOR
-        away = False
         while not self._closed:
             self._poke.clear()
             began = lease_clock()
             try:
                 moved = self._round(store, began)
-            except LeasesUnavailable as error:
-                if not away:
-                    logger.warning("the lease store is away: %s", error)
-                away, moved = True, False
-                self._report(News(error=str(error)))
+            except (LeasesUnavailable, ConfigurationError, StoreCorrupt) as error:
+                if not (self._proven or isinstance(error, LeasesUnavailable)):
+                    raise
+                moved = False
+                self._miss(error)
             else:
-                if away:
+                if self._away:
                     logger.info("the lease store is back")
-                away = False
+                self._away, self._complaint, self._proven = False, "", True
             if moved:
                 lively_until = began + _LIVELY_FOR
-            if moved and not away:
                 pause = _AT_ONCE
             else:
-                pause = _LIVELY if away or began < lively_until else _CALM
+                pause = _LIVELY if self._away or began < lively_until else _CALM
             self._poke.wait(min(pause, self._terms.lease_ttl / STEP_SHARE))
+
+    def _miss(self, error: QworkerError) -> None:
+        """The store is away; say so once, and once for each thing that somebody has to mend."""
+        text = str(error)
+        if not isinstance(error, LeasesUnavailable):
+            if text != self._complaint:
+                logger.warning("nothing is known of the leases until this is mended: %s", text)
+            self._complaint = text
+        elif not self._away:
+            logger.warning("the lease store is away: %s", text)
+        self._away = True
+        self._report(News(error=text))
 
     def _round(self, store: LeaseStore, asked_at: float) -> bool:
         """Make one call; tell whether something moved, so that the next should follow at once."""
@@ -203,6 +226,8 @@ class Keeper:
         while self._given:
             ownership.given(*self._given.popleft())
         view = store.sync(self._terms.queues, ownership.ask(self._facts, asked_at))
+        if self._course.forgotten(view):
+            ownership.forgotten()
         if self._course.asks(view):
             if self._leaving:
                 store.sync(self._terms.queues, Sync(self.member, leaving=True))
@@ -218,20 +243,18 @@ class Keeper:
         leases, jobs = self._course.leases(known, view), self._course.jobs(known)
         version, before = view.documents[PLAN].version, self._version
         self._plan, self._version = known, version
-        said = view.documents.get(PAUSED)
-        paused = None if said is None else (said.version, Pauses.load(said.text))
         orders = ownership.hear(view, asked_at, leases, jobs)
         leaving, self._letting_go = self._letting_go, []
         self._report(
             News(
-                view,
+                self._settling(view, asked_at),
                 known,
                 version,
                 orders.take,
                 [*leaving, *orders.give],
                 orders.lost,
                 trusted_until(asked_at, self._terms.lease_ttl),
-                paused=paused,
+                paused=self._pauses(view),
                 gone=ownership.gone,
             )
         )
@@ -248,6 +271,8 @@ class Keeper:
         try:
             known = self._course.follow(view)
         except StoreCorrupt as error:
+            if self._plan is not None:
+                raise  # somebody spoilt what could be read before
             known = Refused(ConfigurationError.exit_code, str(error))
         if not isinstance(known, Refused):
             return known
@@ -259,6 +284,31 @@ class Keeper:
         store.sync(self._terms.queues, Sync(self.member, leaving=True))
         self._closed = True
         return None
+
+    def _settling(self, view: View, now: float) -> View:
+        """Return ``view`` with the time for which this member wants nothing new, if that is longer.
+
+        The supervisor then leads no change of the number of shards: the members that are known may
+        not be all.
+        """
+        settling = self._ownership.settling(now)
+        if settling and not self._settles:
+            logger.warning("the lease store forgot who owns what: nothing new is taken for a while")
+        self._settles = bool(settling)
+        return replace(view, settling=max(view.settling, settling))
+
+    def _pauses(self, view: View) -> tuple[int, Pauses] | None:
+        """Return what is paused; what could be read last, where the document cannot be."""
+        said = view.documents.get(PAUSED)
+        if said is None:
+            self._paused = None
+        elif said != self._unreadable:
+            try:
+                self._paused = said.version, Pauses.load(said.text)
+            except StoreCorrupt as error:
+                self._unreadable = said
+                logger.warning("%s; what was paused before stays so, and nothing else", error)
+        return self._paused
 
     def _report(self, news: News) -> None:
         self._news.append(news)

@@ -3,6 +3,10 @@
 Paused shards are dealt to no process: the one that has such a shard gives it, and its lease stays.
 Paused handlers are told to every process. Both are *carried out* when nothing of them runs here any
 more; the other members, and ``qworker pause``, get to know up to which version of the document.
+
+Where the store forgot the document, or went back to an earlier one, versions begin anew: what was
+carried out says nothing of those to come. And what is paused here is written again; as with the
+plan, a store is not believed against what is known. So nothing that is paused resumes by itself.
 """
 
 from __future__ import annotations
@@ -37,17 +41,17 @@ class Pausing:
     ) -> None:
         """Follow the document, which has this version now.
 
-        A store that forgot what was paused is told again, by ``write``.
+        A store that forgot what was paused, or tells what was paused before, is told again, by
+        ``write``.
         """
-        if paused is None:
-            if self.pauses:
-                write(PAUSED, 0, self.pauses.dump())
-            return
-        version, pauses = paused
+        version, pauses = paused or (0, Pauses())
         if (version, pauses) == (self._version, self.pauses):
             return
-        if version <= self._version:  # the store forgot, or went back
-            self._carried_out = 0
+        if version < self._version and pauses != self.pauses:
+            write(PAUSED, version, self.pauses.dump())
+            return
+        if version <= self._version:
+            self._begin_anew()
         if pauses != self.pauses:
             logger.info("paused: %s", pauses)
         self.pauses, self._version = pauses, version
@@ -65,6 +69,12 @@ class Pausing:
         if told and given:
             self._carried_out = self._version
         return self._carried_out
+
+    def _begin_anew(self) -> None:
+        """The versions began anew: what was answered up to now was of others."""
+        self._carried_out = 0
+        for child in self._fleet.children():
+            child.paused = 0
 
     def left_over(self, gauges: Mapping[str, float]) -> str:
         """Return what a burst leaves undone, halted or paused; empty where nothing.

@@ -6,7 +6,8 @@ facts, which version of the plan all of its processes follow, and which shards a
 
 One member leads: the one that owns the lease for it. It has the steps on the broker taken by one
 of its processes, and writes the plan that comes next by compare-and-set; so where it dies, or
-sleeps past its lease, another takes the same step again and goes on.
+sleeps past its lease, another takes the same step again and goes on. Where the change was called
+off meanwhile, what it proposes is of a version that is gone, and no step is taken again.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Resharder:
             change = f"{plan.current.shards} to {plan.target.shards} shards"
             logger.info("reshard from %s: %s", change, plan.phase.value)
         elif self.plan is not None and self.plan.target is not None and plan.target is None:
-            logger.info("reshard: done, %d shards", plan.current.shards)
+            end = "called off" if plan.current == self.plan.current else "done"
+            logger.info("reshard: %s, %d shards", end, plan.current.shards)
         if version < self.version or (version == self.version and plan != self.plan):
             self._anew = True
             self.followed = self._asked = self._proposed = 0

@@ -345,6 +345,7 @@ class Supervisor:
             state=status.state,
             able=fleet.booted and not self._ending and now - self._broker_seen_at <= ttl,
             waits=self._waits_for(),
+            lease_ttl=ttl,
             at=time.time(),
             paused=self._pausing.carried_out(),
             processes=[

@@ -205,6 +205,16 @@ class LeaseStoreSuite:
         assert ann.store.look(SERVICE).documents["plan"] == (2, "two ")
         assert ann.sync().documents["plan"] == (2, "two ")
 
+    def test_watched_time_rises_and_never_falls(self, open_peer: Callable[..., Peer]) -> None:
+        ann, bob = open_peer("ann", SHORT), open_peer("bob", SHORT)
+        told = []
+        for _ in range(5):
+            told += [ann.sync().watched, bob.sync().watched, ann.store.look(SERVICE).watched]
+            time.sleep(SHORT.ttl / 20)
+        assert told == sorted(told)
+        assert told[-1] > told[0]
+        assert told[-1] <= SHORT.ttl  # seconds: half of that at most went by between calls
+
     def test_services_know_nothing_of_each_other(self, ann: Peer) -> None:
         ann.acquire("g1.0")
         ann.store.write(SERVICE, "plan", 0, "one")
