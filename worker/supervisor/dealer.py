@@ -30,7 +30,7 @@ class Hand(Protocol):
     index: int
     #: The generation whose queues it knows; 0 while it knows none.
     generation: int
-    #: The version of the plan that it was told last.
+    #: The version of the plan that it was told last: it brings back nothing of an earlier one.
     told: int
     #: The shards that it was told to take, until it gave them, with their fences.
     shards: dict[int, int]

@@ -93,11 +93,11 @@ class ChildProcess:
         self.owner = ""
         #: The generation whose queues it knows; 0 while it knows none.
         self.generation = 0
-        #: The versions of the plan that it was told, and that it follows.
+        #: The versions of the plan that it was told, and that it follows: all is declared by it.
         self.told = 0
         self.followed = 0
-        #: When it may be told again what it could not declare.
-        self.follow_at = now
+        #: When it is told once more what it could not declare.
+        self.follow_at = float("inf")
         #: The shards that it was told to take, until it gave them, with their fences; and those of
         #: them that it was told to give.
         self.shards: dict[int, int] = {}
@@ -170,12 +170,12 @@ class ChildProcess:
         """
         self.stage = Stage.OPENING
         self.opened_at = monotonic()
-        self.told = version
+        self.told, self.follow_at = version, float("inf")
         self.say(Open(plan.dump(), version, trusted_until))
 
     def follow(self, plan: Plan, version: int) -> None:
         """Make the process declare what this plan says."""
-        self.told = version
+        self.told, self.follow_at = version, float("inf")
         self.say(Follow(plan.dump(), version))
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:

@@ -88,7 +88,7 @@ class Resharder:
             for child in children:
                 child.told = child.followed = 0
         for child in children:
-            behind = child.told != self.version and now >= child.follow_at
+            behind = child.told != self.version or now >= child.follow_at
             if behind and child.stage is not Stage.OPENING:
                 child.follow(plan, self.version)
         if all(child.followed == self.version for child in children):
@@ -112,9 +112,11 @@ class Resharder:
                 self.on_found([Generation(*each) for each in generations])
             case Followed(version, ""):
                 child.followed = version
-            case Followed(_, error):
+            case Followed(version, error):
+                # It was told all the same: it will bring back nothing of an earlier plan.
                 logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, error)
-                child.told, child.follow_at = 0, now + _AFTER_ERROR
+                if version == child.told:
+                    child.follow_at = now + _AFTER_ERROR
             case Stepped():
                 self.stepped(message, now)
 
