@@ -1,14 +1,135 @@
-"""What the fleet does where not even a process can be started."""
+"""What the fleet makes of its processes: they are the other end of a pipe, and fakes."""
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import count
+from typing import Any, TypeVar
+
+import pytest
+
+from worker.leases.base import lease_clock
+from worker.sharding.generations import Generation, Plan
+from worker.supervisor.control import (
+    Beat,
+    Finished,
+    Hello,
+    Message,
+    Open,
+    Ready,
+    Terms,
+)
 from worker.supervisor.fleet import Fleet
+from worker.supervisor.pipe import Channel
 from worker.supervisor.policy import MAX_STARTUP_DEATHS
+
+NOW = 100.0
+M = TypeVar("M", bound=Message)
+
+_TERMS = Terms(
+    service="bank",
+    queues="bank",
+    shards=2,
+    processes=1,
+    most_processes=2,
+    drain_timeout=10.0,
+    watchdog=5.0,
+    connect_timeout=5.0,
+)
+
+
+class Process:
+    """A process that was spawned, as far as its pipe goes."""
+
+    returncode: int | None = None
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self.channel = Channel(socket.socket(fileno=descriptor))
+        self.heard: list[Message] = []
+
+    def say(self, message: Message) -> None:
+        self.channel.send(message)
+
+    def told(self, kind: type[M]) -> list[M]:
+        """Return what it was told of this kind so far."""
+        self.heard += self.channel.receive()
+        return [message for message in self.heard if isinstance(message, kind)]
+
+
+class Garage:
+    """A fleet, and every process that it started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **terms: Any) -> None:
+        self.processes: list[Process] = []
+        self.terms = {**asdict(_TERMS), **terms}
+        self._pids = count(50_000_000)  # more than a kernel gives
+        self._dead: list[tuple[int, int]] = []
+        monkeypatch.setattr("worker.supervisor.process.subprocess.Popen", self._spawn)
+        monkeypatch.setattr("worker.supervisor.process.os.kill", lambda _pid, _number: None)
+        monkeypatch.setattr("worker.supervisor.fleet.os.waitpid", self._wait)
+        self.released: list[str] = []
+        self.fleet = Fleet({}, given=lambda lease, _epoch: self.released.append(lease))
+        self.plan = Plan(Generation(1, 2), single_active=bool(self.terms["single_active"]))
+        self.fleet.dealer.follow(self.plan, 1)
+        self.fleet.dealer.hear(dict.fromkeys(self.plan.consumed.leases, 17), ())
+        self.fleet.dealer.trust(lease_clock() + 3600, ())
+
+    def _spawn(self, _command: Sequence[str], *, pass_fds: tuple[int, ...], **_: object) -> Process:
+        self.processes.append(Process(next(self._pids), os.dup(pass_fds[0])))
+        return self.processes[-1]
+
+    def _wait(self, _pid: int, _options: int) -> tuple[int, int]:
+        return self._dead.pop() if self._dead else (0, 0)
+
+    def go_on(self) -> None:
+        """Let the supervisor's loop go round a few times."""
+        for _ in range(3):
+            self.fleet.listen(NOW)
+            self.fleet.reap(NOW)
+            self.fleet.manage(NOW)
+
+    def start(self) -> Process:
+        """Let the process that was spawned last get ready."""
+        self.go_on()
+        process = self.processes[-1]
+        process.say(Hello(process.pid, f"{process.pid:x}", self.terms))
+        self.go_on()
+        (told,) = process.told(Open)
+        process.say(Ready(1, told.version))
+        self.go_on()
+        return process
+
+    def end(self, process: Process, finish: str = "DRAINED") -> None:
+        process.say(Finished(finish))
+        self.die(process)
+
+    def die(self, process: Process) -> None:
+        self._dead.append((process.pid, 0))
+        self.go_on()
+
+
+@pytest.fixture
+def garage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garage]:
+    """One process at a time, two shards, whose leases are owned."""
+    made = Garage(monkeypatch)
+    yield made
+    close(made)
+
+
+def close(garage: Garage) -> None:
+    for process in garage.processes:
+        process.channel.close()
+    for child in garage.fleet.children():
+        child.channel.close()
 
 
 def test_a_process_that_cannot_be_started_is_tried_again_and_then_given_up() -> None:
     fleet = Fleet({}, ["/nowhere/python"])
-    now = 100.0
+    now = NOW
     waits = []
 
     while fleet.failure is None:
@@ -20,3 +141,20 @@ def test_a_process_that_cannot_be_started_is_tried_again_and_then_given_up() -> 
     assert len(waits) == MAX_STARTUP_DEATHS
     assert fleet.failure.exit_code == 5
     assert fleet.children() == []
+
+
+QUIET: Mapping[str, object] = {"idle": True, "received": 7}
+
+
+@pytest.mark.parametrize("burst", [False, True])
+def test_beats_are_counted_in_a_burst_only(monkeypatch: pytest.MonkeyPatch, burst: bool) -> None:
+    garage = Garage(monkeypatch, burst=burst)
+    process = garage.start()
+    for _ in range(3):
+        process.say(Beat(QUIET))
+    garage.go_on()
+
+    assert garage.fleet.burst.over([process.pid]) is burst
+    garage.die(process)
+    assert not garage.fleet.burst.over([process.pid]), "it is forgotten with its process"
+    close(garage)

@@ -37,6 +37,13 @@ class Slot:
         """Return the living processes of this slot."""
         return (child for child in (self.holder, self.successor) if child is not None)
 
+    def bury(self, child: ChildProcess) -> None:
+        """Know nothing more of a process that died."""
+        if child is self.holder:
+            self.holder = None
+        else:
+            self.successor = None
+
 
 @dataclass(slots=True)
 class Change:

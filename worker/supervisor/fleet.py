@@ -32,7 +32,7 @@ from worker.supervisor.control import (
     Terms,
 )
 from worker.supervisor.dealer import Dealer
-from worker.supervisor.policy import Restarts
+from worker.supervisor.policy import BurstWatch, Restarts
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
 from worker.supervisor.resharder import Resharder
 from worker.supervisor.totals import Totals
@@ -61,13 +61,11 @@ class Fleet:
         self,
         options: Mapping[str, object],
         command: Sequence[str] = CHILD_COMMAND,
-        on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
         given: Callable[[str, int], None] = lambda _lease, _epoch: None,
         propose: Callable[[int, str], None] = lambda _version, _text: None,
     ) -> None:
         self._options = options
         self._command = command
-        self._on_beat = on_beat
         self._slots = [Slot(0)]
         self._plans = Plans()
         self._change: Change | None = None
@@ -90,6 +88,8 @@ class Fleet:
         #: How many processes ended unasked.
         self.restarts = 0
         self.totals = Totals()
+        #: Fed in a burst only.
+        self.burst = BurstWatch()
 
     @property
     def holders(self) -> list[ChildProcess]:
@@ -292,7 +292,8 @@ class Fleet:
                 logger.info("process %d: %s", slot.index, child.describe(now))
             case Beat(statistics):
                 child.beat(statistics, now)
-                self._on_beat(child.pid, statistics)
+                if self.terms is not None and self.terms.burst:
+                    self.burst.beat(child.pid, statistics)
             case Found() | Followed() | Stepped():
                 self.resharder.heard(child, message, now)
             case Given(shards):
@@ -322,11 +323,9 @@ class Fleet:
 
     def _bury(self, slot: Slot, child: ChildProcess, now: float) -> None:
         """Draw the consequences of a death."""
-        if child is slot.holder:
-            slot.holder = None
-        else:
-            slot.successor = None
+        slot.bury(child)
         self.totals.departed(child.statistics)
+        self.burst.bury(child.pid)
         if not child.drained:
             self._dead.append(child.owner)
             for other in self.children():

@@ -28,7 +28,7 @@ from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.pausing import Pausing
-from worker.supervisor.policy import BurstWatch, stood_still
+from worker.supervisor.policy import stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
@@ -95,8 +95,7 @@ class Supervisor:
     def __init__(self, options: Mapping[str, object], command: Sequence[str]) -> None:
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
-        self._burst = BurstWatch()
-        self._fleet = Fleet(options, command, self._burst.beat, self._give_back, self._propose)
+        self._fleet = Fleet(options, command, self._give_back, self._propose)
         self._pausing = Pausing(self._fleet)
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
@@ -249,9 +248,9 @@ class Supervisor:
 
     def _watch_burst(self, now: float) -> None:
         if not self._consumes_all():
-            self._burst.clear()
+            self._fleet.burst.clear()
             return
-        if not self._burst.over(child.pid for child in self._fleet.children()):
+        if not self._fleet.burst.over(child.pid for child in self._fleet.children()):
             return
         left = self._pausing.left_over(gauges(c.statistics for c in self._fleet.children()))
         self._left_over = bool(left)
