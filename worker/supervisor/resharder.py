@@ -64,7 +64,11 @@ class Resharder:
         self._anew = False
 
     def hear(self, plan: Plan, view: View, version: int, *, leads: bool) -> None:
-        """Take in what the lease store says. ``leads``: the lease for it is ours, and trusted."""
+        """Take in what the lease store says.
+
+        ``leads``: the lease for leading is ours, and the store knows all members. Whether what it
+        said may still be trusted is for the caller of ``drive`` to look at.
+        """
         if version != self.version and plan.target is not None and plan.phase is not None:
             change = f"{plan.current.shards} to {plan.target.shards} shards"
             logger.info("reshard from %s: %s", change, plan.phase.value)
@@ -78,7 +82,10 @@ class Resharder:
         self._members = tuple(map(Facts.load, view.members.values()))
 
     def drive(self, children: Iterable[ChildProcess], now: float) -> None:
-        """Bring the processes along; take the next step where it is ours to take."""
+        """Bring the processes along; take the next step where it is ours to take.
+
+        Only while leases are trusted: later there may be another plan, and another who leads.
+        """
         plan = self.plan
         if plan is None:
             return

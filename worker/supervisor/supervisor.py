@@ -1,7 +1,9 @@
 """The supervisor's loop: wait, obey signals, listen, reap, manage, tell.
 
-It imports nothing of the user's, opens no connection and runs no handler, so there is little that
-can go wrong in it, and whatever does in a child is seen from here.
+It imports nothing of the user's, runs no handler, and waits for nobody: the talk with the lease
+store (``keeper``) and the answers to probes (``probes``), which are all that it has of a network,
+have threads of their own. So there is little that can go wrong in it, and whatever does in a child
+is seen from here.
 """
 
 from __future__ import annotations
