@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import AccessRefused
 
 from worker.declaring import declare
-from worker.errors import BrokerUnreachable, ConfigurationError, PublishError
+from worker.errors import BrokerUnreachable, ConfigurationError, LeasesUnavailable, PublishError
 from worker.retry import RetryPolicy
 from worker.retryqueues import RetryQueues
 from worker.telemetry import BrokerLost, BrokerRegained
@@ -26,6 +26,8 @@ from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
     from random import Random
+
+    from kombu.connection import Connection
 
     from worker.config import Settings
     from worker.message import Outgoing
@@ -63,6 +65,8 @@ class Link:
         self.topology = topology
         #: What is declared at each connection.
         self.declared: tuple[Topology, ...] = (topology,)
+        #: Asked right before that: whether it is still what shall be there.
+        self.may_declare: Callable[[], bool] = lambda: True
         self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
@@ -104,8 +108,8 @@ class Link:
     def open(self) -> None:
         """Connect, declare, and consume the shards that were taken, and the relay queue.
 
-        Raises BrokerUnreachable, or ConfigurationError where the broker has something else of
-        that name or refuses the user.
+        Raises BrokerUnreachable, LeasesUnavailable where by now it may not declare anything, or
+        ConfigurationError where the broker has something else of that name or refuses the user.
         """
         settings, topology = self._settings, self.topology
         queues = {shard: topology.queue_of(shard) for shard in sorted(self._shards)}
@@ -113,11 +117,7 @@ class Link:
         inbound_connection = self._connect("consume")
         try:
             outbound = Outbound(self._connect("publish"), settings.broker)
-            channel = inbound_connection.channel()
-            for each in self.declared:
-                declare(channel, each, thoroughly=self._is_lacking)
-            self._is_lacking = False
-            channel.close()
+            self._declare(inbound_connection)
             self._retries.declare_again(inbound_connection)
             if settings.burst:  # which ends when these are empty too
                 self._retries.find(inbound_connection)
@@ -138,6 +138,15 @@ class Link:
         outbound.send(self._unsent)
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
+
+    def _declare(self, connection: Connection) -> None:
+        if not self.may_declare():  # connecting may have taken long
+            raise LeasesUnavailable("the lease store was not heard of for too long to declare")
+        channel = connection.channel()
+        for each in self.declared:
+            declare(channel, each, thoroughly=self._is_lacking)
+        self._is_lacking = False
+        channel.close()
 
     def _connect(self, purpose: str) -> Any:
         return connect(
@@ -167,6 +176,8 @@ class Link:
                 self._complaint = str(error)
                 logger.warning("not consuming until this is mended: %s", error)
             self._back_off(error, now)
+            return False
+        except LeasesUnavailable:
             return False
         self._up_since = now
         if self._lost_at is not None:

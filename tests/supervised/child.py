@@ -54,7 +54,6 @@ class Journal:
 
 class StandIn:
     def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
-        self.trusted_until = float("inf")
         self.on_beat: Callable[[], None] = lambda: None
         self.on_given: Callable[[list[int]], None] = lambda _shards: None
         self.on_paused: Callable[[], None] = lambda: None
@@ -70,10 +69,11 @@ class StandIn:
         self._drained_at = 0.0
         self._beats = 0
 
-    def open(self) -> None:
+    def open(self, trusted_until: float) -> bool:
         misbehave(self._journal.behaviour().get("open", "ok"))
         self._journal.write("open", self._plan.consumed.number)
         self._journal.write("owner", self._owner.hex())
+        return True
 
     def run(self) -> Finish:
         while self._finish is None:

@@ -11,16 +11,20 @@ from typing import Any, TypeVar
 
 import pytest
 
-from worker.leases.base import lease_clock
+from worker.leases.base import View, lease_clock
 from worker.sharding.generations import Generation, Plan
 from worker.supervisor.control import (
     Beat,
     Finished,
+    Follow,
+    Followed,
     Hello,
     Message,
     Open,
     Ready,
+    Take,
     Terms,
+    Trust,
 )
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.pipe import Channel
@@ -56,8 +60,12 @@ class Process:
 
     def told(self, kind: type[M]) -> list[M]:
         """Return what it was told of this kind so far."""
+        return [message for message in self.listen() if isinstance(message, kind)]
+
+    def listen(self) -> list[Message]:
+        """Return all that it was told so far."""
         self.heard += self.channel.receive()
-        return [message for message in self.heard if isinstance(message, kind)]
+        return self.heard
 
 
 class Garage:
@@ -75,6 +83,7 @@ class Garage:
         self.fleet = Fleet({}, given=lambda lease, _epoch: self.released.append(lease))
         self.plan = Plan(Generation(1, 2), single_active=bool(self.terms["single_active"]))
         self.fleet.dealer.follow(self.plan, 1)
+        self.fleet.resharder.hear(self.plan, View(), 1, leads=False)
         self.fleet.dealer.hear(dict.fromkeys(self.plan.consumed.leases, 17), ())
         self.fleet.dealer.trust(lease_clock() + 3600, ())
 
@@ -141,6 +150,27 @@ def test_a_process_that_cannot_be_started_is_tried_again_and_then_given_up() -> 
     assert len(waits) == MAX_STARTUP_DEATHS
     assert fleet.failure.exit_code == 5
     assert fleet.children() == []
+
+
+def test_a_process_that_waits_for_trust_to_connect_is_trusted_and_told_once_more(
+    garage: Garage,
+) -> None:
+    garage.go_on()
+    (process,) = garage.processes
+    process.say(Hello(process.pid, "a", garage.terms))
+    garage.go_on()
+    process.say(Ready(1, 0))
+    garage.go_on()
+
+    said = [type(message) for message in process.listen()]
+    assert said.index(Trust) < said.index(Follow), "or it would have to refuse"
+    assert said.count(Follow) == 1
+    (child,) = garage.fleet.children()
+    assert child.followed == 0
+    process.say(Followed(1))
+    garage.go_on()
+    assert child.followed == 1
+    assert process.told(Take), "and is one like any other"
 
 
 QUIET: Mapping[str, object] = {"idle": True, "received": 7}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError, QworkerError
+from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import Plan
 from worker.supervisor.control import (
@@ -80,14 +81,12 @@ M = TypeVar("M", bound="Message")
 class Runnable(Protocol):
     """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
 
-    #: Until when it may connect, by the ``lease_clock``; set before it opens.
-    trusted_until: float
     on_beat: Callable[[], None]
     on_given: Callable[[list[int]], None]
     on_paused: Callable[[], None]
 
-    def open(self) -> None:
-        """Connect and declare."""
+    def open(self, trusted_until: float) -> bool:
+        """Connect and declare; tell whether that is done, and not left for when it is trusted."""
 
     def run(self) -> Enum:
         """Consume until drained, stopped or failed."""
@@ -179,6 +178,8 @@ class Child:
         self._owner = secrets.token_bytes(8)
         self._drain_timeout = 0.0
         self._consumer: Runnable | None = None
+        #: Until when the supervisor's last word on leases and the plan holds, by ``lease_clock``.
+        self._trusted_until = 0.0
         #: The version of what is paused that it was told of last.
         self._pause_version = 0
 
@@ -219,15 +220,19 @@ class Child:
         told = self._await(Open, service.look)
         plan = Plan.load(told.plan)
         self._consumer = consumer = service.consumer(plan, self._owner)
-        self._stepper = Stepper(service.steps, self._signals.wake)
-        consumer.trusted_until = told.trusted_until
+        self._trusted_until = told.trusted_until
+        self._stepper = Stepper(
+            service.steps,
+            trusted=lambda: lease_clock() <= self._trusted_until,
+            wake=self._signals.wake,
+        )
         consumer.on_given = self._tell_given
         consumer.on_paused = self._tell_paused
-        consumer.open()
+        connected = consumer.open(told.trusted_until)
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
         consumer.watch(self._signals, self._obey)
-        self._channel.send(Ready(plan.consumed.number, told.version))
+        self._channel.send(Ready(plan.consumed.number, told.version if connected else 0))
         self._listen()  # to what came meanwhile, and shows on no descriptor
         finish = consumer.run().name
         self._channel.send(Finished(finish))
@@ -289,20 +294,21 @@ class Child:
     def _assign(self, consumer: Runnable, message: Message) -> None:
         """Consume what the supervisor says, and as long as it says."""
         match message:
-            case Open(text, version, _):
+            case Open(text, _, trusted_until):
                 plan = Plan.load(text)
                 consumer.switch(plan)
+                self._trust(consumer, trusted_until)
                 self._channel.send(Ready(plan.consumed.number, 0))
-                self._stepper.follow(plan, version)
             case Follow(text, version):
                 consumer.follow(Plan.load(text))
                 self._stepper.follow(Plan.load(text), version)
             case Step(text, version):
                 self._stepper.step(Plan.load(text), version)
             case Take(fences, trusted_until):
+                self._trusted_until = trusted_until
                 consumer.take(dict(fences), trusted_until)
             case Trust(until):
-                consumer.trust(until)
+                self._trust(consumer, until)
             case Give(shards):
                 consumer.give(shards)
             case Lose(shards):
@@ -312,6 +318,10 @@ class Child:
                 consumer.pause(handlers)
             case _:
                 logger.error("the supervisor sent a %s", type(message).__name__)
+
+    def _trust(self, consumer: Runnable, until: float) -> None:
+        self._trusted_until = until
+        consumer.trust(until)
 
     def _obey(self) -> None:
         """Tell what a step came to; drain if SIGTERM came."""

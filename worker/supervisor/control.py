@@ -8,7 +8,7 @@
         ──── Look() ────────────────────────────>      where the lease store knows no plan:
         <─── Found(generations) ─────────────────      looks at the broker
         ──── Open(plan, version, …) ────────────>      connects and declares
-        <─── Ready(generation, version) ─────────      or Fatal(exit_code, text)
+        <─── Ready(generation, version) ─────────      or Fatal(exit_code, text); trust comes next
         ──── Take(fences, trusted_until) ───────>      consumes these shards
         ──── Trust(until) ──────────────────────>      at each renewal of their leases
         ──── Give(shards), Lose(shards) ────────>      finishes what runs
@@ -159,7 +159,8 @@ class Open:
 class Ready:
     """The process consumes what it is told to take, of this generation.
 
-    ``version`` is that of the plan by which everything is declared; 0 where it still connects.
+    ``version`` is that of the plan by which everything is declared; 0 where it still connects, or
+    waits for trust to do so.
     """
 
     generation: int

@@ -284,6 +284,7 @@ class Fleet:
                 self._greet(child, message)
             case Ready(generation, version):
                 child.ready(generation, version, now)
+                self.dealer.trust(self.dealer.trusted_until, [child])  # or it may not connect
                 child.say(Bury([*self._dead]))
                 if self._pause.version:
                     child.say(self._pause)

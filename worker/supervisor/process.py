@@ -209,9 +209,14 @@ class ChildProcess:
             self.giving.discard(shard)
 
     def ready(self, generation: int, version: int, now: float) -> None:
-        """Note that the process is connected to this generation, as that plan has it."""
+        """Note that the process is ready for this generation, and which plan it has declared.
+
+        One that has not declared any yet is told to follow: its answer says when it has.
+        """
         if version:
             self.followed = version
+        else:
+            self.follow_at = now
         self.last_beat = now
         self.ready_at = self.ready_at or now
         self.generation = generation
