@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -41,7 +43,7 @@ class Runner:
         self.connects = True
         self.script: Callable[[], None] = lambda: None
         self.told: list[tuple[str, Any]] = []
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: dict[object, Callable[[], None]] = {}
         self.on_beat = self.on_paused = lambda: None
         self.on_given: Callable[[list[int]], None] = lambda _shards: None
 
@@ -53,11 +55,11 @@ class Runner:
         self.script()
         return Finish.DRAINED
 
-    def watch(self, _fileobj: object, callback: Callable[[], None]) -> None:
-        self.callbacks.append(callback)
+    def watch(self, fileobj: object, callback: Callable[[], None]) -> None:
+        self.callbacks[fileobj] = callback
 
-    def unwatch(self, _fileobj: object) -> None:
-        """Nothing is watched but by the script."""
+    def unwatch(self, fileobj: object) -> None:
+        del self.callbacks[fileobj]
 
     def statistics(self) -> dict[str, object]:
         return {}
@@ -112,7 +114,7 @@ class Office:
         self.go_on()
 
     def go_on(self) -> None:
-        for callback in self.runner.callbacks:
+        for callback in [*self.runner.callbacks.values()]:
             callback()
 
     def listen(self) -> list[Message]:
@@ -176,3 +178,41 @@ def test_a_process_that_goes_over_to_another_generation_is_trusted_as_it_is_told
     office.runner.script = script
     office.serve(trusted_until=lease_clock() - 1)
     assert office.runner.told[1:3] == [("switch", NEXT), ("trust", then)]
+
+
+@pytest.mark.parametrize(
+    ("lease_ttl", "drain_timeout", "seconds"),
+    [
+        (10.0, 600.0, 8.0),
+        (60.0, 600.0, 8.0),
+        (2.0, 600.0, 1.6),
+        (1.0, 600.0, 0.8),
+        (10.0, 3.0, 3.0),
+    ],
+)
+def test_a_process_whose_supervisor_is_gone_ends_before_its_leases_do(
+    office: Office,
+    monkeypatch: pytest.MonkeyPatch,
+    lease_ttl: float,
+    drain_timeout: float,
+    seconds: float,
+) -> None:
+    ends: list[float] = []
+    monkeypatch.setattr(
+        "worker.supervisor.child.faulthandler.dump_traceback_later",
+        lambda after, **_: ends.append(after),
+    )
+    office.terms = replace(TERMS, lease_ttl=lease_ttl, drain_timeout=drain_timeout)
+    began = time.monotonic()
+
+    def script() -> None:
+        office.channel.close()
+        office.go_on()
+
+    office.runner.script = script
+    office.serve(trusted_until=lease_clock() + 60)
+
+    ((_, deadline),) = [told for told in office.runner.told if told[0] == "drain"]
+    assert deadline - began == pytest.approx(seconds, abs=0.5)
+    assert ends[0] > seconds
+    assert ends[0] < lease_ttl

@@ -5,7 +5,9 @@
 3. Run the consumer's loop in this thread. The control pipe and the signals are watched by it.
 4. Say how it ended, and exit: no later than told, also where a thread of a handler never ends.
 
-Without its supervisor the process drains by itself, before its leases could end.
+Without its supervisor the process drains by itself, within a share of the length of its leases: it
+ends before they do, as they were renewed not long ago. Where they were not, nothing begins past
+their trust, as ever, and what runs may outlive them by that drain.
 """
 
 from __future__ import annotations
@@ -69,11 +71,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.supervisor.child")
 
-#: The most seconds that a process without a supervisor takes to drain.
-ORPHAN_DRAIN = 8.0
+#: The most seconds that a process without a supervisor takes to drain, and the most of the length
+#: of its leases.
+ORPHAN_DRAIN, ORPHAN_SHARE = 8.0, 0.8
 
-#: Seconds past its drain that such a process may still take to close and exit.
-_ORPHAN_EXIT = 1.5
+#: The same for what it may take past its drain, to close and exit.
+_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE = 1.5, 0.15
 
 M = TypeVar("M", bound="Message")
 
@@ -176,7 +179,7 @@ class Child:
         self._channel = channel
         self._signals = Signals()
         self._owner = secrets.token_bytes(8)
-        self._drain_timeout = 0.0
+        self._drain_timeout = self._lease_ttl = 0.0
         self._consumer: Runnable | None = None
         #: Until when the supervisor's last word on leases and the plan holds, by ``lease_clock``.
         self._trusted_until = 0.0
@@ -214,7 +217,7 @@ class Child:
     def _serve(self, service: Service) -> str:
         terms = service.terms
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
-        self._drain_timeout = terms.drain_timeout
+        self._drain_timeout, self._lease_ttl = terms.drain_timeout, terms.lease_ttl
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
         told = self._await(Open, service.look)
@@ -336,10 +339,11 @@ class Child:
         if self._consumer is None:
             return
         self._consumer.unwatch(self._channel)
-        seconds = min(self._drain_timeout, ORPHAN_DRAIN)
+        seconds = min(self._drain_timeout, ORPHAN_DRAIN, ORPHAN_SHARE * self._lease_ttl)
+        left = min(_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE * self._lease_ttl)
         logger.warning("the supervisor is gone: draining for up to %g s", seconds)
         self._consumer.drain(time.monotonic() + seconds)
-        faulthandler.dump_traceback_later(seconds + _ORPHAN_EXIT, exit=True)
+        faulthandler.dump_traceback_later(seconds + left, exit=True)
 
 
 class _EndedEarly(Exception):
