@@ -177,8 +177,13 @@ class Consumer:
         self._lifespan.leave()
 
     def drain(self, deadline: float) -> None:
-        """Begin nothing new; finish, record and acknowledge what runs, until ``deadline``."""
+        """Begin nothing new, give all shards; finish, record and ack what runs, by ``deadline``."""
         self._ending.begin(deadline, Finish.DRAINED)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is on its way to its end, and takes no more shards."""
+        return self._ending.deadline is not None
 
     @property
     def ended(self) -> Finish | None:

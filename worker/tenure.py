@@ -105,10 +105,10 @@ class Tenure:
         """Consume these shards too, under these fences.
 
         ``trusted_until`` is of the ``lease_clock``. Shards that are being given up must not be
-        among them.
+        among them. Past it, and in a drain, they are given at once.
         """
         self.trust(trusted_until)
-        if not self._executor.is_trusted(self._clock()):
+        if self._executor.draining or not self._executor.is_trusted(self._clock()):
             self._given([*fences])
             return
         self._executor.fences = {**self._executor.fences, **fences}

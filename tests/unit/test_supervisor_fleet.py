@@ -15,9 +15,11 @@ from worker.leases.base import View, lease_clock
 from worker.sharding.generations import Generation, Plan
 from worker.supervisor.control import (
     Beat,
+    Drain,
     Finished,
     Follow,
     Followed,
+    Given,
     Hello,
     Message,
     Open,
@@ -82,9 +84,11 @@ class Garage:
         self.released: list[str] = []
         self.fleet = Fleet({}, given=lambda lease, _epoch: self.released.append(lease))
         self.plan = Plan(Generation(1, 2), single_active=bool(self.terms["single_active"]))
+        consumed = self.plan.consumed
+        self.leases = [consumed.lease] if self.plan.single_active else consumed.leases
         self.fleet.dealer.follow(self.plan, 1)
         self.fleet.resharder.hear(self.plan, View(), 1, leads=False)
-        self.fleet.dealer.hear(dict.fromkeys(self.plan.consumed.leases, 17), ())
+        self.fleet.dealer.hear(dict.fromkeys(self.leases, 17), ())
         self.fleet.dealer.trust(lease_clock() + 3600, ())
 
     def _spawn(self, _command: Sequence[str], *, pass_fds: tuple[int, ...], **_: object) -> Process:
@@ -188,3 +192,126 @@ def test_beats_are_counted_in_a_burst_only(monkeypatch: pytest.MonkeyPatch, burs
     garage.die(process)
     assert not garage.fleet.burst.over([process.pid]), "it is forgotten with its process"
     close(garage)
+
+
+def had(process: Process) -> list[int]:
+    """Return the shards that a process was told to take, in order."""
+    return sorted(shard for take in process.told(Take) for shard, _ in take.fences)
+
+
+def reload(garage: Garage) -> tuple[Process, Process]:
+    """Let the one process be replaced by another; return both when the old one drains."""
+    old = garage.start()
+    assert had(old) == [0, 1]
+    garage.fleet.reload()
+    new = garage.start()
+    assert old.told(Drain)
+    assert had(new) == []
+    return old, new
+
+
+def test_a_reload_hands_each_shard_over_as_soon_as_nothing_of_it_is_left(garage: Garage) -> None:
+    old, new = reload(garage)
+
+    old.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(new) == [1], "a handler of the other shard may run for long"
+    assert garage.fleet.ready
+    assert garage.fleet.changing, "the next process waits until this one is gone"
+
+    garage.end(old)
+    assert had(new) == [0, 1]
+    assert not garage.fleet.changing
+    assert garage.fleet.children() == garage.fleet.holders
+    assert garage.released == [], "no lease changed hands"
+    assert len(garage.processes) == 2
+    assert garage.fleet.restarts == 0
+
+
+def test_where_one_process_is_active_a_reload_hands_over_all_or_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    garage = Garage(monkeypatch, single_active=True, most_processes=1)
+    old, new = reload(garage)
+
+    old.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(new) == []
+    old.say(Given([0], draining=True))
+    garage.go_on()
+    assert had(new) == [0, 1]
+    close(garage)
+
+
+def test_a_process_that_drains_takes_nothing_whoever_told_it_to(garage: Garage) -> None:
+    process = garage.start()
+    garage.fleet.drain(10, NOW)
+    process.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(process) == [0, 1], "what it had before"
+    assert garage.released == []
+
+
+def test_who_drains_by_itself_takes_nothing_until_it_is_replaced(garage: Garage) -> None:
+    process = garage.start()
+    process.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(process) == [0, 1], "it would give it again, and again"
+    assert not garage.fleet.ready
+
+    garage.fleet.drain(10, NOW)
+    assert len(process.told(Drain)) == 1, "and ends in time"
+    assert garage.fleet.next_deadline() == NOW + 10
+
+
+def test_a_process_that_had_its_say_about_leases_alone_takes_them_again(garage: Garage) -> None:
+    """It gave them because it was not told in time that they may be trusted."""
+    process = garage.start()
+    process.say(Given([0, 1]))
+    garage.go_on()
+
+    assert had(process) == [0, 0, 1, 1]
+
+
+def test_a_drain_gives_back_each_lease_when_nothing_of_its_shard_is_left(garage: Garage) -> None:
+    process = garage.start()
+    garage.fleet.drain(10, NOW)
+    garage.fleet.dealer.hear({}, garage.leases)
+    garage.go_on()
+    assert garage.released == []
+
+    process.say(Given([1], draining=True))
+    garage.go_on()
+    assert garage.released == ["g1.1"]
+    garage.end(process)
+    assert garage.released == ["g1.1", "g1.0"]
+    assert garage.fleet.children() == []
+
+
+def test_who_takes_over_while_another_leaves_may_die_and_nothing_is_dealt_twice(
+    garage: Garage,
+) -> None:
+    old, new = reload(garage)
+    old.say(Given([1], draining=True))
+    garage.go_on()
+
+    garage.die(new)
+    third = garage.start()
+    assert had(third) == [1], "the other one still has the rest"
+    garage.end(old)
+    assert had(third) == [0, 1]
+
+
+def test_a_drain_in_the_middle_of_a_hand_over_waits_for_both(garage: Garage) -> None:
+    old, new = reload(garage)
+    old.say(Given([1], draining=True))
+    garage.go_on()
+    garage.fleet.drain(10, NOW)
+    garage.fleet.dealer.hear({}, garage.leases)
+    garage.end(old)
+    assert garage.released == ["g1.0"]
+    assert new.told(Drain)
+
+    garage.end(new)
+    assert garage.released == ["g1.0", "g1.1"]
+    assert garage.fleet.children() == []

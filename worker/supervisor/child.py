@@ -122,7 +122,11 @@ class Runnable(Protocol):
         """No longer watch ``fileobj``."""
 
     def drain(self, deadline: float) -> None:
-        """Begin nothing new; finish what runs until ``deadline`` of the monotonic clock."""
+        """Begin nothing new; give all shards; finish what runs by this monotonic ``deadline``."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more shards, because it was told to drain or does so by itself."""
 
     def stop(self) -> None:
         """End now."""
@@ -270,7 +274,8 @@ class Child:
             self._channel.send(Beat({}))  # more numbers than a line may have
 
     def _tell_given(self, shards: list[int]) -> None:
-        self._channel.send(Given(shards))
+        draining = self._consumer is not None and self._consumer.draining
+        self._channel.send(Given(shards, draining))
 
     def _tell_paused(self) -> None:
         self._channel.send(Paused(self._pause_version))

@@ -21,7 +21,7 @@
         <─── Paused(version) ────────────────────      nothing of these handlers runs here
         <─── Beat(statistics) ───────────────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
-        ──── Drain(seconds), Stop() ────────────>
+        ──── Drain(seconds), Stop() ────────────>      a drain gives every shard
         <─── Finished(finish) ───────────────────      then it exits
 
 The end of the stream says that the other side died: the kernel closes what it held, also after
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: The longest line, in bytes. A peer that sends more is broken.
 MAX_LINE = 1 << 20
@@ -237,9 +237,13 @@ class Lose:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Nothing of these shards is left in this process."""
+    """Nothing of these shards is left in this process; where it is ``draining`` it takes no more.
+
+    A process also drains by itself: at a signal, or since a handler ignored its time limit.
+    """
 
     shards: Sequence[int]
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +285,7 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Start nothing, finish what runs, acknowledge, and end within ``seconds``."""
+    """Start nothing, finish what runs, acknowledge, give each shard, and end within ``seconds``."""
 
     seconds: float
 

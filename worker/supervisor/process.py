@@ -202,8 +202,10 @@ class ChildProcess:
         if self.stage in (Stage.READY, Stage.DRAINING) and not self.channel.pending:
             self.say(Trust(until))
 
-    def given(self, shards: Sequence[int]) -> None:
-        """Note that nothing of these shards is left in the process."""
+    def given(self, shards: Sequence[int], *, draining: bool) -> None:
+        """Note that nothing of these shards is left in the process, and whether it takes others."""
+        if draining and self.stage is Stage.READY:
+            self.stage = Stage.DRAINING  # by itself
         for shard in shards:
             self.shards.pop(shard, None)
             self.giving.discard(shard)
@@ -228,7 +230,8 @@ class ChildProcess:
     def drain(self, seconds: float, now: float) -> None:
         """Let the process finish what runs; what is left of it after ``seconds`` is killed.
 
-        One that does not consume yet holds nothing and is not waited for.
+        It gives each of its shards as soon as nothing of that is left. One that does not consume
+        yet holds nothing and is not waited for.
         """
         self.dismissed = True
         self._drain_until = now + seconds
@@ -237,7 +240,8 @@ class ChildProcess:
         elif self.stage is Stage.OPENING:
             self.say(Drain(drain_allowance(seconds)))
             self.kill_by(now + min(seconds, _OPEN_GRACE))
-        elif self.stage is Stage.READY:
+        elif self.stage is Stage.READY or (self.stage is Stage.DRAINING and self.kill_at is None):
+            self.giving.update(self.shards)
             self.say(Drain(drain_allowance(seconds)))
             self.stage = Stage.DRAINING
             self.kill_by(self._drain_until)
