@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
+from worker.errors import LeasesUnavailable
 from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
@@ -84,7 +86,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     given: Callable[[list[int]], None],
     lost: Callable[[BrokerUnreachable], None],
 ) -> Parts:
-    """Build and connect the parts.
+    """Build the parts, and connect them where that is still trusted once the broker answers.
 
     Raises Unreachable where a server does not answer, ConfigurationError where something is set
     wrong.
@@ -104,7 +106,13 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     )
     link.declared = declared_by(app, settings, plan)
     executor.trusted_until = trusted_until
-    patiently(link.open, settings.connect_timeout)
+    link.may_declare = lambda: executor.is_trusted(clock())
+
+    def connect() -> None:
+        with suppress(LeasesUnavailable):  # the tick connects, once it is trusted again
+            link.open()
+
+    patiently(connect, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(
         keeps_routing_keys=keeps_routing_keys,

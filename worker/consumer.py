@@ -31,7 +31,6 @@ from worker.dedup.base import OWNER_BYTES, Answer
 from worker.ending import Ending, Finish
 from worker.errors import BrokerUnreachable
 from worker.lifespan import Lifespan
-from worker.outcome import ABANDONED
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
 from worker.report import Census, dump, is_idle, statistics
@@ -47,9 +46,8 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.dedup.base import DedupStore
     from worker.dispatch import Resolve
-    from worker.executor import Delivery, Task
+    from worker.executor import Delivery
     from worker.pool import PoolMaker
-    from worker.sharding.lanes import Lane
 
 _LONGEST_WAIT = 0.5
 _BEAT = 1.0
@@ -89,8 +87,6 @@ class Consumer:
         self.settings = settings
         self.owner = owner or os.urandom(OWNER_BYTES)
         self.counters = Counters()
-        #: Until when it may connect, by the ``lease_clock``; set before it opens.
-        self.trusted_until = float("inf")
         #: Called about once a second while the loop is healthy.
         self.on_beat: Callable[[], None] = _ignore
         #: Called with shards of which nothing is left here, so that another may have them.
@@ -115,11 +111,13 @@ class Consumer:
         self._lifespan = Lifespan(app)
         self._waiter = Waiter()
 
-    def open(self) -> None:
+    def open(self, trusted_until: float = float("inf")) -> bool:
         """Connect to the store and the broker, declare, start the pools and the consumers.
 
-        Raises Unreachable where a server does not answer, ConfigurationError where something is
-        set wrong, or where the app's lifespan raises.
+        Past ``trusted_until`` (``lease_clock``) it declares nothing: then it tells that it is not
+        connected, which the tick sees to once :meth:`trust` goes further. Raises Unreachable where
+        a server does not answer, ConfigurationError where something is set wrong, or where the
+        app's lifespan raises.
         """
         settings = self.settings
         if self._store is None:
@@ -130,7 +128,7 @@ class Consumer:
                 self.app,
                 settings,
                 plan=self._plan,
-                trusted_until=self.trusted_until,
+                trusted_until=trusted_until,
                 owner=self.owner,
                 store=self._store,
                 state=state,
@@ -158,6 +156,7 @@ class Consumer:
         self._waiter.follow(self._link.filenos())
         if self._shards:
             self.take(dict.fromkeys(self._shards, 0), float("inf"))
+        return self._link.is_up
 
     def run(self) -> Finish:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
@@ -178,8 +177,13 @@ class Consumer:
         self._lifespan.leave()
 
     def drain(self, deadline: float) -> None:
-        """Begin nothing new; finish, record and acknowledge what runs, until ``deadline``."""
+        """Begin nothing new, give all shards; finish, record and ack what runs, by ``deadline``."""
         self._ending.begin(deadline, Finish.DRAINED)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is on its way to its end, and takes no more shards."""
+        return self._ending.deadline is not None
 
     @property
     def ended(self) -> Finish | None:
@@ -249,7 +253,7 @@ class Consumer:
         try:
             self._tenure.check(now)
             # One that was given up may have other queues by now: it declares nothing.
-            if self._tenure.is_trusted(now) and self._link.ensure(now):
+            if self._executor.is_trusted(now) and self._link.ensure(now):
                 self._waiter.follow(self._link.filenos())
             done += self._dispatcher.collect(self._resolve)
             if not self._dispatcher.lanes.has_ready:
@@ -294,7 +298,7 @@ class Consumer:
         due = min(self._timers.next_due, claim)
         if self._dialogue.busy and self._dialogue.next_try:
             due = min(due, self._dialogue.next_try)
-        if self._link.is_up or not self._tenure.is_trusted(self._clock()):
+        if self._link.is_up or not self._executor.is_trusted(self._clock()):
             return due
         return min(due, self._link.next_try)
 
@@ -328,12 +332,7 @@ class Consumer:
     @property
     def _resolve(self) -> Resolve:
         """What decides the fate of a task that came back."""
-        return self._resolve_late if self._tenure.has_outlived else self._fate.resolve
-
-    def _resolve_late(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
-        if outcome is not ABANDONED:
-            self._tenure.came_back(task)
-        return self._fate.resolve(task, outcome, lane)
+        return self._tenure.witnessing(self._fate.resolve)
 
     def _settled(self, delivery: Delivery) -> None:
         """A task of ``delivery`` needs nothing more; it is finished when that holds for all."""

@@ -1,4 +1,10 @@
-"""How a consumer ends: in order, with work left behind, or because it cannot go on."""
+"""How a consumer ends: in order, with work left behind, or because it cannot go on.
+
+A drain gives every shard, each as it is given at any other time (``tenure``): it is somebody else's
+as soon as nothing of it is left here, however long the handlers of other shards still run. The
+consumer takes none any more, and ends when nothing is under way. At the deadline it abandons what
+still is, and so it does at once where it is stopped; that is given by the end of the process.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +46,14 @@ class Ending:
         self.finish: Finish | None = None
 
     def begin(self, deadline: float, aim: Finish) -> None:
-        """Begin nothing new; what runs has until ``deadline``."""
+        """Begin nothing new, give every shard; what runs has until ``deadline``."""
         if self.deadline is None or deadline < self.deadline:
             self.deadline = deadline
         self._aim = self._aim or aim
         self._parts.executor.draining = True
         self._parts.gatherer.drain()
         self._parts.dispatcher.forget()
-        self._parts.dispatcher.recall()
+        self._parts.tenure.give([*self._parts.tenure.shards])
 
     def check(self, now: float, resolve: Resolve) -> None:
         """End once nothing is under way, or the deadline passed. ``resolve`` as in ``abandon``."""
@@ -63,6 +69,7 @@ class Ending:
         if not running and not dialogue.busy and not detour.under_way:
             with suppress(BrokerUnreachable):  # what is not acknowledged comes again, a duplicate
                 self._counters.acked += link.settle(everything=True)
+                self._parts.tenure.check(now)  # gives what ended last
             self.finish = Finish.STUCK if stuck else self._aim
         elif now >= self.deadline:
             self.abandon(Finish.STUCK if stuck else Finish.ABANDONED, resolve)

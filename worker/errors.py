@@ -14,7 +14,7 @@
     │   ├── Unroutable           nobody would have received it
     │   ├── PublishRefused       the broker said no (nack, length limit)
     │   └── ConfirmTimeout       the broker did not say; it may have been stored
-    └── StoreCorrupt             the dedup store answers what it never should
+    └── StoreCorrupt             a store answers, or holds, what it never should
 
     HandlerSignal                raised by handlers to steer, never an error
     ├── Retry                    run me again later
@@ -90,7 +90,10 @@ class ConfirmTimeout(PublishError):
 
 
 class StoreCorrupt(QworkerError):
-    """The dedup store answered something that its protocol does not know."""
+    """A store answered, or holds, something that its protocol does not know.
+
+    The dedup store or the lease store, or a document in it: the plan of shards, what is paused.
+    """
 
 
 class HandlerSignal(Exception):

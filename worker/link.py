@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import AccessRefused, NotFound
+from amqp.exceptions import AccessRefused
 
-from worker.declaring import declare, declare_queue
-from worker.errors import BrokerUnreachable, ConfigurationError, PublishError
+from worker.declaring import declare
+from worker.errors import BrokerUnreachable, ConfigurationError, LeasesUnavailable, PublishError
 from worker.retry import RetryPolicy
+from worker.retryqueues import RetryQueues
 from worker.telemetry import BrokerLost, BrokerRegained
-from worker.topology import RETRY_SECONDS, retry_arguments
 from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.inbound import RELAY, Inbound, losses, release
 from worker.transport.outbound import Outbound
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.message import Outgoing
     from worker.telemetry import Telemetry
-    from worker.topology import Queue, Topology
+    from worker.topology import Topology
     from worker.transport.arrival import Arrival
     from worker.transport.inbound import QueueChannel
     from worker.transport.outbound import Sent
@@ -65,6 +65,8 @@ class Link:
         self.topology = topology
         #: What is declared at each connection.
         self.declared: tuple[Topology, ...] = (topology,)
+        #: Asked right before that: whether it is still what shall be there.
+        self.may_declare: Callable[[], bool] = lambda: True
         self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
@@ -77,8 +79,7 @@ class Link:
         self._unsent: list[Outgoing] = []
         #: What a lost connection still heard; ``publish`` tells it.
         self._last_words: list[Sent] = []
-        #: Those that are in use, by name.
-        self._retry_queues: dict[str, Queue] = {}
+        self._retries = RetryQueues(service, settings)
         self._failures = 0
         self._complaint = ""
         self._lost_at: float | None = None
@@ -107,8 +108,8 @@ class Link:
     def open(self) -> None:
         """Connect, declare, and consume the shards that were taken, and the relay queue.
 
-        Raises BrokerUnreachable, or ConfigurationError where the broker has something else of
-        that name or refuses the user.
+        Raises BrokerUnreachable, LeasesUnavailable where by now it may not declare anything, or
+        ConfigurationError where the broker has something else of that name or refuses the user.
         """
         settings, topology = self._settings, self.topology
         queues = {shard: topology.queue_of(shard) for shard in sorted(self._shards)}
@@ -116,15 +117,10 @@ class Link:
         inbound_connection = self._connect("consume")
         try:
             outbound = Outbound(self._connect("publish"), settings.broker)
-            channel = inbound_connection.channel()
-            for each in self.declared:
-                declare(channel, each, thoroughly=self._is_lacking)
-            self._is_lacking = False
-            channel.close()
-            for queue in self._retry_queues.values():
-                _declare_retry(queue, inbound_connection)
+            self._declare(inbound_connection)
+            self._retries.declare_again(inbound_connection)
             if settings.burst:  # which ends when these are empty too
-                self._find_retry_queues(inbound_connection)
+                self._retries.find(inbound_connection)
             if topology.relay:
                 queues[RELAY] = topology.relay
             inbound = Inbound(inbound_connection, settings.broker, settings.prefetch)
@@ -142,6 +138,15 @@ class Link:
         outbound.send(self._unsent)
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
+
+    def _declare(self, connection: Connection) -> None:
+        if not self.may_declare():  # connecting may have taken long
+            raise LeasesUnavailable("the lease store was not heard of for too long to declare")
+        channel = connection.channel()
+        for each in self.declared:
+            declare(channel, each, thoroughly=self._is_lacking)
+        self._is_lacking = False
+        channel.close()
 
     def _connect(self, purpose: str) -> Any:
         return connect(
@@ -171,6 +176,8 @@ class Link:
                 self._complaint = str(error)
                 logger.warning("not consuming until this is mended: %s", error)
             self._back_off(error, now)
+            return False
+        except LeasesUnavailable:
             return False
         self._up_since = now
         if self._lost_at is not None:
@@ -307,34 +314,17 @@ class Link:
             self._outbound.keep_alive()
 
     def declare_retry(self, delay: float) -> str | None:
-        """Declare the retry queue for ``delay`` and return its name; None where it cannot be.
-
-        A classic queue would lose what expires while the broker restarts.
-        """
-        able = capabilities_of(self._settings.broker)
-        if able.has_queue_types and self._settings.queue_type == "classic":
-            return None
-        queue = retry_arguments(self._service, delay, self._settings, able)
-        if queue.name not in self._retry_queues:
-            # On the consuming connection: the broker may have stopped reading the other one.
-            if self._inbound is None or not _declare_retry(queue, self._inbound.connection):
-                return None
-            self._retry_queues[queue.name] = queue
-        return queue.name
-
-    def _find_retry_queues(self, connection: Connection) -> None:
-        able = capabilities_of(self._settings.broker)
-        for seconds in RETRY_SECONDS:
-            queue = retry_arguments(self._service, seconds, self._settings, able)
-            if _exists(queue.name, connection):
-                self._retry_queues[queue.name] = queue
+        """Declare the retry queue for ``delay`` and return its name; None where it cannot be."""
+        # On the consuming connection: the broker may have stopped reading the other one.
+        connection = None if self._inbound is None else self._inbound.connection
+        return self._retries.declare(delay, connection)
 
     def depths(self) -> Mapping[str, int]:
         """Return the messages that wait in the queues it consumes. Raises BrokerUnreachable."""
         inbound = self._inbound
         if inbound is None:
             return {}
-        queues = [c.queue for c in inbound.channels if not c.closed] + list(self._retry_queues)
+        queues = [c.queue for c in inbound.channels if not c.closed] + [*self._retries.names]
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
     def survey(self, queues: Sequence[str]) -> bool:
@@ -370,29 +360,3 @@ class Link:
 
 def _depth(queue: str, channel: Any) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
-
-
-def _exists(queue: str, connection: Connection) -> bool:
-    channel = connection.channel()  # of its own: asking for what is not there ends a channel
-    try:
-        channel.queue_declare(queue, passive=True)
-    except NotFound:
-        return False
-    channel.close()
-    return True
-
-
-def _declare_retry(queue: Queue, connection: Connection) -> bool:
-    """Declare a retry queue and its exchange; tell whether that could be done."""
-    try:
-        channel = connection.channel()  # of its own: a refusal ends a channel
-        declare_queue(channel, queue)
-        channel.exchange_declare(queue.name, "fanout", durable=True, auto_delete=False)
-        channel.queue_bind(queue.name, queue.name, "")
-        channel.close()
-    except ConfigurationError as error:
-        logger.warning("retries wait in memory instead: %s", error)
-        return False
-    except losses(connection):
-        return False  # whoever uses the connection next will notice
-    return True

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable
 from worker.leases.base import suspended
+from worker.outcome import ABANDONED
 from worker.resharding import declared_by, topology_of
 from worker.telemetry import LeaseOutlived, ShardsLapsed
 
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.detour import Detour
     from worker.dialogue import Dialogue
-    from worker.dispatch import Dispatcher
+    from worker.dispatch import Dispatcher, Resolve
     from worker.executor import Executor, Task
     from worker.gather import Gatherer
     from worker.link import Link
     from worker.parking import Parking
     from worker.sharding.generations import Plan
+    from worker.sharding.lanes import Lane
     from worker.telemetry import Telemetry
     from worker.transport.inbound import QueueChannel
 
@@ -95,15 +97,6 @@ class Tenure:
         return self._executor.fences.keys()
 
     @property
-    def has_outlived(self) -> bool:
-        """Whether something may still run of shards that are no longer ours."""
-        return bool(self._lost)
-
-    def is_trusted(self, now: float) -> bool:
-        """Tell whether whoever assigns the shards was heard of lately enough."""
-        return now + suspended() <= self._executor.trusted_until
-
-    @property
     def next_due(self) -> float:
         """When the trust in what is consumed ends, by the clock of the loop."""
         if not self._executor.fences:
@@ -114,10 +107,10 @@ class Tenure:
         """Consume these shards too, under these fences.
 
         ``trusted_until`` is of the ``lease_clock``. Shards that are being given up must not be
-        among them.
+        among them. Past it, and in a drain, they are given at once.
         """
         self.trust(trusted_until)
-        if not self.is_trusted(self._clock()):
+        if self._executor.draining or not self._executor.is_trusted(self._clock()):
             self._given([*fences])
             return
         self._executor.fences = {**self._executor.fences, **fences}
@@ -164,7 +157,7 @@ class Tenure:
 
     def check(self, now: float) -> None:
         """Find out what has lapsed, and what nothing is left of. Raises BrokerUnreachable."""
-        if not self.is_trusted(now):
+        if not self._executor.is_trusted(now):
             lapsed = sorted({*self._executor.fences, *self._leaving} - self._lost)
             if lapsed:
                 self._telemetry.emit(ShardsLapsed(tuple(lapsed)))
@@ -183,13 +176,20 @@ class Tenure:
         except BrokerUnreachable as error:
             self._link_lost(error)
 
-    def came_back(self, task: Task) -> None:
-        """Tell of a handler that ended after the lease of its shard."""
-        shard = task.message.shard
-        if shard in self._lost:
-            fence = self._leaving[shard]
-            outlived = LeaseOutlived(task.handler_name, task.message.id, shard, fence)
-            self._telemetry.emit(outlived)
+    def witnessing(self, resolve: Resolve) -> Resolve:
+        """Return ``resolve``; it tells of handlers that end after the lease of their shard."""
+        if not self._lost:
+            return resolve
+
+        def tell_and_resolve(task: Task, outcome: object, lane: Lane[Task]) -> bool:
+            shard = task.message.shard
+            if shard in self._lost and outcome is not ABANDONED:
+                fence = self._leaving[shard]
+                outlived = LeaseOutlived(task.handler_name, task.message.id, shard, fence)
+                self._telemetry.emit(outlived)
+            return resolve(task, outcome, lane)
+
+        return tell_and_resolve
 
     def _finish(self, shards: list[int]) -> None:
         """Nothing of these shards is under way: acknowledge, close, and say so."""

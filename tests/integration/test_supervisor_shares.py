@@ -79,6 +79,44 @@ def test_who_joins_gets_a_share_and_who_leaves_gives_it_back(join: Join) -> None
     check(ann)
 
 
+def test_who_leaves_gives_each_shard_as_soon_as_nothing_of_it_is_left(join: Join) -> None:
+    ann = join()
+    until(lambda: shards(ann) == [ALL], 30)
+    bob = join()
+    until(lambda: balanced(ann, bob), 30)
+    idle, busy = shards(ann)[0]
+
+    ann.behave(drain_takes=60, idle=[idle])
+    ann.signal(signal.SIGTERM)
+    until(lambda: idle in shards(bob)[0], 5, "it has what is idle, while handlers run for long")
+    assert shards(ann, bob) == [[], [shard for shard in ALL if shard != busy]]
+    assert ann.running
+    ann.behave()
+    assert ann.exit_code() == 0
+    until(lambda: shards(bob) == [ALL])
+    check(bob)
+
+
+def test_a_reload_hands_each_shard_over_as_soon_as_nothing_of_it_is_left(join: Join) -> None:
+    ann = join()
+    until(lambda: shards(ann) == [ALL], 30)
+    (old,) = ann.processes().values()
+
+    ann.behave(drain_takes=60, idle=[1, 3])
+    ann.signal(signal.SIGHUP)
+    until(lambda: ann.dealt() == {0: [1, 3]}, 20, "its successor has what is idle")
+    had = holders(ann.journal())
+    assert {shard for shard, pid in had.items() if pid == old} == {0, 2}
+    assert ann.status()["ready"]
+    assert ann.status()["state"] == "reloading"
+
+    ann.behave()
+    until(lambda: not is_alive(old) and shards(ann) == [ALL], 20)
+    until(lambda: ann.status()["state"] == "running")
+    assert all(len(set(seen)) == 1 for seen in fences(ann.journal()).values())
+    check(ann)
+
+
 def test_a_member_waits_for_what_still_runs_elsewhere(join: Join) -> None:
     ann = join()
     until(lambda: shards(ann) == [ALL], 30)

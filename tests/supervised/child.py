@@ -3,7 +3,8 @@
 ``boot``, ``open``: ``ok``, ``crash``, ``hang``, ``wrong`` (a ConfigurationError), ``unreachable``.
 ``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``, ``give_takes``: seconds; so long
 what runs of a shard takes to finish. ``busy``: not idle. ``away``: the broker does not answer, or
-only not these processes.
+only not these processes. ``idle``: shards of which nothing runs: a drain gives them at once, all
+others by the end of the process.
 ``only``: the index of the process that the behaviour is meant for. ``terms``: changed settings.
 
 As the consumer does, it gives by itself what it was not told to trust any longer.
@@ -54,7 +55,6 @@ class Journal:
 
 class StandIn:
     def __init__(self, journal: Journal, plan: Plan, owner: bytes) -> None:
-        self.trusted_until = float("inf")
         self.on_beat: Callable[[], None] = lambda: None
         self.on_given: Callable[[list[int]], None] = lambda _shards: None
         self.on_paused: Callable[[], None] = lambda: None
@@ -70,10 +70,11 @@ class StandIn:
         self._drained_at = 0.0
         self._beats = 0
 
-    def open(self) -> None:
+    def open(self, trusted_until: float) -> bool:
         misbehave(self._journal.behaviour().get("open", "ok"))
         self._journal.write("open", self._plan.consumed.number)
         self._journal.write("owner", self._owner.hex())
+        return True
 
     def run(self) -> Finish:
         while self._finish is None:
@@ -130,7 +131,7 @@ class StandIn:
         self.trust(trusted_until)
         if self._shards.keys() & fences.keys():
             raise AssertionError("it has that already")
-        if lease_clock() > trusted_until:
+        if lease_clock() > trusted_until or self.draining:
             self._tell_given([*fences])
             return
         self._journal.write("take", {str(shard): fence for shard, fence in fences.items()})
@@ -161,6 +162,13 @@ class StandIn:
         self._journal.write("drain", deadline - time.monotonic())
         if self._drain_until is None:
             self._drain_until, self._drained_at = deadline, time.monotonic()
+
+        idle = self._journal.behaviour().get("idle", [])
+        self.give([shard for shard in self._shards if shard in idle])
+
+    @property
+    def draining(self) -> bool:
+        return self._drain_until is not None
 
     def stop(self) -> None:
         self._journal.write("stop")

@@ -279,6 +279,31 @@ def test_the_one_lease_of_a_service_covers_all_shards() -> None:
     assert table.given == ["g1"]
 
 
+def test_what_one_lease_covers_is_in_one_process_at_a_time() -> None:
+    table = Table(1, single=True)
+    table.own("g1", epoch=17)
+    table.go_on(places=1)
+    (old,) = table.hands
+    old.dismissed = True
+    new = Process(0)
+    table.hands.append(new)
+
+    old.answers.append(("given", [*range(SHARDS - 1)]))
+    old.answer()
+    table.deal(places=1)
+    assert new.said == [], "one shard is left in the other"
+    old.answers.append(("given", [SHARDS - 1]))
+    old.answer()
+    table.deal(places=1)
+    assert new.shards == dict.fromkeys(range(SHARDS), 17)
+    table.dealer.paused = lambda shard: shard == 3
+    table.hands.remove(old)
+    table.go_on(places=1)
+    table.dealer.paused = lambda _: False
+    table.go_on(places=1)
+    assert new.has == dict.fromkeys(range(SHARDS), 17), "who has the rest may have all"
+
+
 def test_a_lease_that_nobody_consumes_yet_goes_back_at_once() -> None:
     table = Table(0)
     table.own("g1.0", "reshard")

@@ -101,6 +101,6 @@ def test_a_transport_that_vanishes_while_it_connects_is_a_broker_that_does_not_a
 def test_a_transport_that_vanishes_while_a_retry_queue_is_declared_ends_nothing(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.link.declare_queue", vanish)
+    monkeypatch.setattr("worker.retryqueues.declare_queue", vanish)
 
     assert link.declare_retry(1.0) is None

@@ -60,7 +60,8 @@ def test_who_went_by_a_plan_writes_it_again() -> None:
 
 
 def process(version: int) -> Any:
-    child = SimpleNamespace(stage=Stage.READY, told=version, followed=version, pid=1, follow_at=0.0)
+    child = SimpleNamespace(stage=Stage.READY, told=version, followed=version, pid=1)
+    child.follow_at = float("inf")
     child.follow = lambda _, version: setattr(child, "told", version)
     return child
 

@@ -8,7 +8,8 @@ from typing import cast
 
 from worker.leases.base import View
 from worker.sharding.generations import Generation, Phase, Plan
-from worker.supervisor.control import Followed, Message, Step, Stepped
+from worker.supervisor.control import Follow, Followed, Message, Step, Stepped
+from worker.supervisor.dealer import Dealer, Hand
 from worker.supervisor.facts import Facts
 from worker.supervisor.process import ChildProcess, Stage
 from worker.supervisor.resharder import Resharder
@@ -30,14 +31,19 @@ class Process:
     stage: Stage = Stage.READY
     told: int = VERSION
     followed: int = VERSION
-    follow_at: float = 0.0
+    follow_at: float = float("inf")
+    trusted_until: float = 0.0
     said: list[Message] = field(default_factory=list)
 
     def say(self, message: Message) -> None:
         self.said.append(message)
 
+    def trust(self, until: float) -> None:
+        self.trusted_until = until
+
     def follow(self, _plan: Plan, version: int) -> None:
-        self.told = version
+        self.told, self.follow_at = version, float("inf")
+        self.said.append(Follow("", version))
 
 
 class Desk:
@@ -58,6 +64,10 @@ class Desk:
     def steps(self) -> list[int]:
         """Return the processes that were told to take a step, once for each time."""
         return [p.pid for p in self.processes for message in p.said if isinstance(message, Step)]
+
+    def follows(self) -> int:
+        """Return how often processes were told to follow a plan."""
+        return sum(isinstance(message, Follow) for p in self.processes for message in p.said)
 
     @property
     def phases(self) -> list[Phase | None]:
@@ -182,11 +192,44 @@ def test_what_a_process_could_not_declare_it_is_told_again_later() -> None:
     child = cast("ChildProcess", process)
     desk.resharder.heard(child, Followed(VERSION, "the broker is away"), NOW)
     desk.drive()
-    assert process.told != VERSION
+    assert desk.follows() == 1
     assert desk.resharder.followed < VERSION
 
     desk.drive(LATER)
+    desk.drive(LATER)
+    assert desk.follows() == 2
+
+
+def test_a_process_that_cannot_declare_the_plan_of_now_is_trusted_all_the_same() -> None:
+    """It was told, so it brings back nothing of an earlier plan, and what it consumes goes on."""
+    process = Process(told=0, followed=0)
+    desk = Desk(process)
+    desk.hear(Phase.BIND)
+    desk.drive()
+    dealer = Dealer(lambda _lease, _epoch: None)
+    dealer.follow(plan(Phase.BIND), VERSION)
+
+    for now in (NOW, LATER):
+        answer = Followed(VERSION, "its exchange is not the service's to declare")
+        desk.resharder.heard(cast("ChildProcess", process), answer, now)
+        dealer.trust(now, cast("Sequence[Hand]", [process]))
+        desk.drive(now)
+
+    assert process.trusted_until == LATER
+
+
+def test_a_plan_that_comes_is_told_at_once_whatever_became_of_the_one_before() -> None:
+    process = Process(told=VERSION - 1, followed=VERSION - 2)
+    desk = Desk(process)
+    child = cast("ChildProcess", process)
+    desk.resharder.heard(child, Followed(VERSION - 1, "the broker is away"), NOW)
+    desk.hear(Phase.BIND)
+    desk.drive(NOW)
     assert process.told == VERSION
+
+    desk.resharder.heard(child, Followed(VERSION - 1, "the broker is away"), NOW)
+    desk.drive(LATER)
+    assert desk.follows() == 1, "what it could not declare is of no importance any more"
 
 
 def test_a_proposal_that_came_to_nothing_is_made_again() -> None:

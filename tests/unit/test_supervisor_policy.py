@@ -101,6 +101,21 @@ def test_a_beat_that_is_not_idle_is_not_quiet() -> None:
     assert not burst.over([1])
 
 
+def test_of_a_process_that_died_nothing_is_remembered_and_everybody_is_asked_again() -> None:
+    burst = BurstWatch()
+    for _ in range(3):
+        burst.beat(1, QUIET)
+        burst.beat(2, QUIET)
+
+    burst.bury(1)
+    assert not burst.over([2]), "somebody has to do what it left"
+    for _ in range(2):
+        burst.beat(1, {"idle": True, "received": 9})  # another one of that number
+        burst.beat(2, QUIET)
+
+    assert burst.over([1, 2])
+
+
 @pytest.mark.parametrize(("timeout", "allowance"), [(25.0, 24.0), (2.0, 1.8), (0.0, 0.0)])
 def test_a_child_gets_a_little_less_than_the_drain_to_report_by_itself(
     timeout: float, allowance: float

@@ -697,6 +697,84 @@ def test_a_drain_finds_shards_that_are_being_given(service: Service) -> None:
         assert bank.depth(0) == 1
 
 
+def test_a_drain_gives_each_shard_as_soon_as_nothing_of_it_is_left(service: Service) -> None:
+    service.gate.closed_for = {0}
+    with bank_of(service) as bank:
+        ann = bank.peer(THREADS)
+        ann.take(0, 1, fence=17)
+        bank.publish(0, 0)
+        bank.publish(1, 20)
+        ann.tick_until(lambda: 0 in service.begun and 20 in service.done)
+
+        ann.consumer.drain(bank.worker.clock() + 600)
+        bank.publish(0, 1)
+        bank.publish(1, 21)
+        ann.tick()
+        assert ann.given == [[1]]
+        assert ann.left == {1: 1}, "what was done is acknowledged, all else is back"
+        assert ann.channels == {0: True}, "never closed before it is acknowledged"
+        assert ann.consumer.ended is None
+        bob = bank.peer()
+        bob.take(1, fence=18)
+        bob.tick_until(lambda: 21 in service.done)
+        assert 0 not in service.done
+
+        service.gate.open()
+        ann.tick_until(lambda: ann.consumer.ended)
+        assert ann.consumer.ended is Finish.DRAINED
+        assert ann.given == [[1], [0]], "before the process has closed what else it has"
+        assert ann.left == {1: 1, 0: 1}
+        bob.take(0, fence=19)
+        bob.tick_until(lambda: len(service.done) == 4)
+        assert service.begun.count(0) == 1
+        assert service.begun.index(0) < service.begun.index(1)
+        assert {*service.attempts} == {1}
+
+
+def test_who_drains_takes_nothing_more(service: Service) -> None:
+    service.gate.closed_for = {0}
+    with bank_of(service) as bank:
+        ann = bank.peer(THREADS)
+        ann.take(0)
+        bank.publish(0, 0)
+        ann.tick_until(lambda: service.begun)
+        assert not ann.consumer.draining
+        ann.consumer.drain(bank.worker.clock() + 600)
+        assert ann.consumer.draining
+
+        bank.publish(1, 20)
+        ann.take(1)
+        assert ann.given == [[1]]
+        ann.tick()
+        assert (service.begun, bank.depth(1)) == ([0], 1)
+
+
+@pytest.mark.parametrize("how", ["stop", "deadline"])
+def test_what_outlasts_a_drain_is_given_by_the_end_of_the_process(
+    service: Service, how: str
+) -> None:
+    service.gate.closed_for = {0}
+    with bank_of(service, claim_ttl=30) as bank:
+        clock = bank.worker.clock
+        ann = bank.peer(THREADS)
+        ann.take(0, 1)
+        bank.publish(0, 0)
+        ann.tick_until(lambda: service.begun)
+        ann.consumer.drain(clock() + 5)
+        ann.tick()
+        if how == "stop":
+            ann.consumer.stop()
+        else:
+            clock.advance(6)
+            ann.tick(2)
+
+        assert ann.consumer.ended is Finish.ABANDONED
+        assert ann.given == [[1]]
+        ann.consumer.close()
+        assert bank.depth(0) == 1
+        bank.peers.remove(ann)
+
+
 # Trust
 
 
@@ -884,6 +962,9 @@ def test_a_handler_that_never_began_outlives_nothing(service: Service) -> None:
 # Everything at once
 
 
+_HAPPENINGS = ["send", "send", "send", "give", "lose", "lapse", "drain", "tick", "cut", "time"]
+
+
 class World:
     """Two processes that take what the other gave, and a list of what happened to each key."""
 
@@ -900,7 +981,7 @@ class World:
         """Let something happen to one shard."""
         shard = self.random.randrange(2)
         peer = self.holders[shard]
-        match self.random.choice(["send", "send", "give", "lose", "lapse", "tick", "cut", "time"]):
+        match self.random.choice(_HAPPENINGS):
             case "send":
                 key = self.random.randrange(3)
                 line = self.bank.keys[shard][key]
@@ -912,6 +993,8 @@ class World:
                 peer.consumer.lose([shard])
             case "lapse" if peer is not None:
                 peer.consumer.trust(self.bank.later(-1))
+            case "drain":
+                self.random.choice(self.peers).consumer.drain(FOREVER)
             case "cut":
                 cut = BrokerUnreachable("it was cut")
                 self.random.choice(self.peers).consumer._link_lost(cut)
@@ -919,9 +1002,16 @@ class World:
                 self.bank.worker.clock.advance(self.random.choice([0.1, 1.0, 5.0]))
 
     def go_on(self, ticks: int) -> None:
-        """Let both work, and take what is nobody's."""
-        for peer in self.peers:
-            peer.tick(ticks)
+        """Let both work, and take what is nobody's. Who has drained is replaced."""
+        for number, peer in enumerate(self.peers):
+            for _ in range(ticks):
+                if not peer.consumer.ended:
+                    peer.tick(1)
+            if peer.consumer.ended:
+                assert peer.consumer.ended is Finish.DRAINED
+                peer.consumer.close()
+                self.bank.peers.remove(peer)
+                self.peers[number] = self.bank.peer()
             for shard in [shard for some in peer.given for shard in some]:
                 assert self.holders[shard] is peer
                 self.holders[shard] = None
@@ -935,7 +1025,7 @@ class World:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_whoever_has_a_shard_when_every_message_runs_once_and_in_order(seed: int) -> None:
-    """Shards are given, lost and lapse, connections break, and some attempts fail."""
+    """Shards are given, lost and lapse, processes drain, connections break, and attempts fail."""
     random = Random(seed)
     service = Service()
     done: dict[str, list[int]] = defaultdict(list)

@@ -25,9 +25,13 @@ logger = logging.getLogger("worker.supervisor")
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of one process: who has its shards now, and who will."""
+    """The place of one process: who has its shards, or some of them still, and who will.
+
+    The holder alone takes shards. The leaver was the holder before, and drains.
+    """
 
     index: int
+    leaver: ChildProcess | None = None
     holder: ChildProcess | None = None
     successor: ChildProcess | None = None
     restarts: Restarts = field(default_factory=Restarts)
@@ -35,7 +39,33 @@ class Slot:
 
     def children(self) -> Iterator[ChildProcess]:
         """Return the living processes of this slot."""
-        return (child for child in (self.holder, self.successor) if child is not None)
+        everybody = (self.leaver, self.holder, self.successor)
+        return (child for child in everybody if child is not None)
+
+    def holders(self) -> Iterator[ChildProcess]:
+        """Return the processes that may have shards."""
+        return (child for child in (self.leaver, self.holder) if child is not None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its holder consumes, and nobody leaves."""
+        holder = self.holder
+        return self.leaver is None and holder is not None and holder.stage is Stage.READY
+
+    def promote(self) -> None:
+        """Make the successor the holder, where that is gone or takes nothing more."""
+        if self.holder is None or (self.holder.dismissed and self.leaver is None):
+            self.leaver = self.holder or self.leaver
+            self.holder, self.successor = self.successor, None
+
+    def bury(self, child: ChildProcess) -> None:
+        """Know nothing more of a process that died."""
+        if child is self.leaver:
+            self.leaver = None
+        elif child is self.holder:
+            self.holder = None
+        else:
+            self.successor = None
 
 
 @dataclass(slots=True)
@@ -65,11 +95,9 @@ class Change:
         )
 
     def done(self) -> bool:
-        """Whether every new process consumes, and every surplus one is gone."""
+        """Whether every new process consumes, and every old or surplus one is gone."""
         return self.committed and all(
-            not self.needs(slot) and slot.holder is not None and slot.holder.stage is Stage.READY
-            if slot.index < self.processes
-            else slot.holder is None
+            slot.is_settled if slot.index < self.processes else not any(slot.holders())
             for slot in self.slots
         )
 

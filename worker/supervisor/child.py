@@ -5,7 +5,9 @@
 3. Run the consumer's loop in this thread. The control pipe and the signals are watched by it.
 4. Say how it ended, and exit: no later than told, also where a thread of a handler never ends.
 
-Without its supervisor the process drains by itself, before its leases could end.
+Without its supervisor the process drains by itself, within a share of the length of its leases: it
+ends before they do, as they were renewed not long ago. Where they were not, nothing begins past
+their trust, as ever, and what runs may outlive them by that drain.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError, QworkerError
+from worker.leases.base import lease_clock
 from worker.logs import configure_early, configure_logging
 from worker.sharding.generations import Plan
 from worker.supervisor.control import (
@@ -68,11 +71,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.supervisor.child")
 
-#: The most seconds that a process without a supervisor takes to drain.
-ORPHAN_DRAIN = 8.0
+#: The most seconds that a process without a supervisor takes to drain, and the most of the length
+#: of its leases.
+ORPHAN_DRAIN, ORPHAN_SHARE = 8.0, 0.8
 
-#: Seconds past its drain that such a process may still take to close and exit.
-_ORPHAN_EXIT = 1.5
+#: The same for what it may take past its drain, to close and exit.
+_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE = 1.5, 0.15
 
 M = TypeVar("M", bound="Message")
 
@@ -80,14 +84,12 @@ M = TypeVar("M", bound="Message")
 class Runnable(Protocol):
     """What this process runs: ``worker.consumer.Consumer``. See there for what is promised."""
 
-    #: Until when it may connect, by the ``lease_clock``; set before it opens.
-    trusted_until: float
     on_beat: Callable[[], None]
     on_given: Callable[[list[int]], None]
     on_paused: Callable[[], None]
 
-    def open(self) -> None:
-        """Connect and declare."""
+    def open(self, trusted_until: float) -> bool:
+        """Connect and declare; tell whether that is done, and not left for when it is trusted."""
 
     def run(self) -> Enum:
         """Consume until drained, stopped or failed."""
@@ -120,7 +122,11 @@ class Runnable(Protocol):
         """No longer watch ``fileobj``."""
 
     def drain(self, deadline: float) -> None:
-        """Begin nothing new; finish what runs until ``deadline`` of the monotonic clock."""
+        """Begin nothing new; give all shards; finish what runs by this monotonic ``deadline``."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more shards, because it was told to drain or does so by itself."""
 
     def stop(self) -> None:
         """End now."""
@@ -177,8 +183,10 @@ class Child:
         self._channel = channel
         self._signals = Signals()
         self._owner = secrets.token_bytes(8)
-        self._drain_timeout = 0.0
+        self._drain_timeout = self._lease_ttl = 0.0
         self._consumer: Runnable | None = None
+        #: Until when the supervisor's last word on leases and the plan holds, by ``lease_clock``.
+        self._trusted_until = 0.0
         #: The version of what is paused that it was told of last.
         self._pause_version = 0
 
@@ -213,21 +221,25 @@ class Child:
     def _serve(self, service: Service) -> str:
         terms = service.terms
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
-        self._drain_timeout = terms.drain_timeout
+        self._drain_timeout, self._lease_ttl = terms.drain_timeout, terms.lease_ttl
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
         told = self._await(Open, service.look)
         plan = Plan.load(told.plan)
         self._consumer = consumer = service.consumer(plan, self._owner)
-        self._stepper = Stepper(service.steps, self._signals.wake)
-        consumer.trusted_until = told.trusted_until
+        self._trusted_until = told.trusted_until
+        self._stepper = Stepper(
+            service.steps,
+            trusted=lambda: lease_clock() <= self._trusted_until,
+            wake=self._signals.wake,
+        )
         consumer.on_given = self._tell_given
         consumer.on_paused = self._tell_paused
-        consumer.open()
+        connected = consumer.open(told.trusted_until)
         consumer.on_beat = self._beat
         consumer.watch(self._channel, self._listen)
         consumer.watch(self._signals, self._obey)
-        self._channel.send(Ready(plan.consumed.number, told.version))
+        self._channel.send(Ready(plan.consumed.number, told.version if connected else 0))
         self._listen()  # to what came meanwhile, and shows on no descriptor
         finish = consumer.run().name
         self._channel.send(Finished(finish))
@@ -262,7 +274,8 @@ class Child:
             self._channel.send(Beat({}))  # more numbers than a line may have
 
     def _tell_given(self, shards: list[int]) -> None:
-        self._channel.send(Given(shards))
+        draining = self._consumer is not None and self._consumer.draining
+        self._channel.send(Given(shards, draining))
 
     def _tell_paused(self) -> None:
         self._channel.send(Paused(self._pause_version))
@@ -289,20 +302,21 @@ class Child:
     def _assign(self, consumer: Runnable, message: Message) -> None:
         """Consume what the supervisor says, and as long as it says."""
         match message:
-            case Open(text, version, _):
+            case Open(text, _, trusted_until):
                 plan = Plan.load(text)
                 consumer.switch(plan)
+                self._trust(consumer, trusted_until)
                 self._channel.send(Ready(plan.consumed.number, 0))
-                self._stepper.follow(plan, version)
             case Follow(text, version):
                 consumer.follow(Plan.load(text))
                 self._stepper.follow(Plan.load(text), version)
             case Step(text, version):
                 self._stepper.step(Plan.load(text), version)
             case Take(fences, trusted_until):
+                self._trusted_until = trusted_until
                 consumer.take(dict(fences), trusted_until)
             case Trust(until):
-                consumer.trust(until)
+                self._trust(consumer, until)
             case Give(shards):
                 consumer.give(shards)
             case Lose(shards):
@@ -312,6 +326,10 @@ class Child:
                 consumer.pause(handlers)
             case _:
                 logger.error("the supervisor sent a %s", type(message).__name__)
+
+    def _trust(self, consumer: Runnable, until: float) -> None:
+        self._trusted_until = until
+        consumer.trust(until)
 
     def _obey(self) -> None:
         """Tell what a step came to; drain if SIGTERM came."""
@@ -326,10 +344,11 @@ class Child:
         if self._consumer is None:
             return
         self._consumer.unwatch(self._channel)
-        seconds = min(self._drain_timeout, ORPHAN_DRAIN)
+        seconds = min(self._drain_timeout, ORPHAN_DRAIN, ORPHAN_SHARE * self._lease_ttl)
+        left = min(_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE * self._lease_ttl)
         logger.warning("the supervisor is gone: draining for up to %g s", seconds)
         self._consumer.drain(time.monotonic() + seconds)
-        faulthandler.dump_traceback_later(seconds + _ORPHAN_EXIT, exit=True)
+        faulthandler.dump_traceback_later(seconds + left, exit=True)
 
 
 class _EndedEarly(Exception):

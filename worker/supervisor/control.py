@@ -8,7 +8,7 @@
         ──── Look() ────────────────────────────>      where the lease store knows no plan:
         <─── Found(generations) ─────────────────      looks at the broker
         ──── Open(plan, version, …) ────────────>      connects and declares
-        <─── Ready(generation, version) ─────────      or Fatal(exit_code, text)
+        <─── Ready(generation, version) ─────────      or Fatal(exit_code, text); trust comes next
         ──── Take(fences, trusted_until) ───────>      consumes these shards
         ──── Trust(until) ──────────────────────>      at each renewal of their leases
         ──── Give(shards), Lose(shards) ────────>      finishes what runs
@@ -21,7 +21,7 @@
         <─── Paused(version) ────────────────────      nothing of these handlers runs here
         <─── Beat(statistics) ───────────────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
-        ──── Drain(seconds), Stop() ────────────>
+        ──── Drain(seconds), Stop() ────────────>      a drain gives every shard
         <─── Finished(finish) ───────────────────      then it exits
 
 The end of the stream says that the other side died: the kernel closes what it held, also after
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: The longest line, in bytes. A peer that sends more is broken.
 MAX_LINE = 1 << 20
@@ -159,7 +159,8 @@ class Open:
 class Ready:
     """The process consumes what it is told to take, of this generation.
 
-    ``version`` is that of the plan by which everything is declared; 0 where it still connects.
+    ``version`` is that of the plan by which everything is declared; 0 where it still connects, or
+    waits for trust to do so.
     """
 
     generation: int
@@ -236,9 +237,13 @@ class Lose:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Nothing of these shards is left in this process."""
+    """Nothing of these shards is left in this process; where it is ``draining`` it takes no more.
+
+    A process also drains by itself: at a signal, or since a handler ignored its time limit.
+    """
 
     shards: Sequence[int]
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +285,7 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Start nothing, finish what runs, acknowledge, and end within ``seconds``."""
+    """Start nothing, finish what runs, acknowledge, give each shard, and end within ``seconds``."""
 
     seconds: float
 

@@ -1,7 +1,8 @@
 """Deals the shards whose leases a supervisor owns to its processes. No clock, and no I/O but words.
 
 A shard is in one process at a time: it is taken by one, and by no other before that one said that
-it has given it, or is dead. A lease goes back to the keeper when none of its shards is anywhere.
+it has given it, or is dead. So is all that one lease covers, which are all shards of a service that
+has a single active process. A lease goes back to the keeper when none of its shards is anywhere.
 Which process gets which shard is assigned like shards to supervisors (``sharding.assignment``), by
 the places of the processes, so that a process that is replaced gets the shards that its
 predecessor had.
@@ -30,7 +31,7 @@ class Hand(Protocol):
     index: int
     #: The generation whose queues it knows; 0 while it knows none.
     generation: int
-    #: The version of the plan that it was told last.
+    #: The version of the plan that it was told last: it brings back nothing of an earlier one.
     told: int
     #: The shards that it was told to take, until it gave them, with their fences.
     shards: dict[int, int]
@@ -118,11 +119,8 @@ class Dealer:
             return
         wanted = self._wanted(generation)
         goal = self._assigned(wanted, hands, places)
-        held: set[int] = set()
         for hand in hands:
             current = hand.generation == generation.number
-            if current:
-                held.update(hand.shards)
             surplus = [
                 shard
                 for shard, fence in hand.shards.items()
@@ -134,11 +132,14 @@ class Dealer:
                 hand.give(surplus)
             if hand.serves and not current and not hand.shards and now < self.trusted_until:
                 hand.open(plan, self.version, self.trusted_until)
+        at = self._at(generation, hands)
         for hand in hands:
             fences = {
                 shard: fence
                 for shard, fence in wanted.items()
-                if shard not in held and goal.get(shard) == hand.index
+                if goal.get(shard) == hand.index
+                and shard not in hand.shards
+                and at[shard] <= {hand.pid}
             }
             able = hand.serves and hand.generation == generation.number
             if fences and able and now < self.trusted_until:
@@ -205,6 +206,16 @@ class Dealer:
             )
             self._goal = key, {int(shard): int(place) for shard, place in goal.items()}
         return self._goal[1]
+
+    def _at(self, generation: Generation, hands: Sequence[Hand]) -> dict[int, set[int]]:
+        """Return for each shard which processes have something of what its lease covers."""
+        known = [hand for hand in hands if hand.generation == generation.number]
+        found: dict[int, set[int]] = {}
+        for name in self.owned:
+            shards = generation.shards_of(name)
+            pids = {hand.pid for hand in known if any(shard in hand.shards for shard in shards)}
+            found.update(dict.fromkeys(shards, pids))
+        return found
 
     def _release(self, hands: Sequence[Hand]) -> None:
         """Give back the leases of which no process has anything."""

@@ -1,9 +1,10 @@
 """The processes of one service: a slot each, its holder, and the successor that will take over.
 
-A *holder* may have shards. A *successor* boots and connects beside it, and takes its place: after
-a crash at once, in a planned change (fresh code, another number of processes) after the holder has
-drained. Shards are dealt to holders only, by the ``dealer``; so a process that cannot boot never
-costs one that works.
+A *holder* has shards. A *successor* boots and connects beside it, and takes its place: after a
+crash at once, in a planned change (fresh code, another number of processes) when the holder was
+told to drain. That one is a *leaver* then: it gives its shards, one by one as nothing of each is
+left, and takes none. Shards are dealt to holders only, by the ``dealer``; so a process that cannot
+boot never costs one that works.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from worker.supervisor.control import (
     Terms,
 )
 from worker.supervisor.dealer import Dealer
-from worker.supervisor.policy import Restarts
+from worker.supervisor.policy import BurstWatch, Restarts
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
 from worker.supervisor.resharder import Resharder
 from worker.supervisor.totals import Totals
@@ -61,13 +62,11 @@ class Fleet:
         self,
         options: Mapping[str, object],
         command: Sequence[str] = CHILD_COMMAND,
-        on_beat: Callable[[int, Mapping[str, object]], None] = lambda _pid, _statistics: None,
         given: Callable[[str, int], None] = lambda _lease, _epoch: None,
         propose: Callable[[int, str], None] = lambda _version, _text: None,
     ) -> None:
         self._options = options
         self._command = command
-        self._on_beat = on_beat
         self._slots = [Slot(0)]
         self._plans = Plans()
         self._change: Change | None = None
@@ -90,11 +89,13 @@ class Fleet:
         #: How many processes ended unasked.
         self.restarts = 0
         self.totals = Totals()
+        #: Fed in a burst only.
+        self.burst = BurstWatch()
 
     @property
     def holders(self) -> list[ChildProcess]:
         """The processes that may have shards."""
-        return [slot.holder for slot in self._slots if slot.holder is not None]
+        return [child for slot in self._slots for child in slot.holders()]
 
     def children(self) -> list[ChildProcess]:
         """Return every living process."""
@@ -102,7 +103,7 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot has a process that consumes, and none is on its way out."""
+        """Whether every slot has a process that consumes, and takes what it is dealt."""
         return self.terms is not None and all(
             slot.holder is not None and slot.holder.stage is Stage.READY
             for slot in self._slots[: self.processes]
@@ -264,17 +265,16 @@ class Fleet:
             self._retry(slot, slot.restarts.after_death(None), now)
 
     def _promote(self, slot: Slot) -> None:
-        """Let the slot's successor connect, and take the holder's place when that is gone."""
+        """Let the slot's successor connect, and take the holder's place when that leaves."""
         child, change, dealer = slot.successor, self._change, self.dealer
         if child is None or child.dismissed:
             return
         trusted = lease_clock() < dealer.trusted_until  # or there may be another plan by now
         if child.stage is Stage.GREETED and dealer.plan is not None and trusted:
             child.open(dealer.plan, dealer.version, dealer.trusted_until)
-        if child.stage is not Stage.READY or slot.holder is not None:
-            return
-        if change is None or change.committed or not change.covers(slot):
-            slot.holder, slot.successor = child, None
+        waits = change is not None and not change.committed and change.covers(slot)
+        if child.stage is Stage.READY and not waits:
+            slot.promote()
 
     def _hear(  # noqa: C901 - one case for each message
         self, slot: Slot, child: ChildProcess, message: Message, now: float
@@ -284,6 +284,7 @@ class Fleet:
                 self._greet(child, message)
             case Ready(generation, version):
                 child.ready(generation, version, now)
+                self.dealer.trust(self.dealer.trusted_until, [child])  # or it may not connect
                 child.say(Bury([*self._dead]))
                 if self._pause.version:
                     child.say(self._pause)
@@ -292,11 +293,12 @@ class Fleet:
                 logger.info("process %d: %s", slot.index, child.describe(now))
             case Beat(statistics):
                 child.beat(statistics, now)
-                self._on_beat(child.pid, statistics)
+                if self.terms is not None and self.terms.burst:
+                    self.burst.beat(child.pid, statistics)
             case Found() | Followed() | Stepped():
                 self.resharder.heard(child, message, now)
-            case Given(shards):
-                child.given(shards)
+            case Given(shards, draining):
+                child.given(shards, draining=draining)
             case Paused(version):
                 child.paused = version
             case Finished(finish):
@@ -322,11 +324,9 @@ class Fleet:
 
     def _bury(self, slot: Slot, child: ChildProcess, now: float) -> None:
         """Draw the consequences of a death."""
-        if child is slot.holder:
-            slot.holder = None
-        else:
-            slot.successor = None
+        slot.bury(child)
         self.totals.departed(child.statistics)
+        self.burst.bury(child.pid)
         if not child.drained:
             self._dead.append(child.owner)
             for other in self.children():

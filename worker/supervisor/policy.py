@@ -80,7 +80,8 @@ class BurstWatch:
 
     A beat is quiet when it reports idle, with the counters of the beat before. Any beat that is
     not begins the count anew for everybody, because work that one process did may have published
-    work for another.
+    work for another; so does a death, which leaves its work to others. Only those that live are
+    remembered.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,11 @@ class BurstWatch:
         else:
             self._quiet[pid] = self._quiet.get(pid, 0) + 1
         self._counters[pid] = counters
+
+    def bury(self, pid: int) -> None:
+        """Forget a process that died."""
+        self._counters.pop(pid, None)
+        self._quiet.clear()
 
     def clear(self) -> None:
         """Begin the count anew: who consumes what has changed."""

@@ -93,11 +93,11 @@ class ChildProcess:
         self.owner = ""
         #: The generation whose queues it knows; 0 while it knows none.
         self.generation = 0
-        #: The versions of the plan that it was told, and that it follows.
+        #: The versions of the plan that it was told, and that it follows: all is declared by it.
         self.told = 0
         self.followed = 0
-        #: When it may be told again what it could not declare.
-        self.follow_at = now
+        #: When it is told once more what it could not declare.
+        self.follow_at = float("inf")
         #: The shards that it was told to take, until it gave them, with their fences; and those of
         #: them that it was told to give.
         self.shards: dict[int, int] = {}
@@ -170,12 +170,12 @@ class ChildProcess:
         """
         self.stage = Stage.OPENING
         self.opened_at = monotonic()
-        self.told = version
+        self.told, self.follow_at = version, float("inf")
         self.say(Open(plan.dump(), version, trusted_until))
 
     def follow(self, plan: Plan, version: int) -> None:
         """Make the process declare what this plan says."""
-        self.told = version
+        self.told, self.follow_at = version, float("inf")
         self.say(Follow(plan.dump(), version))
 
     def take(self, fences: Mapping[int, int], trusted_until: float) -> None:
@@ -202,16 +202,23 @@ class ChildProcess:
         if self.stage in (Stage.READY, Stage.DRAINING) and not self.channel.pending:
             self.say(Trust(until))
 
-    def given(self, shards: Sequence[int]) -> None:
-        """Note that nothing of these shards is left in the process."""
+    def given(self, shards: Sequence[int], *, draining: bool) -> None:
+        """Note that nothing of these shards is left in the process, and whether it takes others."""
+        if draining and self.stage is Stage.READY:
+            self.stage = Stage.DRAINING  # by itself
         for shard in shards:
             self.shards.pop(shard, None)
             self.giving.discard(shard)
 
     def ready(self, generation: int, version: int, now: float) -> None:
-        """Note that the process is connected to this generation, as that plan has it."""
+        """Note that the process is ready for this generation, and which plan it has declared.
+
+        One that has not declared any yet is told to follow: its answer says when it has.
+        """
         if version:
             self.followed = version
+        else:
+            self.follow_at = now
         self.last_beat = now
         self.ready_at = self.ready_at or now
         self.generation = generation
@@ -223,7 +230,8 @@ class ChildProcess:
     def drain(self, seconds: float, now: float) -> None:
         """Let the process finish what runs; what is left of it after ``seconds`` is killed.
 
-        One that does not consume yet holds nothing and is not waited for.
+        It gives each of its shards as soon as nothing of that is left. One that does not consume
+        yet holds nothing and is not waited for.
         """
         self.dismissed = True
         self._drain_until = now + seconds
@@ -232,7 +240,8 @@ class ChildProcess:
         elif self.stage is Stage.OPENING:
             self.say(Drain(drain_allowance(seconds)))
             self.kill_by(now + min(seconds, _OPEN_GRACE))
-        elif self.stage is Stage.READY:
+        elif self.stage is Stage.READY or (self.stage is Stage.DRAINING and self.kill_at is None):
+            self.giving.update(self.shards)
             self.say(Drain(drain_allowance(seconds)))
             self.stage = Stage.DRAINING
             self.kill_by(self._drain_until)

@@ -65,7 +65,11 @@ class Resharder:
         self._anew = False
 
     def hear(self, plan: Plan, view: View, version: int, *, leads: bool) -> None:
-        """Take in what the lease store says. ``leads``: the lease for it is ours, and trusted."""
+        """Take in what the lease store says.
+
+        ``leads``: the lease for leading is ours, and the store knows all members. Whether what it
+        said may still be trusted is for the caller of ``drive`` to look at.
+        """
         if version != self.version and plan.target is not None and plan.phase is not None:
             change = f"{plan.current.shards} to {plan.target.shards} shards"
             logger.info("reshard from %s: %s", change, plan.phase.value)
@@ -80,7 +84,10 @@ class Resharder:
         self._members = tuple(map(Facts.load, view.members.values()))
 
     def drive(self, children: Iterable[ChildProcess], now: float) -> None:
-        """Bring the processes along; take the next step where it is ours to take."""
+        """Bring the processes along; take the next step where it is ours to take.
+
+        Only while leases are trusted: later there may be another plan, and another who leads.
+        """
         plan = self.plan
         if plan is None:
             return
@@ -90,7 +97,7 @@ class Resharder:
             for child in children:
                 child.told = child.followed = 0
         for child in children:
-            behind = child.told != self.version and now >= child.follow_at
+            behind = child.told != self.version or now >= child.follow_at
             if behind and child.stage is not Stage.OPENING:
                 child.follow(plan, self.version)
         if all(child.followed == self.version for child in children):
@@ -114,9 +121,11 @@ class Resharder:
                 self.on_found([Generation(*each) for each in generations])
             case Followed(version, ""):
                 child.followed = version
-            case Followed(_, error):
+            case Followed(version, error):
+                # It was told all the same: it will bring back nothing of an earlier plan.
                 logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, error)
-                child.told, child.follow_at = 0, now + _AFTER_ERROR
+                if version == child.told:
+                    child.follow_at = now + _AFTER_ERROR
             case Stepped():
                 self.stepped(message, now)
 

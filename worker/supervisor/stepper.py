@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from worker.config import mask_url
+from worker.errors import LeasesUnavailable
 from worker.supervisor.control import Followed, Stepped
 
 if TYPE_CHECKING:
@@ -32,22 +33,34 @@ class Steps(Protocol):
 class Stepper:
     """A thread that waits for steps. Its methods are for the process's main thread.
 
-    ``wake`` is called in the thread when there is an answer.
+    Nothing is declared, and no step taken, by a plan that may not be the one of now: where this
+    process was away for so long that it is not ``trusted`` any more, or was told another plan
+    since. (What an earlier plan declares may be removed by now, and nobody would remove it again.)
+    Both are looked at in the thread, right before it begins.
+
+    ``trusted`` and ``wake`` are called in the thread; ``wake`` when there is an answer.
     """
 
-    def __init__(self, steps: Steps, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, steps: Steps, *, trusted: Callable[[], bool], wake: Callable[[], None]
+    ) -> None:
         self._steps = steps
+        self._trusted = trusted
         self._wake = wake
+        #: What was told last.
+        self._plan: Plan | None = None
         self._asked: queue.SimpleQueue[Callable[[], Followed | Stepped]] = queue.SimpleQueue()
         self._answers: deque[Followed | Stepped] = deque()
         self._thread: threading.Thread | None = None
 
     def follow(self, plan: Plan, version: int) -> None:
         """Declare what ``plan`` says."""
+        self._plan = plan
         self._ask(lambda: self._follow(plan, version))
 
     def step(self, plan: Plan, version: int) -> None:
         """Take the next step of ``plan``."""
+        self._plan = plan
         self._ask(lambda: self._step(plan, version))
 
     def answers(self) -> list[Followed | Stepped]:
@@ -70,6 +83,7 @@ class Stepper:
 
     def _follow(self, plan: Plan, version: int) -> Followed:
         try:
+            self._check(plan)
             self._steps.declare(plan)
         except Exception as error:  # noqa: BLE001 - the supervisor asks again
             return Followed(version, _told(error))
@@ -77,9 +91,16 @@ class Stepper:
 
     def _step(self, plan: Plan, version: int) -> Stepped:
         try:
+            self._check(plan)
             return Stepped(version, self._steps.take(plan))
         except Exception as error:  # noqa: BLE001 - the supervisor asks again
             return Stepped(version, False, _told(error))
+
+    def _check(self, plan: Plan) -> None:
+        if plan != self._plan:
+            raise LeasesUnavailable("there is another plan by now")
+        if not self._trusted():
+            raise LeasesUnavailable("not trusted: the supervisor was not heard of for too long")
 
 
 def _told(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """The supervisor's loop: wait, obey signals, listen, reap, manage, tell.
 
-It imports nothing of the user's, opens no connection and runs no handler, so there is little that
-can go wrong in it, and whatever does in a child is seen from here.
+It imports nothing of the user's, runs no handler, and waits for nobody: the talk with the lease
+store (``keeper``) and the answers to probes (``probes``), which are all that it has of a network,
+have threads of their own. So there is little that can go wrong in it, and whatever does in a child
+is seen from here.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.pausing import Pausing
-from worker.supervisor.policy import BurstWatch, stood_still
+from worker.supervisor.policy import stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
@@ -95,8 +97,7 @@ class Supervisor:
     def __init__(self, options: Mapping[str, object], command: Sequence[str]) -> None:
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
-        self._burst = BurstWatch()
-        self._fleet = Fleet(options, command, self._burst.beat, self._give_back, self._propose)
+        self._fleet = Fleet(options, command, self._give_back, self._propose)
         self._pausing = Pausing(self._fleet)
         self._keeper: Keeper | None = None
         #: When to wait no longer for the leases to be given back.
@@ -249,9 +250,9 @@ class Supervisor:
 
     def _watch_burst(self, now: float) -> None:
         if not self._consumes_all():
-            self._burst.clear()
+            self._fleet.burst.clear()
             return
-        if not self._burst.over(child.pid for child in self._fleet.children()):
+        if not self._fleet.burst.over(child.pid for child in self._fleet.children()):
             return
         left = self._pausing.left_over(gauges(c.statistics for c in self._fleet.children()))
         self._left_over = bool(left)
