@@ -157,6 +157,7 @@ class Box:
     def __init__(self, queue: str, codec: Codec, settings: Settings) -> None:
         self.queue = queue
         self._codec = codec
+        self._removed = False
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -188,9 +189,16 @@ class Box:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        """Put everything back that was not removed."""
-        self._inbound.close()
+    def __exit__(self, kind: object, *exc_info: object) -> None:
+        """Put everything back that was not removed.
+
+        Raises BrokerUnreachable where something that was removed may have come back.
+        """
+        try:
+            if self._removed and kind is None:
+                self._inbound.end_consumers()
+        finally:
+            self._inbound.close()
 
     def read(self) -> Iterator[Letter]:
         """Yield the messages that it held when it was opened, in order. Walk it once.
@@ -211,9 +219,13 @@ class Box:
                 wait_readable(self._inbound.fileno())
 
     def remove(self, letters: Iterable[Letter]) -> None:
-        """Take messages out of the queue for good. Raises BrokerUnreachable."""
+        """Take messages out of the queue; for good when the box was closed without an error.
+
+        Raises BrokerUnreachable.
+        """
         (channel,) = self._inbound.channels
         for letter in letters:
+            self._removed = True
             channel.settlement.finish(letter.arrival.tag)
         self._inbound.settle(everything=True)
 
