@@ -96,7 +96,13 @@ class _Instant:
     def __init__(self) -> None:
         self.data = b""
 
-    def recv(self, size: int, _flags: int = 0) -> bytes:
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
         if not self.data:
             raise BlockingIOError
         chunk, self.data = self.data[:size], self.data[size:]

@@ -42,7 +42,9 @@ _FETCH = 1000
 _UNPARK_PAUSE = 0.05
 _AGAIN = 0.5
 _WITHHOLD_SECONDS = 5.0
-_WITHHOLD_SHARE = 4  # of the prefetch of a shard, a quarter is withheld at the most
+#: Of the prefetch of a shard so much is withheld at the most: one more quarter each time that this
+#: did not suffice. The last one is left for what comes back, and for the marker behind it.
+_QUARTER, _MOST_QUARTERS = 4, 3
 
 
 class Gatherer:
@@ -87,6 +89,8 @@ class Gatherer:
         self._withheld: dict[str, list[tuple[Delivery, list[Task]]]] = {}
         #: What ends the withholding of a key; a later marker puts it off.
         self._withholding: dict[str, object] = {}
+        #: How many quarters of the prefetch may be withheld, where one did not suffice.
+        self._quarters: dict[str, int] = {}
 
     def begin(self) -> None:
         """Begin a tick: the broker may be looked at again."""
@@ -178,7 +182,9 @@ class Gatherer:
         self._withheld[key].append((delivery, tasks))
         channel = delivery.channel
         withheld = sum(d.channel is channel for found in self._withheld.values() for d, _ in found)
-        if withheld * _WITHHOLD_SHARE > channel.prefetch:
+        quarters = self._quarters.get(key, 1)
+        if withheld * _QUARTER > channel.prefetch * quarters:
+            self._quarters[key] = min(quarters + 1, _MOST_QUARTERS)
             self._release(key)
 
     def _release(self, key: str) -> None:
@@ -255,6 +261,7 @@ class Gatherer:
             return
         try:
             if self._parking.free(key, marker.upto):
+                self._quarters.pop(key, None)
                 self._release(key)
         except DedupUnavailable:
             self._timers.later(_UNPARK_PAUSE, again)
@@ -269,6 +276,8 @@ class Gatherer:
         def end() -> None:
             if self._withholding.get(key) is turn:
                 self._release(key)
+            if key not in self._withholding:
+                self._quarters.pop(key, None)
 
         self._timers.later(_WITHHOLD_SECONDS, end)
 

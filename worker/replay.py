@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 #: Messages that are on their way at once: so many a kill may send twice.
 _BATCH = 200
-_FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+#: Seconds between two looks at whether the key is free: what arrives meanwhile has to wait.
+_FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.1
 
 
 @dataclass(slots=True)

@@ -137,6 +137,23 @@ def test_no_more_is_withheld_than_a_share_of_the_prefetch(busy: Busy) -> None:
     assert busy.done == list(range(busy.number))
 
 
+def test_where_that_was_too_little_the_next_marker_has_more(busy: Busy) -> None:
+    for most in (10, 20, 30, 30):
+        busy.round(busy.publish)
+        parked = busy.parked
+        busy.publish(most)
+        busy.tick()
+        assert busy.parked == parked, "withheld"
+        busy.publish()
+        busy.tick()
+        assert busy.parked == parked + most + 1
+
+    busy.round(lambda: None)
+    assert busy.upto is None
+    busy.worker.run()
+    assert busy.done == list(range(busy.number))
+
+
 def test_a_drain_returns_what_is_withheld_in_order(busy: Busy) -> None:
     busy.round(busy.publish)
     busy.publish(3)

@@ -20,6 +20,13 @@ from worker.config import mask_url
 from worker.errors import BrokerUnreachable, ConfigurationError
 from worker.transport.tls import split_tls
 
+#: After so many heartbeats that stay away a connection is lost; no call waits longer than that.
+_MISSED_HEARTBEATS = 2
+#: Seconds that the broker may leave a call (a declaration, say) without an answer: less than the
+#: watchdog of a process allows, whose loop stands still meanwhile. And without heartbeats, where
+#: no loop does.
+_LOOP_PATIENCE, _PATIENCE = 15.0, 60.0
+
 _SQLITE = "worker.transport.sqlite:Transport"
 _MEMORY = "worker.transport.memory:Transport"
 
@@ -63,7 +70,9 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
     """Return an open connection to the first of the URLs that answers.
 
     ``name`` is shown by the broker's own tools. Tries each URL once within ``timeout`` seconds.
-    Raises BrokerUnreachable, or ConfigurationError where trying again is of no use.
+    Later calls on the connection, and what they write, wait for the broker no longer than for two
+    heartbeats or 15 s (60 s without heartbeats); then the connection counts as lost. Raises
+    BrokerUnreachable, or ConfigurationError where trying again is of no use.
     """
     able = capabilities_of(url)
     if able.embedded:
@@ -96,6 +105,9 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
                 ) from None
             errors.append(mask_url(f"{shown}: {error or type(error).__name__}"))
         else:
+            if able.has_socket:
+                silence = min(_MISSED_HEARTBEATS * heartbeat, _LOOP_PATIENCE) or _PATIENCE
+                connection.connection.transport.sock.settimeout(silence)
             return connection
     raise BrokerUnreachable("the broker does not answer: " + "; ".join(errors))
 

@@ -16,7 +16,6 @@ through py-amqp, frame by frame, which costs three times as much.
 
 from __future__ import annotations
 
-import socket
 import ssl
 from struct import Struct, pack, unpack_from
 from struct import error as struct_error
@@ -28,6 +27,8 @@ from worker.message import UNDECODABLE
 from worker.transport.arrival import FRAME_END, Arrival, read_delivery
 
 if TYPE_CHECKING:
+    import socket
+
     import amqp
 
 _CHUNK = 256 * 1024
@@ -119,7 +120,6 @@ class FramePump:
         self._position = 0
         self._headers: dict[int, bytes] = {}
         self._undecodable: dict[int, str] = {}
-        self._flags = 0 if isinstance(self._sock, ssl.SSLSocket) else socket.MSG_DONTWAIT
         # py-amqp's blocking reads take from our buffer first, and what they read comes to us.
         connection.transport._quick_recv = self._recv  # noqa: SLF001 - its one seam for reading
         self._handle = connection.on_inbound_frame
@@ -228,7 +228,7 @@ class FramePump:
     def _fill(self) -> bool:
         """Read what the socket holds; tell whether there was anything."""
         try:
-            chunk = self._sock.recv(_CHUNK, self._flags) if self._flags else self._recv_tls()
+            chunk = self._recv_now()
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return False
         if not chunk:
@@ -238,7 +238,8 @@ class FramePump:
         self._position = 0
         return True
 
-    def _recv_tls(self) -> bytes:
+    def _recv_now(self) -> bytes:
+        # Not by MSG_DONTWAIT: a socket with a timeout waits for that before it reads.
         timeout = self._sock.gettimeout()
         self._sock.settimeout(0)
         try:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 RELAY = -1
 #: It keeps the window of confirms busy and leaves most of it to what handlers publish.
 _RELAY_PREFETCH = 500
+#: Seconds for what a lost connection says last.
+_FAREWELL = 0.1
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
 
 
@@ -296,13 +298,18 @@ def release(connection: Connection) -> None:
 def abandon(connection: Connection, able: Capabilities) -> None:
     """Let go of a lost ``connection``; never raises.
 
-    An AMQP connection would wait for the broker's answer to its farewell, which may never come.
+    An AMQP connection would wait for the broker's answer to its farewell, which may never come,
+    and so would the end of its TLS.
     """
     if not able.has_socket:
         release(connection)
         return
+    # Its public name would connect anew.
+    native: Any = getattr(connection, "_connection", None)
     with suppress(Exception):  # as above
-        connection.collect(socket_timeout=0.1)
+        native.transport.sock.settimeout(_FAREWELL)
+    with suppress(Exception):
+        connection.collect(socket_timeout=_FAREWELL)
 
 
 def _lost(error: BaseException) -> BrokerUnreachable:
