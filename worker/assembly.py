@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.dedup.base import DedupStore
     from worker.errors import BrokerUnreachable
-    from worker.executor import Delivery
     from worker.pool import PoolMaker
     from worker.sharding.generations import Plan
+    from worker.task import Delivery
     from worker.telemetry import Counters
     from worker.timers import Timers
 

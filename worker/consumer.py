@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.dedup.base import DedupStore
     from worker.dispatch import Resolve
-    from worker.executor import Delivery
     from worker.pool import PoolMaker
+    from worker.task import Delivery
 
 _LONGEST_WAIT = 0.5
 _BEAT = 1.0

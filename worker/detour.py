@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from worker.dialogue import Dialogue
     from worker.errors import PublishError
-    from worker.executor import Delivery, Task
     from worker.link import Link
     from worker.message import Outgoing
     from worker.parking import Parking
+    from worker.task import Delivery, Task
     from worker.telemetry import Counters, Telemetry
     from worker.transport.inbound import QueueChannel
 

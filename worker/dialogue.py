@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from worker.dedup.base import DedupStore
-    from worker.executor import Task
     from worker.sharding.lanes import Run
+    from worker.task import Task
     from worker.telemetry import Telemetry
 
 _COUNTER_BYTES = TOKEN_BYTES - OWNER_BYTES

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.detour import Detour
     from worker.dialogue import Dialogue, Replies
-    from worker.executor import Delivery, Executor, Task
+    from worker.executor import Executor
     from worker.message import Message
     from worker.parking import Parking
     from worker.pool import PoolMaker
+    from worker.task import Delivery, Task
     from worker.telemetry import Counters, Telemetry
     from worker.timers import Timers
 

@@ -26,94 +26,29 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import traceback
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import AlreadyDone, ConfigurationError, Reject, Retry
+from worker.calling import call_of, refuse_unrun
+from worker.errors import AlreadyDone, Reject, Retry
 from worker.leases.base import suspended
 from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit
-from worker.relays import collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from worker.app import App
     from worker.codec import Codec
-    from worker.handler import Handler
-    from worker.message import Message
-    from worker.relaying import Relaying
+    from worker.task import Task
 
 _MAX_DETAIL = 16 * 1024
 _MAX_REASON = 500
-
-
-class Delivery:
-    """One message as one shard's channel delivered it; settled when all its tasks are."""
-
-    __slots__ = ("arrival", "channel", "fingerprint", "message", "open_tasks", "parked", "tag")
-
-    def __init__(self, channel: Any, tag: int, arrival: Any) -> None:
-        #: The shard's channel; dead when its connection is.
-        self.channel = channel
-        self.tag = tag
-        #: The message as it came, for setting it aside unchanged.
-        self.arrival = arrival
-        self.message: Message | None = None
-        self.fingerprint = b""
-        self.open_tasks = 0
-        #: It is on its way to the parked queue.
-        self.parked = False
-
-
-class Task:
-    """A message at one handler: the unit of claiming, running and settling."""
-
-    __slots__ = (
-        "attempt",
-        "busy",
-        "delivery",
-        "effective",
-        "fingerprint",
-        "handler",
-        "handler_name",
-        "is_async",
-        "message",
-        "record",
-        "spent",
-        "started",
-        "token",
-        "trusted_until",
-    )
-
-    def __init__(self, delivery: Delivery, message: Message, handler: Handler) -> None:
-        self.delivery = delivery
-        self.message = message
-        self.handler = handler
-        self.handler_name = handler.name
-        self.is_async = handler.is_async
-        #: What the store remembers of it: its id at the handler, and what tells another payload.
-        self.record = handler.record_id(message.id)
-        self.fingerprint = delivery.fingerprint
-        self.token = b""
-        self.attempt = 0
-        #: Until when the claim is surely ours: the start of the request that made or renewed it,
-        #: plus its life, less a margin; monotonic.
-        self.trusted_until = 0.0
-        #: When the handler began; 0 while it does not run.
-        self.started = 0.0
-        #: The handler returned: whatever the store says from here on, it must not run again.
-        self.effective = False
-        #: How often its claim found another owner.
-        self.busy = 0
-        #: It failed at its last attempt in an outage, which gave that attempt back.
-        self.spent = False
 
 
 class Executor:
@@ -133,7 +68,8 @@ class Executor:
         self._encode = codec.child
         self._logger = logging.LoggerAdapter(logging.getLogger(f"worker.handler.{app.name}"), {})
         self._calls: dict[str, Callable[[Context], Any]] = {
-            name: compose(app.middlewares, _call(handler)) for name, handler in app.handlers.items()
+            name: compose(app.middlewares, call_of(handler))
+            for name, handler in app.handlers.items()
         }
         #: The fence of each shard that may be worked on, and until when; the I/O thread sets both.
         self.fences: dict[int, int] = {}
@@ -157,7 +93,7 @@ class Executor:
             context.event = task.handler.decode(task.message)
             result = self._calls[task.handler_name](context)
             if result is not None:
-                _refuse_unrun(result, task.handler)
+                refuse_unrun(result, task.handler)
             context.check_committed()
         except AlreadyDone:
             pass  # what it published before that is published again, under the same ids
@@ -270,70 +206,3 @@ class Executor:
         if isinstance(error, Retry) and error.delay is not None:
             wait = error.delay
         return RetryLater(wait, reason, asked=isinstance(error, Retry))
-
-
-def _instance(handler: Handler) -> Any:
-    try:
-        return handler.target()
-    except Exception as error:
-        raise ConfigurationError(
-            f"making the handler class {handler.full_name} raised {type(error).__name__}: {error};"
-            " it is made once a process, without arguments"
-        ) from error
-
-
-def _call(handler: Handler) -> Callable[[Context], Any]:
-    """Return the innermost call: the user's function or method, with the arguments it takes."""
-    target = _instance(handler).handle if handler.is_class else handler.target
-    if handler.relay is not None:
-        return _relaying(handler, handler.relay, target)
-    if handler.is_async:
-
-        async def call_async(context: Context) -> Any:
-            if handler.takes_context:
-                return await target(context.event, context)
-            return await target(context.event)
-
-        return call_async
-
-    def call(context: Context) -> None:
-        event = context.event
-        result = target(event, context) if handler.takes_context else target(event)
-        if result is not None:
-            _refuse_unrun(result, handler)
-
-    return call
-
-
-def _relaying(handler: Handler, relay: Relaying, target: Any) -> Callable[[Context], Any]:
-    """Return the innermost call of a relay: it publishes what the user's function returns."""
-    target = collected(target) if inspect.isasyncgenfunction(target) else target
-
-    def arguments(context: Context) -> tuple[Any, ...]:
-        context.is_relay = True
-        return (context.event, context) if handler.takes_context else (context.event,)
-
-    async def call_async(context: Context) -> None:
-        relay.publish(await target(*arguments(context)), context)
-
-    def call(context: Context) -> None:
-        result = target(*arguments(context))
-        if inspect.isawaitable(result):
-            _refuse_unrun(result, handler)
-        relay.publish(result, context)
-
-    return call_async if handler.is_async else call
-
-
-def _refuse_unrun(result: object, handler: Handler) -> None:
-    """Raise TypeError where what a call returned would still have to be run, which nobody does."""
-    kind = type(result).__name__
-    if inspect.isawaitable(result):
-        told = f"returned an awaitable ({kind}); make it 'async def', and its middleware plain"
-    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
-        told = f"returned a {kind}, of which nothing has run; a handler has no 'yield'"
-    else:
-        return
-    if asyncio.iscoroutine(result):
-        result.close()
-    raise TypeError(f"{handler.full_name} is a plain function that {told}")

@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
-    from worker.executor import Executor, Task
+    from worker.executor import Executor
     from worker.link import Link
     from worker.parking import Parking
     from worker.sharding.lanes import Lane
+    from worker.task import Task
     from worker.telemetry import Counters, Telemetry
     from worker.transport.inbound import QueueChannel
 

@@ -16,22 +16,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable, DedupUnavailable
-from worker.executor import Delivery
 from worker.intake import Onward
 from worker.outcome import DeadLetter
 from worker.parking import UNPARKED, Unpark
 from worker.seal import Sealed
+from worker.task import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from worker.detour import Detour
     from worker.dispatch import Dispatcher
-    from worker.executor import Task
     from worker.intake import Found, Intake
     from worker.link import Link
     from worker.parking import Parking
     from worker.relay import Relay
+    from worker.task import Task
     from worker.telemetry import Counters
     from worker.timers import Timers
     from worker.transport.inbound import QueueChannel

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from worker.aside import HANDLER, published_as
 from worker.dedup.base import fingerprint
-from worker.executor import Delivery, Task
 from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, Unpark, unpark_of
 from worker.payload import Unfit
 from worker.seal import SEAL, Sealed, is_marker
+from worker.task import Delivery, Task
 
 if TYPE_CHECKING:
     from worker.app import App

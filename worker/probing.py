@@ -9,8 +9,8 @@ from worker.outage import Breaker
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from worker.executor import Task
     from worker.sharding.lanes import Lanes, Run
+    from worker.task import Task
 
 
 class Probes:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.errors import PublishError
-    from worker.executor import Delivery
     from worker.link import Link
     from worker.message import Outgoing
+    from worker.task import Delivery
     from worker.telemetry import Telemetry
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from worker.dialogue import Dialogue
-    from worker.executor import Task
     from worker.sharding.lanes import Lane, Lanes, Run
+    from worker.task import Task
 
 _QUIET_SECONDS = 1.0
 

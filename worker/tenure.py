@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher, Resolve
-    from worker.executor import Executor, Task
+    from worker.executor import Executor
     from worker.gather import Gatherer
     from worker.link import Link
     from worker.parking import Parking
     from worker.sharding.generations import Plan
     from worker.sharding.lanes import Lane
+    from worker.task import Task
     from worker.telemetry import Telemetry
     from worker.transport.inbound import QueueChannel
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from worker.executor import Task
     from worker.pool import Pool
     from worker.sharding.lanes import Run
+    from worker.task import Task
 
 _GRACE = 0.5
 #: Looks without a sign of life from the event loop, after which it counts as blocked.

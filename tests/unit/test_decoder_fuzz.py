@@ -30,10 +30,10 @@ from worker import App, Event, Message
 from worker.aside import dead_letter_facts, set_aside
 from worker.codec import Codec
 from worker.config import Settings
-from worker.executor import Delivery, Task
 from worker.intake import Intake
 from worker.outcome import DeadLetter
 from worker.payload import Unfit
+from worker.task import Delivery, Task
 from worker.transport.arrival import Arrival
 from worker.transport.frames import publish_frames
 from worker.transport.properties import Malformed, amend

@@ -11,8 +11,8 @@ from worker.dedup.base import Answer, Answers, Batch, StoreOptions, Verdict, rec
 from worker.dedup.memory import MemoryStore
 from worker.dialogue import Dialogue, Replies
 from worker.errors import DedupUnavailable
-from worker.executor import Task
 from worker.sharding.lanes import Lane, Run
+from worker.task import Task
 from worker.telemetry import RuntimeEvent, StoreAway, StoreBack, Telemetry
 from worker.testing import FakeClock
 

@@ -15,8 +15,9 @@ from tenacity import RetryCallState
 from worker import App, Context, Event, Message, Reject, Retry, RetryPolicy
 from worker.codec import Codec
 from worker.config import Settings
-from worker.executor import Executor, Task
+from worker.executor import Executor
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
+from worker.task import Task
 from worker.testing import FakeClock
 
 CODEC = Codec.of("bank", Settings())

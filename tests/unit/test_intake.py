@@ -10,11 +10,11 @@ import pytest
 from worker import App, Event
 from worker.codec import Codec
 from worker.config import Settings
-from worker.executor import Delivery, Task
 from worker.intake import Intake, Onward
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 from worker.seal import Sealed
+from worker.task import Delivery, Task
 from worker.transport.arrival import Arrival
 
 

@@ -26,9 +26,9 @@ from worker.codec import Codec
 from worker.config import Settings
 from worker.deadletters import Box
 from worker.errors import ConfigurationError
-from worker.executor import Delivery
 from worker.intake import Intake, Onward
 from worker.replay import Replay
+from worker.task import Delivery
 from worker.testing import TestWorker
 from worker.topology import dead_letter_queue
 from worker.transport.arrival import Arrival

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections import deque
 
-    from worker.executor import Executor, Task
+    from worker.executor import Executor
     from worker.sharding.lanes import Run
+    from worker.task import Task
 
 
 class Pool(Protocol):

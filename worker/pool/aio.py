@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Sequence
 
-    from worker.executor import Executor, Task
+    from worker.executor import Executor
     from worker.sharding.lanes import Run
+    from worker.task import Task
 
 
 class LoopPool:
