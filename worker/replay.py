@@ -2,8 +2,9 @@
 
 The order of steps is what keeps every message: *forget* its id, *publish* it with a confirm,
 *remove* it from where it lay. Killed in between, the message is still there, and a second replay
-sends it once more. :mod:`worker.places` knows the queues, and what a change of the number of shards
-asks of whoever sends.
+sends it once more. An id that is claimed cannot be forgotten: whoever set the message aside has yet
+to record that, so it stays where it is. :mod:`worker.places` knows the queues, and what a change of
+the number of shards asks of whoever sends.
 
 The messages of a parked key return in their order, while new ones of the key go on being parked.
 Behind the last one goes a marker, at which the service sets the key free unless more was parked
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 _BATCH = 200
 #: Seconds between two looks at whether the key is free: what arrives meanwhile has to wait.
 _FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.1
+#: Why a letter stays whose id cannot be forgotten.
+_CLAIMED = (
+    "the service has not recorded yet that it was set aside, or is at it again; when it runs and"
+    " the dedup store answers it, give the same command again"
+)
 
 
 @dataclass(slots=True)
@@ -132,11 +138,8 @@ class Replay:
         return done
 
     def _return(self, box: Box, batch: list[Letter], header: str | None, done: Replayed) -> None:
-        ready = [letter for letter in batch if letter.queue]
         done.refused += [(x, "nothing says where it came from") for x in batch if not x.queue]
-        records = [letter.record(self._service) for letter in ready]
-        if forgets := [record for record in records if record is not None]:
-            self._store.forget(forgets)
+        ready = self._forgotten([letter for letter in batch if letter.queue], done)
         errors = self._send_back(box, ready, header)
         while self._places.moved():  # what is not in its new place yet is a duplicate there
             errors = self._send_back(box, ready, header)
@@ -144,6 +147,19 @@ class Replay:
         box.remove(sent)
         done.returned += len(sent)
         done.refused += [(x, str(e)) for x, e in zip(ready, errors, strict=True) if e is not None]
+
+    def _forgotten(self, letters: Sequence[Letter], done: Replayed) -> list[Letter]:
+        """Make the ids of ``letters`` forgotten; return those of which that is so.
+
+        The others are refused. Somebody is about to record them as done, and what was sent before
+        that would be dropped as a duplicate.
+        """
+        records = [letter.record(self._service) for letter in letters]
+        forgets = [record for record in records if record is not None]
+        claimed = self._store.forget(forgets) if forgets else frozenset()
+        told = [*zip(letters, records, strict=True)]
+        done.refused += [(letter, _CLAIMED) for letter, record in told if record in claimed]
+        return [letter for letter, record in told if record not in claimed]
 
     def _send_back(
         self, box: Box, letters: Sequence[Letter], header: str | None

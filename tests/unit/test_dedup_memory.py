@@ -94,6 +94,17 @@ def test_counts_are_kept_for_a_day_and_then_leave_the_memory(
     assert memory.records.held == {}
 
 
+def test_a_claim_keeps_its_record_from_being_forgotten_for_as_long_as_it_is_known(
+    store: MemoryStore, clock: Clock
+) -> None:
+    record = new_record()
+    claim(store, record)
+    clock.now += 10 + 86399
+    assert store.forget([record]) == {record}
+    clock.now += 1
+    assert not store.forget([record])
+
+
 def test_an_id_that_is_done_again_after_its_retention_is_known_again(
     store: MemoryStore, clock: Clock
 ) -> None:

@@ -35,8 +35,8 @@ class Complete:
     def apply(self, batch: Batch) -> Answers:
         return Answers([], [], [], [])
 
-    def forget(self, records: Sequence[bytes]) -> None:
-        pass
+    def forget(self, records: Sequence[bytes]) -> set[bytes]:
+        return set()
 
     def warnings(self) -> list[str]:
         return []

@@ -226,11 +226,12 @@ class DedupStore(Protocol):
         """
         ...
 
-    def forget(self, records: Sequence[bytes]) -> None:
-        """Make each record absent that is done or idle; one that is claimed stays as it is.
+    def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Make each record absent that is done or idle; return those that are claimed.
 
-        For replays: what was set aside counts as done, and must run again. Raises
-        DedupUnavailable; forgetting twice is harmless.
+        One that is claimed stays as it is, also where its deadline passed: as long as nobody else
+        took it, its owner may still complete it. For replays: what was set aside counts as done,
+        and must run again. Raises DedupUnavailable; forgetting twice is harmless.
         """
         ...
 

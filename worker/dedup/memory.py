@@ -61,6 +61,22 @@ class Records:
             [self._claim(entry, dead, now, options) for entry in batch.claims],
         )
 
+    def forget(
+        self, records: Sequence[bytes], now: float, options: StoreOptions
+    ) -> AbstractSet[bytes]:
+        """Make these absent but for those that a token owns; return the latter."""
+        claimed = {record for record in records if self._is_claimed(record, now, options)}
+        for record in {*records} - claimed:
+            self.held.pop(record, None)
+            self.done.pop(record, None)
+        return claimed
+
+    def _is_claimed(self, record: bytes, now: float, options: StoreOptions) -> bool:
+        held = self.held.get(record)
+        if held is None or held.deadline + options.claim_memory <= now:
+            return False
+        return held.token not in {None, NOBODY}
+
     def _complete(self, entry: Complete, now: float, options: StoreOptions) -> Answer:
         finished = self.done.get(entry.record)
         if finished is not None and finished.expires > now:
@@ -189,15 +205,10 @@ class MemoryStore(DedupStore):
             self._memory.drop_expired(now, self._options)
             return self._memory.records.apply(batch, now, self._options)
 
-    def forget(self, records: Sequence[bytes]) -> None:
-        """Make the records absent that nobody owns."""
+    def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Make the records absent that nobody owns; return the others."""
         with self._memory.lock:
-            known = self._memory.records
-            for record in records:
-                known.done.pop(record, None)
-                held = known.held.get(record)
-                if held is not None and held.token in {None, NOBODY}:
-                    del known.held[record]
+            return self._memory.records.forget(records, self._clock(), self._options)
 
     def warnings(self) -> list[str]:
         """Tell that the process's end is the end of the memory."""

@@ -177,12 +177,12 @@ local function claim(at, base, key, token)
 end
 
 local function forget(at, base, key)
-  for index = 1, #generations do
-    call('HDEL', base .. generations[index], field_of(at))
-  end
   local value = call('GET', key)
   if value and sub(value, 1, TOKEN) ~= NOBODY then return STALE end
   call('DEL', key)
+  for index = 1, #generations do
+    call('HDEL', base .. generations[index], field_of(at))
+  end
   return KEPT
 end
 

@@ -26,6 +26,7 @@ from worker.stores.redis import SLOTS, Kind, Servers, checked, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from worker.dedup.base import StoreOptions
     from worker.stores.redis import Command
@@ -117,11 +118,13 @@ class RedisStore(DedupStore):
 
         return finish
 
-    def forget(self, records: Sequence[bytes]) -> None:
-        """Make the records absent that nobody owns."""
+    def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Make the records absent that nobody owns; return the others."""
         rest = bytes(_ENTRY_BYTES - RECORD_BYTES - 1) + b"X"
         with self._talking():
-            self._run([record + rest for record in records], b"")
+            answers = self._run([record + rest for record in records], b"")
+        told = zip(records, answers, strict=True)
+        return {record for record, answer in told if answer is Answer.STALE}
 
     def warnings(self) -> list[str]:
         """Tell where the server's settings make it forget; refuse one that evicts."""

@@ -61,8 +61,8 @@ _GIVE_BACK = """UPDATE dedup_held
     SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
 _LET_WAIT = "UPDATE dedup_held SET token = ?, deadline = ? WHERE record = ? AND token = ?"
-_FORGET_IDLE = """DELETE FROM dedup_held
-    WHERE record = ? AND (token IS NULL OR token = zeroblob(12))"""
+_LOOK_CLAIMED = """SELECT 1 FROM dedup_held
+    WHERE record = ? AND token != zeroblob(12) AND deadline > ?"""
 _RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
@@ -137,12 +137,19 @@ class SqliteStore(DedupStore):
                 self._sweep(db, _SWEEP_DONE, bite, now)
         return answers
 
-    def forget(self, records: Sequence[bytes]) -> None:
-        """Make the records absent that nobody owns. On disk when it returns."""
+    def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Make the records absent that nobody owns; return the others. On disk when it returns."""
+        claimed = set()
         with self._file.transaction(durable=True) as db:
+            (now,) = db.execute(_NOW).fetchone()
+            horizon = now - self._options.claim_memory
             for record in records:
+                if db.execute(_LOOK_CLAIMED, (record, horizon)).fetchone() is not None:
+                    claimed.add(record)
+                    continue
                 db.execute("DELETE FROM dedup_done WHERE record = ?", (record,))
-                db.execute(_FORGET_IDLE, (record,))
+                db.execute("DELETE FROM dedup_held WHERE record = ?", (record,))
+        return claimed
 
     def warnings(self) -> list[str]:
         """Return nothing: whatever would weaken this store is refused by ``open``."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """The rules in the fewest words, without time: nothing expires and nothing is forgotten."""
+    """The rules in the fewest words, without time: nothing expires."""
 
     def __init__(self) -> None:
         self.done: dict[bytes, bytes] = {}
@@ -60,6 +60,13 @@ class Model:
             ],
             [self.claim(*entry, batch.dead) for entry in batch.claims],
         )
+
+    def forget(self, records: Collection[bytes]) -> set[bytes]:
+        claimed = {record for record in records if self.owner(record) not in {None, NOBODY}}
+        for record in {*records} - claimed:
+            self.held.pop(record, None)
+            self.done.pop(record, None)
+        return claimed
 
     def owner(self, record: bytes) -> bytes | None:
         return self.held.get(record, (None, 0, 0))[0]
@@ -156,6 +163,11 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
                 assert (verdict.wait > 0) is (verdict.answer in {BUSY, LATER})
             timeless = [verdict._replace(wait=0.0) for verdict in answers.claims]
             assert answers._replace(claims=timeless) == self.model.apply(self.batch)
+
+        @rule(chosen=st.lists(numbers, max_size=3), store=st.sampled_from([first, second]))
+        def forget(self, chosen: list[int], store: DedupStore) -> None:
+            records = [self.records[n] for n in chosen]
+            assert store.forget(records) == self.model.forget(records)
 
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)

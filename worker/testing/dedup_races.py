@@ -14,7 +14,18 @@ from threading import Barrier
 from typing import ClassVar
 
 from worker.dedup.base import Answer, Batch, Claim, Verdict
-from worker.testing.dedup_peer import DUPLICATE, FRESH, KEPT, PAYLOAD, STALE, Peer, new_record
+from worker.testing.dedup_peer import (
+    DUPLICATE,
+    FRESH,
+    KEPT,
+    PAYLOAD,
+    SHORT,
+    STALE,
+    SUSPECT,
+    Peer,
+    new_record,
+    wait_until,
+)
 
 Peers = Callable[..., "list[Peer]"]
 _OTHER_PROCESS = """
@@ -125,12 +136,23 @@ class DedupRaces:
         peer.claim(idle)
         peer.release(idle)
         for _ in range(2):
-            peer.store.forget([done, idle, new_record()])
+            assert not peer.store.forget([done, idle, new_record()])
         assert peer.claim(done) == Verdict(FRESH, 1)
         assert peer.claim(idle) == Verdict(FRESH, 1)
 
     def test_forgetting_leaves_a_claimed_record_to_its_owner(self, peers: Peers) -> None:
-        (peer,), claimed = peers(), new_record()
+        (peer,), claimed, done = peers(), new_record(), new_record()
         peer.claim(claimed)
-        peer.store.forget([claimed])
+        peer.complete(done)
+        assert peer.store.forget([claimed, done, claimed]) == {claimed}
         assert peer.complete(claimed) is KEPT
+        assert not peer.store.forget([claimed])
+        assert peer.claim(claimed) == Verdict(FRESH, 1)
+
+    def test_forgetting_leaves_a_claim_that_ran_out_to_its_owner(self, peers: Peers) -> None:
+        (owner, other), record = peers(2, claim_ttl=SHORT), new_record()
+        owner.claim(record)
+        wait_until(lambda: other.claim(record).answer is SUSPECT)
+        assert other.store.forget([record]) == {record}
+        assert other.claim(record) == Verdict(SUSPECT, 1)
+        assert owner.complete(record) is KEPT
