@@ -145,17 +145,6 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         kinds={handler.is_async for handler in app.handlers.values()},
         pools=pools,
     )
-    fate = Fate(
-        executor=executor,
-        dispatcher=dispatcher,
-        dialogue=dialogue,
-        detour=detour,
-        parking=parking,
-        link=link,
-        telemetry=telemetry,
-        counters=counters,
-        clock=clock,
-    )
     gatherer = Gatherer(
         link=link,
         intake=Intake(app, codec),
@@ -181,5 +170,17 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         lost=lost,
         app=app,
         settings=settings,
+    )
+    fate = Fate(
+        executor=executor,
+        dispatcher=dispatcher,
+        dialogue=dialogue,
+        detour=detour,
+        parking=parking,
+        link=link,
+        telemetry=telemetry,
+        counters=counters,
+        clock=clock,
+        has_lost=tenure.has_lost,
     )
     return Parts(gatherer, executor, dialogue, link, detour, dispatcher, fate, tenure)

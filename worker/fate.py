@@ -13,7 +13,9 @@ messages wait, and none is given up, until a probe succeeds (``outage.py``).
 
 A drain or a lost connection changes none of that, but that nothing waits here: what failed counts,
 and what failed at its last attempt goes by its policy now, since its next delivery would be one
-attempt too many. It is recorded as done, so that next delivery is a duplicate.
+attempt too many. It is recorded as done, so that next delivery is a duplicate. Only to park a key
+takes the shard as well as the claim: one that is lost has another consumer, which goes on with the
+key, so the message is left to it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ _CROWDED_SHARE = 2  # retries are cut short once they hold half of it
 
 
 class Fate:
-    """Resolves outcomes for one consumer. I/O thread only."""
+    """Resolves outcomes for one consumer. I/O thread only.
+
+    ``has_lost`` tells whether somebody else may have a shard by now.
+    """
 
     def __init__(  # noqa: PLR0913 - the parts of the consumer that it stands between
         self,
@@ -66,6 +71,7 @@ class Fate:
         telemetry: Telemetry,
         counters: Counters,
         clock: Callable[[], float],
+        has_lost: Callable[[int], bool],
     ) -> None:
         self._executor = executor
         self._dispatcher = dispatcher
@@ -76,6 +82,7 @@ class Fate:
         self._telemetry = telemetry
         self._counters = counters
         self._clock = clock
+        self._has_lost = has_lost
         self._crowded: set[QueueChannel] = set()
 
     def resolve(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
@@ -181,6 +188,8 @@ class Fate:
             self._telemetry.emit(halted)
         elif policy == "park_key" and message.key is not None:
             self._dialogue.release(task, refund=True)
+            if self._has_lost(channel.shard):
+                return  # whoever has it now tries once, and parks the key if that fails
             self._parking.park(message)
             self._telemetry.emit(KeyParked(task.handler_name, message.key, last.reason))
             self._detour.park(task.delivery, last.reason, task)

@@ -65,7 +65,9 @@ class Parking:
     """The parked keys of one service, as this consumer knows them. I/O thread only.
 
     Only the consumer of a key's shard parks and frees it, so what was read from the store when
-    the shard began to be delivered stays true while it is.
+    the shard began to be delivered stays true while it is. With one exception: a process that lost
+    the shard may have a message of the key on its way to the parked queue, and tell the store of it
+    when the next one goes on with the key. Such a key is not parked here, and can be set free.
     """
 
     def __init__(self, store: DedupStore, service: str) -> None:
@@ -156,16 +158,16 @@ class Parking:
         return True
 
     def free(self, key: str, upto: int) -> bool:
-        """Set ``key`` free unless it was parked after ``upto``. Raises DedupUnavailable."""
+        """Set ``key`` free unless it was parked after ``upto``; tell whether it is free here.
+
+        The store is asked in any case. Raises DedupUnavailable.
+        """
         if not self.save():
             raise DedupUnavailable("what was parked is not written yet")
-        if key not in self._keys:
-            return True
-        if not self._store.unpark(self._service, key, upto):
-            return False
-        self._keys.discard(key)
-        self._admitted.pop(key, None)
-        return True
+        if self._store.unpark(self._service, key, upto):
+            self._keys.discard(key)
+            self._admitted.pop(key, None)
+        return key not in self._keys
 
     def _next(self) -> int:
         """Return a number above all before: microseconds, where the clock allows."""

@@ -145,6 +145,10 @@ class Tenure:
             for channel in self._channels(lost):
                 self._link.close_channel(channel)
 
+    def has_lost(self, shard: int) -> bool:
+        """Tell whether somebody else may have ``shard``, of which something still runs here."""
+        return shard in self._lost
+
     def follow(self, plan: Plan) -> None:
         """Declare from now on, at each connection, what ``plan`` says."""
         self._link.declared = declared_by(self._app, self._settings, plan)
@@ -184,7 +188,7 @@ class Tenure:
 
         def tell_and_resolve(task: Task, outcome: object, lane: Lane[Task]) -> bool:
             shard = task.message.shard
-            if shard in self._lost and outcome is not ABANDONED:
+            if self.has_lost(shard) and outcome is not ABANDONED:
                 fence = self._leaving[shard]
                 outlived = LeaseOutlived(task.handler_name, task.message.id, shard, fence)
                 self._telemetry.emit(outlived)

@@ -23,6 +23,8 @@ from worker.leases.base import lease_clock
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
+from worker.replay import Replay, Unparked
+from worker.retry import Exhausted
 from worker.telemetry import LeaseOutlived, ShardsLapsed, SuspectFound
 from worker.testing import TestWorker
 from worker.testing.pools import INLINE
@@ -947,6 +949,103 @@ def test_a_lease_that_is_lost_closes_the_channel_at_once(service: Service) -> No
         ann.tick_until(lambda: len(service.done) == 2)
         assert service.begun == [0, 1], "what was recorded is a duplicate"
         assert service.fences == [17, 30]
+
+
+def failing(exhausted: Exhausted) -> Service:
+    """Return a service whose step 0 fails at its only attempt until its ``does`` is another."""
+    service = Service(retry=RetryPolicy(attempts=1, exhausted=exhausted))
+
+    def fail(step: Step, _context: Context) -> None:
+        if step.number == 0:
+            raise ValueError("no")
+
+    service.does = fail
+    return service
+
+
+def mend(service: Service) -> None:
+    service.does = lambda _step, _context: None
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_key_is_parked_by_whoever_has_its_shard(*, mended: bool) -> None:
+    """The handler fails where the shard was lost meanwhile: another process decides on the key."""
+    service = failing("park_key")
+    service.gate.closed_for = {0}
+    with bank_of(service) as bank:
+        ann, bob = bank.peer(THREADS), bank.peer()
+        ann.take(0)
+        line = bank.publish(0, 0, 1)
+        ann.tick_until(lambda: service.begun)
+        ann.consumer.lose([0])
+        service.gate.open()
+        ann.tick_until_given(0)
+        assert bank.worker.parked == []
+        assert bank.store.parked("bank") == {}
+
+        if mended:
+            mend(service)
+        bob.take(0)
+        bob.tick()
+        assert service.begun == ([0, 0, 1] if mended else [0, 0])
+        assert service.attempts[:2] == [1, 1], "what Ann gave back is tried once more, as if never"
+        assert [*bank.store.parked("bank")] == ([] if mended else [line])
+        assert len(bank.worker.parked) == (0 if mended else 2)
+        assert bank.events(SuspectFound) == []
+
+
+def test_a_message_is_given_up_by_whoever_has_its_claim() -> None:
+    """A dead letter concerns no other message: it needs the claim, and not the shard."""
+    service = failing("dead_letter")
+    service.gate.closed_for = {0}
+    with bank_of(service) as bank:
+        ann, bob = bank.peer(THREADS), bank.peer()
+        ann.take(0)
+        bank.publish(0, 0, 1)
+        ann.tick_until(lambda: service.begun)
+        ann.consumer.lose([0])
+        service.gate.open()
+        ann.tick_until_given(0)
+        bob.take(0)
+        bob.tick()
+
+        assert service.begun == [0, 1]
+        assert len(bank.worker.dead_letters) == 1
+
+
+def test_a_key_that_is_parked_behind_the_back_of_its_owner_can_be_set_free_there() -> None:
+    service = failing("park_key")
+    with bank_of(service) as bank:
+        ann, bob = bank.peer(), bank.peer()
+        ann.take(0)
+        bank.store.forgetful = True
+        line = bank.publish(0, 0)
+        ann.tick()
+        assert len(bank.worker.parked) == 1
+        ann.consumer.lose([0])
+
+        mend(service)
+        bob.take(0)
+        bob.tick()
+        bank.store.forgetful = False
+        bank.worker.clock.advance(1.5)
+        ann.tick_until_given(0)
+        bank.publish(0, 1)
+        bob.tick()
+        assert service.done == [0, 1], "Bob does not know that the key is parked"
+
+        upto = bank.store.parked("bank")[line]
+        with Replay("bank", bank.worker.settings, bank.store) as replay:
+            letters = replay._move(line, ["replay"], Unparked())  # one round of key()
+            replay._mark(line, letters, upto)
+        bob.tick()
+        bank.worker.clock.advance(0.1)  # the marker looks again
+        bob.tick()
+        assert bank.store.parked("bank") == {}
+        bank.publish(0, 2)
+        bob.tick()
+        assert service.done == [0, 1, 2]
+        assert bank.worker.parked == []
 
 
 def test_a_handler_that_never_began_outlives_nothing(service: Service) -> None:
