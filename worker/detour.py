@@ -154,6 +154,7 @@ class Detour:
 
         def done() -> None:
             if record:
+                task.effective = False  # whoever replays it wants all of it to happen
                 self._dialogue.complete(task)
             else:
                 self._settled(delivery)

@@ -97,7 +97,7 @@ class Dialogue:
         return self._next_try if self.away_since is not None else 0.0
 
     def complete(self, task: Task) -> None:
-        """Record that the effect of ``task`` happened."""
+        """Record that ``task`` is done: its effect happened, or it was set aside."""
         self._completing.append(task)
 
     def release(self, task: Task, *, refund: bool, wait: float = 0.0) -> None:
@@ -178,7 +178,7 @@ class Dialogue:
         tasks, self._completing = self._completing, []
         releases, self._releases = self._releases, []
         runs, self._runs = self._runs, []
-        completes = [Complete(t.record, t.token, t.fingerprint) for t in tasks]
+        completes = [Complete(t.record, t.token, t.fingerprint, t.effective) for t in tasks]
         claims = []
         owner, counter = self._owner, self._counter
         for run, solo in runs:

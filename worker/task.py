@@ -63,7 +63,8 @@ class Task:
         self.trusted_until = 0.0
         #: When the handler began; 0 while it does not run.
         self.started = 0.0
-        #: The handler returned: whatever the store says from here on, it must not run again.
+        #: The handler returned, and it was not set aside after that: whatever the store says from
+        #: here on, it must not run again.
         self.effective = False
         #: How often its claim found another owner.
         self.busy = 0

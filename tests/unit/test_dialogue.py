@@ -76,6 +76,7 @@ class Talk:
 
     def complete(self, *tasks: Task) -> list[Answer]:
         for one in tasks:
+            one.effective = True
             self.dialogue.complete(one)
         return [answer for _, answer in self.exchange().completed]
 

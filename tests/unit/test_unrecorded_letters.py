@@ -41,13 +41,15 @@ class Service:
 
 
 @contextmanager
-def hears_of_nothing_done(worker: TestWorker) -> Iterator[None]:
-    """Let the store be away for whoever has something done to tell it."""
+def hears_of_nothing_done(worker: TestWorker, *, answer_lost: bool = False) -> Iterator[None]:
+    """Let the store be away for whoever has something done to tell it, or away as it answers."""
     store: Any = worker.store
     apply = store.apply
 
     def away(batch: Batch) -> Answers:
         if batch.completes:
+            if answer_lost:
+                apply(batch)
             raise DedupUnavailable("away")
         answers: Answers = apply(batch)
         return answers
@@ -132,3 +134,23 @@ def test_letters_that_are_recorded_return_from_beside_one_that_is_not() -> None:
         assert replay(worker).returned == 1
         worker.run()
         assert service.done == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fails_again", [False, True])
+def test_a_letter_whose_record_was_not_confirmed_to_its_worker_may_return(
+    *, fails_again: bool
+) -> None:
+    """The worker tells the store once more what the replay has made it forget meanwhile."""
+    service = Service()
+    with TestWorker(service.app) as worker:
+        worker.publish(Step(line="K"))
+        with hears_of_nothing_done(worker, answer_lost=True):
+            tick(worker)
+            assert len(worker.dead_letters) == 1
+            assert replay(worker).returned == 1
+        service.mended = not fails_again
+        worker.clock.advance(1)
+        worker.run()
+
+        assert len(service.done) + len(worker.dead_letters) == 1
+        assert len(service.done) == int(not fails_again)

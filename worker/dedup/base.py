@@ -19,7 +19,8 @@ Invariants that every store keeps, and that ``worker.testing.dedup_suite`` check
 * At most one token owns a record at any time by the *store's* clock.
 * ``complete``, ``release`` and ``renew`` change a record only where their token owns it, with
   one exception that is no exception to ownership: ``complete`` also marks a record that nobody
-  owns (absent, or idle), because the effect did happen and no other owner can contradict it.
+  owns (absent, or idle), because the effect did happen and no other owner can contradict it. (Not
+  so ``complete`` without an effect: what was set aside may have been made forgotten since.)
 * A record that is done stays done, with its fingerprint, for at least ``retention`` seconds.
 * ``attempts`` is counted in the same atomic step as the claim, before any user code can run.
 * Applying the same batch twice (the first answer was lost) gives the same end state: a claim
@@ -83,11 +84,16 @@ class Claim(NamedTuple):
 
 
 class Complete(NamedTuple):
-    """The effect of ``record`` happened: remember its id for the retention."""
+    """``record`` is done: remember its id for the retention.
+
+    ``effect``: its effect happened. What was set aside had none, so it is done only where the token
+    owns the record; where that is nobody's by now, a replay made it forgotten, to run it again.
+    """
 
     record: bytes
     token: bytes
     fingerprint: bytes
+    effect: bool = True
 
 
 class Release(NamedTuple):

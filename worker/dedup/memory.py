@@ -82,7 +82,8 @@ class Records:
         if finished is not None and finished.expires > now:
             return Answer.ALREADY_DONE
         held = self.held.get(entry.record)
-        if held is not None and held.token not in {None, NOBODY, entry.token}:
+        owner = None if held is None else held.token
+        if owner != entry.token and (owner not in {None, NOBODY} or not entry.effect):
             return Answer.STALE
         self.held.pop(entry.record, None)
         self.done[entry.record] = Finished(entry.fingerprint, now + options.retention)

@@ -20,7 +20,8 @@
 -- are read by one command and deleted by one.
 local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
 local COMPLETE, RELEASE, REFUND, RENEW, SOLO = 67, 82, 70, 78, 83   -- C R F N S; K is a claim
-local WAIT, FORGET = 87, 88   -- W, whose fingerprint is the milliseconds to wait; X
+local ASIDE, WAIT, FORGET = 65, 87, 88   -- A: completed without effect; W, whose fingerprint is the
+                                         -- milliseconds to wait; X
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
 local FIRST, DETAILED, FRESH, BUSY, SUSPECT, LATER = '\9', '\0', 1, 3, 5, 10
 local DEADLINE, HELD, DETAIL = '>I6', '>I6I4I4', '>BI4I4I8'
@@ -94,10 +95,12 @@ local answers, details = {}, {}
 
 -- Completions: the batch begins with them.
 local completed, keys = 0, {}
-while kind_of(completed * ENTRY + 1) == COMPLETE do
+local kind = kind_of(1)
+while kind == COMPLETE or kind == ASIDE do
   local at = completed * ENTRY + 1
   completed = completed + 1
   keys[completed] = base_of(at) .. ':' .. record_of(at)
+  kind = kind_of(completed * ENTRY + 1)
 end
 local held, gone = {}, {}
 for first = 1, completed, MOST_KEYS do
@@ -113,6 +116,8 @@ for index = 1, completed do
     answers[index] = STALE
   elseif not value and done_fingerprint(base, field) then
     answers[index] = ALREADY_DONE
+  elseif owner ~= token_of(at) and kind_of(at) == ASIDE then
+    answers[index] = STALE
   else
     mark_done(base, field, fingerprint_of(at))
     if value then

@@ -268,7 +268,10 @@ def _milliseconds(seconds: float) -> int:
 def _entries(batch: Batch) -> list[bytes]:
     """Return the entries of ``batch`` as the script reads them, in the order of application."""
     join = b"".join
-    entries = [join((*entry, b"C")) for entry in batch.completes]
+    entries = [
+        join((record, token, fingerprint, b"C" if effect else b"A"))
+        for record, token, fingerprint, effect in batch.completes
+    ]
     entries += [
         join((record, token, _wait(wait), b"W"))
         if wait > 0

@@ -56,7 +56,7 @@ _LOOK_HELD = "SELECT token, deadline, attempts, crashes FROM dedup_held WHERE re
 _HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)"
 #: zeroblob(12) is NOBODY.
 _LET_GO = """DELETE FROM dedup_held
-    WHERE record = ? AND (token = ? OR token IS NULL OR token = zeroblob(12))"""
+    WHERE record = ? AND (token = ? OR ? AND (token IS NULL OR token = zeroblob(12)))"""
 _GIVE_BACK = """UPDATE dedup_held
     SET token = NULL, deadline = ?, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
@@ -186,12 +186,12 @@ class SqliteStore(DedupStore):
         self._file.close()
 
     def _complete(self, db: sqlite3.Connection, entry: Complete, now: float) -> Answer:
-        record, token, fingerprint = entry
-        if (
-            db.execute(_LET_GO, (record, token)).rowcount == 0
-            and db.execute(_LOOK_HELD, (record,)).fetchone() is not None
-        ):
-            return Answer.STALE
+        record, token, fingerprint, effect = entry
+        if db.execute(_LET_GO, (record, token, effect)).rowcount == 0:
+            if db.execute(_LOOK_HELD, (record,)).fetchone() is not None:
+                return Answer.STALE
+            if not effect and db.execute(_LOOK_DONE, (record, now)).fetchone() is None:
+                return Answer.STALE
         expires = math.ceil(now + self._options.retention)
         marked = db.execute(_MARK_DONE, (record, fingerprint, expires, now)).rowcount
         return Answer.KEPT if marked else Answer.ALREADY_DONE

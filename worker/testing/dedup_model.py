@@ -71,10 +71,10 @@ class Model:
     def owner(self, record: bytes) -> bytes | None:
         return self.held.get(record, (None, 0, 0))[0]
 
-    def complete(self, record: bytes, token: bytes, payload: bytes) -> Answer:
+    def complete(self, record: bytes, token: bytes, payload: bytes, effect: bool) -> Answer:
         if record in self.done:
             return ALREADY_DONE
-        if self.owner(record) not in {None, NOBODY, token}:
+        if self.owner(record) not in ({None, NOBODY, token} if effect else {token}):
             return STALE
         self.held.pop(record, None)
         self.done[record] = payload
@@ -131,7 +131,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
             self.batch = Batch()
 
         @rule(
-            completes=st.lists(st.tuples(numbers, tokens, payloads), max_size=3),
+            completes=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=3),
             releases=st.lists(st.tuples(numbers, tokens, flags, waits), max_size=3),
             renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
             claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
@@ -140,7 +140,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         )
         def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
             self,
-            completes: list[tuple[int, bytes, bytes]],
+            completes: list[tuple[int, bytes, bytes, bool]],
             releases: list[tuple[int, bytes, bool, float]],
             renewals: list[tuple[int, bytes]],
             claims: list[tuple[int, bytes, bytes, bool]],
@@ -148,7 +148,10 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
             store: DedupStore,
         ) -> None:
             self.batch = Batch(
-                [Complete(self.records[n], token, payload) for n, token, payload in completes],
+                [
+                    Complete(self.records[n], t, payload, effect)
+                    for n, t, payload, effect in completes
+                ],
                 [Release(self.records[n], t, refund, wait) for n, t, refund, wait in releases],
                 [Renew(self.records[n], token) for n, token in renewals],
                 [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],

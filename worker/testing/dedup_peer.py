@@ -56,8 +56,8 @@ class Peer:
         claims = [Claim(record, self.token, payload, solo)]
         return self.store.apply(Batch(claims=claims, dead=dead)).claims[0]
 
-    def complete(self, record: bytes, payload: bytes = PAYLOAD) -> Answer:
-        completes = [Complete(record, self.token, payload)]
+    def complete(self, record: bytes, payload: bytes = PAYLOAD, *, effect: bool = True) -> Answer:
+        completes = [Complete(record, self.token, payload, effect)]
         return self.store.apply(Batch(completes=completes)).completes[0]
 
     def release(self, record: bytes, *, refund: bool = False, wait: float = 0.0) -> Answer:

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from worker.dedup.base import Answer, Batch, Claim, Verdict
 from worker.testing.dedup_peer import (
+    ALREADY_DONE,
     DUPLICATE,
     FRESH,
     KEPT,
@@ -156,3 +157,20 @@ class DedupRaces:
         assert other.store.forget([record]) == {record}
         assert other.claim(record) == Verdict(SUSPECT, 1)
         assert owner.complete(record) is KEPT
+
+    def test_what_was_set_aside_is_done_only_while_its_claim_lasts(self, peers: Peers) -> None:
+        (owner, other), records = peers(2), [new_record() for _ in range(3)]
+        waiting, forgotten, taken = records
+        for record in records:
+            owner.claim(record)
+        owner.release(waiting, wait=30)
+        assert owner.complete(waiting, effect=False) is STALE
+        for record in (forgotten, taken):
+            assert owner.complete(record, effect=False) is KEPT
+            assert owner.complete(record, effect=False) is ALREADY_DONE
+            other.store.forget([record])
+        other.claim(taken)
+        for record in (forgotten, taken, new_record()):
+            assert owner.complete(record, effect=False) is STALE
+        assert other.claim(forgotten) == Verdict(FRESH, 1)
+        assert other.complete(taken) is KEPT
