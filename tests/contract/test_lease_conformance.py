@@ -93,6 +93,30 @@ def test_a_redis_that_was_emptied_is_known_by_the_time_that_it_watched(redis_url
     store.close()
 
 
+def test_a_redis_knows_the_highest_epoch_also_of_leases_that_it_forgot(redis_url: str) -> None:
+    store, ahead = open_leases(f"{redis_url}?settle=0", LeaseOptions()), 2**52
+    store.sync("bank", Sync("ann", renew=[Held("g1.0", ahead)]))
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.hdel("qw:leases:{bank}:leases", "g1.0")
+
+    view = store.sync("bank", Sync("ann", acquire=["g2.0"]))
+
+    assert view.leases["g2.0"].epoch == ahead + 1
+    store.close()
+
+
+def test_a_redis_of_before_that_epoch_was_kept_goes_on_from_its_leases(redis_url: str) -> None:
+    store, ahead = open_leases(f"{redis_url}?settle=0", LeaseOptions()), 2**52
+    store.sync("bank", Sync("ann", renew=[Held("g1.0", ahead)]))
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        assert client.hdel("qw:leases:{bank}:clock", "granted")
+
+    view = store.sync("bank", Sync("ann", acquire=["g2.0"]))
+
+    assert view.leases["g2.0"].epoch == ahead + 1
+    store.close()
+
+
 def test_a_redis_that_is_away_is_told_and_comes_back(redis_server: Redis, redis_url: str) -> None:
     store = open_leases(f"{redis_url}?settle=0", LeaseOptions(timeout=0.5))
     redis_server.kill()

@@ -10,7 +10,8 @@
 -- Replies {watched, settling, members, leases, documents}, the last three as HGETALL gives them;
 -- a write replies 1 or 0.
 -- Values: members "until facts", leases "until epoch owner" (no owner: free),
--- documents "version text". Numbers are below 2^53, so Lua keeps them exactly.
+-- documents "version text". The clock has the fields watched, read_at and granted, the highest epoch
+-- of all leases that there were. Numbers are below 2^53, so Lua keeps them exactly.
 
 local CLOCK, MEMBERS, LEASES, DOCUMENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local STEP_SHARE, MEMORY_LENGTHS = 8, 1000
@@ -55,16 +56,16 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local read_at = tonumber(redis.call('HGET', CLOCK, 'read_at') or text(now))
 watched = watched + math.min(math.max(now - read_at, 0), math.floor(ttl / STEP_SHARE))
-redis.call('HSET', CLOCK, 'watched', text(watched), 'read_at', text(now))
 local till = watched + ttl
 
 -- Forget what is long over.
 for id, value in pairs_of(MEMBERS) do
   if tonumber(string.match(value, '^%d+')) <= watched then redis.call('HDEL', MEMBERS, id) end
 end
-local leases = {}
+local leases, granted = {}, tonumber(redis.call('HGET', CLOCK, 'granted') or '0')
 for name, value in pairs_of(LEASES) do
   local ends, epoch, owner = string.match(value, '^(%d+) (%d+) (.*)$')
+  granted = math.max(granted, tonumber(epoch)) -- a program of before does not write it
   if tonumber(ends) <= watched - ttl * MEMORY_LENGTHS then
     redis.call('HDEL', LEASES, name)
   else
@@ -74,6 +75,7 @@ end
 
 local function hold(name, owner, epoch, ends)
   leases[name] = {till = ends, epoch = epoch, owner = owner}
+  granted = math.max(granted, epoch)
   redis.call('HSET', LEASES, name, text(ends) .. ' ' .. text(epoch) .. ' ' .. owner)
 end
 
@@ -106,6 +108,9 @@ for name, epoch in following(tonumber(ARGV[8])) do
     hold(name, member, epoch, till)
   end
 end
+-- One epoch for all that is new: one each would run ahead of the clock, which is all that is left to
+-- go by where everything is forgotten.
+local new = math.max(now, granted + 1)
 for index = at, at + tonumber(ARGV[9]) - 1 do
   local name = ARGV[index]
   local lease = leases[name]
@@ -113,7 +118,7 @@ for index = at, at + tonumber(ARGV[9]) - 1 do
   if owned then
     if lease.owner == member then hold(name, member, lease.epoch, till) end
   elseif settling == 0 then
-    hold(name, member, math.max(now, lease and lease.epoch + 1 or 1), till)
+    hold(name, member, new, till)
   end
 end
 
@@ -122,4 +127,5 @@ if leaving == '1' then
 else
   redis.call('HSET', MEMBERS, member, text(till) .. ' ' .. facts)
 end
+redis.call('HSET', CLOCK, 'watched', text(watched), 'read_at', text(now), 'granted', text(granted))
 return reply(settling)

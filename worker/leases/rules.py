@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker.leases.base import LeaseOptions, Sync
 
 
-#: Rises when what ``dump`` writes changes.
+#: Rises when ``dump`` writes what a program of before cannot go by.
 _LAYOUT = 1
 
 
@@ -47,6 +47,8 @@ class Book:
     members: dict[str, MemberRow] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     documents: dict[str, Document] = field(default_factory=dict)
+    #: The highest epoch of all leases that there were, also of those that are forgotten.
+    granted: int = 0
 
     @classmethod
     def load(cls, text: str | None) -> Book:
@@ -59,12 +61,15 @@ class Book:
                 raise StoreCorrupt(
                     f"the lease store has layout {told['layout']!r}, this program knows {_LAYOUT}"
                 )
+            leases = {name: LeaseRow(*row) for name, row in told["leases"].items()}
             return cls(
                 told["watched"],
                 told["read_at"],
                 {id_: MemberRow(*row) for id_, row in told["members"].items()},
-                {name: LeaseRow(*row) for name, row in told["leases"].items()},
+                leases,
                 {name: Document(*row) for name, row in told["documents"].items()},
+                # A program of before does not write it.
+                max([told.get("granted", 0), *(row.epoch for row in leases.values())]),
             )
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise StoreCorrupt(f"the lease store holds no book of leases: {error!r}") from None
@@ -79,6 +84,7 @@ class Book:
                 "members": self.members,
                 "leases": self.leases,
                 "documents": self.documents,
+                "granted": self.granted,
             },
             separators=(",", ":"),
         )
@@ -95,11 +101,15 @@ class Book:
             row = self.leases.get(name)
             if row is None or (row.owner, row.epoch) == (sync.member, epoch):
                 self.leases[name] = LeaseRow(sync.member, epoch, until)
+                self.granted = max(self.granted, epoch)
+        # One for all: an epoch each would run ahead of the clock, which is all that is left to go
+        # by where everything is forgotten.
+        new = max(floor, self.granted + 1)
         for name in sync.acquire:
             row = self.leases.get(name)
             if row is None or not self._is_owned(row):
-                epoch = max(floor, row.epoch + 1 if row is not None else 1)
-                self.leases[name] = LeaseRow(sync.member, epoch, until)
+                self.leases[name] = LeaseRow(sync.member, new, until)
+                self.granted = new
             elif row.owner == sync.member:
                 self.leases[name] = row._replace(until=until)
         if sync.leaving:
