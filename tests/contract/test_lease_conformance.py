@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from contextlib import closing
@@ -13,8 +14,8 @@ import redis
 
 from servers import ClusterOfOne, PostgreSQL, Redis
 from waiting import until
-from worker.errors import ConfigurationError, LeasesUnavailable
-from worker.leases.base import Held, LeaseOptions, Sync
+from worker.errors import ConfigurationError, LeasesUnavailable, StoreCorrupt
+from worker.leases.base import Held, LeaseOptions, LeaseStore, Sync
 from worker.leases.memory import MemoryLeases
 from worker.leases.open import open_leases
 from worker.testing.lease_suite import LeaseStoreSuite
@@ -90,6 +91,104 @@ def test_a_redis_that_was_emptied_is_known_by_the_time_that_it_watched(redis_url
         client.flushdb()
 
     assert store.sync("bank", Sync("ann")).watched < before
+    store.close()
+
+
+def test_a_redis_knows_the_highest_epoch_also_of_leases_that_it_forgot(redis_url: str) -> None:
+    store, ahead = open_leases(f"{redis_url}?settle=0", LeaseOptions()), 2**52
+    store.sync("bank", Sync("ann", renew=[Held("g1.0", ahead)]))
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.hdel("qw:leases:{bank}:leases", "g1.0")
+
+    view = store.sync("bank", Sync("ann", acquire=["g2.0"]))
+
+    assert view.leases["g2.0"].epoch == ahead + 1
+    store.close()
+
+
+def test_a_redis_of_before_that_epoch_was_kept_goes_on_from_its_leases(redis_url: str) -> None:
+    store, ahead = open_leases(f"{redis_url}?settle=0", LeaseOptions()), 2**52
+    store.sync("bank", Sync("ann", renew=[Held("g1.0", ahead)]))
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        assert client.hdel("qw:leases:{bank}:clock", "granted")
+
+    view = store.sync("bank", Sync("ann", acquire=["g2.0"]))
+
+    assert view.leases["g2.0"].epoch == ahead + 1
+    store.close()
+
+
+def complaints(store: LeaseStore) -> list[str]:
+    """Return what a store that somebody spoilt says to a member, and to one that looks."""
+    with pytest.raises(StoreCorrupt) as synced:
+        store.sync("bank", Sync("ann", acquire=["g1.1"]))
+    with pytest.raises(StoreCorrupt) as looked:
+        store.look("bank")
+    return [str(synced.value), str(looked.value)]
+
+
+SPOILT = {
+    "a document without its version": ("documents", "plan", b'{"revision": 3}'),
+    "bytes in a document": ("documents", "plan", b"1 \xff"),
+    "a document under a name of bytes": ("documents", b"\xff", b"1 {}"),
+    "a lease": ("leases", "g1.0", b"ann"),
+    "the owner of a lease": ("leases", "g1.0", b"9000 1 \xff"),
+    "a member": ("members", "eve", b"soon"),
+    "the facts of a member": ("members", "eve", b"9000000 \xff"),
+    "the clock": ("clock", "watched", b"noon"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), SPOILT.values(), ids=SPOILT)
+def test_what_somebody_spoilt_in_a_redis_is_named_until_it_is_mended(
+    redis_url: str, kind: str, name: str | bytes, value: bytes
+) -> None:
+    store, key = open_leases(f"{redis_url}?settle=0", LeaseOptions()), f"qw:leases:{{bank}}:{kind}"
+    said = Sync("ann", acquire=["g1.1"])
+    store.sync("bank", said)
+    shown = name if isinstance(name, str) else r"\xff"
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.hset(key, name, value)
+
+        told = complaints(store)
+        assert all(f'{key} "{shown}" cannot be read' in text for text in told)
+
+        if kind == "clock":
+            keys = [f"qw:leases:{{bank}}:{each}" for each in ("clock", "members", "leases")]
+            assert all(f"(DEL {' '.join(keys)})" in text for text in told)
+            client.delete(*keys)
+        else:
+            assert all(f'(HDEL {key} "{shown}")' in text for text in told)
+            client.hdel(key, name)
+    assert store.sync("bank", said).held_by("ann").keys() == {"g1.1"}
+    store.close()
+
+
+def test_a_document_that_somebody_spoilt_in_a_redis_is_not_taken_for_none(redis_url: str) -> None:
+    store = open_leases(redis_url, LeaseOptions())
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.hset("qw:leases:{bank}:documents", "plan", "{}")
+
+    with pytest.raises(StoreCorrupt, match=r'qw:leases:\{bank\}:documents "plan"'):
+        store.write("bank", "plan", 0, "other")
+    store.close()
+
+
+@pytest.mark.parametrize("book", ["", "[]", '{"layout":1}', '{"layout":7}', b"\xff"])
+def test_a_book_that_somebody_spoilt_in_a_file_is_named_until_it_is_mended(
+    tmp_path: Path, book: str | bytes
+) -> None:
+    file = tmp_path / "leases.db"
+    store = open_leases(f"sqlite:///{file}", LeaseOptions())
+    store.sync("bank", Sync("ann"))
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE lease_books SET book = ?", (book,))
+
+    told = complaints(store)
+    assert all(f"{file}, table lease_books, service 'bank': " in text for text in told)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DELETE FROM lease_books WHERE service = 'bank'")
+    assert store.sync("bank", Sync("ann")).members.keys() == {"ann"}
     store.close()
 
 

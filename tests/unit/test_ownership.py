@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from worker.leases.base import Held, Lease, LeaseOptions, Sync, View
+from worker.leases.base import Held, Lease, LeaseOptions, Sync, View, trusted_until
 from worker.leases.memory import MemoryLeases
 from worker.sharding.ownership import Orders, Ownership
 
@@ -58,7 +58,7 @@ class World:
             (name, member.name)
             for member in self.members
             for name in member.consumed
-            if member.ownership.grants[name].trusted_until > self.now
+            if member.trusted_until > self.now
         ]
         assert len(trusted) == len(dict(trusted)), f"two owners at {self.now:.2f} s: {trusted}"
 
@@ -67,16 +67,22 @@ class World:
 
 
 FAULTS = ["", "", "", "not sent", "no answer"]
+#: The share of a lease's length after which its holder does not trust it, and others do not own it.
+LATE = 0.92
 
 
 class Member:
-    """A supervisor, as far as ownership goes: what it took it consumes until it gave it."""
+    """A supervisor, as far as ownership goes: what it took it consumes until it gave it.
+
+    Whatever it consumes is trusted for as long as the last answer allows.
+    """
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.ownership = Ownership(name, TTL)
         self.consumed: dict[str, int] = {}
         self.giving: dict[str, float] = {}
+        self.trusted_until = float("-inf")
         self.due = world.now
 
     def round(self, fault: str) -> Orders:
@@ -91,6 +97,7 @@ class Member:
 
     def hear(self, view: View, asked_at: float) -> Orders:
         orders = self.ownership.hear(view, asked_at, SHARDS)
+        self.trusted_until = trusted_until(asked_at, TTL)
         for name in orders.lost:
             self.consumed.pop(name, None)
             self.giving.pop(name, None)
@@ -294,6 +301,67 @@ def test_a_lease_that_is_not_trusted_is_not_asked_for_where_the_store_forgot() -
     assert ann.ask("", 3 * TTL + 1.0).acquire == ["g1.0"]
 
 
+def test_what_was_not_renewed_while_the_store_settles_is_not_trusted_anew(
+    world_clock: Callable[[World], None],
+) -> None:
+    world = World()
+    world_clock(world)
+    ann, _ = world.join("ann"), world.join("bob")
+    world.go(20.0)
+
+    world.forget()
+    until_all_know(world)
+    ann.due = float("inf")
+    world.go(0.9 * TTL)  # away for longer than it may trust, and shorter than its leases last
+    ann.round("")
+    world.join("eve")
+    world.go(2 * TTL)  # and away again
+    ann.due = world.now
+    world.go(2 * TTL)
+
+    assert sorted(world.loads().values()) == [5, 5, 6]
+
+
+def test_what_is_not_renewed_while_the_store_settles_is_lost_and_released() -> None:
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}, watched=5.0), 0.0, ["g1.0"])
+    ann.ask("", 0.5)
+    ann.hear(View({"ann": ""}, {"g1.0": Lease("ann", 5, TTL)}, watched=5.5), 0.5, ["g1.0"])
+    ann.forgotten()
+    ann.ask("", 1.0)
+    ann.hear(View({"ann": ""}, {"g1.0": Lease("ann", 5, TTL)}, watched=0.0), 1.0, ["g1.0"])
+
+    late = ann.ask("", 10.0)
+    assert (late.renew, late.acquire) == ([], [])
+    left = View({"ann": ""}, {"g1.0": Lease("ann", 5, 1.0)}, watched=9.0)
+
+    assert ann.hear(left, 10.0, ["g1.0"]) == ({}, [], ["g1.0"])
+    assert ann.ask("", 10.1).release == [Held("g1.0", 5)]
+
+
+def test_what_a_store_that_went_back_says_was_kept_is_lost_where_it_was_not_trusted() -> None:
+    """Somebody else may have owned it since that state of the store."""
+    ann = Ownership("ann", TTL)
+    ann.hear(View({"ann": ""}, watched=5.0), 0.0, ["g1.0"])
+    ann.ask("", 0.5)
+    mine = {"g1.0": Lease("ann", 5, TTL)}
+    ann.hear(View({"ann": ""}, mine, watched=5.5), 0.5, ["g1.0"])
+
+    assert ann.ask("", 2 * TTL).acquire == ["g1.0"]
+    orders = ann.hear(View({"ann": ""}, mine, watched=5.0), 2 * TTL, ["g1.0"])
+
+    assert orders == ({}, [], ["g1.0"])
+    assert ann.ask("", 2 * TTL).release == [Held("g1.0", 5)]
+
+
+def until_all_know(world: World) -> None:
+    """Go on until everybody knows that the store forgot, and said what is its own."""
+    while not all(member.ownership.settling(world.now) for member in world.members):
+        world.go(0.05)
+    for member in world.members:
+        member.round("")
+
+
 def test_a_shard_that_nobody_is_able_to_have_stays_where_it_is() -> None:
     store = MemoryLeases(LeaseOptions(ttl=TTL))
     ann = Ownership("ann", TTL, is_able=lambda facts: facts == "able")
@@ -324,7 +392,7 @@ def test_there_are_never_two_owners_whatever_fails(
         elif event < 0.4 and len(world.members) < 6 and world.now > emptied + 2 * TTL:
             world.join(f"member-{(number := number + 1)}")
         elif event < 0.7:  # it sleeps, perhaps longer than its leases live
-            member.due = world.now + random.uniform(0.0, 2.0 * TTL)
+            member.due = world.now + random.choice([random.uniform(0.0, 2.0), LATE]) * TTL
         elif event < 0.8 and len(world.members) > 1:
             for name in member.ownership.leave():
                 member.giving[name] = world.now + random.uniform(0.0, 3.0)

@@ -19,8 +19,10 @@ Invariants that every store keeps, and that ``worker.testing.lease_suite`` check
   are free only after others have watched them for as long.
 * Watched time never falls, but where the store forgot, or went back to an earlier state: so a
   member that called before finds out.
-* An epoch never falls, and rises when the owner changes. It is at least the store's wall clock in
-  milliseconds at that time, so that also a store that forgot everything hands out none twice.
+* An epoch never falls, and rises when the owner changes: a new one is above every one that the
+  service had before, of whatever lease, because what one lease covers may come to another. It is at
+  least the store's wall clock in milliseconds at that time, so that also a store that forgot
+  everything hands out none twice.
 * A renewal that the store knows nothing of, because it forgot, makes the lease anew.
 * Sending the same ``Sync`` twice (the first answer was lost) gives the same end state.
 

@@ -28,8 +28,10 @@ _TABLE = """CREATE TABLE IF NOT EXISTS qworker_leases (
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7163120461)"
 _LOCK = """SELECT book, extract(epoch FROM clock_timestamp())::float8
     FROM qworker_leases WHERE service = %s FOR UPDATE"""
-#: A new service has no row to lock, so an empty book is put there first.
-_BEGIN = "INSERT INTO qworker_leases VALUES (%s, %s) ON CONFLICT DO NOTHING"
+#: A new service has no row to lock, so an empty book is put there first; and what another put there
+#: at the same moment is locked by it.
+_BEGIN = """INSERT INTO qworker_leases VALUES (%s, %s)
+    ON CONFLICT (service) DO UPDATE SET book = qworker_leases.book"""
 _WRITE = "UPDATE qworker_leases SET book = %s WHERE service = %s"
 #: What a server says of a wrong user, password or database: waiting does not mend it.
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")
@@ -63,7 +65,7 @@ class PostgresLeases(LeaseStore):
         """Apply ``sync`` and return what is known after it."""
         check_text(sync.facts, "a member's facts")
         with self._transaction() as db:
-            book, now = _lock(db, service)
+            book, now = self._lock(db, service)
             view = book.sync(sync, self._options, now=now, floor=int(now * 1000))
             db.execute(_WRITE, (book.dump(), service))
         return view
@@ -72,13 +74,13 @@ class PostgresLeases(LeaseStore):
         """Return what is known."""
         with self._transaction() as db:
             row = db.execute(_LOCK.removesuffix("FOR UPDATE"), (service,)).fetchone()
-        return Book.load(None if row is None else row[0]).view()
+        return self._load(service, None if row is None else row[0]).view()
 
     def write(self, service: str, name: str, version: int, text: str) -> bool:
         """Change a document by compare-and-set."""
         check_text(text, f"the document {name}")
         with self._transaction() as db:
-            book, _ = _lock(db, service)
+            book, _ = self._lock(db, service)
             written = book.write(name, version, text)
             db.execute(_WRITE, (book.dump(), service))
         return written
@@ -88,6 +90,19 @@ class PostgresLeases(LeaseStore):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _lock(self, db: psycopg.Connection[tuple[str, float]], service: str) -> tuple[Book, float]:
+        """Return a service's book, nobody else's until the transaction ends, and the time."""
+        row = db.execute(_LOCK, (service,)).fetchone()
+        if row is None:
+            db.execute(_BEGIN, (service, Book().dump()))
+            row = db.execute(_LOCK, (service,)).fetchone()
+            assert row is not None  # noqa: S101 - it is locked
+        return self._load(service, row[0]), row[1]
+
+    def _load(self, service: str, book: str | None) -> Book:
+        where = f"lease store {mask_url(self._url)}, table qworker_leases, service {service!r}"
+        return Book.load(book, where)
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection[tuple[str, float]]]:
@@ -125,13 +140,3 @@ class PostgresLeases(LeaseStore):
             options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
             application_name="qworker leases",
         )
-
-
-def _lock(db: psycopg.Connection[tuple[str, float]], service: str) -> tuple[Book, float]:
-    """Return a service's book, which is nobody else's until the transaction ends, and the time."""
-    row = db.execute(_LOCK, (service,)).fetchone()
-    if row is None:
-        db.execute(_BEGIN, (service, Book().dump()))
-        row = db.execute(_LOCK, (service,)).fetchone()
-        assert row is not None  # noqa: S101 - it was put there, and is never removed
-    return Book.load(row[0]), row[1]

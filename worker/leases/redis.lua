@@ -8,14 +8,18 @@
 --   write  name, version, text
 --
 -- Replies {watched, settling, members, leases, documents}, the last three as HGETALL gives them;
--- a write replies 1 or 0.
+-- a write replies 1 or 0. Where a value cannot be read, nothing of what was said is done,
+-- and the error "UNREADABLE clock|members|leases|documents NAME" tells which.
 -- Values: members "until facts", leases "until epoch owner" (no owner: free),
--- documents "version text". Numbers are below 2^53, so Lua keeps them exactly.
+-- documents "version text". The clock has the fields watched, read_at and granted, the highest epoch
+-- of all leases that there were. Numbers are below 2^53, so Lua keeps them exactly.
 
 local CLOCK, MEMBERS, LEASES, DOCUMENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local STEP_SHARE, MEMORY_LENGTHS = 8, 1000
 
 local command, ttl, settle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function unreadable(kind, name) return redis.error_reply('UNREADABLE ' .. kind .. ' ' .. name) end
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -31,13 +35,19 @@ end
 if command == 'write' then
   local name, version, content = ARGV[4], tonumber(ARGV[5]), ARGV[6]
   local found = redis.call('HGET', DOCUMENTS, name)
-  local current = found and tonumber(string.match(found, '^%d+')) or 0
+  local current = tonumber(string.match(found or '0 ', '^(%d+) '))
+  if not current then return unreadable('documents', name) end
   if current ~= version then return 0 end
   redis.call('HSET', DOCUMENTS, name, text(version + 1) .. ' ' .. content)
   return 1
 end
 
-local watched = tonumber(redis.call('HGET', CLOCK, 'watched') or '0')
+local clock = {watched = '0', granted = '0'}
+for name, value in pairs_of(CLOCK) do
+  clock[name] = string.match(value, '^%d+$')
+  if not clock[name] then return unreadable('clock', name) end
+end
+local watched = tonumber(clock.watched)
 
 local function reply(settling)
   return {
@@ -53,18 +63,21 @@ local member, facts, leaving = ARGV[4], ARGV[5], ARGV[6]
 -- Watch the time that passed since the last call.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local read_at = tonumber(redis.call('HGET', CLOCK, 'read_at') or text(now))
+local read_at = tonumber(clock.read_at or now)
 watched = watched + math.min(math.max(now - read_at, 0), math.floor(ttl / STEP_SHARE))
-redis.call('HSET', CLOCK, 'watched', text(watched), 'read_at', text(now))
 local till = watched + ttl
 
 -- Forget what is long over.
 for id, value in pairs_of(MEMBERS) do
-  if tonumber(string.match(value, '^%d+')) <= watched then redis.call('HDEL', MEMBERS, id) end
+  local ends = tonumber(string.match(value, '^(%d+) '))
+  if not ends then return unreadable('members', id) end
+  if ends <= watched then redis.call('HDEL', MEMBERS, id) end
 end
-local leases = {}
+local leases, granted = {}, tonumber(clock.granted)
 for name, value in pairs_of(LEASES) do
   local ends, epoch, owner = string.match(value, '^(%d+) (%d+) (.*)$')
+  if not ends then return unreadable('leases', name) end
+  granted = math.max(granted, tonumber(epoch)) -- a program of before does not write it
   if tonumber(ends) <= watched - ttl * MEMORY_LENGTHS then
     redis.call('HDEL', LEASES, name)
   else
@@ -74,6 +87,7 @@ end
 
 local function hold(name, owner, epoch, ends)
   leases[name] = {till = ends, epoch = epoch, owner = owner}
+  granted = math.max(granted, epoch)
   redis.call('HSET', LEASES, name, text(ends) .. ' ' .. text(epoch) .. ' ' .. owner)
 end
 
@@ -106,6 +120,9 @@ for name, epoch in following(tonumber(ARGV[8])) do
     hold(name, member, epoch, till)
   end
 end
+-- One epoch for all that is new: one each would run ahead of the clock, which is all that is left to
+-- go by where everything is forgotten.
+local new = math.max(now, granted + 1)
 for index = at, at + tonumber(ARGV[9]) - 1 do
   local name = ARGV[index]
   local lease = leases[name]
@@ -113,7 +130,7 @@ for index = at, at + tonumber(ARGV[9]) - 1 do
   if owned then
     if lease.owner == member then hold(name, member, lease.epoch, till) end
   elseif settling == 0 then
-    hold(name, member, math.max(now, lease and lease.epoch + 1 or 1), till)
+    hold(name, member, new, till)
   end
 end
 
@@ -122,4 +139,5 @@ if leaving == '1' then
 else
   redis.call('HSET', MEMBERS, member, text(till) .. ' ' .. facts)
 end
+redis.call('HSET', CLOCK, 'watched', text(watched), 'read_at', text(now), 'granted', text(granted))
 return reply(settling)

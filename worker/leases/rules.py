@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from worker.errors import StoreCorrupt
 from worker.leases.base import MEMORY_LENGTHS, STEP_SHARE, Document, Lease, View
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from worker.leases.base import LeaseOptions, Sync
 
+    _Types = tuple[type | tuple[type, ...], ...]
 
-#: Rises when what ``dump`` writes changes.
+_Row = TypeVar("_Row")
+
+#: Rises when ``dump`` writes what a program of before cannot go by.
 _LAYOUT = 1
+_NUMBER = (int, float)
 
 
 class MemberRow(NamedTuple):
@@ -47,27 +53,43 @@ class Book:
     members: dict[str, MemberRow] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     documents: dict[str, Document] = field(default_factory=dict)
+    #: The highest epoch of all leases that there were, also of those that are forgotten.
+    granted: int = 0
 
     @classmethod
-    def load(cls, text: str | None) -> Book:
-        """Read what ``dump`` wrote; None is a new book. Raises StoreCorrupt for anything else."""
+    def load(cls, text: str | None, where: str) -> Book:
+        """Read what ``dump`` wrote; None is a new book.
+
+        Raises StoreCorrupt for anything else, with ``where`` it is.
+        """
         if text is None:
             return cls()
         try:
             told = json.loads(text)
-            if told["layout"] != _LAYOUT:
-                raise StoreCorrupt(
-                    f"the lease store has layout {told['layout']!r}, this program knows {_LAYOUT}"
-                )
-            return cls(
-                told["watched"],
-                told["read_at"],
-                {id_: MemberRow(*row) for id_, row in told["members"].items()},
-                {name: LeaseRow(*row) for name, row in told["leases"].items()},
-                {name: Document(*row) for name, row in told["documents"].items()},
-            )
+            layout = told["layout"]
+            if layout == _LAYOUT:
+                return cls._read(told)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise StoreCorrupt(f"the lease store holds no book of leases: {error!r}") from None
+            raise StoreCorrupt(
+                f"{where}: no book of leases: {error!r:.200}; after the length of a lease, when"
+                " nobody trusts one any more, remove that row: whoever runs writes it anew"
+            ) from None
+        raise StoreCorrupt(f"{where}: layout {layout!r:.99}, this program knows {_LAYOUT}")
+
+    @classmethod
+    def _read(cls, told: dict[str, Any]) -> Book:
+        watched, read_at = told["watched"], told["read_at"]
+        granted = told.get("granted", 0)  # a program of before does not write it
+        _check([watched, 0.0 if read_at is None else read_at, granted], (_NUMBER, _NUMBER, int))
+        leases = _rows(told["leases"], LeaseRow, (str, int, _NUMBER))
+        return cls(
+            watched,
+            read_at,
+            _rows(told["members"], MemberRow, (str, _NUMBER)),
+            leases,
+            _rows(told["documents"], Document, (int, str)),
+            max([granted, *(row.epoch for row in leases.values())]),
+        )
 
     def dump(self) -> str:
         """Return all of it as JSON."""
@@ -79,6 +101,7 @@ class Book:
                 "members": self.members,
                 "leases": self.leases,
                 "documents": self.documents,
+                "granted": self.granted,
             },
             separators=(",", ":"),
         )
@@ -95,11 +118,15 @@ class Book:
             row = self.leases.get(name)
             if row is None or (row.owner, row.epoch) == (sync.member, epoch):
                 self.leases[name] = LeaseRow(sync.member, epoch, until)
+                self.granted = max(self.granted, epoch)
+        # One for all: an epoch each would run ahead of the clock, which is all that is left to go
+        # by where everything is forgotten.
+        new = max(floor, self.granted + 1)
         for name in sync.acquire:
             row = self.leases.get(name)
             if row is None or not self._is_owned(row):
-                epoch = max(floor, row.epoch + 1 if row is not None else 1)
-                self.leases[name] = LeaseRow(sync.member, epoch, until)
+                self.leases[name] = LeaseRow(sync.member, new, until)
+                self.granted = new
             elif row.owner == sync.member:
                 self.leases[name] = row._replace(until=until)
         if sync.leaving:
@@ -140,3 +167,16 @@ class Book:
         self.members = {i: row for i, row in self.members.items() if row.until > self.watched}
         horizon = self.watched - options.ttl * MEMORY_LENGTHS
         self.leases = {n: row for n, row in self.leases.items() if row.until > horizon}
+
+
+def _rows(told: dict[str, Any], make: Callable[..., _Row], types: _Types) -> dict[str, _Row]:
+    """Return rows by their names. Raises ValueError, or what comes of another shape."""
+    for name, values in told.items():
+        _check(values, types, f"{name}: ")
+    return {name: make(*values) for name, values in told.items()}
+
+
+def _check(values: Sequence[object], types: _Types, name: str = "") -> None:
+    """Raise ValueError where these are not values of these types."""
+    if len(values) != len(types) or not all(map(isinstance, values, types)):
+        raise ValueError(f"{name}{values!r:.99}")

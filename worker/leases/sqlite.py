@@ -48,7 +48,7 @@ class SqliteLeases(LeaseStore):
         """Apply ``sync`` and return what is known after it."""
         check_text(sync.facts, "a member's facts")
         with self._file.transaction(durable=False) as db:
-            book = _read(db, service)
+            book = self._read(db, service)
             floor = time.time_ns() // 1_000_000
             view = book.sync(sync, self._options, now=time.monotonic(), floor=floor)
             _write(db, service, book)
@@ -57,13 +57,13 @@ class SqliteLeases(LeaseStore):
     def look(self, service: str) -> View:
         """Return what is known."""
         with self._file.transaction(durable=False) as db:
-            return _read(db, service).view()
+            return self._read(db, service).view()
 
     def write(self, service: str, name: str, version: int, text: str) -> bool:
         """Change a document by compare-and-set. On disk when it returns."""
         check_text(text, f"the document {name}")
         with self._file.transaction(durable=True) as db:
-            book = _read(db, service)
+            book = self._read(db, service)
             written = book.write(name, version, text)
             _write(db, service, book)
         return written
@@ -72,10 +72,10 @@ class SqliteLeases(LeaseStore):
         """Close the file."""
         self._file.close()
 
-
-def _read(db: sqlite3.Connection, service: str) -> Book:
-    row = db.execute("SELECT book FROM lease_books WHERE service = ?", (service,)).fetchone()
-    return Book.load(None if row is None else row[0])
+    def _read(self, db: sqlite3.Connection, service: str) -> Book:
+        row = db.execute("SELECT book FROM lease_books WHERE service = ?", (service,)).fetchone()
+        where = f"lease store {self._file.path}, table lease_books, service {service!r}"
+        return Book.load(None if row is None else row[0], where)
 
 
 def _write(db: sqlite3.Connection, service: str, book: Book) -> None:

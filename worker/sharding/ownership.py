@@ -12,9 +12,12 @@ takes the answer and says what follows from it. Between them, whoever consumes a
 4. Whatever the store says is no longer ours is lost, at once.
 5. Where the store forgot, nothing new is ours for the length of a lease, and what is ours stays.
    What looks free then may have an owner who still trusts it; whoever has one renews it meanwhile,
-   or does not trust it any more.
+   or does not trust it any more. What was ours, and is not trusted any more, is lost meanwhile,
+   whatever the store says.
 
 A shard is *trusted* until a time that its last renewal gave it; past that nothing of it may begin.
+That time is one for all that a member has: whatever a call did not renew, or ask for, is not ours
+after it.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ class Ownership:
         self._giving: set[str] = set()
         self._given: set[str] = set()
         self._wanted: list[str] = []
-        #: What the last call asked for.
+        #: What the last call renewed, and what it asked for.
+        self._renewed: frozenset[str] = frozenset()
         self._asked: frozenset[str] = frozenset()
         #: The store's watched time as it was told last.
         self._watched = 0.0
@@ -136,19 +140,20 @@ class Ownership:
         """Return the next call to the store, which begins at ``now``.
 
         A lease that is not trusted any more is asked for instead of renewed: where the store
-        forgot it, somebody else may have owned it since, with a higher epoch than ours.
+        forgot it, somebody else may have owned it since, with a higher epoch than ours. While
+        nothing new is wanted it is not asked for either, and lost with the answer.
         """
         if self._forgot:  # before this call: so whoever renewed before that trusts no longer than
             self._forgot, self._settles_until = False, now + self._ttl  # this, however long it took
         held = {name: grant for name, grant in self.grants.items() if name not in self._given}
         old = [name for name, grant in held.items() if grant.trusted_until < now]
         asked = [] if self.settling(now) else [*self._wanted, *old]
-        self._asked = frozenset(asked)
+        self._renewed, self._asked = frozenset(held.keys() - {*old}), frozenset(asked)
         return Sync(
             self.member,
             facts,
             release=[Held(name, self.grants[name].epoch) for name in self._given],
-            renew=[Held(name, held[name].epoch) for name in held.keys() - {*old}],
+            renew=[Held(name, held[name].epoch) for name in self._renewed],
             acquire=asked,
             leaving=self._knows_all and self.grants.keys() <= self._given,
         )
@@ -166,7 +171,12 @@ class Ownership:
         self._watched = view.watched
         mine = view.held_by(self.member)
         self._is_member = self.member in view.members
-        lost = [name for name, grant in self.grants.items() if mine.get(name) != grant.epoch]
+        trusted_anew = self._renewed | self._asked
+        lost = [
+            name
+            for name, grant in self.grants.items()
+            if mine.get(name) != grant.epoch or name not in trusted_anew
+        ]
         released = [name for name in lost if name in self._given]
         for name in lost:
             del self.grants[name]
@@ -174,8 +184,9 @@ class Ownership:
         self._given.difference_update(lost)
         trusted = trusted_until(asked_at, self._ttl)
         new = {n: Grant(epoch, trusted) for n, epoch in mine.items() if n not in self.grants}
-        # What we did not ask for is of a store that went back to what it was before: others may
-        # have owned it since. It is released, and asked for anew, with an epoch above theirs.
+        # What we did not ask for is of a store that went back to what it was before, or was lost
+        # right now: others may have owned it since. It is released, and asked for anew, with an
+        # epoch above theirs.
         take = {name: grant for name, grant in new.items() if name in self._asked}
         self._given.update(new.keys() - take.keys())
         self.grants = {name: Grant(epoch, trusted) for name, epoch in mine.items()}

@@ -166,6 +166,16 @@ class LeaseStoreSuite:
         assert view.held_by("ann") == {"g1.0": 12}
         assert bob.acquire("g1.0") == {}
 
+    def test_a_new_name_gets_an_epoch_above_all_that_were_granted_before(
+        self, ann: Peer, bob: Peer
+    ) -> None:
+        """Whatever the clock of the store says: keys go over to leases of other names."""
+        ahead = int((time.time() + 3600) * 1000)
+        ann.sync(renew=[Held("g1.0", ahead)])  # the clock was stepped back after it was granted
+        assert bob.acquire("g2.0")["g2.0"] > ahead
+        ann.sync(release=[Held("g1.0", ahead)])
+        assert bob.acquire("g2.1")["g2.1"] > bob.acquire("g2.0")["g2.0"]
+
     def test_one_of_many_who_ask_at_once_gets_it(self, open_peer: Callable[..., Peer]) -> None:
         peers = [open_peer(f"peer {number}") for number in range(6)]
         names = [f"g1.{shard}" for shard in range(10)]
