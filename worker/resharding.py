@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from operator import methodcaller
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import amqp.exceptions
 
@@ -27,13 +27,14 @@ from worker.message import Message
 from worker.parking import unpark_of
 from worker.seal import is_marker, marker
 from worker.sharding.generations import Phase
+from worker.sharding.vacancy import Vacancy
 from worker.topology import RETRY_SECONDS, relay_queue, retry_queue
 from worker.transport.capabilities import connect
 from worker.transport.inbound import losses, release
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kombu.connection import Connection
 
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker")
 
 _BATCH = 500
-#: Seconds beyond the longest wait of a retry after which none can return any more.
-_SLACK = 60.0
 
 
 def topology_of(app: App, settings: Settings, generation: Generation) -> Topology:
@@ -68,12 +67,18 @@ def declared_by(app: App, settings: Settings, plan: Plan) -> tuple[Topology, ...
     return (target,) if plan.phase is Phase.REMOVE else (current.without_front(), target)
 
 
+class State(NamedTuple):
+    """How many messages wait in a queue, and how many consume it."""
+
+    ready: int
+    consumers: int
+
+
 class Talk:
     """A connection to ask the broker on, one question after the other. A context manager."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._channel: Any = None
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +89,8 @@ class Talk:
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """Return what ``question`` finds with a channel.
 
-        Raises NotFound as the broker does, BrokerUnreachable for everything else.
+        Raises NotFound as the broker does, what ``question`` raises by itself, and
+        BrokerUnreachable for everything else: the broker refused it, or the connection is lost.
         """
         try:
             channel = self._connection.channel()
@@ -92,32 +98,46 @@ class Talk:
             channel.close()  # what was declared without waiting for an answer is refused here
         except amqp.exceptions.NotFound:
             raise
-        except losses(self._connection) as error:
+        except self._connection.channel_errors as error:
             raise BrokerUnreachable(f"the broker refused a step of reshard: {error}") from None
+        except losses(self._connection) as error:
+            text = str(error) or type(error).__name__
+            raise BrokerUnreachable(f"the connection to the broker is lost: {text}") from None
         return answer
 
-    def state(self, queue: str) -> tuple[int, int] | None:
-        """Return how many messages wait in a queue, and who consumes it; None: it is not there."""
+    def states(self, queues: Iterable[str]) -> dict[str, State]:
+        """Return the states of those of the queues that are there."""
+        found = {queue: self._state(queue) for queue in queues}
+        return {queue: state for queue, state in found.items() if state is not None}
+
+    def _state(self, queue: str) -> State | None:
         try:
             found = self.ask(lambda channel: channel.queue_declare(queue, passive=True))
         except amqp.exceptions.NotFound:
             return None
-        return int(found.message_count), int(found.consumer_count)
+        return State(int(found.message_count), int(found.consumer_count))
 
 
 class Resharding:
     """Takes steps for one service. One thread at a time."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(
+        self, app: App, settings: Settings, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._app = app
+        self._clock = clock
         self._settings = settings
         self._codec = Codec.of(app.name, settings)
-        #: Since when nobody consumes the old generation; and why it is not removed, as told last.
-        self._unconsumed_since: float | None = None
+        #: What the looks at the old queues have come to, where the last one succeeded; and why they
+        #: are not removed, as told last.
+        self._vacancy: Vacancy | None = None
         self._waits_for = ""
 
     def declare(self, plan: Plan) -> None:
-        """Declare what every process does from now on. Raises BrokerUnreachable."""
+        """Declare what every process does from now on.
+
+        Raises BrokerUnreachable, and DeclarationMismatch where the broker has something else.
+        """
         with self._talk() as talk:
             for topology in declared_by(self._app, self._settings, plan):
                 talk.ask(partial(declare, topology=topology))
@@ -125,8 +145,10 @@ class Resharding:
     def take(self, plan: Plan) -> bool:
         """Take the next step of ``plan``; tell whether it is done, or has to be tried again.
 
-        Raises BrokerUnreachable and PublishError.
+        Raises BrokerUnreachable, PublishError, and DeclarationMismatch where the broker has
+        something else.
         """
+        vacancy, self._vacancy = self._vacancy, None  # a look that fails makes all before it void
         if plan.target is None:
             return True
         current = topology_of(self._app, self._settings, plan.current)
@@ -141,37 +163,42 @@ class Resharding:
                     number = plan.current.number
                     self._publish([marker(self._codec, number, queue) for queue in queues])
                 case Phase.REMOVE:
-                    return self._remove(talk, current, target)
+                    if vacancy is None or vacancy.generation != plan.current.number:
+                        vacancy = Vacancy(plan.current.number, RETRY_SECONDS[-1])
+                    return self._remove(talk, current, target, vacancy)
                 case _:  # what the members do, not the one who leads them
                     pass
         return True
 
-    def _remove(self, talk: Talk, old: Topology, new: Topology) -> bool:
-        """Move what is left of the old generation to the new one, and remove it."""
+    def _remove(self, talk: Talk, old: Topology, new: Topology, vacancy: Vacancy) -> bool:
+        """Move what is left of the old generation to the new one; remove it once it stays empty."""
+        began = self._clock()
         queues = [*old.shard_queues, relay_queue(old.service, old.generation)]
-        states = [(queue, talk.state(queue)) for queue in queues]
-        there = [(queue, state) for queue, state in states if state is not None]
-        consumed = [queue for queue, (_, consumers) in there if consumers]
-        if consumed:  # a member has not gone over yet
-            self._unconsumed_since = None
-            return self._wait(f"{', '.join(consumed)} still consumed")
-        if self._unconsumed_since is None:
-            self._unconsumed_since = monotonic()
-        for queue, (ready, _) in there:
-            if ready:
+        before = talk.states(queues)
+        if consumed := [queue for queue, state in before.items() if state.consumers]:
+            return self._wait(f"{', '.join(consumed)} still consumed")  # a member has not gone over
+        for queue, state in before.items():
+            if state.ready:
                 self._move(queue, new)
-        # A retry that waits returns to the queue that it came from.
-        waiting = (talk.state(retry_queue(self._app.name, wait)) for wait in RETRY_SECONDS)
-        retries = any(state is not None and state[0] for state in waiting)
-        if retries and monotonic() - self._unconsumed_since < RETRY_SECONDS[-1] + _SLACK:
-            return self._wait("retries wait in the broker, which may return to the old queues")
-        if any(any(talk.state(queue) or ()) for queue, _ in there):
+        waiting = talk.states([retry_queue(self._app.name, wait) for wait in RETRY_SECONDS])
+        after = talk.states(queues)
+        if any(state.consumers for state in after.values()):
             return self._wait("somebody else is at the old queues")
-        for queue, _ in there:
+        why = vacancy.look(
+            began,
+            self._clock(),
+            ready=any(state.ready for state in (*before.values(), *after.values())),
+            retries=any(state.ready for state in waiting.values()),
+        )
+        if why:
+            self._vacancy = vacancy
+            return self._wait(why)
+        for queue in after:
             talk.ask(methodcaller("queue_delete", queue))
         own = [x.name for x in old.exchanges if f"{x.name}.".startswith(f"{old.front}.")]
         for exchange in (*own, old.all_bound):
             talk.ask(methodcaller("exchange_delete", exchange))
+        self._waits_for = ""
         return True
 
     def _wait(self, why: str) -> bool:

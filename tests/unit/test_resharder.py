@@ -160,6 +160,40 @@ def test_the_next_generation_is_consumed_when_every_shard_is_drained() -> None:
     assert desk.phases == [Phase.REMOVE]
 
 
+def test_the_old_queues_are_removed_when_no_member_declares_them_any_more() -> None:
+    """One that is connecting by an earlier plan would bring them back."""
+    opening = Process(2, Stage.OPENING, told=VERSION - 1, followed=0)
+    desk = Desk(Process(1), opening)
+    behind, there = Facts(followed=VERSION - 1), Facts(followed=VERSION)
+
+    desk.hear(Phase.REMOVE, there, behind)
+    desk.drive()
+    desk.hear(Phase.REMOVE, there, there)
+    desk.drive()
+    assert desk.steps() == []
+
+    opening.stage, opening.followed = Stage.READY, VERSION
+    desk.hear(Phase.REMOVE, there, behind)
+    desk.drive()
+    assert desk.steps() == []
+
+    desk.hear(Phase.REMOVE, there, there)
+    desk.drive()
+    assert desk.steps() == [1]
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    desk = Desk(Process())
+    there = Facts(followed=VERSION)
+    desk.hear(Phase.REMOVE, there, Facts(followed=VERSION - 1))
+    desk.drive()
+
+    desk.hear(Phase.REMOVE, there)
+    desk.drive()
+
+    assert desk.steps() == [1]
+
+
 def test_a_member_follows_when_all_its_processes_do() -> None:
     slow = Process(2, told=0, followed=0)
     desk = Desk(Process(1), slow, Process(3, Stage.BOOTING, told=0, followed=0))

@@ -4,9 +4,9 @@ A generation is an exchange of its own and a number of queues behind it. Changin
 shards means a new generation, while publishers go on publishing:
 
 1. ``declare``  the exchange and the queues of the next generation
-2. ``bind``     it to everything that the old one is bound to; every member does so, and declares
-                the old one's exchange no more. Now a message goes to both; whoever comes second is
-                a duplicate
+2. ``bind``     it to everything that the code of the members names; every member does so, and
+                declares the old one's exchange no more. Now a message goes to both; whoever comes
+                second is a duplicate
 3. ``seal``     the old one: its exchange is removed, so that nothing comes to it any more, and
                 behind the last message of each queue goes a marker
 4. ``drain``    the old one, up to the markers, by its ordinary consumers. The new one fills
@@ -16,6 +16,10 @@ Each key's messages in the old generation are a prefix of its stream and those i
 rest, with an overlap; as nothing of the rest is consumed before the prefix is through, order holds.
 What still comes behind a marker (a retry that returns, a copy from a member that was cut off) goes
 to the new one before the old one is removed; what is bound to both is a duplicate there.
+
+The old exchange keeps bindings of all code that ever ran, also of a release that was rolled back.
+Those that no member has at ``bind`` are not made for the new one: their messages, which no handler
+takes, were kept as dead letters and are dropped by the broker from ``seal`` on.
 
 Until ``declare`` is through, nothing is bound and nobody declares anything but the old generation,
 so the change can be *called off*: the plan has no target any more. Later there is only the way

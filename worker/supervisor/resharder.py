@@ -1,8 +1,16 @@
 """A change of the number of shards, as far as this supervisor has to do with it.
 
 Every member brings its processes along: from the step ``bind`` on they declare the next generation
-and leave the exchange of the old one alone, also at reconnections. It tells the others, in its
-facts, which version of the plan all of its processes follow, and which shards are drained.
+and leave the exchange of the old one alone, also at reconnections; from ``remove`` on they leave
+its queues alone too. It tells the others, in its facts, which version of the plan all of its
+processes follow, and which shards are drained.
+
+``bind`` ends, and ``remove`` begins, when all processes of all members have declared what the plan
+says. A process that cannot connect, or is refused, is waited for as long as it lives: it has a
+connection by an earlier plan, or may be making one. Meanwhile the others consume, and in ``remove``
+the new queues. One that dies, or hangs until the watchdog ends it, is not waited for, nor is a
+member whom the lease store has not heard for ``lease_ttl``: its trust has ended before, and without
+trust nothing is declared.
 
 One member leads: the one that owns the lease for it. It has the steps on the broker taken by one
 of its processes, and writes the plan that comes next by compare-and-set; so where it dies, or
@@ -146,15 +154,21 @@ class Resharder:
     def _lead(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
         match plan.phase:
             case Phase.BIND:
-                followed = [self.followed, *(member.followed for member in self._members)]
-                if all(version == self.version for version in followed):
+                if self._all_follow():
                     self._advance(plan, now)
             case Phase.DRAIN:
                 drained = {name for member in self._members for name in member.drained}
                 if drained.issuperset(plan.current.leases):
                     self._advance(plan, now)
+            case Phase.REMOVE if not self._all_follow():
+                pass  # or the old queues might be declared again after they were removed
             case _:
                 self._take_step(plan, children, now)
+
+    def _all_follow(self) -> bool:
+        """Whether all processes of all members declare what the plan of now says."""
+        followed = [self.followed, *(member.followed for member in self._members)]
+        return all(version == self.version for version in followed)
 
     def _take_step(self, plan: Plan, children: list[ChildProcess], now: float) -> None:
         if self._asked == self.version and any(c.pid == self._asked_of for c in children):
