@@ -77,6 +77,24 @@ def test_a_module_stands_on_a_floor(module: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reliability.md"])
+def test_a_page_that_names_the_tests_says_where_the_long_ones_are(page: str) -> None:
+    text = (ROOT / page).read_text()
+
+    assert "`make test`" in text
+    assert "`make chaos`" in text
+
+
+def test_the_readme_names_every_page_and_every_example() -> None:
+    text = (ROOT / "README.md").read_text()
+    pages = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
+    examples = {file.parent.name for file in (ROOT / "examples").glob("*/README.md")}
+
+    assert [page for page in pages if page not in text] == []
+    listed = text.partition("[examples/](examples) holds")[2].partition("\n")[0]
+    assert [name for name in examples if name.split("_")[-1] not in listed] == []
+
+
 def named_in_the_map() -> set[str]:
     """Return the modules, and folders with a / at the end, that ARCHITECTURE.md's map names."""
     page = (ROOT / "ARCHITECTURE.md").read_text()
