@@ -279,7 +279,7 @@ def test_everything_failing_at_once_is_an_outage_that_costs_no_message(
     )
     assert service.ledger.entries("effect", "outage.send") == []
     eventually(
-        lambda: "outage: handler send gets one probe at a time" in service.run("status").stdout,
+        lambda: "outage: handler send waits for a probe to succeed" in service.run("status").stdout,
         "status tells of it",
     )
     (service.folder / "down").unlink()

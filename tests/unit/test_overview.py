@@ -97,8 +97,8 @@ def test_a_handler_with_an_outage_is_told_with_how_many_processes_see_it() -> No
 
     assert here["outages"] == {"audit": 1, "mail": 3}
     assert headlines(here)[1:] == [
-        "outage: handler audit gets one probe at a time (in 1 process)",
-        "outage: handler mail gets one probe at a time (in 3 processes)",
+        "outage: handler audit waits for a probe to succeed (in 1 process)",
+        "outage: handler mail waits for a probe to succeed (in 3 processes)",
     ]
 
 

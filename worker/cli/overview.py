@@ -178,7 +178,7 @@ def headlines(told: Mapping[str, Any]) -> list[str]:
         lines.append(_paused_line(told))
     for name, number in told["outages"].items():
         seen = count(number, "process", "processes")
-        lines.append(f"outage: handler {name} gets one probe at a time (in {seen})")
+        lines.append(f"outage: handler {name} waits for a probe to succeed (in {seen})")
     return lines
 
 

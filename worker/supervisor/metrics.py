@@ -77,7 +77,7 @@ METRICS = (
     *_described(Gauges),
     Described(
         "outages",
-        "Processes in which this handler has an outage: one probe at a time",
+        "Processes in which this handler has an outage, and waits for a probe to succeed",
         labels=("handler",),
     ),
     *_described(ShardGauges, prefix="shard_", labels=_SHARD_LABELS),
