@@ -25,7 +25,7 @@ demo: $(RUNTIME) ## show what qworker does, with no server
 servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missing; starts none
 	@scripts/ensure_servers.sh
 
-test: $(DEV) servers ## run all tests, against servers of their own on free ports
+test: $(DEV) servers ## run all but the long tests, against servers of their own on free ports
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 12
 
 chaos: $(DEV) servers ## run the long tests: machines that die, sleep and are cut off

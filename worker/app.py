@@ -71,8 +71,6 @@ class App:
         self._publisher: Publisher | None = None
         self._routes: dict[str, tuple[Handler, ...]] = {}
 
-    # -- registering ---------------------------------------------------------------------------
-
     def on(
         self,
         what: type[Event | Command] | str,
@@ -184,8 +182,6 @@ class App:
         """
         self.bindings.append(Binding(exchange, type, routing_key, dict(arguments or {}), durable))
 
-    # -- what the runtime asks -------------------------------------------------------------------
-
     def route(self, name: str) -> tuple[Handler, ...]:
         """Return the handlers that observe messages of ``name``, in order of registration."""
         found = self._routes.get(name)
@@ -243,8 +239,6 @@ class App:
         """The settings of this process."""
         return self._settings if self._settings is not None else self.configure({})
 
-    # -- publishing ------------------------------------------------------------------------------
-
     def publish(
         self,
         event: Event | Command,
@@ -284,8 +278,6 @@ class App:
         if self._publisher is not None:
             self._publisher.close()
             self._publisher = None
-
-    # -- within ----------------------------------------------------------------------------------
 
     def _add(
         self,

@@ -127,7 +127,10 @@ class Settings:
         7 * 86400.0, "seconds that a done id is remembered, at least", low=60
     )
     dedup_timeout: float = _option(
-        2.0, "seconds that the dedup store may take to answer", low=0.05, high=60
+        2.0,
+        "seconds that the dedup store, or the lease store, may take to answer",
+        low=0.05,
+        high=60,
     )
     crash_limit: int = _option(
         3, "deaths of the process in one message that dead-letter it", low=1, high=100

@@ -9,10 +9,9 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from worker.sharding.generations import lease_of
+from worker.telemetry import Gauges, ShardGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
@@ -29,22 +28,25 @@ _MOST_MARKS = 64
 def statistics(
     counters: Counters, dispatcher: Dispatcher, dialogue: Dialogue, link: Link
 ) -> dict[str, object]:
-    """Return counters and gauges, ready for JSON."""
+    """Return counters and gauges, what is drained and which handlers have an outage, for JSON."""
     channels = link.channels
+    gauges = Gauges(
+        in_flight=dispatcher.in_flight,
+        waiting=dispatcher.lanes.waiting,
+        lanes=len(dispatcher.lanes),
+        held=sum(channel.held for channel in channels),
+        unsettled=sum(channel.settlement.unsettled for channel in channels),
+        halted=sum(channel.halted for channel in channels),
+        paused=dispatcher.waiting_paused(),
+        connected=link.is_up,
+        store_away=dialogue.away_since is not None,
+    )
     return {
         **counters.as_dict(),
-        "in_flight": dispatcher.in_flight,
-        "waiting": dispatcher.lanes.waiting,
-        "lanes": len(dispatcher.lanes),
-        "held": sum(channel.held for channel in channels),
-        "unsettled": sum(channel.settlement.unsettled for channel in channels),
+        **gauges.as_dict(),
         # By lease, which has the generation in its name: this is read after others may have come.
         "drained": [lease_of(link.topology.generation, c.shard) for c in channels if c.drained],
-        "halted": sum(channel.halted for channel in channels),
-        "paused": dispatcher.waiting_paused(),
         "outages": [name for name, b in dispatcher.probes.breakers.items() if b.is_open],
-        "connected": link.is_up,
-        "store_away": dialogue.away_since is not None,
     }
 
 
@@ -99,13 +101,7 @@ class Census:
         self._next_survey = now + _SURVEY_PAUSE
 
     def shards(self, now: float) -> dict[str, dict[str, Any]]:
-        """Return what is known of each shard, by its number as text. What is zero is left out.
-
-        ``unsettled``: deliveries that are here; ``in_flight``: tasks that are claimed for or run;
-        ``waiting``: deliveries of which nothing runs; ``held``: keys of which a handler waits for
-        a retry, or for another owner; ``oldest``: seconds that the oldest delivery has been here;
-        ``halted``; ``depth``: messages that are ready in the queue, where that is known.
-        """
+        """Return the :class:`ShardGauges` of each shard, as told, by its number as text."""
         channels = [channel for channel in self._link.channels if not channel.relays]
         self._marks = {channel: self._marks.get(channel) or Marks() for channel in channels}
         out = self._dispatcher.out
@@ -116,38 +112,43 @@ class Census:
         held = Counter(lane.shard for lane in self._dispatcher.lanes.held)
         depths = self._link.surveyed
         return {
-            str(channel.shard): {
-                **_told(
-                    channel,
-                    self._marks[channel],
-                    now,
-                    in_flight=in_flight[channel.shard],
-                    running=running[channel.shard],
-                    held=held[channel.shard],
-                ),
-                **({"depth": depths[channel.queue]} if channel.queue in depths else {}),
-            }
+            str(channel.shard): _gauges(
+                channel,
+                self._marks[channel],
+                now,
+                depth=depths.get(channel.queue),
+                in_flight=in_flight[channel.shard],
+                running=running[channel.shard],
+                held=held[channel.shard],
+            ).told()
             for channel in channels
         }
 
 
-def _told(  # noqa: PLR0913 - what a shard is described by
-    channel: QueueChannel, marks: Marks, now: float, *, in_flight: int, running: int, held: int
-) -> Mapping[str, object]:
+def _gauges(  # noqa: PLR0913 - what a shard is described by
+    channel: QueueChannel,
+    marks: Marks,
+    now: float,
+    *,
+    depth: int | None,
+    in_flight: int,
+    running: int,
+    held: int,
+) -> ShardGauges:
     settlement = channel.settlement
     marks.note(settlement.highest, now)
     here = not channel.closed  # what a closed channel had is the broker's again
     oldest = settlement.oldest if here else None
     unsettled = settlement.unsettled if here else 0
-    found = {
-        "unsettled": unsettled,
-        "in_flight": in_flight,
-        "waiting": max(0, unsettled - settlement.finished - running),
-        "held": held,
-        "oldest": 0.0 if oldest is None else round(marks.age(oldest, now), 1),
-        "halted": channel.halted,
-    }
-    return {name: value for name, value in found.items() if value}
+    return ShardGauges(
+        depth=depth,
+        unsettled=unsettled,
+        in_flight=in_flight,
+        waiting=max(0, unsettled - settlement.finished - running),
+        held=held,
+        oldest=0.0 if oldest is None else round(marks.age(oldest, now), 1),
+        halted=channel.halted,
+    )
 
 
 def is_idle(dispatcher: Dispatcher, dialogue: Dialogue, detour: Detour, link: Link) -> bool:

@@ -12,7 +12,7 @@ from amqp.exceptions import NotFound
 
 from worker.declaring import declare_queue
 from worker.errors import ConfigurationError
-from worker.topology import RETRY_SECONDS, retry_arguments
+from worker.topology import RETRY_SECONDS, lay_out_retries
 from worker.transport.capabilities import capabilities_of
 from worker.transport.inbound import losses
 
@@ -67,7 +67,7 @@ class RetryQueues:
                 self._in_use[queue.name] = queue
 
     def _queue(self, seconds: float) -> Queue:
-        return retry_arguments(self._service, seconds, self._settings, self._able)
+        return lay_out_retries(self._service, seconds, self._settings, self._able)
 
 
 def _exists(queue: str, connection: Connection) -> bool:

@@ -1,42 +1,104 @@
 """The closed list of what the runtime tells about itself, and how to listen.
 
 Counters are plain integers in :class:`Counters`: the good path of a message adds numbers and
-nothing more. Everything that is worth a log line is an event of the union :data:`RuntimeEvent`,
-emitted through a :class:`Telemetry` that the app owns.
+nothing more. How it is at one moment is told by :class:`Gauges`, and of each shard by
+:class:`ShardGauges`. What a number means is said where its field is, and shown by ``/metrics``.
+Everything that is worth a log line is an event of the union :data:`RuntimeEvent`, emitted through a
+:class:`Telemetry` that the app owns.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 logger = logging.getLogger("worker")
 
 
+def _number(help: str, default: Any = 0, *, unit: str = "") -> Any:  # noqa: A002 - Prometheus' word
+    """Declare a number: what it means, and the unit of one that is not a count."""
+    return field(default=default, metadata={"help": help, "unit": unit})
+
+
 @dataclass(slots=True)
 class Counters:
-    """What one consumer did since its start. Written by its I/O thread only."""
+    """What one consumer did since its start. Written by its I/O thread only.
 
-    received: int = 0
-    relayed: int = 0
-    executed: int = 0
-    completed: int = 0
-    duplicates: int = 0
-    retried: int = 0
-    dead_lettered: int = 0
-    parked: int = 0
-    busy: int = 0
-    suspects: int = 0
-    stale: int = 0
-    published: int = 0
-    acked: int = 0
-    reconnects: int = 0
+    A task is a message at one of its handlers.
+    """
+
+    received: int = _number("Messages that shards delivered, those that came again included")
+    relayed: int = _number("Messages without a slot that were taken from the relay queue")
+    executed: int = _number("Executions of handlers that came to an end, failed ones included")
+    completed: int = _number("Tasks that were recorded as done")
+    duplicates: int = _number("Tasks that were dropped because they had been done before")
+    retried: int = _number("Failed attempts after which the task will be tried again")
+    dead_lettered: int = _number("Letters that were set aside for the dead-letter queue")
+    parked: int = _number("Messages that were set aside because their key is parked")
+    busy: int = _number("Times that a task had to wait because another owner was at work on it")
+    suspects: int = _number("Tasks whose last owner died with them, to be run one at a time")
+    stale: int = _number("Tasks whose claim was another's when they were to be recorded as done")
+    published: int = _number("Messages that handlers published, confirmed by the broker")
+    acked: int = _number("Deliveries that were acknowledged")
+    reconnects: int = _number("Times that the connection to the broker was lost")
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """How it is with one consumer now. Those of several processes are added up."""
+
+    in_flight: int = _number("Tasks that are claimed for, or run")
+    waiting: int = _number("Tasks that wait in their lanes")
+    lanes: int = _number("Keys of which something waits or runs")
+    held: int = _number("Tasks that wait for a retry, and use up prefetch meanwhile")
+    unsettled: int = _number("Deliveries that are not acknowledged yet")
+    halted: int = _number("Shards that are halted by the policy of a handler")
+    paused: int = _number("Tasks that wait because their handler is paused")
+    connected: bool = _number("Processes that are connected to the broker", default=False)
+    store_away: bool = _number("Processes that get no answer from the dedup store", default=False)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the gauges by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardGauges:
+    """How it is with one shard in the process that consumes it."""
+
+    depth: int | None = _number(
+        "Messages that are ready in the queue of this shard, as it was last asked", default=None
+    )
+    unsettled: int = _number("Deliveries of this shard that are not acknowledged yet")
+    in_flight: int = _number("Tasks of this shard that are claimed for, or run")
+    waiting: int = _number("Deliveries of this shard of which nothing runs")
+    held: int = _number(
+        "Keys of this shard of which a handler waits for a retry, or for another owner"
+    )
+    oldest: float = _number(
+        "For how long the oldest delivery that is not acknowledged has been here",
+        default=0.0,
+        unit="seconds",
+    )
+    halted: bool = _number("1 while this shard is halted by the policy of a handler", default=False)
+
+    def told(self) -> dict[str, float]:
+        """Return by name what is not at its default: what is zero, or not known, is left out."""
+        told = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        return {name: value for name, value, default in told if value != default}
+
+    @classmethod
+    def known(cls, told: Mapping[str, Any]) -> dict[str, float]:
+        """Return the gauges by name that ``told`` stands for: all but what is not known."""
+        found = {each.name: told.get(each.name, each.default) for each in fields(cls)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,6 @@ class Exchange:
     name: str
     type: str
     durable: bool = True
-    internal: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: Over how many shards it spreads a service's messages; 0 where it is none of a service.
     shards: int = 0
@@ -263,7 +262,7 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     )
 
 
-def retry_arguments(service: str, delay: float, settings: Settings, able: Capabilities) -> Queue:
+def lay_out_retries(service: str, delay: float, settings: Settings, able: Capabilities) -> Queue:
     """Return the retry queue for ``delay``: what waits there returns to the queue it came from.
 
     Messages are put into it through an exchange of its own with the origin queue as the routing

@@ -278,6 +278,10 @@ def test_everything_failing_at_once_is_an_outage_that_costs_no_message(
         lambda: len(service.ledger.entries("begin", "outage.send")) >= failed + 3, "probes go out"
     )
     assert service.ledger.entries("effect", "outage.send") == []
+    eventually(
+        lambda: "outage: handler send waits for a probe to succeed" in service.run("status").stdout,
+        "status tells of it",
+    )
     (service.folder / "down").unlink()
 
     eventually(lambda: service.ledger.has(ids, "outage.send"), "all is done when it ends")

@@ -44,7 +44,7 @@ def test_a_service_that_nobody_runs_shows_what_is_known() -> None:
     here = told(known(Plan(Generation(1, 2)), pauses=Pauses().paused(1, handlers=["mail"])))
 
     assert headlines(here) == [
-        "bank: 2 shards, generation 1", "nobody runs it now", "paused: handlers mail",
+        "bank: 2 shards, generation 1", "nobody runs it now", "paused: handler mail",
     ]  # fmt: skip
     assert [row[1] for row in shard_table(here)[1]] == ["nobody", "nobody"]
     assert here["shards"][0]["owner"] is None
@@ -79,7 +79,27 @@ def test_a_paused_shard_is_owned_and_not_consumed() -> None:
 
     assert rows[1][1] == "h:11"
     assert rows[1][-1] == "paused"
-    assert headlines(told(here))[-1] == "paused: shards 1 (not yet carried out by 1 member)"
+    assert headlines(told(here))[-1] == "paused: shard 1 (not yet carried out by 1 member)"
+
+
+def test_what_is_paused_is_said_as_in_the_log_and_by_the_command() -> None:
+    pauses = Pauses().paused(1, shards=[1, 2], handlers=["mail", "audit"])
+    lines = headlines(told(known(Plan(Generation(1, 4)), pauses=pauses)))
+
+    assert lines[-1] == f"paused: {pauses}" == "paused: shards 1, 2 and handlers audit, mail"
+
+
+def test_a_handler_with_an_outage_is_told_with_how_many_processes_see_it() -> None:
+    one = facts(11, {"g1.0": {}}, outages={"mail": 2, "audit": 1})
+    two = facts(12, {"g1.1": {}}, outages={"mail": 1})
+    silent = facts(13, outages={"charge": 4}, at=NOW - 300)
+    here = told(known(Plan(Generation(1, 2)), a=one, b=two, c=silent))
+
+    assert here["outages"] == {"audit": 1, "mail": 3}
+    assert headlines(here)[1:] == [
+        "outage: handler audit waits for a probe to succeed (in 1 process)",
+        "outage: handler mail waits for a probe to succeed (in 3 processes)",
+    ]
 
 
 def test_a_reshard_says_what_it_waits_for() -> None:

@@ -63,6 +63,11 @@ def test_a_module_has_one_reason_to_exist_so_it_is_short(module: Path) -> None:
     assert lines <= MAX_LINES, f"{relative(module)}: look for the second thing hiding in it"
 
 
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_a_module_has_no_banners(module: Path) -> None:
+    assert re.findall(r"^ *#.*[-=]{8,}.*$", module.read_text(), re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("module", [m for m in CORE if m.name != "__init__.py"], ids=relative)
 def test_a_module_stands_on_a_floor(module: Path) -> None:
     name = dotted(module)
@@ -70,6 +75,55 @@ def test_a_module_stands_on_a_floor(module: Path) -> None:
     assert any(name == floor or name.startswith(f"{floor}.") for floor in floors()), (
         f"put {name} into the layers of [tool.importlinter] in pyproject.toml"
     )
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reliability.md"])
+def test_a_page_that_names_the_tests_says_where_the_long_ones_are(page: str) -> None:
+    text = (ROOT / page).read_text()
+
+    assert "`make test`" in text
+    assert "`make chaos`" in text
+
+
+def test_the_readme_names_every_page_and_every_example() -> None:
+    text = (ROOT / "README.md").read_text()
+    pages = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
+    examples = {file.parent.name for file in (ROOT / "examples").glob("*/README.md")}
+
+    assert [page for page in pages if page not in text] == []
+    listed = text.partition("[examples/](examples) holds")[2].partition("\n")[0]
+    assert [name for name in examples if name.split("_")[-1] not in listed] == []
+
+
+def named_in_the_map() -> set[str]:
+    """Return the modules, and folders with a / at the end, that ARCHITECTURE.md's map names."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = page.partition("## The map")[2].partition("\n## ")[0]
+    return set(re.findall(r"`([\w/]+(?:\.py|/))`", rows))
+
+
+@pytest.mark.parametrize("module", [m for m in CORE if m.name != "__init__.py"], ids=relative)
+def test_a_module_is_on_the_map_or_in_a_folder_that_is(module: Path) -> None:
+    name = module.relative_to(ROOT / "worker")
+    folders = {f"{folder}/" for folder in name.parents}
+
+    assert {str(name), *folders} & named_in_the_map(), f"name {name} in ARCHITECTURE.md's map"
+
+
+def test_the_map_names_nothing_that_is_not_there() -> None:
+    places = [ROOT / "worker", ROOT]
+    missing = [
+        name for name in named_in_the_map() if not any((place / name).exists() for place in places)
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("folder", ["supervisor", "sharding"])
+def test_a_folder_of_many_parts_is_mapped_file_by_file(folder: str) -> None:
+    files = {str(m.relative_to(ROOT / "worker")) for m in CORE if m.parent.name == folder}
+
+    assert files - named_in_the_map() <= {f"{folder}/__init__.py"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

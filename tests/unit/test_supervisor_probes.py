@@ -95,6 +95,28 @@ def test_prometheus_can_read_the_metrics(served: Served) -> None:
     assert samples["qworker_live"][0] == samples["qworker_ready"][0] == 1
 
 
+def test_an_outage_and_the_depth_of_a_shard_reach_prometheus(served: Served) -> None:
+    numbers = {"0": {"depth": 9, "oldest": 2.5, "unsettled": 3}, "1": {}}
+    process = {
+        "generation": 1,
+        "shards": [0, 1],
+        "statistics": {"outages": ["mail"], "shards": numbers},
+    }
+    served.status = replace(served.status, processes=[process, {**process, "shards": []}])
+    samples = {
+        (sample.name, *(v for k, v in sample.labels.items() if k != "service")): sample.value
+        for family in text_string_to_metric_families(served.get("/metrics")[1])
+        for sample in family.samples
+    }
+
+    assert samples["qworker_outages", "mail"] == 2
+    assert samples["qworker_shard_depth", "1", "0"] == 9
+    assert samples["qworker_shard_oldest_seconds", "1", "0"] == 2.5
+    assert samples["qworker_shard_unsettled", "1", "0"] == 3
+    assert samples["qworker_shard_unsettled", "1", "1"] == 0
+    assert ("qworker_shard_depth", "1", "1") not in samples, "it is not known yet"
+
+
 def test_clients_that_connect_and_say_nothing_do_not_keep_others_out(served: Served) -> None:
     with ExitStack() as stack:
         for _ in range(100):

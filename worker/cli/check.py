@@ -35,12 +35,12 @@ def check(
 ) -> int:
     """Tell whether a service could run here, with the options that start would get.
 
-    Imports the app, validates its settings, connects to broker and dedup store, and compares what
-    they have and can do with what the app asks for. Nothing is declared.
+    Imports the app, validates its settings, connects to broker, dedup store and lease store, and
+    compares what they have and can do with what the app asks for. Nothing is declared.
 
     Exit codes: 0 all is well, maybe with warnings; 2 usage; 3 the app or its settings are wrong;
-    4 broker or dedup store not reachable. The probes --live and --ready, which read the status
-    file of the supervisors on this machine and nothing else: 0 yes, 1 no.
+    4 broker, dedup store or lease store not reachable. The probes --live and --ready, which read
+    the status file of the supervisors on this machine and nothing else: 0 yes, 1 no.
     """
     if live or ready:
         return _probe(service, live=live, ready=ready, as_json=as_json)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from worker.cli.output import count
 from worker.cli.pause import facts as paused_facts
 from worker.sharding.generations import Phase
+from worker.sharding.pauses import Pauses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from worker.cli.leasing import Known
     from worker.leases.base import Lease
@@ -48,6 +50,7 @@ def overview(
         "single_active": plan is not None and plan.single_active,
         "reshard": None if plan is None else _reshard(plan, known, shards),
         "paused": paused_facts(pauses),
+        "outages": _outages(known, members),
         "members": sorted(members, key=lambda member: (member["host"], member["pid"])),
         "shards": shards,
         "parked": None if parked is None else {"keys": len(parked), "first": _first(parked)},
@@ -76,6 +79,16 @@ def _member(id_: str, told: Facts, known: Known, now: float) -> dict[str, Any]:
         "lease_left": max(0.0, round(min(left), 1)) if left else None,
         "has_paused": told.paused == known.version,
     }
+
+
+def _outages(known: Known, members: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the handlers with an outage, each with the number of processes that see it."""
+    silent = {member["id"] for member in members if member["silent_for"]}
+    seen = Counter[str]()
+    for id_, facts in known.members.items():
+        if id_ not in silent:
+            seen.update(facts.outages)
+    return dict(sorted(seen.items()))
 
 
 def _shards(known: Known, plan: Plan, members: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -163,6 +176,9 @@ def headlines(told: Mapping[str, Any]) -> list[str]:
         lines.append(progress(reshard))
     if any(told["paused"].values()):
         lines.append(_paused_line(told))
+    for name, number in told["outages"].items():
+        seen = count(number, "process", "processes")
+        lines.append(f"outage: handler {name} waits for a probe to succeed (in {seen})")
     return lines
 
 
@@ -194,12 +210,10 @@ def progress(reshard: Mapping[str, Any]) -> str:
 
 def _paused_line(told: Mapping[str, Any]) -> str:
     paused = told["paused"]
-    things = ["the whole service"] if paused["service"] else []
-    named = [(noun, paused[noun]) for noun in ("shards", "handlers") if paused[noun]]
-    things += [f"{noun} {', '.join(map(str, names))}" for noun, names in named]
+    pauses = Pauses(paused["service"], 0, (*paused["shards"],), (*paused["handlers"],))
     late = [m for m in told["members"] if not m["has_paused"]]
     rest = f" (not yet carried out by {count(len(late), 'member')})" if late else ""
-    return f"paused: {'; '.join(things)}{rest}"
+    return f"paused: {pauses}{rest}"
 
 
 def member_table(told: Mapping[str, Any]) -> Table:

@@ -77,7 +77,8 @@ def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:
     processes, where they use up the prefetch of their shard.
 
     Exit codes: 0 done; 1 not every member has carried it out in time, it stays asked for; 2 there
-    is no such shard or handler; 4 the lease store is not reachable.
+    is no such shard or handler; 3 the app or its settings are wrong, or the leases are in the
+    memory of another process; 4 the lease store is not reachable.
     """
     return _carry_out(target(options, service), resume=False, **asked)
 

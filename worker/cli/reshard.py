@@ -63,7 +63,8 @@ def reshard(
     never end.
 
     Exit codes: 0 done, or asked for; 1 somebody else has called it off, or asked for another number
-    since; 2 another change is under way; 4 the lease store is not reachable.
+    since; 2 another change is under way; 3 the app or its settings are wrong, or the leases are in
+    the memory of another process; 4 the lease store is not reachable.
     """
     with leasing(target(options, service)) as leases:
         before = leases.reshard(lambda plan: _changed(leases.service, plan, shards))

@@ -28,13 +28,14 @@ _LEAST_ROWS = 4
 def live(around: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Return what draws an overview in the place of the one before.
 
-    ``around`` are the lines that are kept for other things than shards.
+    ``around`` are the lines that are kept for other things than shards, members and outages.
     """
     console = Console()
     with Live(console=console, auto_refresh=False, transient=False) as screen:
 
         def show(told: Mapping[str, Any]) -> None:
-            room = max(_LEAST_ROWS, console.size.height - around - len(told["members"]))
+            taken = around + len(told["members"]) + len(told["outages"])
+            room = max(_LEAST_ROWS, console.size.height - taken)
             screen.update(_drawn(told, room), refresh=True)
 
         yield show

@@ -34,10 +34,10 @@ def start(options: dict[str, Any]) -> int:
     with fresh code; SIGTTIN and SIGTTOU: one process more, one fewer; SIGUSR1 dumps all stacks to
     the log.
 
-    Exit codes: 0 drained; 2 usage; 3 the app or its settings are wrong; 4 broker or dedup store
-    not reachable; 5 the processes keep dying; 75 work is left that will be delivered again (the
-    drain deadline passed, or something is halted or paused at the end of a burst); 130 stopped at
-    once.
+    Exit codes: 0 drained; 2 usage; 3 the app or its settings are wrong; 4 broker, dedup store or
+    lease store not reachable; 5 the processes keep dying; 75 work is left that will be delivered
+    again (the drain deadline passed, or something is halted or paused at the end of a burst); 130
+    stopped at once.
     """
     for name in _LOGGING:
         if name in options and options[name] not in FIELDS[name].metadata["choices"]:

@@ -52,8 +52,8 @@ def status(options: dict[str, Any], *, service: str | None, watch: bool, as_json
     flight; for how long the oldest message has been here; and the keys that are held, for a retry
     say.
 
-    Exit codes: 0 shown; 2 usage; 3 the settings are wrong, or the leases are in the memory of
-    another process; 4 the lease store is not reachable.
+    Exit codes: 0 shown; 2 usage; 3 the app or its settings are wrong, or the leases are in the
+    memory of another process; 4 the lease store is not reachable.
     """
     place = target(options, service)
     with ExitStack() as stack:

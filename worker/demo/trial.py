@@ -126,8 +126,6 @@ class Trial:
             self._read()
             return self._report(trouble, seconds)
 
-    # -- the acts ----------------------------------------------------------------------------------
-
     def _begin(self) -> None:
         self._enter("starting")
         self.service.start()
@@ -169,8 +167,6 @@ class Trial:
         self._until(self.service.ready, "all processes consume again")
         self._enter("running")
         self._plan_kill()
-
-    # -- the steps ---------------------------------------------------------------------------------
 
     def _enter(self, phase: str) -> None:
         self.phase = phase

@@ -33,8 +33,10 @@ class Facts:
     #: The version of the document on what is paused that it has carried out.
     paused: int = 0
     processes: Sequence[Mapping[str, Any]] = ()
+    #: The handlers with an outage, each with the number of its processes that see it.
+    outages: Mapping[str, int] = field(default_factory=dict)
     #: By the lease of each shard that a process of it consumes: what is known of the shard, as
-    #: ``worker.report.shards`` tells it, and ``pid``.
+    #: :class:`~worker.telemetry.ShardGauges` are told, and ``pid``.
     shards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def dump(self) -> str:

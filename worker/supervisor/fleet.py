@@ -140,8 +140,6 @@ class Fleet:
         deadlines += [slot.respawn_at for slot in self._slots if self._needs(slot)]
         return min(deadlines, default=float("inf"))
 
-    # What the supervisor asks for
-
     def reload(self) -> None:
         """Replace every process by one with fresh code, one after the other."""
         if self._change is not None and not self._change.committed:
@@ -192,8 +190,6 @@ class Fleet:
         """Move the watchdogs by time in which nobody ran."""
         for child in self.children():
             child.forgive(seconds)
-
-    # One round of the loop: listen, reap, manage
 
     def listen(self, now: float) -> None:
         """Take in what the processes said."""
@@ -246,8 +242,6 @@ class Fleet:
         if lease_clock() < self.dealer.trusted_until:  # or there may be another plan by now
             self.resharder.drive(self.children(), now)
         self.dealer.deal(self.holders, places, lease_clock())
-
-    # The life of one process
 
     def _needs(self, slot: Slot) -> bool:
         """Whether the slot needs a process that it neither has nor has on its way."""
@@ -368,8 +362,6 @@ class Fleet:
         slot.respawn_at = now + (delay or 0.0)
         if delay and self._needs(slot):
             logger.info("process %d starts again in %.1f s", slot.index, delay)
-
-    # Planned changes
 
     def _commit(self, change: Change, now: float) -> None:
         """Drain the old processes of a change, all of whose new ones have booted."""

@@ -156,9 +156,8 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    # -- in its thread -----------------------------------------------------------------------------
-
     def _run(self) -> None:
+        """Do what the thread does; what is called from here is called by no other."""
         try:
             store = self._open()
         except QworkerError as error:

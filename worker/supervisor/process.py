@@ -359,6 +359,7 @@ class ChildProcess:
             "index": self.index,
             "pid": self.pid,
             "stage": self.stage.value,
+            "generation": self.generation,
             "shards": sorted(self.shards),
             "silent_for": round(self.silent_for(now), 3),
             "statistics": self.statistics,

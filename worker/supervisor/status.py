@@ -17,7 +17,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigurationError
 
@@ -45,7 +45,7 @@ class Status:
     text: str = ""
     http: str = ""
     restarts: int = 0
-    processes: Sequence[Mapping[str, object]] = ()
+    processes: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, float] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
 

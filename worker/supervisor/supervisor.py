@@ -36,7 +36,7 @@ from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
 from worker.supervisor.signals import Signals, leave_terminal
 from worker.supervisor.status import Status
-from worker.supervisor.totals import gauges
+from worker.supervisor.totals import gauges, outages
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -355,6 +355,7 @@ class Supervisor:
             ],
             followed=fleet.resharder.followed,
             drained=fleet.dealer.drained(fleet.holders),
+            outages=outages(child.statistics for child in fleet.children()),
             shards=fleet.dealer.facts(fleet.holders),
         )
 

@@ -1,24 +1,23 @@
-"""The numbers of all processes, added up.
+"""The numbers of all processes, added up; and what is not a number, by what it is about.
 
-A consumer's statistics are a flat mapping. What :class:`~worker.telemetry.Counters` names only ever
-grows; every other number, or truth value, is a gauge. Counters go on where a process ends: what it
-had counted is kept, so that a restart never makes them fall.
+A consumer's statistics are a flat mapping of what :class:`~worker.telemetry.Counters` and
+:class:`~worker.telemetry.Gauges` name, and a few that are none. Counters go on where a process
+ends: what it had counted is kept, so that a restart never makes them fall.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from worker.telemetry import Counters
+from worker.telemetry import Counters, Gauges, ShardGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 _COUNTERS = frozenset(field.name for field in fields(Counters))
-
-#: Told for :class:`~worker.supervisor.policy.BurstWatch`, and otherwise not looked for.
-_NO_GAUGE = _COUNTERS | {"idle"}
+_GAUGES = frozenset(field.name for field in fields(Gauges))
 
 
 class Totals:
@@ -38,19 +37,37 @@ class Totals:
 
 def gauges(living: Iterable[Mapping[str, object]]) -> dict[str, float]:
     """Return every gauge; of a truth value, in how many processes it holds."""
-    return _sum(
-        {name: value for name, value in _numbers(each).items() if name not in _NO_GAUGE}
-        for each in living
-    )
+    return _sum(_numbers(each, _GAUGES) for each in living)
+
+
+def outages(living: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the handlers with an outage, each with the number of processes that see it."""
+    return dict(Counter(name for each in living for name in each.get("outages", ())))
+
+
+def shards(processes: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], dict[str, float]]:
+    """Return what is told of each shard, by its generation and number.
+
+    ``processes`` are the facts of processes. A shard counts where it was dealt to, and as soon as
+    its process has told of it.
+    """
+    found = {}
+    for process in processes:
+        told = process.get("statistics", {}).get("shards", {})
+        for shard in process.get("shards", ()):
+            if (numbers := told.get(str(shard))) is not None:
+                found[process["generation"], shard] = ShardGauges.known(numbers)
+    return found
 
 
 def counted(statistics: Mapping[str, object]) -> dict[str, float]:
     """Return the counters among the statistics of one process."""
-    return {name: value for name, value in _numbers(statistics).items() if name in _COUNTERS}
+    return _numbers(statistics, _COUNTERS)
 
 
-def _numbers(statistics: Mapping[str, object]) -> dict[str, float]:
-    return {name: value for name, value in statistics.items() if isinstance(value, int | float)}
+def _numbers(statistics: Mapping[str, object], names: Collection[str]) -> dict[str, float]:
+    told = ((name, statistics.get(name)) for name in names)
+    return {name: value for name, value in told if isinstance(value, int | float)}
 
 
 def _sum(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

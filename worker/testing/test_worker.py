@@ -110,8 +110,6 @@ class TestWorker:
         """Stop the app and forget the broker with all that it holds."""
         self._stack.close()
 
-    # -- what a test does --------------------------------------------------------------------------
-
     def publish(self, event: Event | Command, **options: Any) -> str:
         """Publish ``event`` as another service would, and return its id.
 
@@ -182,8 +180,6 @@ class TestWorker:
         self._close()
         return consumer.ended
 
-    # -- what a test sees --------------------------------------------------------------------------
-
     @property
     def published(self) -> list[SeenMessage]:
         """What handlers published, in order; copies under one id count once."""
@@ -206,8 +202,6 @@ class TestWorker:
     def parked(self) -> list[DeadLetter]:
         """What lies in the queue of parked messages, in order."""
         return self._letters(parked_queue(self.app.name))
-
-    # -- within ------------------------------------------------------------------------------------
 
     def _open(self) -> Consumer:
         consumer = Consumer(
