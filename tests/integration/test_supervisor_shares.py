@@ -117,6 +117,24 @@ def test_a_reload_hands_each_shard_over_as_soon_as_nothing_of_it_is_left(join: J
     check(ann)
 
 
+def test_the_shards_of_a_process_that_drains_by_itself_are_consumed_by_another(join: Join) -> None:
+    ann = join()
+    until(lambda: shards(ann) == [ALL], 30)
+    (old,) = ann.processes().values()
+
+    ann.behave(drain_takes=60, idle=[1, 3])
+    os.kill(old, signal.SIGTERM)
+    until(lambda: ann.dealt() == {0: [1, 3]}, 20, "handlers of the others run for long")
+    assert is_alive(old)
+    assert ann.status()["ready"]
+
+    ann.behave()
+    until(lambda: not is_alive(old) and shards(ann) == [ALL], 20)
+    assert ann.journal("boot")[2:] == [], "it is replaced once"
+    assert all(len(set(seen)) == 1 for seen in fences(ann.journal()).values())
+    check(ann)
+
+
 def test_a_member_waits_for_what_still_runs_elsewhere(join: Join) -> None:
     ann = join()
     until(lambda: shards(ann) == [ALL], 30)

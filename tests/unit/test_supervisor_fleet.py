@@ -264,6 +264,91 @@ def test_who_drains_by_itself_takes_nothing_until_it_is_replaced(garage: Garage)
     assert garage.fleet.next_deadline() == NOW + 10
 
 
+@pytest.mark.parametrize("said", [Beat({}, draining=True), Given([1], draining=True)])
+def test_the_shards_of_who_drains_by_itself_go_to_another_at_once(
+    garage: Garage, said: Message
+) -> None:
+    stuck = garage.start()
+    stuck.say(said)
+    another = garage.start()
+    stuck.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(another) == [1], "a handler of the other shard may run for long"
+    assert garage.fleet.ready
+    assert garage.fleet.restarts == 0, "nobody ended yet"
+
+    garage.end(stuck, "STUCK")
+    assert had(another) == [0, 1]
+    assert garage.fleet.children() == garage.fleet.holders
+    assert garage.released == [], "no lease changed hands"
+    assert len(garage.processes) == 2
+    assert garage.fleet.restarts == 1
+
+
+def test_whoever_dies_while_it_drains_by_itself_was_counted_before(garage: Garage) -> None:
+    stuck = garage.start()
+    stuck.say(Beat({}, draining=True))
+    garage.go_on()
+    garage.die(stuck)
+    another = garage.start()
+    assert len(garage.processes) == 2
+    assert had(another) == [0, 1]
+
+    garage.die(another)
+    assert len(garage.processes) == 2, "the second one that ends young is waited for"
+    assert garage.fleet.next_deadline() == NOW + 0.1
+
+
+def test_a_place_has_one_process_at_a_time_that_leaves_it(garage: Garage) -> None:
+    first = garage.start()
+    first.say(Given([1], draining=True))
+    second = garage.start()
+    second.say(Beat({}, draining=True))
+    garage.go_on()
+    assert len(garage.processes) == 2
+
+    garage.end(first, "STUCK")
+    assert garage.fleet.next_deadline() == NOW + 0.1, "they resign young"
+    garage.fleet.manage(NOW + 0.1)
+    third = garage.start()
+    assert had(third) == [0]
+    second.say(Given([1], draining=True))
+    garage.go_on()
+    assert had(third) == [0, 1]
+
+
+def test_a_reload_waits_for_who_drains_by_itself(garage: Garage) -> None:
+    stuck = garage.start()
+    stuck.say(Given([1], draining=True))
+    another = garage.start()
+    garage.fleet.reload()
+    fresh = garage.start()
+    assert not another.told(Drain), "nobody could take what it would give"
+
+    garage.end(stuck, "STUCK")
+    assert another.told(Drain)
+    garage.end(another)
+    assert had(fresh) == [0, 1]
+    assert not garage.fleet.changing
+
+
+def test_who_drains_by_itself_is_replaced_by_the_latest_code(garage: Garage) -> None:
+    stuck = garage.start()
+    garage.fleet.reload()
+    garage.go_on()
+    stuck.say(Given([1], draining=True))
+    garage.go_on()
+    garage.fleet.reload()
+    garage.die(garage.processes[-1])
+    fresh = garage.start()
+    assert len(garage.processes) == 3
+
+    assert had(fresh) == [1]
+    garage.end(stuck, "STUCK")
+    assert had(fresh) == [0, 1]
+    assert not garage.fleet.changing
+
+
 def test_a_process_that_had_its_say_about_leases_alone_takes_them_again(garage: Garage) -> None:
     """It gave them because it was not told in time that they may be trusted."""
     process = garage.start()

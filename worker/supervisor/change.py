@@ -27,7 +27,8 @@ logger = logging.getLogger("worker.supervisor")
 class Slot:
     """The place of one process: who has its shards, or some of them still, and who will.
 
-    The holder alone takes shards. The leaver was the holder before, and drains.
+    The holder alone takes shards. The leaver was the holder before, and drains. There is one at a
+    time: where the holder resigns while there is one, its successor waits.
     """
 
     index: int
@@ -47,6 +48,13 @@ class Slot:
         return (child for child in (self.leaver, self.holder) if child is not None)
 
     @property
+    def is_vacant(self) -> bool:
+        """Whether nobody takes its shards, or will before long, and another process may."""
+        holder = self.holder
+        leaves = holder is not None and (holder.dismissed or holder.resigned)
+        return holder is None or (leaves and self.leaver is None)
+
+    @property
     def is_settled(self) -> bool:
         """Whether its holder consumes, and nobody leaves."""
         holder = self.holder
@@ -54,7 +62,7 @@ class Slot:
 
     def promote(self) -> None:
         """Make the successor the holder, where that is gone or takes nothing more."""
-        if self.holder is None or (self.holder.dismissed and self.leaver is None):
+        if self.is_vacant:
             self.leaver = self.holder or self.leaver
             self.holder, self.successor = self.successor, None
 
@@ -84,15 +92,32 @@ class Change:
 
     def needs(self, slot: Slot) -> bool:
         """Whether ``slot`` needs a new process: it stays, and has none but an old one."""
-        return slot.index < self.processes and (slot.holder is None or slot.holder in self.old)
+        return slot.index < self.processes and (slot.is_vacant or slot.holder in self.old)
 
     def booted(self) -> bool:
-        """Whether every new process waits for shards."""
+        """Whether every new process waits for shards, and no place has somebody who leaves it."""
         return all(
-            slot.successor is not None and slot.successor.stage is Stage.READY
+            slot.leaver is None
+            and slot.successor is not None
+            and slot.successor.stage is Stage.READY
             for slot in self.slots
             if slot.index < self.processes
         )
+
+    def commit(self, seconds: float, now: float) -> None:
+        """Drain the old processes, now that all of the new ones have booted."""
+        self.committed = True
+        for slot in self.slots:
+            if slot.holder is not None:
+                slot.holder.drain(seconds, now)
+
+    def drop(self, processes: int) -> None:
+        """End the new processes, but for those whose place is empty and one of ``processes``."""
+        for slot in self.slots:
+            slot.restarts = Restarts()
+            surplus = slot.holder is not None or slot.index >= processes
+            if slot.successor is not None and surplus:
+                slot.successor.dismiss()
 
     def done(self) -> bool:
         """Whether every new process consumes, and every old or surplus one is gone."""

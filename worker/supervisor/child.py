@@ -269,9 +269,9 @@ class Child:
         if self._consumer is None or self._channel.pending:
             return
         try:
-            self._channel.send(Beat(self._consumer.statistics()))
-        except ControlError:
-            self._channel.send(Beat({}))  # more numbers than a line may have
+            self._channel.send(Beat(self._consumer.statistics(), self._consumer.draining))
+        except ControlError:  # more numbers than a line may have
+            self._channel.send(Beat({}, self._consumer.draining))
 
     def _tell_given(self, shards: list[int]) -> None:
         draining = self._consumer is not None and self._consumer.draining
@@ -338,6 +338,7 @@ class Child:
         if self._signals.take() and self._consumer is not None:
             logger.info("got SIGTERM: draining")
             self._consumer.drain(time.monotonic() + self._drain_timeout)
+            self._tell_given([])  # another process shall take over
 
     def _orphaned(self) -> None:
         """Drain, and end in time even if the loop or the interpreter hangs."""

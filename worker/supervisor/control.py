@@ -19,7 +19,7 @@
         <─── Stepped(version, done, error) ──────
         ──── Pause(handlers, version) ──────────>      after Ready, and whenever it changes
         <─── Paused(version) ────────────────────      nothing of these handlers runs here
-        <─── Beat(statistics) ───────────────────      about once a second
+        <─── Beat(statistics, draining) ─────────      about once a second
         ──── Bury(owners), Dump() ──────────────>      whenever
         ──── Drain(seconds), Stop() ────────────>      a drain gives every shard
         <─── Finished(finish) ───────────────────      then it exits
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: The longest line, in bytes. A peer that sends more is broken.
 MAX_LINE = 1 << 20
@@ -237,10 +237,7 @@ class Lose:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Nothing of these shards is left in this process; where it is ``draining`` it takes no more.
-
-    A process also drains by itself: at a signal, or since a handler ignored its time limit.
-    """
+    """Nothing of these shards is left here; where the process is ``draining`` it takes no more."""
 
     shards: Sequence[int]
     draining: bool = False
@@ -266,9 +263,13 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The loop of the child goes round."""
+    """The loop of the child goes round; where it is ``draining`` it takes no more shards.
+
+    A process also drains by itself: at a signal, or since a handler ignored its time limit.
+    """
 
     statistics: Mapping[str, object]
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)

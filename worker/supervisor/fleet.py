@@ -2,9 +2,10 @@
 
 A *holder* has shards. A *successor* boots and connects beside it, and takes its place: after a
 crash at once, in a planned change (fresh code, another number of processes) when the holder was
-told to drain. That one is a *leaver* then: it gives its shards, one by one as nothing of each is
-left, and takes none. Shards are dealt to holders only, by the ``dealer``; so a process that cannot
-boot never costs one that works.
+told to drain, and as soon as it is ready where the holder *resigned*: it drains by itself, at a
+signal or since a handler ignored its time limit. That one is a *leaver* then: it gives its shards,
+one by one as nothing of each is left, and takes none. Shards are dealt to holders only, by the
+``dealer``; so a process that cannot boot never costs one that works.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from worker.supervisor.control import (
     Terms,
 )
 from worker.supervisor.dealer import Dealer
-from worker.supervisor.policy import BurstWatch, Restarts
+from worker.supervisor.policy import BurstWatch
 from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
 from worker.supervisor.resharder import Resharder
 from worker.supervisor.totals import Totals
@@ -249,7 +250,7 @@ class Fleet:
             return False
         if self._change is not None and self._change.covers(slot):
             return self._change.needs(slot)
-        return slot.holder is None and slot.index < self.processes
+        return slot.is_vacant and slot.index < self.processes
 
     def _spawn(self, slot: Slot, now: float) -> None:
         try:
@@ -270,9 +271,12 @@ class Fleet:
         if child.stage is Stage.READY and not waits:
             slot.promote()
 
-    def _hear(  # noqa: C901 - one case for each message
+    def _hear(  # noqa: C901, PLR0912 - one case for each message
         self, slot: Slot, child: ChildProcess, message: Message, now: float
     ) -> None:
+        if isinstance(message, Beat | Given) and message.draining and child.resign():
+            logger.warning("process %d drains by itself: another takes over", child.index)
+            self._retry(slot, slot.restarts.after_death(child.lived(now)), now)
         match message:
             case Hello():
                 self._greet(child, message)
@@ -291,8 +295,8 @@ class Fleet:
                     self.burst.beat(child.pid, statistics)
             case Found() | Followed() | Stepped():
                 self.resharder.heard(child, message, now)
-            case Given(shards, draining):
-                child.given(shards, draining=draining)
+            case Given(shards):
+                child.given(shards)
             case Paused(version):
                 child.paused = version
             case Finished(finish):
@@ -334,7 +338,8 @@ class Fleet:
             slot.respawn_at = now
         elif not self._closing:
             self.restarts += 1
-            self._replace(slot, child, now)
+            if not child.resigned:
+                self._replace(slot, child, now)
 
     def _replace(self, slot: Slot, child: ChildProcess, now: float) -> None:
         """Decide when a process that died by itself is started again."""
@@ -364,14 +369,9 @@ class Fleet:
             logger.info("process %d starts again in %.1f s", slot.index, delay)
 
     def _commit(self, change: Change, now: float) -> None:
-        """Drain the old processes of a change, all of whose new ones have booted."""
-        if self.terms is None:
-            return
-        change.committed = True
-        self.processes = change.processes
-        for slot in change.slots:
-            if slot.holder is not None:
-                slot.holder.drain(self.terms.drain_timeout, now)
+        if self.terms is not None:
+            self.processes = change.processes
+            change.commit(self.terms.drain_timeout, now)
 
     def _give_up_change(self) -> bool:
         """Give up the change under way, if nothing was drained for it; return whether there was."""
@@ -383,10 +383,6 @@ class Fleet:
         return True
 
     def _drop(self, change: Change) -> None:
-        """Forget a change that is not committed; nothing was drained for it."""
-        for slot in change.slots:
-            slot.restarts = Restarts()
-            surplus = slot.holder is not None or slot.index >= self.processes
-            if slot.successor is not None and surplus:
-                slot.successor.dismiss()
+        """Forget a change that is not committed."""
+        change.drop(self.processes)
         self._change = None

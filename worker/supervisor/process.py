@@ -109,6 +109,8 @@ class ChildProcess:
         self.finish = ""
         #: Drained or killed on purpose: its end is no fault of its own.
         self.dismissed = False
+        #: It drains by itself: another takes its place, as if it had ended.
+        self.resigned = False
         #: It had a shard once.
         self._has_worked = False
         self._killed = False
@@ -202,10 +204,15 @@ class ChildProcess:
         if self.stage in (Stage.READY, Stage.DRAINING) and not self.channel.pending:
             self.say(Trust(until))
 
-    def given(self, shards: Sequence[int], *, draining: bool) -> None:
-        """Note that nothing of these shards is left in the process, and whether it takes others."""
-        if draining and self.stage is Stage.READY:
-            self.stage = Stage.DRAINING  # by itself
+    def resign(self) -> bool:
+        """Note that the process drains; return whether it does so by itself, and that is news."""
+        if self.stage is not Stage.READY:
+            return False
+        self.stage, self.resigned = Stage.DRAINING, True
+        return True
+
+    def given(self, shards: Sequence[int]) -> None:
+        """Note that nothing of these shards is left in the process."""
         for shard in shards:
             self.shards.pop(shard, None)
             self.giving.discard(shard)
