@@ -27,6 +27,7 @@ from worker.supervisor.control import (
 )
 from worker.supervisor.pipe import Channel
 from worker.supervisor.policy import drain_allowance
+from worker.supervisor.signals import ASKED
 from worker.supervisor.systemd import without_notify
 
 if TYPE_CHECKING:
@@ -53,15 +54,6 @@ _EXIT_LIMIT = 5.0
 _DUMP_TIME = 1.0
 #: Seconds of silence that are worth telling.
 _LONG_SILENCE = 2.0
-
-_BLOCKED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
 
 
 class Stage(Enum):
@@ -117,7 +109,7 @@ class ChildProcess:
         self._cut_short = False
         self._drain_until = now
         # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603 - this very interpreter

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
+#: What people and service managers send to a supervisor.
+ASKED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR1,
+)
+
 
 class Signals:
     """Collects signals for a loop that waits with a selector. Made in the main thread."""

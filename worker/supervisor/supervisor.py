@@ -34,7 +34,7 @@ from worker.supervisor.policy import stood_still
 from worker.supervisor.process import CHILD_COMMAND, Stage
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
-from worker.supervisor.signals import Signals, leave_terminal
+from worker.supervisor.signals import ASKED, Signals, leave_terminal
 from worker.supervisor.status import Status
 from worker.supervisor.totals import gauges, outages
 
@@ -56,15 +56,7 @@ _LEAVE_TIME = 1.0
 #: Seconds between two reports to the other members.
 _FACTS = 0.5
 
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGUSR1,
-    signal.SIGCHLD,
-)
+_SIGNALS = (*ASKED, signal.SIGCHLD)
 
 
 class State(Enum):
