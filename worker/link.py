@@ -116,11 +116,12 @@ class Link:
         outbound: Outbound | None = None
         inbound_connection = self._connect("consume")
         try:
-            outbound = Outbound(self._connect("publish"), settings.broker)
             self._declare(inbound_connection)
             self._retries.declare_again(inbound_connection)
             if settings.burst:  # which ends when these are empty too
                 self._retries.find(inbound_connection)
+            # Not before: declaring may take longer than the broker waits for a heartbeat.
+            outbound = Outbound(self._connect("publish"), settings.broker)
             if topology.relay:
                 queues[RELAY] = topology.relay
             inbound = Inbound(inbound_connection, settings.broker, settings.prefetch)
