@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 
@@ -26,7 +25,7 @@ from acceptance.running import (
     some_more,
     steps,
 )
-from servers import RabbitMQ, Redis, Server
+from servers import RabbitMQ, Redis
 
 Serve = Callable[..., Service]
 
@@ -63,17 +62,6 @@ def relaying(service: Service) -> int:
 
     eventually(found, "one of them passes messages on")
     return found()[0]
-
-
-@contextmanager
-def stopped(server: Server) -> Iterator[None]:
-    """Let a server stand still while the block runs."""
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -224,7 +212,7 @@ def test_servers_that_hang_without_a_word(
         for server, sign in ((redis_server, "StoreAway"), (rabbitmq, "BrokerLost")):
             some_more(service)
             before = len(service.events(sign))
-            with stopped(server):
+            with server.standing_still():
                 eventually(partial(is_told, service, sign, before + 2), "both processes notice")
         some_more(service)
 

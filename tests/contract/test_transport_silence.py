@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 import amqp
 import pytest
 
-from servers import RabbitMQ, Server
+from servers import RabbitMQ
 from worker.errors import BrokerUnreachable
 from worker.transport.capabilities import connect
 from worker.transport.inbound import Inbound, abandon, losses
 
 #: Far more than two heartbeats, far less than for ever.
 LONG = 20.0
-
-
-@contextmanager
-def stopped(server: Server) -> Iterator[None]:
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -55,7 +42,7 @@ def test_a_call_is_given_up(
     rabbitmq: RabbitMQ, inbound: Inbound, call: Callable[[Inbound], object]
 ) -> None:
     began = monotonic()
-    with stopped(rabbitmq):
+    with rabbitmq.standing_still():
         with pytest.raises((BrokerUnreachable, TimeoutError)):
             call(inbound)
         inbound.abandon()
@@ -67,7 +54,7 @@ def test_what_is_written_is_given_up(rabbitmq: RabbitMQ, amqp_url: str) -> None:
     channel = connection.channel()
     message = amqp.Message(b"x" * 50_000_000)  # no socket buffer takes that
     began = monotonic()
-    with stopped(rabbitmq):
+    with rabbitmq.standing_still():
         with pytest.raises(losses(connection)):
             channel.basic_publish(message, "", "box")
         abandon(connection, Inbound(connection, amqp_url, 1).able)
