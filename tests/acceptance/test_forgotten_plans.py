@@ -121,7 +121,14 @@ def test_the_generation_that_is_there_is_gone_on_with(desk: Forgetful) -> None:
     assert desk.steps()[1] == [Generation(2, 3)]
 
 
-@pytest.mark.parametrize("phase", [Phase.DECLARE, Phase.BIND, Phase.SEAL])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(Phase.DECLARE, marks=pytest.mark.long),
+        Phase.BIND,
+        pytest.param(Phase.SEAL, marks=pytest.mark.long),
+    ],
+)
 def test_a_change_that_was_under_way_is_ended(desk: Forgetful, phase: Phase) -> None:
     desk.publish(*(step("k", number) for number in range(1, 4)))
     desk.go(phase)

@@ -97,7 +97,7 @@ def run(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("broker", ["SQLite", "RabbitMQ"])
+@pytest.mark.parametrize("broker", ["SQLite", pytest.param("RabbitMQ", marks=pytest.mark.long)])
 def test_every_change_takes_effect_once_and_in_order(
     history: History, run: Callable[..., Run], request: pytest.FixtureRequest, broker: str
 ) -> None:

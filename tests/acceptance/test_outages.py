@@ -111,7 +111,7 @@ def test_foreign_messages_keep_their_order_while_all_around_them_is_killed(
     assert service.ledger.overlaps() == []
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.long), "kill"])
 def test_what_waits_in_retry_queues_outlasts_the_broker(
     servers: Place, serve: Serve, load: Load, rabbitmq: RabbitMQ, end: str
 ) -> None:

@@ -28,7 +28,9 @@ def busy_key() -> Iterator[Step]:
         yield Step(key="beside", sequence=number)
 
 
-@pytest.mark.parametrize("victim", ["nobody", "consumers", "replays"])
+@pytest.mark.parametrize(
+    "victim", ["nobody", "consumers", pytest.param("replays", marks=pytest.mark.long)]
+)
 def test_a_busy_key_returns_in_order(place: Place, serve: Serve, load: Load, victim: str) -> None:
     service = serve(place, "failing:park_key")
     service.start_ready("--shards", "2", "--processes", "2")

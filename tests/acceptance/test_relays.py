@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
 
+import pytest
+
 from acceptance.apps.events import Step
 from acceptance.conftest import Place
 from acceptance.running import Load, Service, eventually
@@ -27,6 +29,7 @@ def twins() -> Iterator[Step]:
                 yield Step(key=f"key-{key}", sequence=sequence, seconds=0.002)
 
 
+@pytest.mark.long
 def test_a_relay_that_is_killed_under_load_sends_each_message_on_once_and_in_order(
     servers: Place, serve: Serve, load: Load
 ) -> None:
