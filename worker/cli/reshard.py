@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.leasing import SETTINGS, leasing
+from worker.cli.leasing import SETTINGS, leasing, never_ran
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
@@ -17,7 +17,7 @@ from worker.errors import LeasesUnavailable, UsageError
 from worker.topology import front_exchange
 
 if TYPE_CHECKING:
-    from worker.cli.leasing import Leasing
+    from worker.cli.leasing import Known, Leasing
     from worker.sharding.generations import Generation, Plan
 
 _LOOK = 0.25
@@ -67,7 +67,7 @@ def reshard(
     the memory of another process; 4 the lease store is not reachable.
     """
     with leasing(target(options, service)) as leases:
-        before = leases.reshard(lambda plan: _changed(leases.service, plan, shards))
+        before = leases.reshard(lambda known: _changed(leases.service, known, shards))
         if before is not None and before.target is not None and before.target.shards != shards:
             note(_called_off(leases.service, before.target))
         if not no_wait:
@@ -97,12 +97,10 @@ def _called_off(service: str, target: Generation) -> str:
     )
 
 
-def _changed(service: str, plan: Plan | None, shards: int) -> Plan:
-    if plan is None:
-        raise UsageError(
-            f"{service} was never started with this lease store: start it with --shards {shards}"
-        )
-    return plan.reshard(shards)
+def _changed(service: str, known: Known, shards: int) -> Plan:
+    if known.plan is None:
+        raise UsageError(f"{never_ran(service, known.where)}: start it with --shards {shards}")
+    return known.plan.reshard(shards)
 
 
 def _watch(leases: Leasing, *, quiet: bool) -> None:
