@@ -153,7 +153,7 @@ def _changed(
 ) -> Pauses:
     """Return what shall be paused. Raises UsageError for what the service does not have."""
     plan = known.plan
-    generation, number = 1, place.settings.shards
+    generation, number = 1, place.settings.first_shards
     if plan is not None:
         generation, number = plan.consumed.number, plan.consumed.shards
     elif place.app is None and not (known.version or known.members):

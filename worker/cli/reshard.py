@@ -53,7 +53,7 @@ def reshard(
 
     The supervisors of the service carry it out; this command asks for it and shows how it goes.
     Interrupted, it goes on all the same, and the same command shows it again. Members that die are
-    replaced by others. Afterwards supervisors are started with the new number of --shards.
+    replaced by others. Afterwards --shards, where it is set, has to be the new number.
 
     The last step, the removal of the old queues, waits until retries that wait in the broker have
     returned; the new ones are consumed meanwhile.
@@ -86,6 +86,10 @@ def reshard(
                 " since, or asked for another number"
             )
             return _EXIT_OTHERWISE
+        if before is not None and before.current.shards != shards:
+            note(
+                f"--shards (QWORKER_SHARDS), where it is set, has to be {shards} at the next start"
+            )
     return 0
 
 
