@@ -78,7 +78,13 @@ class Settings:
         env="QWORKER_DEDUP_URL",
         shown="the broker's own file, or redis://localhost:6379/0",
     )
-    shards: int = _option(1, "ordered shards of this service", low=1, high=_MAX_SHARDS)
+    shards: int = _option(
+        0,
+        "ordered shards of this service",
+        low=1,
+        high=_MAX_SHARDS,
+        shown="1 at the first start, then what the service has",
+    )
     processes: int = _option(0, "handler processes", low=0, high=256, shown="min(cores, shards)")
     concurrency: int = _option(16, "handlers running at once in one process", low=1, high=1024)
     prefetch: int = _option(256, "unacknowledged messages a shard", low=1, high=65535)
@@ -182,10 +188,18 @@ class Settings:
         return url if url.split(":", 1)[0] in _LEASE_SCHEMES else ""
 
     @property
+    def first_shards(self) -> int:
+        """With how many shards the service begins, where it has none yet."""
+        return self.shards or 1
+
+    @property
     def most_processes(self) -> int:
-        """How many processes there can be: one for each shard, where they can share at all."""
+        """How many processes there can be: one for each shard, where they can share at all.
+
+        Where ``shards`` is not set, the service may have so many.
+        """
         alone = self.single_active or "memory:" in (self.broker[:7], self.dedup_url[:7])
-        return 1 if alone else self.shards
+        return 1 if alone else self.shards or _MAX_SHARDS
 
     @property
     def process_count(self) -> int:

@@ -91,7 +91,7 @@ class Consumer:
         self.on_beat: Callable[[], None] = _ignore
         #: Called with shards of which nothing is left here, so that another may have them.
         self.on_given: Callable[[list[int]], None] = _ignore
-        self._plan = plan or Plan(Generation(1, settings.shards))
+        self._plan = plan or Plan(Generation(1, settings.first_shards))
         #: Called once nothing runs any more of handlers that are paused.
         self.on_paused: Callable[[], None] = _ignore
         self._clock = clock

@@ -223,21 +223,22 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     events, commands = settings.events_exchange, settings.commands_exchange
     front = front_exchange(prefix, generation)
     exchanges = public_exchanges(settings)
-    exchanges.extend(_own_exchanges(front, settings.shards, able))
+    shards = settings.first_shards
+    exchanges.extend(_own_exchanges(front, shards, able))
     queues = [
         Queue(
             shard_queue(prefix, generation, shard),
             _queue_arguments(settings, able, single_active=True),
             shard,
         )
-        for shard in range(settings.shards)
+        for shard in range(shards)
     ]
     binds = _shard_binds(front, [queue.name for queue in queues], able)
     relay = ""
-    if settings.shards > 1 and not able.spreads_keys:
+    if shards > 1 and not able.spreads_keys:
         relay = relay_queue(prefix, generation)
         queues.append(Queue(relay, _queue_arguments(settings, able, single_active=True)))
-        binds.append(Bind(_without_slot(front, settings.shards), relay, "", to_queue=True))
+        binds.append(Bind(_without_slot(front, shards), relay, "", to_queue=True))
     queues += [Queue(dead_letter_queue(service), durable), Queue(parked_queue(service), durable)]
     has_command = False
     for pattern, is_command in patterns:

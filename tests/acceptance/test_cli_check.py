@@ -230,6 +230,24 @@ def test_what_changes_is_shown_and_checked_as_the_plan_has_it(service: Service) 
     assert "qworker reshard --to 2" in refused
 
 
+def test_after_a_change_a_start_that_sets_no_number_has_the_new_one(service: Service) -> None:
+    service.run("start", "--burst")
+    process = service.start("start")
+    changed = service.run("reshard", "--to", "3")
+    again = service.run("reshard", "--to", "3")
+    process.terminate()
+    assert process.wait(_PATIENCE) == 0
+
+    hint = "--shards (QWORKER_SHARDS), where it is set, has to be 3 at the next start"
+    assert hint in changed.err
+    assert hint not in again.err
+    assert "the shards that it has" in texts(service.check()["settings"])
+    shards = [q for q in service.topology()["queues"] if q["shard"] is not None]
+    assert len(shards) == 3
+    service.run("start", "--burst")
+    assert "start with --shards 3" in service.run("start", "--shards", "1", code=3).err
+
+
 def test_an_app_that_cannot_be_imported_is_an_error(on_sqlite: Service) -> None:
     on_sqlite.write("broken.py", "raise RuntimeError('no')\n")
 

@@ -96,6 +96,25 @@ def test_what_the_code_no_longer_has_can_be_resumed(shell: Shell) -> None:
     assert paused(shell)["handlers"] == []
 
 
+@pytest.mark.parametrize(
+    "command", [("pause",), ("resume",), ("reshard", "--to", "2"), ("pause", "--shard", "0")]
+)
+def test_a_service_that_nobody_knows_is_a_mistake_and_nothing_is_made(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    del shell.environ["QWORKER_APP"]
+    never = shell.run(*command, "--service", "bnak", "--leases", "sqlite:///l.db", code=2)
+
+    assert "bnak never ran with the lease store sqlite:///l.db" in never.err
+    shell.run(*command, "--service", "bnak", code=2)
+    assert not [*shell.folder.glob("*.db*")]
+
+
+def test_nothing_is_resumed_and_nothing_made_where_nothing_was_paused(shell: Shell) -> None:
+    assert shell.run("resume").out.startswith("bank: nothing is paused\n")
+    assert not [*shell.folder.glob("*.db*")]
+
+
 def test_by_the_name_of_a_service_its_code_need_not_be_here(shell: Shell) -> None:
     del shell.environ["QWORKER_APP"]
 
@@ -103,8 +122,10 @@ def test_by_the_name_of_a_service_its_code_need_not_be_here(shell: Shell) -> Non
     assert "say --app instead of --service" in (
         shell.run("pause", "--service", "bank", "--handler", "audit", code=2).err
     )
-    never = shell.run("pause", "--service", "bank", "--shard", "0", code=2)
-    assert "never ran with this lease store" in never.err
+    shell.run("pause", "--app", "handlers")
+    shards = shell.run("pause", "--service", "bank", "--shard", "0", code=2)
+    assert "bank never ran with the lease store sqlite:///qworker.db" in shards.err
+    shell.run("resume", "--service", "bank")
     shell.run("pause", "--service", "bank")
     assert shell.run("status", "--service", "bank", "--json").json["paused"]["service"]
 

@@ -40,7 +40,9 @@ def status(service: Service, *arguments: str) -> dict[str, Any]:
 def test_a_service_that_never_ran_is_told_of_and_nothing_is_made(shell: Shell) -> None:
     shown = shell.run("status", "--app", "handlers").out
 
-    assert shown.startswith("bank never ran with this lease store\nnobody runs it now\n")
+    assert shown.startswith(
+        "bank never ran with the lease store sqlite:///qworker.db\nnobody runs it now\n"
+    )
     assert shell.run("status", "--app", "handlers", "--json").json["members"] == []
     assert not (shell.folder / "qworker.db").exists()
 

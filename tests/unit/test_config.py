@@ -322,6 +322,13 @@ class TestDerived:
         assert Settings(shards=2, processes=8).process_count == 2
         assert Settings(shards=1, processes=0).process_count == 1
 
+    def test_a_service_whose_number_of_shards_is_not_set_begins_with_one(self) -> None:
+        made = Settings(processes=8)
+
+        assert (made.shards, made.first_shards) == (0, 1)
+        assert made.process_count == 8, "it may have more by now"
+        assert Settings(shards=4).first_shards == 4
+
     def test_a_broker_in_memory_has_one_process(self) -> None:
         assert Settings(broker="memory://", shards=8).process_count == 1
 

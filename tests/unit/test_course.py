@@ -14,6 +14,7 @@ from worker.supervisor.control import Terms
 from worker.supervisor.course import RESHARD, Course, Proposal, Refused
 
 ALONE = replace(TERMS, single_active=True)
+UNSET = replace(TERMS, shards=0)
 FOUR = Plan(Generation(1, 4))
 ONE_BY_ONE = replace(FOUR, single_active=True)
 
@@ -58,6 +59,18 @@ def test_on_the_way_to_another_number_both_will_do(shards: int) -> None:
     plan = FOUR.reshard(8)
 
     assert follow(replace(TERMS, shards=shards), view(plan)) == plan
+
+
+@pytest.mark.parametrize("plan", [FOUR, Plan(Generation(7, 16)), FOUR.reshard(8)])
+def test_who_asks_for_no_number_goes_by_the_one_that_there_is(plan: Plan) -> None:
+    assert follow(UNSET, view(plan)) == plan
+
+
+def test_who_asks_for_no_number_begins_with_what_the_broker_has_or_with_one() -> None:
+    assert follow(UNSET, view(None)) == Proposal(0, Plan(Generation(1, 1)).dump())
+    course = Course(UNSET, "ann")
+    course.found = [Generation(2, 16)]
+    assert course.follow(view(None)) == Proposal(0, Plan(Generation(2, 16)).dump())
 
 
 def test_on_the_way_a_third_number_is_told_of_the_way() -> None:

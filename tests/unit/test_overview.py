@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from worker.cli.leasing import Known
+import pytest
+
+from worker.cli.leasing import Known, Leasing
+from worker.cli.loading import Target
 from worker.cli.overview import footlines, headlines, overview, shard_table
+from worker.config import load_settings
 from worker.leases.base import Lease, View
 from worker.sharding.generations import Generation, Phase, Plan
 from worker.sharding.pauses import Pauses
@@ -35,9 +40,21 @@ def told(known: Known, parked: dict[str, int] | None = None) -> dict[str, Any]:
 
 
 def test_a_service_that_never_ran_is_said_to_be_so() -> None:
-    lines = headlines(told(Known()))
+    lines = headlines(told(Known(where="redis://host/0")))
 
-    assert lines == ["bank never ran with this lease store", "nobody runs it now"]
+    assert lines == ["bank never ran with the lease store redis://host/0", "nobody runs it now"]
+
+
+def test_of_the_lease_store_that_is_told_the_password_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = SimpleNamespace(look=lambda _service: View())
+    monkeypatch.setattr("worker.cli.leasing.open_leases", lambda _url, _options: store)
+    settings = load_settings({"leases": "redis://ann:secret@host/0"}, environ={})
+
+    here = told(Leasing(Target("bank", settings)).look())
+
+    assert here["leases"] == "redis://ann:***@host/0"
 
 
 def test_a_service_that_nobody_runs_shows_what_is_known() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -175,6 +175,26 @@ def test_a_process_that_waits_for_trust_to_connect_is_trusted_and_told_once_more
     garage.go_on()
     assert child.followed == 1
     assert process.told(Take), "and is one like any other"
+
+
+@pytest.mark.parametrize(("shards", "processes"), [(0, 2), (0, 1), (2, 2)])
+def test_where_no_number_of_shards_is_asked_for_there_are_processes_for_those_of_the_plan(
+    monkeypatch: pytest.MonkeyPatch, shards: int, processes: int
+) -> None:
+    wanted = {(0, 2): 8, (0, 1): 1, (2, 2): 2}[shards, processes]
+    garage = Garage(monkeypatch, shards=shards, processes=wanted, most_processes=1024)
+    garage.start()
+    assert garage.fleet.processes == len(garage.processes) == processes
+    close(garage)
+
+
+@pytest.mark.parametrize(("before", "after", "told"), [(2, 0, ""), (0, 2, ""), (0, 3, "not set")])
+def test_fresh_code_may_ask_for_no_number_or_for_that_of_the_plan(
+    before: int, after: int, told: str
+) -> None:
+    differs = replace(_TERMS, shards=before).differs(replace(_TERMS, shards=after), {2})
+    assert bool(differs) == bool(told)
+    assert told in differs
 
 
 QUIET: Mapping[str, object] = {"idle": True, "received": 7}

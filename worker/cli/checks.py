@@ -91,7 +91,10 @@ def _check_app(app: App) -> Finding:
 
 def _settings(settings: Settings) -> str:
     processes = count(settings.process_count, "process", "processes")
-    told = f"{count(settings.shards, 'shard')} in {processes}"
+    if settings.shards:
+        told = f"{count(settings.shards, 'shard')} in {processes}"
+    else:
+        told = f"the shards that it has, 1 at the first start, in {processes} at most"
     if settings.handlers:
         told += f", only {', '.join(settings.handlers)}"
     return told

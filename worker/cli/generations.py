@@ -51,18 +51,18 @@ def find_plan(inspector: Inspector, app: App, settings: Settings) -> Plan | None
 
     Raises BrokerUnreachable, and ConfigurationError where nothing follows.
     """
-    found = find_generations(inspector, partial(topology_of, app, settings), settings.shards)
+    found = find_generations(inspector, partial(topology_of, app, settings), settings.first_shards)
     return Plan.found(found, single_active=settings.single_active) if found else None
 
 
 def first_plan(settings: Settings) -> Plan:
     """Return the plan that a service begins with."""
-    return Plan(Generation(1, settings.shards), single_active=settings.single_active)
+    return Plan(Generation(1, settings.first_shards), single_active=settings.single_active)
 
 
 def check_shards(app: App, settings: Settings, plan: Plan) -> None:
     """Raise ConfigurationError where another number of shards is asked for than there is."""
-    if settings.shards not in plan.shards:
+    if settings.shards and settings.shards not in plan.shards:
         raise ConfigurationError(other_shards(app.name, settings.shards, plan))
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from worker.config import mask_url
 from worker.errors import ConfigurationError
 from worker.leases.base import LeaseOptions, View
 from worker.leases.open import open_leases
@@ -35,11 +36,18 @@ class Known:
     pauses: Pauses = field(default_factory=Pauses)
     #: The version of the document that says what is paused; 0 where there is none.
     version: int = 0
+    #: The URL of the lease store, as it may be shown.
+    where: str = ""
 
     @property
     def members(self) -> Mapping[str, Facts]:
         """The facts of each member that the store counts as living."""
         return {member: Facts.load(text) for member, text in self.view.members.items()}
+
+
+def never_ran(service: str, where: str) -> str:
+    """Return what is said of a service of which this lease store knows no plan."""
+    return f"{service} never ran with the lease store {where}"
 
 
 class Leasing:
@@ -51,6 +59,7 @@ class Leasing:
         #: What the leases are kept under.
         self.service = queue_prefix(place.service, settings.handlers)
         self._url = settings.leases_url
+        self._where = mask_url(self._url)
         self._options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
         self._store: LeaseStore | None = None
         if self._url.startswith("memory:"):
@@ -68,7 +77,7 @@ class Leasing:
     def look(self) -> Known:
         """Return what is known, and make nothing. Raises StoreCorrupt."""
         if self._store is None and self._is_missing():
-            return Known()
+            return Known(where=self._where)
         view = self._open().look(self.service)
         plan, paused = view.documents.get(PLAN), view.documents.get(PAUSED)
         return Known(
@@ -76,14 +85,14 @@ class Leasing:
             None if plan is None else Plan.load(plan.text),
             Pauses() if paused is None else Pauses.load(paused.text),
             0 if paused is None else paused.version,
+            self._where,
         )
 
     def change(self, change: Callable[[Known], Pauses]) -> Known:
         """Pause what ``change`` says, whoever else does so meanwhile; return what is known then.
 
-        ``change`` may be asked more than once.
+        ``change`` may be asked more than once. Nothing is made where it changes nothing, or raises.
         """
-        self._open()
         while True:
             known = self.look()
             wanted = change(known)
@@ -92,14 +101,14 @@ class Leasing:
             if self._open().write(self.service, PAUSED, known.version, wanted.dump()):
                 return self.look()
 
-    def reshard(self, change: Callable[[Plan | None], Plan]) -> Plan | None:
+    def reshard(self, change: Callable[[Known], Plan]) -> Plan | None:
         """Make what ``change`` says the plan, whoever else changes it meanwhile.
 
         Returns the plan that there was before.
         """
         while True:
             known = self.look()
-            wanted = change(known.plan)
+            wanted = change(known)
             document = known.view.documents.get(PLAN)
             version = 0 if document is None else document.version
             if wanted == known.plan:

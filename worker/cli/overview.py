@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from worker.cli.leasing import never_ran
 from worker.cli.output import count
 from worker.cli.pause import facts as paused_facts
 from worker.sharding.generations import Phase
@@ -46,6 +47,7 @@ def overview(
     shards = [] if plan is None else _shards(known, plan, {m["id"]: m for m in members})
     return {
         "service": service,
+        "leases": known.where,
         "generation": None if generation is None else generation.number,
         "single_active": plan is not None and plan.single_active,
         "reshard": None if plan is None else _reshard(plan, known, shards),
@@ -163,7 +165,7 @@ def headlines(told: Mapping[str, Any]) -> list[str]:
     """Return what is said of the service as a whole, a line each."""
     service, members = told["service"], told["members"]
     if told["generation"] is None:
-        lines = [f"{service} never ran with this lease store"]
+        lines = [never_ran(service, told["leases"])]
     else:
         mode = ", one process at a time" if told["single_active"] else ""
         number = count(len(told["shards"]), "shard")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli.leasing import SETTINGS, Leasing, leasing
+from worker.cli.leasing import SETTINGS, Leasing, leasing, never_ran
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
@@ -76,9 +76,12 @@ def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:
     Its messages wait: those of a service or a shard in the broker, those of a handler in the
     processes, where they use up the prefetch of their shard.
 
+    With --app it may be paused before it ever ran; by its name alone only where the lease store
+    knows it.
+
     Exit codes: 0 done; 1 not every member has carried it out in time, it stays asked for; 2 there
-    is no such shard or handler; 3 the app or its settings are wrong, or the leases are in the
-    memory of another process; 4 the lease store is not reachable.
+    is no such service, shard or handler; 3 the app or its settings are wrong, or the leases are in
+    the memory of another process; 4 the lease store is not reachable.
     """
     return _carry_out(target(options, service), resume=False, **asked)
 
@@ -150,11 +153,16 @@ def _changed(
 ) -> Pauses:
     """Return what shall be paused. Raises UsageError for what the service does not have."""
     plan = known.plan
-    generation, number = 1, place.settings.shards
+    generation, number = 1, place.settings.first_shards
     if plan is not None:
         generation, number = plan.consumed.number, plan.consumed.shards
+    elif place.app is None and not (known.version or known.members):
+        raise UsageError(
+            f"{never_ran(place.service, known.where)}: look at that name, and at --leases (or"
+            " --dedup, --broker). To pause it before it ever ran, say --app instead of --service"
+        )
     elif shards and place.app is None:
-        raise UsageError(f"{place.service} never ran with this lease store: it has no shards yet")
+        raise UsageError(f"{never_ran(place.service, known.where)}: it has no shards yet")
     pauses = known.pauses.of(generation)
     for shard in shards:
         if shard >= number and shard not in pauses.shards:

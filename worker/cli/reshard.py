@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.leasing import SETTINGS, leasing
+from worker.cli.leasing import SETTINGS, leasing, never_ran
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
@@ -17,7 +17,7 @@ from worker.errors import LeasesUnavailable, UsageError
 from worker.topology import front_exchange
 
 if TYPE_CHECKING:
-    from worker.cli.leasing import Leasing
+    from worker.cli.leasing import Known, Leasing
     from worker.sharding.generations import Generation, Plan
 
 _LOOK = 0.25
@@ -53,7 +53,7 @@ def reshard(
 
     The supervisors of the service carry it out; this command asks for it and shows how it goes.
     Interrupted, it goes on all the same, and the same command shows it again. Members that die are
-    replaced by others. Afterwards supervisors are started with the new number of --shards.
+    replaced by others. Afterwards --shards, where it is set, has to be the new number.
 
     The last step, the removal of the old queues, waits until retries that wait in the broker have
     returned; the new ones are consumed meanwhile.
@@ -67,7 +67,7 @@ def reshard(
     the memory of another process; 4 the lease store is not reachable.
     """
     with leasing(target(options, service)) as leases:
-        before = leases.reshard(lambda plan: _changed(leases.service, plan, shards))
+        before = leases.reshard(lambda known: _changed(leases.service, known, shards))
         if before is not None and before.target is not None and before.target.shards != shards:
             note(_called_off(leases.service, before.target))
         if not no_wait:
@@ -86,6 +86,10 @@ def reshard(
                 " since, or asked for another number"
             )
             return _EXIT_OTHERWISE
+        if before is not None and before.current.shards != shards:
+            note(
+                f"--shards (QWORKER_SHARDS), where it is set, has to be {shards} at the next start"
+            )
     return 0
 
 
@@ -97,12 +101,10 @@ def _called_off(service: str, target: Generation) -> str:
     )
 
 
-def _changed(service: str, plan: Plan | None, shards: int) -> Plan:
-    if plan is None:
-        raise UsageError(
-            f"{service} was never started with this lease store: start it with --shards {shards}"
-        )
-    return plan.reshard(shards)
+def _changed(service: str, known: Known, shards: int) -> Plan:
+    if known.plan is None:
+        raise UsageError(f"{never_ran(service, known.where)}: start it with --shards {shards}")
+    return known.plan.reshard(shards)
 
 
 def _watch(leases: Leasing, *, quiet: bool) -> None:

@@ -17,6 +17,7 @@ from worker.supervisor.process import Stage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from worker.sharding.generations import Plan
     from worker.supervisor.control import Terms
     from worker.supervisor.process import ChildProcess
 
@@ -150,19 +151,21 @@ class Plans:
         """Ask for fresh code in every process."""
         self._reload = True
 
-    def resize(self, more: int, processes: int, terms: Terms) -> None:
+    def resize(self, more: int, processes: int, terms: Terms, plan: Plan) -> None:
         """Ask for ``more`` than ``processes`` (fewer, if negative), within what is possible."""
+        shards = terms.shards_of(plan)
+        most = min(terms.most_processes, shards)
         before = self._processes or processes
         wanted = before + more
         if wanted < 1:
             logger.warning("not going below one process")
-        elif wanted > terms.most_processes:
+        elif wanted > most:
             logger.warning(
                 "not going to %d processes: %d is the most, with %d shards on this broker and"
                 " dedup store",
                 wanted,
-                terms.most_processes,
-                terms.shards,
+                most,
+                shards,
             )
         else:
             logger.info("going from %d to %d processes", before, wanted)
@@ -172,6 +175,12 @@ class Plans:
         """Ask once more for the number of processes of a change that was dropped for another."""
         if change.processes != processes:
             self._processes = change.processes
+
+    def first(self, slots: list[Slot], terms: Terms, plan: Plan) -> int:
+        """Return how many processes there are at first. Slots that they need are added."""
+        processes = min(terms.processes, terms.shards_of(plan))
+        slots += [Slot(index) for index in range(len(slots), processes)]
+        return processes
 
     def next(self, slots: list[Slot], processes: int) -> Change | None:
         """Return the next change, or None. Slots that it needs are added to ``slots``."""

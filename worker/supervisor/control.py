@@ -40,6 +40,8 @@ from worker.errors import QworkerError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from worker.sharding.generations import Plan
+
 #: Rises with every change of the messages. A child of another release of this package, which a
 #: replacement after an upgrade is, refuses to speak with a supervisor of this one.
 PROTOCOL = 4
@@ -73,6 +75,7 @@ class Terms:
     service: str
     #: What its queues are named after, and its leases are kept under.
     queues: str
+    #: Those that it asks for; 0 for those that there are, or one at the first start.
     shards: int
     #: How many processes to start with, and how many there can be at most.
     processes: int
@@ -91,6 +94,14 @@ class Terms:
     log_format: str = ""
     log_level: str = "info"
 
+    def agree(self, plan: Plan) -> bool:
+        """Whether the service has the shards that it asks for, or is on its way to them."""
+        return not self.shards or self.shards in plan.shards
+
+    def shards_of(self, plan: Plan) -> int:
+        """Return for how many shards there are processes."""
+        return self.shards or max(plan.shards)
+
     def differs(self, other: Terms, shards: Collection[int]) -> str:
         """Return why processes of these and of ``other`` terms cannot serve side by side.
 
@@ -98,8 +109,9 @@ class Terms:
         """
         for name, hint in _LASTING.items():
             before, after = getattr(self, name), getattr(other, name)
-            if before != after and not (name == "shards" and after in shards):
-                return mask_url(f"{name} was {before!r} and is now {after!r}: {hint}")
+            if before != after and not (name == "shards" and after in {0, *shards}):
+                was = "not set" if name == "shards" and not before else repr(before)
+                return mask_url(f"{name} was {was} and is now {after!r}: {hint}")
         return ""
 
 

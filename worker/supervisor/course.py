@@ -78,7 +78,7 @@ class Course:
                 changed = replace(plan, single_active=terms.single_active)
                 return Proposal(document.version, changed.dump())
             return self._refuse(_other_mode(terms.service, there=plan.single_active))
-        if self._accepted is None and terms.shards not in plan.shards:
+        if self._accepted is None and not terms.agree(plan):
             return self._refuse(other_shards(terms.service, terms.shards, plan))
         self._accepted = plan
         return plan
@@ -88,12 +88,12 @@ class Course:
         terms = self._terms
         if self._accepted is not None:
             return Proposal(0, self._accepted.dump())
-        begun = self.found or (Generation(1, terms.shards),)
+        begun = self.found or (Generation(1, terms.shards or 1),)
         try:
             plan = Plan.found(begun, single_active=terms.single_active)
         except ConfigurationError as error:
             return self._refuse(str(error))
-        if terms.shards not in plan.shards:
+        if not terms.agree(plan):
             return self._refuse(other_shards(terms.service, terms.shards, plan))
         return Proposal(0, plan.dump())
 

@@ -79,8 +79,8 @@ class Fleet:
         self.resharder = Resharder(propose)
         #: From the first child that imported the app; unknown until then.
         self.terms: Terms | None = None
-        #: How many processes there should be.
-        self.processes = 1
+        #: How many processes there should be: one until it is known how many shards there are.
+        self.processes, self._counted = 1, False
         #: Whether every process was ready once: from then on, start-up errors are retried.
         self.booted = False
         #: Why the service cannot go on, with the exit code that says so.
@@ -150,11 +150,12 @@ class Fleet:
 
     def resize(self, more: int) -> None:
         """Run ``more`` processes than now (fewer, if negative), within what the shards allow."""
-        if self.terms is None or not self.booted:
+        plan = self.dealer.plan
+        if self.terms is None or plan is None or not self.booted:
             logger.warning("not changing the number of processes: they are still starting")
             return
         processes = self.processes if self._change is None else self._change.processes
-        self._plans.resize(more, processes, self.terms)
+        self._plans.resize(more, processes, self.terms, plan)
 
     def pause(self, pause: Pause) -> None:
         """Let no process begin anything of some handlers, nor any that comes later."""
@@ -222,6 +223,7 @@ class Fleet:
         if self._closing or self.failure is not None:
             self._deal((), now)
             return
+        self._count()
         if self._change is None and self.terms is not None and self.booted:
             self._change = self._plans.next(self._slots, self.processes)
         for slot in self._slots:
@@ -243,6 +245,12 @@ class Fleet:
         if lease_clock() < self.dealer.trusted_until:  # or there may be another plan by now
             self.resharder.drive(self.children(), now)
         self.dealer.deal(self.holders, places, lease_clock())
+
+    def _count(self) -> None:
+        """Have as many processes as the settings and the shards allow, once both are known."""
+        if not self._counted and self.terms is not None and self.dealer.plan is not None:
+            self.processes = self._plans.first(self._slots, self.terms, self.dealer.plan)
+            self._counted = True
 
     def _needs(self, slot: Slot) -> bool:
         """Whether the slot needs a process that it neither has nor has on its way."""
@@ -308,12 +316,8 @@ class Fleet:
 
     def _greet(self, child: ChildProcess, hello: Hello) -> None:
         terms = Terms(**hello.terms)
-        if self.terms is None:
-            self.processes = terms.processes
-            self._slots += [Slot(index) for index in range(1, terms.processes)]
-        elif different := self.terms.differs(
-            terms, self.dealer.plan.shards if self.dealer.plan else ()
-        ):
+        known = self.dealer.plan.shards if self.dealer.plan else ()
+        if self.terms is not None and (different := self.terms.differs(terms, known)):
             child.fatal = Fatal(_EXIT_CONFIGURATION, different)
             child.kill("")
             return

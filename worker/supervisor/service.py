@@ -38,7 +38,7 @@ def load_service(boot: Boot) -> Service:
     except BrokenApp as error:
         raise ConfigurationError(f"{error}\n\n{error.user_traceback}") from None
     settings = app.configure(boot.options)
-    if settings.processes > settings.shards and boot.index == 0:
+    if settings.processes > settings.shards > 0 and boot.index == 0:
         logger.warning(
             "%d processes were asked for, but a shard is consumed by one: with %d shards there will"
             " be %d",
@@ -60,8 +60,9 @@ def _look(app: App, settings: Settings) -> list[Generation]:
     """Return the generations that the broker has of the service."""
 
     def look() -> list[Generation]:
+        asked = settings.first_shards
         with Inspector(app.name, settings) as inspector:
-            return find_generations(inspector, partial(topology_of, app, settings), settings.shards)
+            return find_generations(inspector, partial(topology_of, app, settings), asked)
 
     return patiently(look, settings.connect_timeout)
 

@@ -24,6 +24,7 @@ import inspect
 import time
 from asyncio import CancelledError
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -93,7 +94,8 @@ class TestWorker:
             url = f"memory://{name}"
             options = {"processes": 0, **self._given, "broker": url, "dedup": url}
             #: The settings that it runs with.
-            self.settings: Settings = stack.enter_context(self.app.configured(options, {}))
+            settings = stack.enter_context(self.app.configured(options, {}))
+            self.settings: Settings = replace(settings, shards=settings.first_shards)
             claims = StoreOptions(self.settings.claim_ttl, self.settings.retention)
             #: The dedup store.
             self.store = MemoryStore(claims, self.clock)
