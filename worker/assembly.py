@@ -17,6 +17,7 @@ from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
 from worker.intake import Intake
+from worker.inventory import Inventory
 from worker.link import Link
 from worker.parking import Parking
 from worker.patience import patiently
@@ -152,6 +153,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         detour=detour,
         relay=relay,
         parking=parking,
+        inventory=Inventory(app.name, settings, link, wake),
         timers=timers,
         counters=counters,
         settled=settled,

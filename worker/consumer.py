@@ -259,6 +259,7 @@ class Consumer:
             if not self._dispatcher.lanes.has_ready:
                 done += self._gatherer.gather()
             done += self._converse(now)
+            self._detour.save()
             late += self._gatherer.gather()
             late += self._link.publish()
             self._settle()

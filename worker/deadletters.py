@@ -168,6 +168,8 @@ class Box:
             counted = connection.channel().queue_declare(queue, passive=True)
             #: How many messages it held when it was opened.
             self.depth = int(counted.message_count)
+            #: How many others are reading it; what they have is not in ``depth``.
+            self.readers = int(counted.consumer_count)
             #: Messages that are still to be read; what is left of them others have, or they are
             #: more than can be held.
             self.unread = self.depth

@@ -70,9 +70,9 @@ class Detour:
         self.under_way = 0
         self.of_shard: Counter[int] = Counter()
         #: Parked messages that are confirmed and that the store does not know of; and whether it
-        #: is going to be asked again.
+        #: was told of them a moment ago, in vain.
         self._unsaved: list[Delivery] = []
-        self._saving = False
+        self._unheard = False
 
     def publish_children(
         self, task: Task, children: tuple[Outgoing, ...], resume: Callable[[], None]
@@ -196,27 +196,31 @@ class Detour:
 
         def done() -> None:
             self._parking.parked(key)
-            self.of_shard[delivery.channel.shard] += 1
+            self._begin(delivery.channel)
             self._unsaved.append(delivery)
-            if not self._saving:
-                self._save_parking()
 
         self._counters.parked += 1
         self._insist(letter, delivery.channel, done)
 
-    def _save_parking(self) -> None:
-        """Acknowledge parked messages once the store knows of them; one question for all."""
-        if self._dialogue.away_since is None and self._parking.save():
-            saved, self._unsaved = self._unsaved, []
-            self.under_way -= self._saving
-            self._saving = False
-            for delivery in saved:
-                self.of_shard[delivery.channel.shard] -= 1
-                self._settled(delivery)
+    def save(self) -> None:
+        """Let parked messages be acknowledged once the store knows of them; one question for all.
+
+        It knows of what was done before them first. Else a crash in between would have that come
+        again behind them.
+        """
+        if not self._unsaved or self._unheard or not self._dialogue.has_told:
             return
-        self.under_way += not self._saving
-        self._saving = True
-        self._later(_AGAIN, self._save_parking)
+        if not self._parking.save():
+            self._unheard = True
+            self._later(_AGAIN, self._tell_again)
+            return
+        saved, self._unsaved = self._unsaved, []
+        for delivery in saved:
+            self._end(delivery.channel)
+            self._settled(delivery)
+
+    def _tell_again(self) -> None:
+        self._unheard = False
 
     def can_leave(self, task: Task, delay: float) -> bool:
         """Tell whether the message may wait ``delay`` seconds in a retry queue.

@@ -92,6 +92,11 @@ class Dialogue:
         )
 
     @property
+    def has_told(self) -> bool:
+        """Whether the store knows of all that is done."""
+        return self._unanswered is None and not self._completing
+
+    @property
     def next_try(self) -> float:
         """When to ask again while the store is away; 0 while it answers."""
         return self._next_try if self.away_since is not None else 0.0

@@ -11,7 +11,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
+from worker.holds import Holds
 from worker.outcome import ABANDONED, DONE, DeadLetter
+from worker.parkedlanes import ParkedLanes
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
 from worker.suspects import Suspects
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from worker.detour import Detour
     from worker.dialogue import Dialogue, Replies
     from worker.executor import Executor
-    from worker.message import Message
     from worker.parking import Parking
     from worker.pool import PoolMaker
     from worker.task import Delivery, Task
@@ -72,7 +73,6 @@ class Dispatcher:
         self._dialogue = dialogue
         self._detour = detour
         self._parking = parking
-        self._timers = timers
         self._telemetry = telemetry
         self._counters = counters
         self._settled = settled
@@ -83,11 +83,14 @@ class Dispatcher:
         self.out: set[Run[Task]] = set()
         self.in_flight = 0
         self.probes = Probes(self.lanes, self.out, settings.outage_after)
-        #: Rises when the deliveries of before are dead; holds of before mean nothing then.
-        self._epoch = 0
         self._suspects = Suspects(self.lanes, self.out, dialogue)
+        self._parked_lanes = ParkedLanes(self.lanes, self._suspects, parking, detour)
+        self.holds = Holds(self.lanes, timers, self._parked_lanes.clear)
         self._executions = 0
+        self._busy_seconds = 0.0
+        #: Executions a second, and the seconds that one takes; both as measured of late.
         self._rate = 0.0
+        self._seconds = _RUN_SECONDS
         self._rate_since = 0.0
         size = settings.concurrency
         threads, loop = pools
@@ -103,6 +106,15 @@ class Dispatcher:
         else:
             self.lanes.add_together(tasks, message.key, message.shard)
 
+    def add_or_park(self, tasks: Sequence[Task]) -> None:
+        """Put the tasks of one message into the lane of its key, or park them behind its tasks."""
+        self.add(tasks)
+        message = tasks[0].message
+        if self._parking.holds(message):
+            lane = self.lanes.find(message.key, message.shard)
+            if lane is not None:
+                self._parked_lanes.clear(lane)
+
     def collect(self, resolve: Resolve) -> int:
         """Take finished runs back; ``resolve`` tells of each task whether it must run again."""
         number = 0
@@ -113,6 +125,7 @@ class Dispatcher:
             self.limits.stuck.discard(run)
             self.in_flight -= len(run.tasks)
             self._executions += len(run.tasks)
+            self._busy_seconds += run.seconds
             tasks, outcomes = run.tasks, run.outcomes
             if run.taken:
                 tasks, outcomes = tasks[run.taken :], outcomes[run.taken :]
@@ -160,8 +173,7 @@ class Dispatcher:
         concurrency = self._settings.concurrency
         room = concurrency + min(int(self._rate * _AHEAD) + 1, _MOST_AHEAD) - self.in_flight
         if room > 0 and self.lanes.waiting:
-            longest = max(1, min(_LONGEST_RUN, int(self._rate * _RUN_SECONDS / concurrency) + 1))
-            for run in self.lanes.take(room, longest):
+            for run in self.lanes.take(room, self._longest_run):
                 self._claim(run)
         for probe in self.probes.due(now):
             self._claim(probe)
@@ -192,31 +204,6 @@ class Dispatcher:
         if replies.repeated:  # since it was asked, what may begin may have become less
             self.recall()
         return freed
-
-    def hold_for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
-        """Let the lane's tasks of ``task``'s handler wait until ``due``, and count that."""
-        channel = task.delivery.channel
-        channel.held += 1
-
-        def uncount() -> None:
-            channel.held -= 1
-
-        self._timers.at(due, uncount)
-        self._timers.at(due, self.hold(task, lane))
-
-    def hold(self, task: Task, lane: Lane[Task]) -> Callable[[], None]:
-        """Let the lane's tasks of ``task``'s handler wait; return what ends that.
-
-        Nothing of them runs before every hold of theirs has ended.
-        """
-        epoch, name = self._epoch, task.handler_name
-        self.lanes.hold(lane, name)
-
-        def resume() -> None:
-            if epoch == self._epoch:
-                self.lanes.resume(lane, name)
-
-        return resume
 
     def pause(self, handlers: Collection[str]) -> None:
         """Begin nothing of these handlers, and of all others again."""
@@ -249,13 +236,9 @@ class Dispatcher:
         found = (self.lanes.waiting_for(name) for name in self.paused)
         return sum(len(tasks) for lanes in found for _, tasks in lanes)
 
-    def is_lane_idle(self, message: Message) -> bool:
-        """Tell whether nothing of the message's key in its shard waits or runs."""
-        return message.key is None or self.lanes.is_idle(message.key, message.shard)
-
     def forget(self) -> None:
         """Forget every task that does not run: its delivery is dead, or a drain began."""
-        self._epoch += 1
+        self.holds.forget()
         self.lanes.clear()
         self._suspects.clear()
 
@@ -282,12 +265,20 @@ class Dispatcher:
         return {run.lane.shard for run in self.out}
 
     def measure(self, now: float) -> None:
-        """Estimate executions a second, by which the claims ahead are bounded."""
+        """Estimate executions a second, and what one takes: they bound the claims ahead."""
+        if self._executions:
+            self._seconds = (self._seconds + self._busy_seconds / self._executions) / 2
+        self._busy_seconds = 0.0
         elapsed = now - self._rate_since
         if elapsed > 0:
             recent = self._executions / elapsed
             self._rate = recent if recent > self._rate else (self._rate + recent) / 2
             self._rate_since, self._executions = now, 0
+
+    @property
+    def _longest_run(self) -> int:
+        """How many tasks of a key may be claimed together: some milliseconds of work."""
+        return max(1, int(min(_LONGEST_RUN, _RUN_SECONDS / max(self._seconds, 1e-9))))
 
     def overdue(self, now: float) -> list[tuple[Task, float]]:
         """Return the tasks that began to ignore their time limit, with the seconds they ran."""
@@ -304,14 +295,14 @@ class Dispatcher:
         if self._executor.draining:
             tasks = ()
         self.lanes.finish(lane, [t for t in tasks if not t.delivery.channel.leaving])
+        self._parked_lanes.clear(lane)
 
     def _claim(self, run: Run[Task], *, solo: bool = False) -> None:
         if any(task.delivery.channel.leaving for task in run.tasks):
             run.tasks = [task for task in run.tasks if not task.delivery.channel.leaving]
-        if self._parking:
-            for task in [t for t in run.tasks if self._parking.holds(t.message)]:
-                run.tasks.remove(task)
-                self._detour.park(task.delivery)
+        if self._parking and any(map(self._parked_lanes.holds, run.tasks)):
+            self._give_back(run.lane, run.tasks)  # parked from another shard, meanwhile
+            return
         if not run.tasks:
             self.lanes.finish(run.lane)
             return
@@ -350,7 +341,7 @@ class Dispatcher:
                     self._suspect(task, run.lane, verdict.crashes)
                 case Answer.LATER:
                     kept.append(task)
-                    self.hold_for_retry(task, run.lane, now + verdict.wait)
+                    self.holds.for_retry(task, run.lane, now + verdict.wait)
                 case _:
                     kept.append(task)
                     self._wait_for_owner(task, run.lane, verdict, now)
@@ -362,7 +353,7 @@ class Dispatcher:
         pause = _FIRST_BUSY_PAUSE * 2 ** min(task.busy, _BUSY_DOUBLINGS)
         task.busy += 1
         due = now + min(max(verdict.wait, _FIRST_BUSY_PAUSE), pause)
-        self._timers.at(due, self.hold(task, lane))
+        self.holds.until(due, task, lane)
 
     def _suspect(self, task: Task, lane: Lane[Task], crashes: int) -> None:
         if task.handler_name in self.paused:

@@ -62,7 +62,7 @@ class Executor:
         random: Random | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._state = state
         self._random = random or Random()
         self._encode = codec.child
@@ -129,12 +129,12 @@ class Executor:
 
     def may_begin(self, tasks: Iterable[Task]) -> bool:
         """Tell whether all of ``tasks`` could begin now."""
-        now = self._clock()
+        now = self.clock()
         return all(self._fence_for(task, now) is not None for task in tasks)
 
     def _begin(self, task: Task) -> int | None:
         """Return the fence that ``task`` runs under from now on; None where it must not begin."""
-        task.started = self._clock()
+        task.started = self.clock()
         fence = self._fence_for(task, task.started)
         if fence is None:
             task.started = 0.0

@@ -14,8 +14,9 @@ messages wait, and none is given up, until a probe succeeds (``outage.py``).
 A drain or a lost connection changes none of that, but that nothing waits here: what failed counts,
 and what failed at its last attempt goes by its policy now, since its next delivery would be one
 attempt too many. It is recorded as done, so that next delivery is a duplicate. Only to park a key
-takes the shard as well as the claim: one that is lost has another consumer, which goes on with the
-key, so the message is left to it.
+takes more than the claim: the shard, since one that is lost has another consumer, which goes on
+with the key; and all of the key that came before and is not done, since that is to be parked first.
+Where either is missing the message is left to whoever consumes the shard next, who tries it once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable
 from worker.outcome import Abandoned, DeadLetter, Done, RetryLater
+from worker.parkedlanes import precedes
 from worker.telemetry import (
     AttemptFailed,
     HeldTooMuch,
@@ -93,7 +95,7 @@ class Fate:
                 task.effective = True
                 self._succeeded(task)
                 if children:
-                    resume = self._dispatcher.hold(task, lane)
+                    resume = self._dispatcher.holds.until_settled(task, lane)
                     self._detour.publish_children(task, children, resume)
                 else:
                     self._dialogue.complete(task)
@@ -108,12 +110,12 @@ class Fate:
             case DeadLetter():
                 self._counters.executed += 1
                 self._succeeded(task)
-                resume = self._dispatcher.hold(task, lane)
+                resume = self._dispatcher.holds.until_settled(task, lane)
                 self._detour.dead_letter(task, outcome, resume)
                 return False
             case Abandoned():
                 self._dialogue.release(task, refund=True)
-                return True
+                return _back(task, lane)
         raise AssertionError(f"no such outcome: {outcome!r}")
 
     def _succeeded(self, task: Task) -> None:
@@ -142,7 +144,7 @@ class Fate:
         if opened_at is not None and not last.asked and not poison:  # the message is not to blame
             task.spent = delay is None
             self._dialogue.release(task, refund=task.spent)
-            return True
+            return _back(task, lane)
         leaving = channel.leaving or self._executor.draining
         crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
         if (
@@ -155,14 +157,14 @@ class Fate:
             if not last.asked:  # a handler that asks for another time gets it
                 delay, last = None, _early(last, task)
         if delay is None:
-            self._exhausted(task, last, lane)
+            back = self._exhausted(task, last, lane)
             if poison and breaker.give_up() and opened_at is not None:
                 self._end_outage(name, opened_at)
-            return False
+            return back
         if leaving:
             # It comes again, here or elsewhere.
             self._dialogue.release(task, refund=False, wait=delay)
-            return False
+            return _back(task, lane)
         self._counters.retried += 1
         self._telemetry.emit(
             AttemptFailed(name, task.message.id, task.attempt, round(delay, 3), last.reason)
@@ -170,37 +172,57 @@ class Fate:
         if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
             return False
         self._dialogue.release(task, refund=False, wait=delay)
-        self._dispatcher.hold_for_retry(task, lane, now + delay)
-        return True
+        self._dispatcher.holds.for_retry(task, lane, now + delay)
+        return _back(task, lane)
 
-    def _exhausted(self, task: Task, last: DeadLetter, lane: Lane[Task]) -> None:
+    def _exhausted(self, task: Task, last: DeadLetter, lane: Lane[Task]) -> bool:
+        """A task failed for the last time; tell whether it goes back to its lane."""
         policy = task.handler.retry.exhausted
         message, channel = task.message, task.delivery.channel
         if policy == "halt_shard":
             # Whoever consumes the shard next tries once, and halts it again if that fails.
             self._dialogue.release(task, refund=True)
             if channel.leaving or self._executor.draining:
-                return
+                return False
             channel.halted = True
             with suppress(BrokerUnreachable):  # then it is closed already
                 self._link.close_channel(channel)
             halted = ShardHalted(channel.shard, task.handler_name, message.id, last.reason)
             self._telemetry.emit(halted)
         elif policy == "park_key" and message.key is not None:
-            self._dialogue.release(task, refund=True)
-            if self._has_lost(channel.shard):
-                return  # whoever has it now tries once, and parks the key if that fails
-            self._parking.park(message)
-            self._telemetry.emit(KeyParked(task.handler_name, message.key, last.reason))
-            self._detour.park(task.delivery, last.reason, task)
+            return self._park_key(task, message.key, last.reason, lane)
         else:
-            resume = self._dispatcher.hold(task, lane)
+            resume = self._dispatcher.holds.until_settled(task, lane)
             self._detour.dead_letter(task, last, resume)
+        return False
+
+    def _park_key(self, task: Task, key: str, reason: str, lane: Lane[Task]) -> bool:
+        """Park a key because of ``task``, which returns to its lane to be parked in its turn."""
+        channel = task.delivery.channel
+        self._dialogue.release(task, refund=True)
+        if self._has_lost(channel.shard):
+            return False
+        ending = channel.leaving or self._executor.draining
+        if ending and (lane.settling or any(precedes(left, task) for left in lane.left)):
+            return False
+        self._parking.park(task.message)
+        self._telemetry.emit(KeyParked(task.handler_name, key, reason))
+        if ending:  # nothing goes back
+            self._detour.park(task.delivery, reason, task)
+            return False
+        task.given_up = reason
+        return True
 
     def _note_crowded(self, channel: QueueChannel) -> None:
         if channel not in self._crowded:
             self._crowded = {c for c in self._crowded if not c.closed} | {channel}
             self._telemetry.emit(HeldTooMuch(channel.shard, channel.held, channel.prefetch))
+
+
+def _back(task: Task, lane: Lane[Task]) -> bool:
+    """Let ``task`` go back to its lane, or to the broker where its channel is leaving."""
+    lane.left.append(task)
+    return True
 
 
 def _early(last: DeadLetter, task: Task) -> DeadLetter:

@@ -12,13 +12,13 @@ closes only this process parks and frees the keys of that shard.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.intake import Onward
 from worker.outcome import DeadLetter
-from worker.parking import UNPARKED, Unpark
+from worker.parking import Unpark
+from worker.returns import Returns
 from worker.seal import Sealed
 from worker.task import Delivery
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from worker.detour import Detour
     from worker.dispatch import Dispatcher
     from worker.intake import Found, Intake
+    from worker.inventory import Inventory
     from worker.link import Link
     from worker.parking import Parking
     from worker.relay import Relay
-    from worker.task import Task
     from worker.telemetry import Counters
     from worker.timers import Timers
     from worker.transport.inbound import QueueChannel
@@ -39,12 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker")
 
 _FETCH = 1000
-_UNPARK_PAUSE = 0.05
 _AGAIN = 0.5
-_WITHHOLD_SECONDS = 5.0
-#: Of the prefetch of a shard so much is withheld at the most: one more quarter each time that this
-#: did not suffice. The last one is left for what comes back, and for the marker behind it.
-_QUARTER, _MOST_QUARTERS = 4, 3
 
 
 class Gatherer:
@@ -62,6 +57,7 @@ class Gatherer:
         detour: Detour,
         relay: Relay,
         parking: Parking,
+        inventory: Inventory,
         timers: Timers,
         counters: Counters,
         settled: Callable[[Delivery], None],
@@ -72,6 +68,7 @@ class Gatherer:
         self._detour = detour
         self._relay = relay
         self._parking = parking
+        self._inventory = inventory
         self._timers = timers
         self._counters = counters
         self._settled = settled
@@ -82,15 +79,10 @@ class Gatherer:
         self._broken: BrokerUnreachable | None = None
         #: The channels that delivered since they were opened.
         self._known: set[QueueChannel] = set()
-        #: The store was asked for the parked keys a moment ago and did not answer.
+        #: The parked keys were asked for a moment ago, in vain.
         self._ignorant = False
         self._draining = False
-        #: By parked key: what arrived since a replay of it was at its marker, in order.
-        self._withheld: dict[str, list[tuple[Delivery, list[Task]]]] = {}
-        #: What ends the withholding of a key; a later marker puts it off.
-        self._withholding: dict[str, object] = {}
-        #: How many quarters of the prefetch may be withheld, where one did not suffice.
-        self._quarters: dict[str, int] = {}
+        self._returns = Returns(dispatcher, parking, timers, self._finish)
 
     def begin(self) -> None:
         """Begin a tick: the broker may be looked at again."""
@@ -124,7 +116,7 @@ class Gatherer:
             return 0
         arrived, self._arrived = self._arrived, []
         add = self._dispatcher.add
-        some_parked = bool(self._parking or self._withheld)
+        some_parked = bool(self._parking or self._returns)
         sealed = False
         for delivery, tasks in arrived:
             if sealed and delivery.channel.sealed_at:
@@ -134,7 +126,7 @@ class Gatherer:
             elif not tasks:
                 self._finish(delivery)
             elif some_parked:
-                self._add_or_park(delivery, tasks)
+                self._returns.admit(delivery, tasks)
             else:
                 add(tasks)
         self._counters.received += len(arrived)
@@ -152,7 +144,7 @@ class Gatherer:
             case DeadLetter():
                 self._detour.dead_letter_delivery(delivery, found)
             case Unpark():
-                self._unpark(delivery, found)
+                self._returns.mark(delivery, found)
             case Onward(key):
                 self._relay.pass_on(delivery, key)
             case Sealed() if delivery.channel.relays:
@@ -162,43 +154,11 @@ class Gatherer:
                 return True
         return False
 
-    def _add_or_park(self, delivery: Delivery, tasks: list[Task]) -> None:
-        """Put ``tasks`` into their lane, or park or withhold them where their key is parked.
-
-        Where others of the key are still in its lane they go behind them, and are parked when
-        they would be claimed: the order of parking is that of the replay.
-        """
-        message = tasks[0].message
-        self._parking.admit(message)
-        if message.key in self._withheld and UNPARKED not in message.headers:
-            self._withhold(str(message.key), delivery, tasks)
-        elif self._parking.holds(message) and self._dispatcher.is_lane_idle(message):
-            for _ in tasks:
-                self._detour.park(delivery)
-        else:
-            self._dispatcher.add(tasks)
-
-    def _withhold(self, key: str, delivery: Delivery, tasks: list[Task]) -> None:
-        self._withheld[key].append((delivery, tasks))
-        channel = delivery.channel
-        withheld = sum(d.channel is channel for found in self._withheld.values() for d, _ in found)
-        quarters = self._quarters.get(key, 1)
-        if withheld * _QUARTER > channel.prefetch * quarters:
-            self._quarters[key] = min(quarters + 1, _MOST_QUARTERS)
-            self._release(key)
-
-    def _release(self, key: str) -> None:
-        """Withhold nothing of ``key`` any more: it was set free, or that took too long."""
-        self._withholding.pop(key, None)
-        for delivery, tasks in self._withheld.pop(key, ()):
-            if not delivery.channel.leaving:
-                self._add_or_park(delivery, tasks)
-
     def forget(self) -> None:
         """The connection is lost: what it delivered comes again on the next one."""
         self._arrived = []
         self._known = set()
-        self._withheld, self._withholding = {}, {}
+        self._returns.forget()
 
     def drop(self, shards: Collection[int]) -> None:
         """Put nothing of these shards into lanes that was read before."""
@@ -208,78 +168,47 @@ class Gatherer:
             if delivery.channel.relays or delivery.channel.shard not in shards
         ]
         self._known = {channel for channel in self._known if channel.shard not in shards}
-        for key, found in self._withheld.items():
-            self._withheld[key] = [(d, t) for d, t in found if d.channel.shard not in shards]
+        self._returns.drop(shards)
 
     def drain(self) -> None:
         """Put nothing more into lanes; go on reading, for the heartbeats."""
         self._draining = True
         self._arrived = []
-        self._withheld, self._withholding = {}, {}
+        self._returns.forget()
 
     def _knows_what_is_parked(self) -> bool:
         """Read the parked keys where a channel delivers for the first time.
 
-        While the store does not answer, nothing that was read goes on.
+        While the store does not answer, nothing that was read goes on. One that has forgotten
+        them is told what lies in the parked queue. Raises BrokerUnreachable.
         """
         if len(self._known) == len(self._link.channels):
             return True
         new = {delivery.channel for delivery, _ in self._arrived} - self._known
         if not new:
             return True
-        if self._ignorant:
+        if self._ignorant or self._inventory.is_reading:
             return False
         try:
-            self._parking.load()
+            if not self._parking.load():
+                lying = self._inventory.take()
+                if lying is None:
+                    self._ask_later()
+                    return False
+                self._parking.restore(lying)
         except DedupUnavailable as error:
-            self._ignorant = True
-            self._timers.later(_AGAIN, self._ask_again)
+            self._ask_later()
             logger.warning("which keys are parked cannot be read, so nothing begins: %s", error)
             return False
         self._known |= new
         return True
 
+    def _ask_later(self) -> None:
+        self._ignorant = True
+        self._timers.later(_AGAIN, self._ask_again)
+
     def _ask_again(self) -> None:
         self._ignorant = False
-
-    def _unpark(self, delivery: Delivery, marker: Unpark) -> None:
-        """The marker of a replay: set its key free once all before it is handled.
-
-        Where something was parked since, the replay sends that too, and another marker; what
-        arrives until then is withheld.
-        """
-        if delivery.channel.leaving or self._draining:
-            return  # it comes again, behind all before it that was not handled
-        key = marker.key
-        again = partial(self._unpark, delivery, marker)
-        if not self._dispatcher.lanes.is_idle(key, delivery.channel.shard):
-            self._timers.later(_UNPARK_PAUSE, again)
-            return
-        self._begin_withholding(key)
-        if self._parking.is_under_way(key):
-            self._timers.later(_UNPARK_PAUSE, again)
-            return
-        try:
-            if self._parking.free(key, marker.upto):
-                self._quarters.pop(key, None)
-                self._release(key)
-        except DedupUnavailable:
-            self._timers.later(_UNPARK_PAUSE, again)
-            return
-        self._finish(delivery)
-
-    def _begin_withholding(self, key: str) -> None:
-        """Withhold what arrives of ``key`` for a while from now on."""
-        self._withheld.setdefault(key, [])
-        turn = self._withholding[key] = object()
-
-        def end() -> None:
-            if self._withholding.get(key) is turn:
-                self._release(key)
-            if key not in self._withholding:
-                self._quarters.pop(key, None)
-
-        self._timers.later(_WITHHOLD_SECONDS, end)
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.open_tasks = 1

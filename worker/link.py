@@ -328,6 +328,10 @@ class Link:
         queues = [c.queue for c in inbound.channels if not c.closed] + [*self._retries.names]
         return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
 
+    def is_untouched(self, queue: str) -> bool:
+        """Tell whether a queue is empty and nobody reads it. Raises BrokerUnreachable."""
+        return self._inbound is not None and bool(self._inbound.ask(partial(_is_untouched, queue)))
+
     def survey(self, queues: Sequence[str]) -> bool:
         """Ask how full these queues are, without waiting; False where that cannot be asked now.
 
@@ -357,6 +361,11 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
+
+
+def _is_untouched(queue: str, channel: Any) -> bool:
+    counted = channel.queue_declare(queue, passive=True)
+    return not (counted.message_count or counted.consumer_count)
 
 
 def _depth(queue: str, channel: Any) -> int:

@@ -7,6 +7,10 @@ shard they came from, in order, with the header :data:`UNPARKED`; after the last
 name :data:`MARKER` with the number. All of it passes through the one lane of the key. So at the
 marker everything before it was handled, and where the number is still the same nothing was parked
 since the queue was read: the key is set free.
+
+A store that has forgotten everything has forgotten the parked keys too, but not what lies in the
+queue. To tell that from a service that has parked nothing, it holds a mark beside the keys: where
+the mark is missing the queue is read (:mod:`worker.inventory`), and then only is the mark set.
 """
 
 from __future__ import annotations
@@ -38,6 +42,20 @@ KEY = "qw-parked-key"
 MARKER = "qw.unpark"
 #: Header of the marker: the number up to which everything of the key was sent back.
 UPTO = "qw-unpark-upto"
+
+
+#: What the store holds for a key while it holds every parked key; no message has this key.
+_ALL_KNOWN = ""
+
+
+def parked_keys(store: DedupStore, service: str) -> dict[str, int]:
+    """Return every parked key of ``service`` with the last number that it was parked at.
+
+    Raises DedupUnavailable.
+    """
+    known = dict(store.parked(service))
+    known.pop(_ALL_KNOWN, None)
+    return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +101,24 @@ class Parking:
         #: Messages of a key that are on their way to the parked queue.
         self._under_way: Counter[str] = Counter()
 
-    def load(self) -> None:
-        """Read the parked keys. Raises DedupUnavailable."""
-        known = self._store.parked(self._service)
+    def load(self) -> bool:
+        """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
+        known = dict(self._store.parked(self._service))
+        knows_all = known.pop(_ALL_KNOWN, None) is not None
         self._keys = {*known, *self._unsaved}
         self._last = max(self._last, *known.values(), 0)
+        return knows_all
+
+    def restore(self, lying: Mapping[str, int]) -> None:
+        """Park the keys of all that lies in the parked queue, each with its last place there.
+
+        Raises DedupUnavailable: then it can be called again.
+        """
+        self._last = max(self._last, *lying.values(), 0)
+        for key in lying:
+            self._store.mark_parked(self._service, key, self._next())
+        self._store.mark_parked(self._service, _ALL_KNOWN, 1)
+        self.load()
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -118,9 +149,10 @@ class Parking:
             self._admitted[key] = left
 
     def park(self, message: Message) -> None:
-        """Park the key of ``message`` from now on."""
+        """Park the key of ``message`` from now on; nothing of a replay passes any more."""
         key = str(message.key)
         self._keys.add(key)
+        self._admitted.pop(key, None)
         self._unsaved[key] = self._next()
 
     def facts(self, message: Message) -> dict[str, str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from time import monotonic, sleep
+from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, Self
 
 from worker.aside import HANDLER
@@ -23,7 +23,7 @@ from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError
 from worker.ids import new_id
-from worker.parking import FIRST, MARKER, UNPARKED, UPTO
+from worker.parking import FIRST, MARKER, UNPARKED, UPTO, parked_keys
 from worker.payload import to_json
 from worker.places import Places
 from worker.topology import parked_queue
@@ -172,13 +172,19 @@ class Replay:
             returning.append(letter.back(*place, facts))
         return self._send(box, returning)
 
-    def key(self, key: str, replay_id: str, wait: float) -> Unparked:
+    def key(self, key: str, replay_id: str, wait: float) -> Unparked | None:
         """Send the parked messages of ``key`` back in order, and wait until the key is free.
 
-        ``wait`` is in seconds from the last message sent; the service must run. Raises
-        PublishError where a message cannot be sent (nothing after it is), BrokerUnreachable,
-        DedupUnavailable and LeasesUnavailable; called again it goes on where it was.
+        ``wait`` is in seconds from the last message sent; the service must run. None where the key
+        is not parked, and nothing of it lies in the parked queue (a store may have forgotten the
+        key). Raises PublishError where a message cannot be sent (nothing after it is),
+        BrokerUnreachable, DedupUnavailable and LeasesUnavailable; called again it goes on where it
+        was.
         """
+        if self._parked(key) is None:
+            if not self._lies_parked(key):
+                return None
+            self._store.mark_parked(self._service, key, time_ns() // 1000)
         done = Unparked()
         ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
@@ -218,7 +224,11 @@ class Replay:
         return {UNPARKED: replay_id, FIRST: 1} if first else {UNPARKED: replay_id}
 
     def _parked(self, key: str) -> int | None:
-        return self._store.parked(self._service).get(key)
+        return parked_keys(self._store, self._service).get(key)
+
+    def _lies_parked(self, key: str) -> bool:
+        with Box(parked_queue(self._service), self._codec, self._settings) as box:
+            return any(letter.key == key for letter in box.read())
 
     def _move(self, key: str, ids: Sequence[str], done: Unparked) -> list[Letter]:
         """Move what is parked of ``key``; return the letters, or note the one that came back.

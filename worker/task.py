@@ -36,6 +36,7 @@ class Task:
         "delivery",
         "effective",
         "fingerprint",
+        "given_up",
         "handler",
         "handler_name",
         "is_async",
@@ -70,3 +71,5 @@ class Task:
         self.busy = 0
         #: It failed at its last attempt in an outage, which gave that attempt back.
         self.spent = False
+        #: Why its key is parked, where it is the one that could not be handled.
+        self.given_up = ""

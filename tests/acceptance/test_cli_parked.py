@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
+import pytest
+import redis
+
 from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 
@@ -63,3 +69,40 @@ def test_what_is_parked_during_the_return_follows_in_order(patient: Desk) -> Non
 
     until(lambda: len(patient.of_k()) == 200, PATIENCE, "all are done")
     assert patient.of_k() == [f"k-{number}" for number in range(200)]
+
+
+def forget_everything(desk: Desk) -> None:
+    """Let the dedup store forget ids and parked keys, as one without persistence does."""
+    if dedup := desk.environ["QWORKER_DEDUP_URL"]:
+        with closing(redis.Redis.from_url(dedup)) as server:
+            server.flushdb()
+        return
+    with closing(sqlite3.connect(desk.folder / "qworker.db")) as database, database:
+        for table in ("dedup_held", "dedup_done", "dedup_parked"):
+            database.execute(f"DELETE FROM {table}")  # noqa: S608 - one of those above
+
+
+@pytest.mark.parametrize("when", ["it stands", "it runs", "it comes back"])
+def test_what_a_store_forgot_returns_in_order(patient: Desk, when: str) -> None:
+    if when != "it runs":
+        patient.stop()
+    forget_everything(patient)
+    if when == "it comes back":
+        patient.serve()
+        patient.publish(step("k", 4))
+        until(lambda: patient.parked() == 4, PATIENCE, "it is parked behind the others")
+    patient.mend()
+
+    if when == "it stands":
+        result = patient.dlq("replay", "--key", "k", "--wait", "0.5", code=1)
+        assert "3 parked messages sent back" in result.out
+        patient.serve()
+        until(lambda: len(patient.of_k()) == 4, PATIENCE, "they are handled")
+        patient.dlq("replay", "--key", "k")
+    else:
+        assert patient.dlq("replay", "--key", "k").out.endswith("'k' is free\n")
+    if when != "it comes back":
+        patient.publish(step("k", 4))
+    until(lambda: len(patient.of_k()) == 5, PATIENCE, "the key is free")
+    assert patient.of_k() == [f"k-{number}" for number in range(5)]
+    assert patient.parked() == 0

@@ -51,7 +51,10 @@ def in_threads(worker: TestWorker) -> Any:
         store=worker.store,
     )
     consumer.open()
-    consumer._dispatcher._rate = 1e6  # as measured on a service at full speed
+    consumer._dispatcher._rate, consumer._dispatcher._seconds = (
+        1e6,
+        0.0,
+    )  # as measured on a service at full speed
     consumer._next_watch = time.monotonic() + 0.2  # before which it is believed
     return consumer
 

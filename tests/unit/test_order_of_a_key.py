@@ -114,7 +114,10 @@ def test_a_suspect_does_not_overtake_what_waits_before_it() -> None:
     settings = {"concurrency": 1, "prefetch": 300}
     with TestWorker(app, clock=time.monotonic, settings=settings) as worker:
         consumer: Any = worker._consumer
-        consumer._dispatcher._rate = 1e6  # quick handlers: runs are long
+        consumer._dispatcher._rate, consumer._dispatcher._seconds = (
+            1e6,
+            0.0,
+        )  # quick handlers: runs are long
         consumer._next_watch = time.monotonic() + 60  # and stay so
         events = [Step(line="K", number=number) for number in range(3)]
         record, dead = record_ids("bank.work"), b"deadlife"
@@ -184,3 +187,119 @@ def test_a_replayed_dead_letter_runs_at_its_handler_alone_however_late() -> None
         worker.run()
 
     assert done == ["charge", "mail"]
+
+
+class Pair:
+    """Two handlers of one event: ``slow`` is as told; ``quick`` parks the key at number 3."""
+
+    def __init__(self, slow: Callable[[Step, Context], None], **slow_policy: Any) -> None:
+        self.app = App("bank")
+        self.mended = False
+        self.slow = slow
+        self.done: dict[str, list[int]] = {"slow": [], "quick": []}
+        self.app.on(Step, name="slow", retry=RetryPolicy(**slow_policy))(self.handle_slow)
+        retry = RetryPolicy(attempts=1, exhausted="park_key")
+        self.app.on(Step, name="quick", retry=retry)(self.handle_quick)
+
+    def handle_slow(self, event: Step, context: Context) -> None:
+        if not self.mended:
+            self.slow(event, context)
+        if event.line == "K":
+            self.done["slow"].append(event.number)
+
+    def handle_quick(self, event: Step) -> None:
+        if (event.line, event.number) == ("K", 3) and not self.mended:
+            raise ValueError("no")
+        if event.line == "K":
+            self.done["quick"].append(event.number)
+
+
+def fail_first(event: Step, context: Context) -> None:
+    """Fail at number 0, which is tried again in ten minutes."""
+    if event.number == 0:
+        raise ValueError("later")
+
+
+LATER = {"attempts": 4, "wait": "fixed", "first_wait": 600, "max_wait": 600, "jitter": 0}
+
+
+def return_all(worker: TestWorker, *, replay_id: str = "replay") -> None:
+    """Do what a replay of line K does, but that nothing waits for its end."""
+    codec = Codec.of("bank", worker.settings)
+    with Replay("bank", worker.settings, worker.store) as replay:
+        upto = worker.store.parked("bank")["K"]
+        letters = replay._move("K", [replay_id], Unparked())
+        replay._mark("K", letters, upto)
+    worker.run()
+    with Box("bank.parked", codec, worker.settings) as box:
+        assert box.depth == 0
+
+
+@pytest.mark.parametrize("how", ["at once", "one by one", "others first", "restart", "drain"])
+def test_a_parked_key_takes_along_what_waits_at_another_handler(how: str) -> None:
+    service = Pair(fail_first, **LATER)
+    with TestWorker(service.app, settings={"concurrency": 2}) as worker:
+        if how == "one by one":
+            for number in range(6):
+                publish(worker, "K", number)
+                worker.run(advance=False)
+        else:
+            publish(worker, "K", *range(6))
+            if how == "others first":
+                publish(worker, "another", 0, 1)
+        if how == "drain":
+            worker.drain()
+        worker.run(advance=False)
+        if how == "restart":
+            worker.drain()
+            worker.run(advance=False)
+        assert service.done["slow"][:1] != [3], "it waits for number 0"
+        assert parked(worker) == [0, 1, 2, 3, 4, 5]
+        assert [letter.reason[:20] for letter in worker.parked if "failed" in letter.reason] == [
+            "failed at attempt 1:"
+        ]
+
+        publish(worker, "K", 6)
+        worker.run(advance=False)
+        assert parked(worker) == [0, 1, 2, 3, 4, 5, 6]
+
+        service.mended = True
+        return_all(worker)
+        assert worker.store.parked("bank").get("K") is None
+        for done in service.done.values():
+            assert [n for n in done if done.count(n) == 1] == [0, 1, 2, 3, 4, 5, 6], service.done
+
+
+def test_nothing_is_parked_before_the_children_of_what_came_before_are_confirmed() -> None:
+    """A crash in between would have the parent come again behind it."""
+
+    class Child(Event, name="child"):
+        """One."""
+
+    def with_a_child(event: Step, context: Context) -> None:
+        if event.number == 0:
+            context.publish(Child())
+
+    service = Pair(with_a_child)
+    service.app.on(Child, name="children")(lambda event: None)
+    with TestWorker(service.app, settings={"concurrency": 2}) as worker:
+        consumer: Any = worker._consumer
+        detour, send = consumer._detour, consumer._detour._send_child
+        kept: list[Any] = []
+        detour._send_child = lambda *args: kept.append(args)
+        publish(worker, "K", *range(6))
+        for _ in range(200):
+            consumer.tick(0)
+        assert service.done["slow"] == [0]
+        assert service.done["quick"] == [0, 1, 2]
+        assert parked(worker) == []
+
+        detour._send_child = send
+        for each in kept:
+            send(*each)
+        worker.run()
+        assert parked(worker) == [1, 2, 3, 4, 5]
+
+        service.mended = True
+        return_all(worker)
+        assert service.done == {"slow": [0, 1, 2, 3, 4, 5], "quick": [0, 1, 2, 3, 4, 5]}

@@ -166,7 +166,8 @@ def test_a_pause_does_not_wait_for_the_handlers_of_others(is_async: bool) -> Non
 
 def test_a_run_comes_back_whole_where_one_of_its_handlers_is_paused() -> None:
     with stage_of(is_async=False) as stage:
-        stage.consumer._dispatcher._rate = 1e6  # as measured on a service at full speed
+        dispatcher = stage.consumer._dispatcher
+        dispatcher._rate, dispatcher._seconds = 1e6, 0.0  # as measured on a service at full speed
         stage.consumer._next_watch = float("inf")
         stage.claim(Step(line="both"), Mail(line="both"))
         assert len(stage.consumer._dispatcher.out) == 2

@@ -16,6 +16,7 @@ from worker.cli.reading import SETTINGS, Search, filter_options, open_box
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.ids import new_id
+from worker.parking import parked_keys
 from worker.places import Places
 from worker.replay import Replay
 
@@ -89,16 +90,18 @@ def replay(  # noqa: PLR0913 - its options
         code = _tell(done, as_json=as_json)
         code = max(code, _EXIT_INCOMPLETE * search.incomplete)
         told = {"returned": done.returned, "stay": [_why(*refused) for refused in done.refused]}
-        parked = store.parked(place.service)
-        if replay_id is not None and choice.key is not None and choice.key in parked:
-            unparked = sender.key(choice.key, replay_id, wait)
+        if (
+            replay_id is not None
+            and choice.key is not None
+            and (unparked := sender.key(choice.key, replay_id, wait)) is not None
+        ):
             if as_json:
                 emit_json({**told, "parked_returned": unparked.returned, "free": unparked.freed})
             return max(code, _tell_unparked(unparked, choice.key, wait, as_json=as_json))
         if as_json:
             emit_json(told)
         search.tell(done.returned + len(done.refused))
-        if parked and not choice:
+        if not choice and (parked := parked_keys(store, place.service)):
             keys = count(len(parked), "key is", "keys are")
             note(f"{keys} parked: dlq list --parked")
         return code

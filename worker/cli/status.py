@@ -17,6 +17,7 @@ from worker.cli.overview import footlines, headlines, member_table, overview, sh
 from worker.config import mask_url
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, DedupUnavailable, LeasesUnavailable
+from worker.parking import parked_keys
 from worker.stores.sqlite import path_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class _Parked:
         try:
             if self._store is None:
                 self._store = open_settled(self._place.settings)
-            return self._store.parked(self._place.service)
+            return parked_keys(self._store, self._place.service)
         except (DedupUnavailable, ConfigurationError) as error:  # a class that is not here, say
             self.problem = mask_url(str(error))
             return None

@@ -87,9 +87,11 @@ class ThreadPool:
 def execute(executor: Executor, run: Run[Task]) -> None:
     """Run the tasks of ``run`` in order; what follows one that is not done must not overtake it."""
     outcomes = run.outcomes
+    began = executor.clock()
     for task in run.tasks:
         outcome = executor.run(task)
         outcomes.append(outcome)
         if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break
+    run.seconds = executor.clock() - began

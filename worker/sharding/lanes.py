@@ -13,7 +13,8 @@ other, as they would in two processes.
 A task that must run again *holds* its handler in its lane: it goes back to the front, and the
 lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler that
 is paused, or has an outage, is *blocked* everywhere; here too other handlers go on. In an outage it
-gets one probe at a time.
+gets one probe at a time. A lane that is *stopped* hands out nothing at all, and what must not run
+any more is *withdrawn* from it.
 
 Lanes that are ready take turns, shard by shard, so that a busy shard or key never starves the
 others.
@@ -46,7 +47,9 @@ T = TypeVar("T", bound=Work)
 class Lane(Generic[T]):
     """The tasks of one key of a shard that wait. Changed by :class:`Lanes` alone."""
 
-    __slots__ = ("held", "place", "queued", "running", "shard", "tasks")
+    __slots__ = (
+        "held", "left", "place", "queued", "running", "settling", "shard", "stopped", "tasks",
+    )  # fmt: skip
 
     def __init__(self, shard: int, place: tuple[int, Hashable] | None) -> None:
         self.shard = shard
@@ -59,18 +62,27 @@ class Lane(Generic[T]):
         self.queued = False
         #: Handlers whose next task must not run yet, with the number of reasons.
         self.held: dict[str, int] = {}
+        #: How many of its tasks have come back and are not settled yet: something of them, a child
+        #: say, is on its way.
+        self.settling = 0
+        #: It hands out nothing.
+        self.stopped = False
+        #: What goes back undone while its run is out, or was forgotten meanwhile.
+        self.left: list[T] = []
 
 
 class Run(Generic[T]):
     """Consecutive tasks of one lane, to be run in order by one thread or coroutine."""
 
-    __slots__ = ("kept", "lane", "outcomes", "taken", "tasks")
+    __slots__ = ("kept", "lane", "outcomes", "seconds", "taken", "tasks")
 
     def __init__(self, lane: Lane[T], tasks: list[T]) -> None:
         self.lane = lane
         self.tasks = tasks
         #: One outcome a task, filled in by the pool.
         self.outcomes: list[object] = []
+        #: How long the pool was at it.
+        self.seconds = 0.0
         #: How many outcomes were acted on before the run was finished.
         self.taken = 0
         #: Later tasks of the lane that were claimed for, but must wait for these.
@@ -107,6 +119,10 @@ class Lanes(Generic[T]):
     def is_idle(self, key: Hashable, shard: int) -> bool:
         """Tell whether nothing of ``key`` in ``shard`` waits or runs."""
         return (shard, key) not in self._lanes
+
+    def find(self, key: Hashable, shard: int) -> Lane[T] | None:
+        """Return the lane of ``key`` in ``shard``; None where nothing of it waits or runs."""
+        return self._lanes.get((shard, key))
 
     def add(self, task: T, key: Hashable | None, shard: int) -> None:
         """Append ``task`` to the lane of ``key`` in ``shard``; None is a lane of its own."""
@@ -148,8 +164,8 @@ class Lanes(Generic[T]):
             else:
                 turns.popleft()
                 del ready[shard]
-            if lane.running:
-                continue  # one task of it was taken out of turn; finish brings it back
+            if lane.running or lane.stopped:
+                continue  # one task of it was taken out of turn; finish or go_on brings it back
             tasks = self._pick(lane, min(room, longest))
             if not tasks:
                 continue  # all of it is held or blocked; resume or unblock brings it back
@@ -168,7 +184,7 @@ class Lanes(Generic[T]):
 
     def take_one(self, task: T, lane: Lane[T]) -> Run[T] | None:
         """Hand out just ``task`` of ``lane``, held or not; None where a run of it is out."""
-        if lane.running or task not in lane.tasks:
+        if lane.running or lane.stopped or task not in lane.tasks:
             return None
         lane.tasks.remove(task)
         lane.running = True
@@ -182,6 +198,7 @@ class Lanes(Generic[T]):
         lane.tasks.extendleft(reversed(rest))
         self.waiting += len(rest)
         lane.running = False
+        lane.left.clear()
         self._out.discard(lane)
         if lane.tasks:
             if not lane.queued:
@@ -206,6 +223,34 @@ class Lanes(Generic[T]):
             self._queue(lane)
         elif not (lane.tasks or lane.running or lane.held):
             self._drop(lane)
+
+    def stop(self, lane: Lane[T]) -> None:
+        """Hand out nothing of ``lane`` until ``go_on``."""
+        lane.stopped = True
+
+    def go_on(self, lane: Lane[T]) -> None:
+        """Hand out what may run of ``lane`` again."""
+        lane.stopped = False
+        if lane.tasks and not lane.running and not lane.queued:
+            self._queue(lane)
+
+    def withdraw(self, lane: Lane[T], is_unwanted: Callable[[T], bool]) -> list[T]:
+        """Take what is unwanted out of a lane of which no run is out, held or not; return it.
+
+        A lane of which nothing is left is forgotten with its holds: whatever ends them later finds
+        nothing, since what arrives anew has another lane.
+        """
+        unwanted = [task for task in lane.tasks if is_unwanted(task)]
+        if not unwanted:
+            return []
+        wanted = [task for task in lane.tasks if not is_unwanted(task)]
+        self.waiting -= len(unwanted)
+        lane.tasks.clear()
+        lane.tasks.extend(wanted)
+        if not wanted:
+            self._forget(lane)
+            self._drop(lane)
+        return unwanted
 
     def block(self, handler: str, reason: str = "outage") -> None:
         """Hand out nothing for ``handler`` but probes."""
@@ -233,8 +278,8 @@ class Lanes(Generic[T]):
         best: tuple[T, Lane[T]] | None = None
         for lane in [*waiting]:
             task = next((task for task in lane.tasks if task.handler_name == handler), None)
-            if task is None or lane.running or handler in lane.held:
-                del waiting[lane]  # it comes back by finish or resume
+            if task is None or lane.running or lane.stopped or handler in lane.held:
+                del waiting[lane]  # it comes back by finish, go_on or resume
             elif best is None or rank(task) > rank(best[0]):
                 best = task, lane
         if best is None:
@@ -263,8 +308,7 @@ class Lanes(Generic[T]):
             waiting.clear()
         self._held.clear()
         for lane in {*self._lanes.values(), *self._out}:  # keyless ones are known while they run
-            lane.tasks.clear()
-            lane.held.clear()
+            self._forget(lane)
             lane.queued = False
         self._lanes = {place: lane for place, lane in self._lanes.items() if lane.running}
         self.waiting = 0
@@ -281,14 +325,21 @@ class Lanes(Generic[T]):
             if lane.shard != shard:
                 continue
             self.waiting -= len(lane.tasks)
-            lane.tasks.clear()
-            lane.held.clear()
+            self._forget(lane)
             lane.queued = False
-            self._held.discard(lane)
-            for waiting in self._blocked.values():
-                waiting.pop(lane, None)
             if not lane.running:
                 self._drop(lane)
+
+    def _forget(self, lane: Lane[T]) -> None:
+        """Forget the tasks of ``lane`` that are not handed out, and all that they wait for."""
+        if lane.running:
+            lane.left.extend(lane.tasks)
+        lane.tasks.clear()
+        lane.held.clear()
+        lane.stopped = False
+        self._held.discard(lane)
+        for waiting in self._blocked.values():
+            waiting.pop(lane, None)
 
     def _drop(self, lane: Lane[T]) -> None:
         """Forget a lane with nothing in it, unless its place is another's by now."""
