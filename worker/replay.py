@@ -63,6 +63,8 @@ class Replayed:
 class Unparked:
     """What became of a replay of a parked key."""
 
+    #: There is something to do: the key is parked, or something of it lies in the parked queue.
+    is_parked: bool = True
     #: Messages that were sent back.
     returned: int = 0
     #: The key is not parked any more: everything that was sent back was handled.
@@ -172,18 +174,17 @@ class Replay:
             returning.append(letter.back(*place, facts))
         return self._send(box, returning)
 
-    def key(self, key: str, replay_id: str, wait: float) -> Unparked | None:
+    def key(self, key: str, replay_id: str, wait: float) -> Unparked:
         """Send the parked messages of ``key`` back in order, and wait until the key is free.
 
-        ``wait`` is in seconds from the last message sent; the service must run. None where the key
-        is not parked, and nothing of it lies in the parked queue (a store may have forgotten the
-        key). Raises PublishError where a message cannot be sent (nothing after it is),
-        BrokerUnreachable, DedupUnavailable and LeasesUnavailable; called again it goes on where it
-        was.
+        ``wait`` is in seconds from the last message sent; the service must run. A store may have
+        forgotten the key, so the queue is looked at too. Raises PublishError where a message cannot
+        be sent (nothing after it is), BrokerUnreachable, DedupUnavailable and LeasesUnavailable;
+        called again it goes on where it was.
         """
         if self._parked(key) is None:
             if not self._lies_parked(key):
-                return None
+                return Unparked(is_parked=False)
             self._store.mark_parked(self._service, key, time_ns() // 1000)
         done = Unparked()
         ids = [replay_id]

@@ -18,13 +18,13 @@ from worker.errors import ConfigurationError
 from worker.ids import new_id
 from worker.parking import parked_keys
 from worker.places import Places
-from worker.replay import Replay
+from worker.replay import Replay, Unparked
 
 if TYPE_CHECKING:
     from worker.cli.loading import Target
     from worker.deadletters import Letter
     from worker.dedup.base import DedupStore
-    from worker.replay import Replayed, Unparked
+    from worker.replay import Replayed
 
 _WAIT = 30.0
 _EXIT_INCOMPLETE = 1
@@ -90,14 +90,14 @@ def replay(  # noqa: PLR0913 - its options
         code = _tell(done, as_json=as_json)
         code = max(code, _EXIT_INCOMPLETE * search.incomplete)
         told = {"returned": done.returned, "stay": [_why(*refused) for refused in done.refused]}
-        if (
-            replay_id is not None
-            and choice.key is not None
-            and (unparked := sender.key(choice.key, replay_id, wait)) is not None
-        ):
+        if replay_id is not None and choice.key is not None:
+            unparked = sender.key(choice.key, replay_id, wait)
+        else:
+            unparked = Unparked(is_parked=False)
+        if unparked.is_parked:
             if as_json:
                 emit_json({**told, "parked_returned": unparked.returned, "free": unparked.freed})
-            return max(code, _tell_unparked(unparked, choice.key, wait, as_json=as_json))
+            return max(code, _tell_unparked(unparked, str(choice.key), wait, as_json=as_json))
         if as_json:
             emit_json(told)
         search.tell(done.returned + len(done.refused))
