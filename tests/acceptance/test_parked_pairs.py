@@ -29,9 +29,13 @@ def test_both_handlers_keep_their_order_through_kills(
     service = serve(place, "pair", claim_ttl=2)
     service.start_ready("--shards", "2", "--processes", "2")
 
+    killed: set[int] = set()
+
     def kill_once_parked(more_than: int) -> None:
         until(lambda: service.counter("parked") > more_than, PATIENCE, "some are parked")
+        until(lambda: {*service.processes()} - killed, PATIENCE, "some are there to be killed")
         for pid in service.processes():
+            killed.add(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
