@@ -1,0 +1,119 @@
+"""The Python that the pages show can be copied: it is complete, and what defines an app loads."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from worker.app import App
+from worker.importing import load_app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: A name that nothing defines, one that nobody uses, and what does not parse.
+COMPLETE = "F,E9"
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """A block of Python on a page."""
+
+    page: Path
+    line: int
+    text: str
+
+    @property
+    def module(self) -> str:
+        """The name under which the page tells its reader to keep it, in a comment at the top."""
+        named = re.match(r"# (\w+)\.py\n", self.text)
+        return named[1] if named else f"{self.page.stem.replace('-', '_')}_{self.line}"
+
+    @property
+    def defines_an_app(self) -> bool:
+        """Whether ``--app`` may name it."""
+        return re.search(r"^app = App\(", self.text, re.MULTILINE) is not None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def snippets() -> Iterator[Snippet]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            yield Snippet(page, text.count("\n", 0, found.start()) + 1, found[1])
+
+
+SNIPPETS = [*snippets()]
+each = pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be where every snippet is a file of its own."""
+    names = [snippet.module for snippet in SNIPPETS]
+    for snippet in SNIPPETS:
+        (tmp_path / f"{snippet.module}.py").write_text(snippet.text)
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_first_pages_show_python() -> None:
+    shown = {snippet.page.name for snippet in SNIPPETS}
+
+    assert {"README.md", "relays.md", "wire-format.md"} <= shown
+
+
+@each
+def test_a_snippet_defines_or_imports_all_that_it_uses(snippet: Snippet) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", COMPLETE, "--quiet", "-"],
+        input=snippet.text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@each
+def test_what_a_snippet_imports_is_there(snippet: Snippet) -> None:
+    for node in ast.walk(ast.parse(snippet.text)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                import_module(name.name)
+        elif isinstance(node, ast.ImportFrom):
+            module = import_module(node.module or "")
+            assert [n.name for n in node.names if not hasattr(module, n.name)] == []
+
+
+@pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.defines_an_app], ids=str)
+def test_an_app_of_a_snippet_loads(snippet: Snippet) -> None:
+    app = load_app(snippet.module)
+
+    assert isinstance(app, App)
+    assert app.handlers
+
+
+@pytest.mark.parametrize("snippet", [s for s in SNIPPETS if "\ndef test_" in s.text], ids=str)
+def test_a_test_of_a_snippet_passes(snippet: Snippet) -> None:
+    module = import_module(snippet.module)
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+
+    assert tests
+    for test in tests:
+        test()
