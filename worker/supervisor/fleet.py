@@ -15,6 +15,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from worker.errors import ConfigurationError, Unreachable
 from worker.leases.base import lease_clock
 from worker.supervisor.change import Plans, Slot
 from worker.supervisor.control import (
@@ -53,7 +54,7 @@ _REMEMBERED_DEAD = 64
 #: Seconds without a sign of life after which a stack is asked of the kernel, not of the process.
 _DEAF = 2.0
 
-_EXIT_CONFIGURATION, _EXIT_UNREACHABLE, _EXIT_KEEP_DYING = 3, 4, 5
+_EXIT_KEEP_DYING = 5
 
 
 class Fleet:
@@ -318,7 +319,7 @@ class Fleet:
         terms = Terms(**hello.terms)
         known = self.dealer.plan.shards if self.dealer.plan else ()
         if self.terms is not None and (different := self.terms.differs(terms, known)):
-            child.fatal = Fatal(_EXIT_CONFIGURATION, different)
+            child.fatal = Fatal(ConfigurationError.exit_code, different)
             child.kill("")
             return
         self.terms = terms
@@ -355,7 +356,7 @@ class Fleet:
         else:
             logger.error("process %d cannot go on:\n%s", slot.index, fatal.text)
             self._give_up_change()
-            outage = fatal.exit_code == _EXIT_UNREACHABLE
+            outage = fatal.exit_code == Unreachable.exit_code
             restarts = slot.restarts
             delay = restarts.after_outage() if outage else restarts.after_death(child.lived(now))
             self._retry(slot, delay, now)
