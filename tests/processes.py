@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 
@@ -41,7 +42,7 @@ def printed_elsewhere(program: str) -> str:
     return done.stdout.strip()
 
 
-class Started:
+class Started(ABC):
     """A supervisor that ``start`` of the derived class started, as whoever runs it has it."""
 
     #: Seconds within which it has to end.
@@ -61,9 +62,9 @@ class Started:
         return self._process is not None and self._process.poll() is None
 
     @property
+    @abstractmethod
     def log(self) -> str:
         """What it wrote to its log."""
-        raise NotImplementedError
 
     def signal(self, number: int) -> None:
         """Send a signal to the supervisor alone."""
