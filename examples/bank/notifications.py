@@ -24,7 +24,7 @@ def database() -> Iterator[None]:
 
 @app.on(UserDeposited)
 class NotifyOfDeposit:
-    def handle(self, event: UserDeposited, ctx: Context) -> None:
+    def handle(self, event: UserDeposited, context: Context) -> None:
         text = f"Congrats for your {event.amount} deposit"
         print(f"{event.user_id}: {text}", flush=True)
         with closing(sqlite3.connect(FILE, timeout=30)) as db, db:

@@ -33,7 +33,7 @@ def database() -> Iterator[None]:
 
 
 @app.on(UserDeposited)
-def record_deposit(event: UserDeposited, ctx: Context) -> None:
+def record_deposit(event: UserDeposited, context: Context) -> None:
     with closing(sqlite3.connect(FILE, timeout=30, isolation_level="IMMEDIATE")) as db, db:
         booked = db.execute(
             "INSERT OR IGNORE INTO transactions VALUES (?, ?, 'deposit', ?)",
@@ -43,7 +43,7 @@ def record_deposit(event: UserDeposited, ctx: Context) -> None:
             add_to_balance(db, event.user_id, event.amount)
             print(f"{event.user_id}: booked {event.amount}", flush=True)
     # Leaves when this function has returned, so never before what it speaks of is committed.
-    ctx.publish(
+    context.publish(
         TransactionCreated(user_id=event.user_id, amount=event.amount, deposit_id=event.event_id)
     )
 

@@ -18,10 +18,10 @@ PATIENT = RetryPolicy(attempts=100, first_wait=0.1, max_wait=2.0, exhausted="par
 
 @app.on(SendEmail, retry=PATIENT)
 class Mailer:
-    def handle(self, command: SendEmail, ctx: Context) -> None:
+    def handle(self, command: SendEmail, context: Context) -> None:
         body = json.dumps({"to": command.user_id, "text": command.text}).encode()
         # The same for every attempt: where the answer got lost, the server knows the mail again.
-        headers = {"Content-Type": "application/json", "Idempotency-Key": ctx.idempotency_key}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": context.idempotency_key}
         request = Request(MAIL_SERVER, body, headers)  # noqa: S310 - our own URL
         with urlopen(request, timeout=5):  # noqa: S310 - as above
-            ctx.logger.info("sent a mail to %s", command.user_id)
+            context.logger.info("sent a mail to %s", command.user_id)

@@ -11,9 +11,9 @@ app = App("history")
 
 
 @app.on("user.page.viewed")
-def note(view: dict[str, Any], ctx: Context) -> None:
+def note(view: dict[str, Any], context: Context) -> None:
     with closing(connect()) as db:
-        ctx.once(db)
+        context.once(db)
         db.execute("INSERT INTO page (user, page) VALUES (?, ?)", (view["user"], view["page"]))
         db.commit()
 

@@ -74,25 +74,25 @@ def open_ledger() -> Iterator[Ledger]:
 
 
 @app.on(FileChanged)
-def apply_change(event: FileChanged, ctx: Context) -> None:
+def apply_change(event: FileChanged, context: Context) -> None:
     """Put the change into the table, and a line into the ledger: one transaction."""
-    ledger: Ledger = ctx.state
+    ledger: Ledger = context.state
     with ledger.transaction() as db:
         if ledger.once:
-            ctx.once(db)
+            context.once(db)
         now = time.monotonic()
         db.execute(
-            NOTE, (ctx.handler, event.event_id, event.path, event.revision, os.getpid(), now)
+            NOTE, (context.handler, event.event_id, event.path, event.revision, os.getpid(), now)
         )
         db.execute(APPLY, (event.path, event.blob, event.revision))
 
 
-def note_repetitions(ctx: Context, call_next: CallNext) -> Any:
+def note_repetitions(context: Context, call_next: CallNext) -> Any:
     """Count what was run again and found done: only to show it."""
     try:
-        return call_next(ctx)
+        return call_next(context)
     except AlreadyDone:
-        ctx.state.note_repetition(ctx.message_id)
+        context.state.note_repetition(context.message_id)
         raise
 
 
