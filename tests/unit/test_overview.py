@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,9 @@ from worker.leases.base import Lease, View
 from worker.sharding.generations import Generation, Phase, Plan
 from worker.sharding.pauses import Pauses
 from worker.supervisor.facts import Facts
+from worker.supervisor.supervisor import State
 
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 NOW = 1_000_000.0
 
 
@@ -164,3 +167,12 @@ def test_parked_keys_are_counted_and_the_first_shown() -> None:
     assert footlines(told(Known(), parked)) == ["parked keys: 7: k0, k1, k2, k3, k4, …"]
     assert footlines(told(Known())) == ["parked keys: 0"]
     assert footlines(overview("bank", Known(), None, NOW)) == ["parked keys: not known"]
+
+
+def test_the_page_of_operators_explains_every_state_of_a_member_and_of_a_shard() -> None:
+    table = PAGE.read_text().partition("| where |")[2].partition("\n\n")[0]
+    members, _, shards = table.partition("\n| shard |")
+
+    assert [state.value for state in State if f"`{state.value}`" not in members] == []
+    states = ("free", "halted", "not consumed", "paused")
+    assert [state for state in states if f"`{state}`" not in shards] == []
