@@ -243,6 +243,7 @@ def test_another_number_of_shards_would_leave_messages_to_nobody(
         assert f"steps has 4 shards, and {shards} are asked for" in text
         assert f"qworker reshard --to {shards}" in text
         assert "Traceback" not in service.log
+        assert "SIGKILL" not in service.log, "the process that nobody needs any more is no news"
 
     service.start_ready("--shards", "4", "--processes", "1")
     assert service.drain() == 0
