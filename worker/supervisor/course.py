@@ -72,12 +72,10 @@ class Course:
             # The store went back to what it was before; the broker did not.
             return Proposal(document.version, self._accepted.dump())
         if plan.single_active != terms.single_active:
-            alone = {self._member} >= view.members.keys()
-            free = all(lease.owner == self._member for lease in view.leases.values())
-            if alone and free and self._accepted is None:
+            if self._accepted is None and is_free(view, self._member):
                 changed = replace(plan, single_active=terms.single_active)
                 return Proposal(document.version, changed.dump())
-            return self._refuse(_other_mode(terms.service, there=plan.single_active))
+            return self._refuse(other_mode(terms.service, there=plan.single_active))
         if self._accepted is None and not terms.agree(plan):
             return self._refuse(other_shards(terms.service, terms.shards, plan))
         self._accepted = plan
@@ -117,7 +115,14 @@ class Course:
         return Refused(ConfigurationError.exit_code, text)
 
 
-def _other_mode(service: str, *, there: bool) -> str:
+def is_free(view: View, member: str = "") -> bool:
+    """Whether nobody but ``member`` runs the service, so that it may go over to the other mode."""
+    others = [*view.members, *(lease.owner for lease in view.leases.values())]
+    return {member}.issuperset(others)
+
+
+def other_mode(service: str, *, there: bool) -> str:
+    """Return what to tell somebody who starts a service in another mode than it runs in."""
     here, other = ("without", "with") if there else ("with", "without")
     return (
         f"{service} runs {other} --single-active elsewhere: start it in the same way here, or stop"
