@@ -331,6 +331,16 @@ def test_a_terminal_shows_progress_and_the_count(embedded_bench: Bench) -> None:
     assert depth(embedded_bench.broker, "bank.g1.0") == 3000
 
 
+def test_a_file_that_is_no_database_is_told_at_once_as_it_was_named(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.write("README.md", "# No database\n" * 100)
+
+    result = shell.run("publish", "--broker", "sqlite:///README.md", "user.deposited", code=3)
+
+    (said,) = result.err.splitlines()
+    assert said.startswith(f"qworker: sqlite:///README.md: {tmp_path}/README.md: the file is no")
+
+
 def test_a_broker_that_is_not_there_is_told(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     broker = ("--broker", "amqp://127.0.0.1:1", "--connect-timeout", "0.5")

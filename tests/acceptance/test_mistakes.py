@@ -240,7 +240,8 @@ def test_another_number_of_shards_would_leave_messages_to_nobody(
         code, text = told(service, "--shards", str(shards))
 
         assert code == 3
-        assert f"steps has 4 shards, and {shards} are asked for" in text
+        verb = "is" if shards == 1 else "are"
+        assert f"steps has 4 shards, and {shards} {verb} asked for" in text
         assert f"qworker reshard --to {shards}" in text
         assert "Traceback" not in service.log
         assert "SIGKILL" not in service.log, "the process that nobody needs any more is no news"

@@ -89,7 +89,9 @@ class Declared:
         for topology in self.topologies:
             exchanges |= {each.name: each for each in topology.exchanges}
             queues |= {each.name: each for each in topology.queues}
-            binds += [bind for bind in topology.binds if bind not in binds]
+            for bind in topology.binds:  # one of them may bind twice, for two handlers say
+                if bind not in binds:
+                    binds.append(bind)
         self.exchanges = [*exchanges.values()]
         self.queues = [*queues.values()]
         self.binds = binds
@@ -105,7 +107,7 @@ def told(plan: Plan) -> str:
     if plan.target is None or plan.phase is None:
         return f"generation {plan.current.number}"
     return (
-        f"on its way from generation {plan.current.number} with {plan.current.shards} shards to"
+        f"on its way from generation {plan.current.number} with {plan.current.counted} to"
         f" {plan.target.number} with {plan.target.shards} ({plan.phase.value}); consumed is"
         f" {plan.consumed.number}, published {plan.published.number}"
     )

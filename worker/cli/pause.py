@@ -167,7 +167,7 @@ def _changed(
     for shard in shards:
         if shard >= number and shard not in pauses.shards:
             raise UsageError(
-                f"{place.service} has no shard {shard}: its {count(number, 'shard')} are counted"
+                f"{place.service} has no shard {shard}: it has {count(number, 'shard')}, counted"
                 " from 0"
             )
     if handlers:

@@ -132,15 +132,11 @@ def other_mode(service: str, *, there: bool) -> str:
 
 def other_shards(service: str, asked: int, plan: Plan) -> str:
     """Return what to tell somebody who asks for another number of shards than there is."""
-    number = plan.current.shards
+    number, verb = plan.current.shards, "is" if asked == 1 else "are"
     told = (
-        f"{service} has {_count(number)}, and {asked} are asked for: start with --shards {number}."
+        f"{service} has {plan.current.counted}, and {asked} {verb} asked for: start with --shards {number}."
         f" To change their number, while it runs: qworker reshard --to {asked}"
     )
     if plan.target is not None:
-        told += f" (it is on its way to {_count(plan.target.shards)})"
+        told += f" (it is on its way to {plan.target.counted})"
     return told
-
-
-def _count(shards: int) -> str:
-    return f"{shards} shard{'' if shards == 1 else 's'}"
