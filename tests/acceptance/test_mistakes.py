@@ -128,6 +128,11 @@ def test_a_lifespan_that_raises_at_its_end_changes_nothing_about_the_end(project
         (["--broker", "ampq://localhost"], 3, "did you mean amqp?"),
         (["--broker", "amqp://guest:secret@localhost:port/"], 3, "--broker: its port is no number"),
         (["--broker", "sqlite:///missing/qworker.db"], 3, "its folder must exist"),
+        (
+            ["--broker", "sqlite:///missing/qworker.db"],
+            3,
+            "--leases (QWORKER_LEASES_URL) is not set, and this is the file of --broker sqlite:",
+        ),
         (["--dedup", "rediss:/localhost"], 3, "rediss"),
         (["--dedup", "nowhere.module:Store"], 3, "nowhere.module"),
         (["--handler", "handel"], 2, "did you mean handle?"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def open_lease_store(settings: Settings) -> LeaseStore:
     """Open the lease store. Raises ConfigurationError and LeasesUnavailable."""
     options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
-    return open_leases(settings.leases_url, options)
+    return open_leases(settings.leases_url, options, settings.leases_origin)
 
 
 def look_at(store: LeaseStore, app: App, settings: Settings) -> View:

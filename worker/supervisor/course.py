@@ -134,8 +134,8 @@ def other_shards(service: str, asked: int, plan: Plan) -> str:
     """Return what to tell somebody who asks for another number of shards than there is."""
     number, verb = plan.current.shards, "is" if asked == 1 else "are"
     told = (
-        f"{service} has {plan.current.counted}, and {asked} {verb} asked for: start with --shards {number}."
-        f" To change their number, while it runs: qworker reshard --to {asked}"
+        f"{service} has {plan.current.counted}, and {asked} {verb} asked for: start with --shards"
+        f" {number}. To change their number, while it runs: qworker reshard --to {asked}"
     )
     if plan.target is not None:
         told += f" (it is on its way to {plan.target.counted})"

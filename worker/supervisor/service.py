@@ -78,6 +78,7 @@ def terms_of(app: App, settings: Settings) -> Terms:
         watchdog=settings.watchdog,
         connect_timeout=settings.connect_timeout,
         leases=settings.leases_url,
+        leases_origin=settings.leases_origin,
         lease_ttl=settings.lease_ttl,
         lease_timeout=min(settings.dedup_timeout, settings.lease_ttl / 4),
         single_active=settings.single_active,
