@@ -57,6 +57,8 @@ def _tell(error: BaseException) -> int:
             _say("nothing was done")
             return EXIT_REFUSED
         case KeyboardInterrupt() | click.Abort():
+            left = str(error.__cause__ or error)
+            _say(f"interrupted: {left}" if left else "interrupted")
             return EXIT_INTERRUPTED
     leaves = list(_leaves(error))
     told = [leaf for leaf in leaves if isinstance(leaf, QworkerError)]
