@@ -315,7 +315,8 @@ def test_probes_tell_how_the_service_beside_does(on_sqlite: Service) -> None:
 
     both = on_sqlite.run("check", "--live", "--ready", "--service", "bank", "--json").json
     assert (both["ok"], both["live"]["ok"], both["ready"]["ok"]) == (True, True, True)
-    on_sqlite.run("check", "--live", "--service", "another", code=1)
+    other = on_sqlite.run("check", "--live", "--service", "another", code=1)
+    assert "no supervisor of 'another' runs here" in other.out
 
     os.kill(running.pid, signal.SIGTERM)
     assert running.wait(_PATIENCE) == 0
