@@ -39,6 +39,7 @@ _FIRST = "what a first start would declare"
 
 @click.command(
     cls=SettingsCommand,
+    left="what was declared by then stays; the same command goes on",
     epilog=example(
         "qworker topology --app handlers --shards 8",
         "qworker topology --app handlers --shards 8 --declare    # before the first start",
