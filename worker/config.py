@@ -113,7 +113,9 @@ class Settings:
         10.0, "seconds that a server may take to answer at the start", low=0.1, high=3600
     )
 
-    heartbeat: float = _option(10.0, "seconds between heartbeats of an AMQP connection", low=0)
+    heartbeat: float = _option(
+        10.0, "seconds between heartbeats of an AMQP connection, 0 for none", low=0
+    )
     confirm_timeout: float = _option(
         30.0, "seconds that the broker may take to confirm a message", low=0.1
     )
@@ -186,6 +188,19 @@ class Settings:
             return self.broker.split(";", 1)[0]
         url = self.dedup_url
         return url if url.split(":", 1)[0] in _LEASE_SCHEMES else ""
+
+    @property
+    def leases_origin(self) -> str:
+        """Why the leases are where they are, for errors that name the place; empty where said."""
+        if self.leases:
+            return ""
+        unset = "--leases (QWORKER_LEASES_URL) is not set"
+        if self.broker.startswith("sqlite:"):
+            return f"{unset}, and this is the file of --broker {self.broker}"
+        if self.dedup:
+            return f"{unset}, and this is the dedup store of --dedup"
+        broker = mask_url(self.broker)
+        return f"neither --leases nor --dedup is set, and this goes with --broker {broker}"
 
     @property
     def first_shards(self) -> int:

@@ -172,7 +172,8 @@ class Detour:
         facts |= self._origin(delivery)
         letter = set_aside(delivery.arrival, message_id, dead_letter_queue(self._service), facts)
         self._counters.dead_lettered += 1
-        self._telemetry.emit(DeadLettered(None, message_id or None, fate.reason))
+        named = message_id or str(delivery.arrival.properties.get("message_id") or "")
+        self._telemetry.emit(DeadLettered(None, named or None, fate.reason))
         delivery.open_tasks = 1
         self._insist(letter, delivery.channel, lambda: self._settled(delivery))
 

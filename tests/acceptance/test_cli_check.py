@@ -280,6 +280,23 @@ def test_what_a_start_would_refuse_is_an_error(on_sqlite: Service) -> None:
     assert "'here' is not HOST:PORT" in texts(found["http"])
 
 
+@pytest.mark.parametrize(("runs", "asks"), [((), ("--single-active",)), (("--single-active",), ())])
+def test_the_other_mode_is_an_error_where_a_start_refuses_it(
+    service: Service, runs: tuple[str, ...], asks: tuple[str, ...]
+) -> None:
+    running = service.start("start", *runs)
+    until(lambda: service.run("check", "--ready", code=None).code == 0, _PATIENCE, "it is ready")
+
+    found = texts(service.check(*asks, code=3)["mode"])
+    assert found in service.run("start", *asks, code=3).err
+    assert "mode" not in service.check(*runs)
+
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.wait(_PATIENCE) == 0
+    assert "mode" not in service.check(*asks), "nobody runs it: it may go over"
+    service.run("start", *asks, "--burst")
+
+
 def test_a_weak_memory_is_a_warning(on_sqlite: Service) -> None:
     found = on_sqlite.check("--dedup", "memory://")
 
@@ -298,7 +315,8 @@ def test_probes_tell_how_the_service_beside_does(on_sqlite: Service) -> None:
 
     both = on_sqlite.run("check", "--live", "--ready", "--service", "bank", "--json").json
     assert (both["ok"], both["live"]["ok"], both["ready"]["ok"]) == (True, True, True)
-    on_sqlite.run("check", "--live", "--service", "another", code=1)
+    other = on_sqlite.run("check", "--live", "--service", "another", code=1)
+    assert "no supervisor of 'another' runs here" in other.out
 
     os.kill(running.pid, signal.SIGTERM)
     assert running.wait(_PATIENCE) == 0
@@ -344,7 +362,12 @@ def test_topology_is_shown_where_no_broker_answers(on_sqlite: Service) -> None:
     result = on_sqlite.run("topology", "--broker", "amqp://127.0.0.1:1", "--connect-timeout", "1")
 
     assert "bank.g1.0" in result.out
+    assert "not asked: what a first start would declare" in result.out.splitlines()[0]
+    assert "generation" not in result.out
+    assert "is not known, and what is shown is what a first start would declare" in result.err
     assert "the depths are not known" in result.err
+    away = on_sqlite.topology("--broker", "amqp://127.0.0.1:1", "--connect-timeout", "1")
+    assert (away["generation"], away["consumed"]) == (None, None)
 
 
 def test_declaring_what_is_there_otherwise_is_refused(on_servers: Service) -> None:

@@ -73,7 +73,21 @@ def test_filters_choose(embedded_desk: Desk) -> None:
 
     nothing = embedded_desk.dlq("list", "--handler", "cuont")
     assert "did you mean --handler count?" in nothing.err
+    mistyped = "App('once') has no handler 'cuont'; did you mean count?"
+    assert mistyped in nothing.err
+    for command in (("replay",), ("replay", "--dry-run"), ("purge", "--yes")):
+        assert mistyped in embedded_desk.dlq(*command, "--handler", "cuont").err
     assert "3 more" in embedded_desk.dlq("list", "--limit", "2").err
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "x"), ("replay",), ("purge", "--yes")])
+def test_a_service_that_was_never_started_is_a_usage_error_however_it_is_named(
+    tmp_path: Path, embedded: Place, command: tuple[str, ...]
+) -> None:
+    with closing(Desk(tmp_path, embedded)) as desk:
+        for options in ((), ("--service", "once")):
+            said = desk.dlq(*command, *options, code=2).err
+            assert "was the service 'once' ever started on it?" in said
 
 
 def test_show_has_everything(embedded_desk: Desk) -> None:

@@ -15,6 +15,7 @@ from waiting import until
 def test_parked_messages_are_listed_in_their_order(patient: Desk) -> None:
     assert patient.listed("--parked") == ["k-1", "k-2", "k-3"]
     assert patient.listed() == []
+    assert "3 parked messages of 1 key: dlq list --parked" in patient.dlq("list").err
     assert "1 key is parked: dlq list --parked" in patient.dlq("replay").err
 
 

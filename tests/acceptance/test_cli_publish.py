@@ -11,6 +11,7 @@ import pytest
 
 from acceptance.commands import Result, Shell, depth, messages
 from acceptance.conftest import Place
+from worker.config import mask_url
 from worker.ids import time_of_id
 
 _APP = """\
@@ -24,6 +25,7 @@ app = App("bank")
 class UserDeposited(Event, name="user.deposited", key="user_id"):
     user_id: str
     amount: Decimal
+    note: str = ""
 
 
 class Charge(Command, name="bank.charge", to="bank", key=lambda command: command.card.upper()):
@@ -147,13 +149,15 @@ def test_a_command_that_nobody_receives_is_an_error(bench: Bench) -> None:
 
     assert result.out == ""
     assert "no queue is bound to exchange 'qw.commands' for 'mailer'" in result.err
+    assert f"(on {mask_url(bench.broker)})" in result.err
 
 
 def test_an_event_that_nobody_observes_is_published_and_told(bench: Bench) -> None:
     result = bench.publish("nobody.cares", "a=b")
 
     assert result.out.strip()
-    assert "no service observes it" in result.err
+    assert f"no service observes it on {mask_url(bench.broker)}, so it went nowhere" in result.err
+    assert "qworker topology --declare" in result.err
 
 
 def test_the_app_gives_the_key_and_the_recipient(embedded_bench: Bench) -> None:
@@ -186,6 +190,20 @@ def test_the_app_refuses_what_its_handlers_could_not_take(
     assert said in result.err
     assert "Traceback" not in result.err
     assert not (bare_bench.folder / "qworker.db").exists()
+
+
+def test_a_field_that_the_class_does_not_have_is_sent_and_told(embedded_bench: Bench) -> None:
+    fields = ("user_id=u1", "amount=1", "nots=x")
+
+    one = embedded_bench.publish("--app", "handlers", "user.deposited", *fields)
+    lines = b'{"user_id": "u1", "amount": 1, "mood": "good"}\n' * 2
+    two = embedded_bench.publish("--app", "handlers", "-", "--name", "user.deposited", stdin=lines)
+
+    assert "its class UserDeposited has no field 'nots'" in one.err
+    assert "did you mean note?" in one.err
+    assert "no field 'mood'" in two.err
+    assert "(2 times)" in two.err
+    assert len(embedded_bench.arrived()) == 3
 
 
 @pytest.mark.parametrize(
@@ -329,6 +347,16 @@ def test_a_terminal_shows_progress_and_the_count(embedded_bench: Bench) -> None:
     assert "publishing" in result.out
     assert "published 3000 in " in result.out
     assert depth(embedded_bench.broker, "bank.g1.0") == 3000
+
+
+def test_a_file_that_is_no_database_is_told_at_once_as_it_was_named(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.write("README.md", "# No database\n" * 100)
+
+    result = shell.run("publish", "--broker", "sqlite:///README.md", "user.deposited", code=3)
+
+    (said,) = result.err.splitlines()
+    assert said.startswith(f"qworker: sqlite:///README.md: {tmp_path}/README.md: the file is no")
 
 
 def test_a_broker_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def test_a_lifespan_that_raises_at_its_end_changes_nothing_about_the_end(project
         (["--broker", "ampq://localhost"], 3, "did you mean amqp?"),
         (["--broker", "amqp://guest:secret@localhost:port/"], 3, "--broker: its port is no number"),
         (["--broker", "sqlite:///missing/qworker.db"], 3, "its folder must exist"),
+        (
+            ["--broker", "sqlite:///missing/qworker.db"],
+            3,
+            "--leases (QWORKER_LEASES_URL) is not set, and this is the file of --broker sqlite:",
+        ),
         (["--dedup", "rediss:/localhost"], 3, "rediss"),
         (["--dedup", "nowhere.module:Store"], 3, "nowhere.module"),
         (["--handler", "handel"], 2, "did you mean handle?"),
@@ -240,9 +245,11 @@ def test_another_number_of_shards_would_leave_messages_to_nobody(
         code, text = told(service, "--shards", str(shards))
 
         assert code == 3
-        assert f"steps has 4 shards, and {shards} are asked for" in text
+        verb = "is" if shards == 1 else "are"
+        assert f"steps has 4 shards, and {shards} {verb} asked for" in text
         assert f"qworker reshard --to {shards}" in text
         assert "Traceback" not in service.log
+        assert "SIGKILL" not in service.log, "the process that nobody needs any more is no news"
 
     service.start_ready("--shards", "4", "--processes", "1")
     assert service.drain() == 0

@@ -303,6 +303,22 @@ class TestDerived:
         assert Settings(broker=broker, dedup=dedup, leases=leases).leases_url == meant
 
     @pytest.mark.parametrize(
+        ("broker", "dedup", "leases", "told"),
+        [
+            ("sqlite:///here.db", "redis://there", "", "the file of --broker sqlite:///here.db"),
+            ("sqlite:///here.db", "", "redis://there", ""),
+            ("amqp://u:secret@host", "", "", "this goes with --broker amqp://u:***@host"),
+            ("amqp://localhost", "redis://there", "", "the dedup store of --dedup"),
+        ],
+    )
+    def test_who_did_not_say_where_leases_are_is_told_what_did(
+        self, broker: str, dedup: str, leases: str, told: str
+    ) -> None:
+        origin = Settings(broker=broker, dedup=dedup, leases=leases).leases_origin
+        assert origin.endswith(told)
+        assert bool(origin) is bool(told)
+
+    @pytest.mark.parametrize(
         ("settings", "most"),
         [
             ({}, 4),

@@ -17,7 +17,7 @@ from worker.sharding.generations import PLAN, Generation, Plan
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """The store that every keeper opens."""
     shared = Store()
-    monkeypatch.setattr("worker.supervisor.keeper.open_leases", lambda _url, _options: shared)
+    monkeypatch.setattr("worker.supervisor.keeper.open_leases", lambda *_: shared)
     return shared
 
 

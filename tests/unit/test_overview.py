@@ -52,7 +52,7 @@ def test_of_the_lease_store_that_is_told_the_password_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = SimpleNamespace(look=lambda _service: View())
-    monkeypatch.setattr("worker.cli.leasing.open_leases", lambda _url, _options: store)
+    monkeypatch.setattr("worker.cli.leasing.open_leases", lambda *_: store)
     settings = load_settings({"leases": "redis://ann:secret@host/0"}, environ={})
 
     here = told(Leasing(Target("bank", settings)).look())

@@ -473,6 +473,15 @@ class TestForeignPublishers:
             assert reason in worker.dead_letters[0].reason
             assert worker.executed == []
 
+    def test_the_log_has_the_id_of_a_message_that_reaches_no_handler(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with TestWorker(self.app()) as worker:
+            worker.publish_raw("{", name="user.deposited", id="e7", content_type="text/xml")
+            worker.run()
+
+        assert "DeadLettered: handler=None message_id=e7 " in caplog.text
+
     def test_a_message_can_be_put_into_any_queue(self) -> None:
         with TestWorker(self.app()) as worker:
             worker.publish_raw("[]", exchange="", routing_key="bank.g1.0", headers={"a": 1})

@@ -74,7 +74,7 @@ def _show(finding: Finding) -> None:
 def _probe(service: str | None, *, live: bool, ready: bool, as_json: bool) -> int:
     statuses, now = read_status(service), time.monotonic()
     asked = [("live", is_live)] * live + [("ready", is_ready)] * ready
-    verdicts = [(name, ask(statuses, now)) for name, ask in asked]
+    verdicts = [(name, ask(statuses, now, service)) for name, ask in asked]
     ok = all(verdict.ok for _, verdict in verdicts)
     if as_json:
         emit_json({"ok": ok, **{name: {"ok": v.ok, "text": v.text} for name, v in verdicts}})

@@ -14,11 +14,13 @@ import amqp.exceptions
 from worker.cli.events import recipients
 from worker.cli.generations import (
     Declared,
+    check_mode,
     check_shards,
     find_plan,
     first_plan,
+    look_at,
     open_lease_store,
-    read_plan,
+    plan_in,
     told,
 )
 from worker.cli.loading import import_app, settle
@@ -198,21 +200,25 @@ def _check_leases(app: App, settings: Settings) -> tuple[list[Finding], Plan | N
     url = settings.leases_url
     try:
         with closing(open_lease_store(settings)) as store:
-            plan = read_plan(store, app, settings)
+            view = look_at(store, app, settings)
+            plan = plan_in(view)
             reach = f"{store.reach} ({mask_url(url)})"
     except QworkerError as error:
         return [_error("leases", error)], None
     findings = [_ok("leases", f"{reach}; {told(plan)}" if plan is not None else reach)]
+    if plan is not None:
+        try:
+            check_mode(app, settings, view, plan)
+        except ConfigurationError as error:
+            findings.append(_error("mode", error))
     shared = [what for what in ("broker", "dedup_url") if _is_shared(getattr(settings, what))]
     if not _is_shared(url) and shared:
-        findings = [
-            _warning(
-                "leases",
-                f"{reach}: a second supervisor of the service would consume the same shards at the"
-                " same time, and keys would lose their order; set --leases to a store that all of"
-                " them reach",
-            )
-        ]
+        findings[0] = _warning(
+            "leases",
+            f"{reach}: a second supervisor of the service would consume the same shards at the"
+            " same time, and keys would lose their order; set --leases to a store that all of"
+            " them reach",
+        )
     return findings, plan
 
 

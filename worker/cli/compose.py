@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from worker.cli.events import event_classes
+from worker.config import mask_url
 from worker.errors import ConfigurationError, UsageError
 from worker.ids import new_id
 from worker.message import Message, check_name, key_of, schema_of
@@ -20,17 +24,13 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.message import Outgoing
 
+_fields_sent = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: The id travels in an AMQP short string.
 _MAX_ID_BYTES = 255
 _MAX_KEY = 1024
 
-
-#: What to tell of an event that no queue is bound for.
+#: What to tell of a message that has no key.
 KEYLESS = "no key, so nothing orders it; say --key, or --app, whose class knows it"
-UNHEARD = (
-    "no service observes it, so it went nowhere; a service's queues are there from its first start"
-    " (or 'qworker topology --declare')"
-)
 
 
 class WrongMessage(UsageError):
@@ -58,11 +58,14 @@ class Composer:
     name, and the class gives the key and the recipient.
     """
 
-    def __init__(self, codec: Codec, app: App | None) -> None:
+    def __init__(self, codec: Codec, app: App | None, broker: str) -> None:
         self._codec = codec
+        self._broker = mask_url(broker)
         self._app = app
         self._classes = event_classes() if app is not None else {}
         self._decoders: dict[str, Decoder] = {}
+        #: How many had a field that its class does not know, by event and field.
+        self._strange: Counter[tuple[str, str]] = Counter()
         #: How many had no key, where no app could tell whether that was meant.
         self.keyless = 0
 
@@ -96,6 +99,32 @@ class Composer:
         outgoing.mandatory = True
         return outgoing
 
+    @property
+    def unheard(self) -> str:
+        """What to tell of an event that no queue is bound for."""
+        return (
+            f"no service observes it on {self._broker}, so it went nowhere: start the service there"
+            " once (or 'qworker topology --declare'), which makes its queues, and publish it again;"
+            " or say another --broker"
+        )
+
+    def strange(self) -> list[str]:
+        """Return what to tell of fields that no class has: a line for each event and field.
+
+        They are sent all the same: a class may have them in another version of the code.
+        """
+        told = []
+        for (name, field_), times in self._strange.items():
+            near = get_close_matches(field_, _fields(self._classes[name]), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            number = "" if times == 1 else f" ({times} times)"
+            kind = self._classes[name].__name__
+            told.append(
+                f"{name}: its class {kind} has no field {field_!r}, so handlers that take it as"
+                f" {kind} do not get it{number}{hint}"
+            )
+        return told
+
     def is_event(self, outgoing: Outgoing) -> bool:
         """Tell whether a message is an event, which may have no observers."""
         return outgoing.exchange == self._codec.events_exchange
@@ -121,6 +150,8 @@ class Composer:
             event = decode(Message(message_id, wanted.name, None, wanted.payload, {}, {}))
         except Unfit as error:
             raise WrongMessage(f"{wanted.name}: {error}") from None
+        sent: dict[str, msgspec.Raw] = _fields_sent.decode(wanted.payload)
+        self._strange.update((wanted.name, each) for each in sent.keys() - _fields(kind))
         try:
             return key_of(event)
         except Exception as error:
@@ -133,6 +164,12 @@ class Composer:
         if near:
             return f"the app has no such event or command; did you mean {near[0]!r}?"
         return f"the app has no such event or command; it has {', '.join(sorted(set(known)))}"
+
+
+def _fields(kind: EventClass) -> set[str]:
+    schema = schema_of(kind)
+    assert schema is not None  # noqa: S101 - every event class has one
+    return {*schema.fields}
 
 
 def _recipient(kind: EventClass, asked: str | None) -> str | None:

@@ -11,9 +11,16 @@ from worker.cli.dlq_replay import replay
 from worker.cli.group import Group
 from worker.cli.letters import COLUMNS, Filter, all_facts, facts, page, row
 from worker.cli.loading import service_option, target
-from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.options import (
+    SettingsCommand,
+    WholeNumber,
+    example,
+    json_option,
+    settings_options,
+)
 from worker.cli.output import count, emit, emit_json, emit_table, note
-from worker.cli.reading import SETTINGS, Search, filter_options, open_box
+from worker.cli.parked import tell_parked
+from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ def dlq() -> None:
     """
 
 
+replay.left = "what was not sent back for sure is still there; the same command goes on"
 dlq.add_command(replay)
 
 
@@ -48,7 +56,7 @@ dlq.add_command(replay)
 @filter_options
 @click.option(
     "--limit",
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     default=_SHOWN,
     show_default=True,
     metavar="N",
@@ -67,8 +75,10 @@ def list_(
 ) -> None:
     """List what lies in the dead-letter queue, the oldest first. Nothing is taken from it."""
     place = target(options, service)
+    choice = Filter(**wanted)
+    tell_handler(place, choice)
     with open_box(place, parked=parked) as box:
-        search = Search(box, Filter(**wanted))
+        search = Search(box, choice)
         found = list(search)
     if parked:
         found.sort(key=lambda letter: (letter.key or "", letter.place))
@@ -78,6 +88,8 @@ def list_(
     elif shown:
         emit_table(COLUMNS, [row(letter) for letter in shown])
     search.tell(len(found))
+    if not parked:
+        tell_parked(place)
     if more := len(found) - len(shown):
         note(f"{more} more; --limit 0 shows all")
 
@@ -118,6 +130,7 @@ def show(options: dict[str, Any], service: str | None, message_id: str, *, as_js
     "purge",
     cls=SettingsCommand,
     short_help="Remove messages for good.",
+    left="some of them may be removed; 'qworker dlq list' shows the rest",
     epilog=example("qworker dlq purge --app handlers --handler audit --yes"),
 )
 @settings_options(*SETTINGS)
@@ -144,6 +157,7 @@ def purge(  # noqa: PLR0913 - its options
     """
     place = target(options, service)
     choice = Filter(ids=ids, **wanted)
+    tell_handler(place, choice)
     if parked and choice.key is None:
         raise click.UsageError("--parked goes with a --key: whose messages?")
     if not yes:

@@ -12,7 +12,7 @@ from worker.cli.letters import Filter, facts
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
-from worker.cli.reading import SETTINGS, Search, filter_options, open_box
+from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.ids import new_id
@@ -75,6 +75,7 @@ def replay(  # noqa: PLR0913 - its options
     """
     place = target(options, service)
     choice = Filter(ids=ids, **wanted)
+    tell_handler(place, choice)
     if dry_run:
         return _rehearse(place, choice, as_json=as_json)
     replay_id = new_id() if choice.only_key else None

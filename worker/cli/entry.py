@@ -13,6 +13,7 @@ import click
 from worker.cli.group import qworker
 from worker.config import mask_url
 from worker.errors import QworkerError
+from worker.supervisor.signals import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 EXIT_BUG = 1
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
+
+#: The command that has signals held until its own loop can act on them.
+_HOLDS = "start"
 
 _BUG = "this is a mistake in qworker or in an extension of it: please report it, with these lines"
 
@@ -31,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error; a traceback is shown of exceptions alone that nobody foresaw.
     """
     try:
+        words = sys.argv[1:] if arguments is None else arguments
+        if [*words[:1]] != [_HOLDS]:
+            release()
         answer = qworker.main(args=arguments, prog_name="qworker", standalone_mode=False)
         code = answer if isinstance(answer, int) else 0
     except SystemExit as error:  # click's answer to a reader of our output that went away
@@ -50,6 +57,8 @@ def _tell(error: BaseException) -> int:
             _say("nothing was done")
             return EXIT_REFUSED
         case KeyboardInterrupt() | click.Abort():
+            left = str(error.__cause__ or error)
+            _say(f"interrupted: {left}" if left else "interrupted")
             return EXIT_INTERRUPTED
     leaves = list(_leaves(error))
     told = [leaf for leaf in leaves if isinstance(leaf, QworkerError)]

@@ -12,7 +12,7 @@ from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.resharding import declared_by, topology_of
 from worker.sharding.generations import PLAN, Generation, Plan
-from worker.supervisor.course import other_shards
+from worker.supervisor.course import is_free, other_mode, other_shards
 from worker.topology import queue_prefix
 
 if TYPE_CHECKING:
@@ -21,29 +21,34 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.inspector import Inspector
-    from worker.leases.base import LeaseStore
+    from worker.leases.base import LeaseStore, View
     from worker.topology import Bind, Exchange, Queue, Topology
 
 
 def open_lease_store(settings: Settings) -> LeaseStore:
     """Open the lease store. Raises ConfigurationError and LeasesUnavailable."""
     options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
-    return open_leases(settings.leases_url, options)
+    return open_leases(settings.leases_url, options, settings.leases_origin)
 
 
-def read_plan(store: LeaseStore, app: App, settings: Settings) -> Plan | None:
-    """Return what the service has agreed upon; None for one that the store does not know.
+def look_at(store: LeaseStore, app: App, settings: Settings) -> View:
+    """Return what the store knows of the service. Raises LeasesUnavailable and StoreCorrupt."""
+    return store.look(queue_prefix(app.name, settings.handlers))
 
-    Raises LeasesUnavailable and StoreCorrupt.
+
+def plan_in(view: View) -> Plan | None:
+    """Return what the service has agreed upon; None where the store does not know it.
+
+    Raises StoreCorrupt.
     """
-    document = store.look(queue_prefix(app.name, settings.handlers)).documents.get(PLAN)
+    document = view.documents.get(PLAN)
     return None if document is None else Plan.load(document.text)
 
 
 def known_plan(app: App, settings: Settings) -> Plan | None:
-    """Return the plan that the lease store knows. Raises as both of the above do."""
+    """Return the plan that the lease store knows. Raises as all of the above do."""
     with closing(open_lease_store(settings)) as store:
-        return read_plan(store, app, settings)
+        return plan_in(look_at(store, app, settings))
 
 
 def find_plan(inspector: Inspector, app: App, settings: Settings) -> Plan | None:
@@ -66,6 +71,12 @@ def check_shards(app: App, settings: Settings, plan: Plan) -> None:
         raise ConfigurationError(other_shards(app.name, settings.shards, plan))
 
 
+def check_mode(app: App, settings: Settings, view: View, plan: Plan) -> None:
+    """Raise ConfigurationError where the service runs in the other mode, of --single-active."""
+    if plan.single_active != settings.single_active and not is_free(view):
+        raise ConfigurationError(other_mode(app.name, there=plan.single_active))
+
+
 class Declared:
     """What the processes of a service declare by their plan, each thing once."""
 
@@ -78,7 +89,9 @@ class Declared:
         for topology in self.topologies:
             exchanges |= {each.name: each for each in topology.exchanges}
             queues |= {each.name: each for each in topology.queues}
-            binds += [bind for bind in topology.binds if bind not in binds]
+            for bind in topology.binds:  # one of them may bind twice, for two handlers say
+                if bind not in binds:
+                    binds.append(bind)
         self.exchanges = [*exchanges.values()]
         self.queues = [*queues.values()]
         self.binds = binds
@@ -94,7 +107,7 @@ def told(plan: Plan) -> str:
     if plan.target is None or plan.phase is None:
         return f"generation {plan.current.number}"
     return (
-        f"on its way from generation {plan.current.number} with {plan.current.shards} shards to"
+        f"on its way from generation {plan.current.number} with {plan.current.counted} to"
         f" {plan.target.number} with {plan.target.shards} ({plan.phase.value}); consumed is"
         f" {plan.consumed.number}, published {plan.published.number}"
     )

@@ -58,7 +58,7 @@ class Leasing:
         settings = place.settings
         #: What the leases are kept under.
         self.service = queue_prefix(place.service, settings.handlers)
-        self._url = settings.leases_url
+        self._url, self._origin = settings.leases_url, settings.leases_origin
         self._where = mask_url(self._url)
         self._options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
         self._store: LeaseStore | None = None
@@ -122,7 +122,7 @@ class Leasing:
 
     def _open(self) -> LeaseStore:
         if self._store is None:
-            self._store = open_leases(self._url, self._options)
+            self._store = open_leases(self._url, self._options, self._origin)
         return self._store
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -72,6 +73,15 @@ def target(options: Mapping[str, object], service: str | None) -> Target:
     if options.get("app"):
         raise click.UsageError("say --service or --app: the app has a name already")
     return Target(service, load_settings(options))
+
+
+def no_handler(app: App, name: str) -> str:
+    """Return what to tell somebody who means a handler that the app does not have; else nothing."""
+    if name in app.handlers:
+        return ""
+    near = get_close_matches(name, app.handlers, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(app.handlers))}"
+    return f"App({app.name!r}) has no handler {name!r}; {hint}"
 
 
 service_option = click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from worker.cli.output import interruptible
 from worker.config import FIELDS, environment_name
 
 if TYPE_CHECKING:
@@ -88,7 +89,19 @@ def _metavar(default: object) -> str:
 
 
 class SettingsCommand(click.Command):
-    """A command whose help shows the seldom used settings last."""
+    """A command whose help shows the seldom used settings last.
+
+    ``left`` is what a Ctrl-C leaves behind where the command does not say it itself.
+    """
+
+    def __init__(self, *args: Any, left: str = "", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.left = left
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        with interruptible(self.left):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in two sections."""
@@ -148,6 +161,34 @@ def _option(name: str) -> Callable[[Any], Any]:
         multiple=name == "handlers",
         shell_complete=complete,
     )
+
+
+class WholeNumber(click.IntRange):
+    """A whole number from ``min`` on, up to ``max`` where one is set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; fail with what would do."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            until = "on" if self.max is None else f"to {self.max}"
+            self.fail(f"{value!r} is not a whole number from {self.min} {until}", param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """Zero seconds or more."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds; fail with what would do."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a number of seconds, zero or more", param, ctx)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")

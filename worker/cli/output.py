@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def is_terminal() -> bool:
@@ -71,6 +72,21 @@ def clean(text: str, keep: str = "") -> str:
     return "".join(
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
     )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C. The text says what is left behind."""
+
+
+@contextmanager
+def interruptible(left: str) -> Iterator[None]:
+    """Say what a Ctrl-C in this block leaves behind, where nothing inside of it says so."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(left) from None
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

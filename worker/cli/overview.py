@@ -197,7 +197,7 @@ def footlines(told: Mapping[str, Any]) -> list[str]:
 def progress(reshard: Mapping[str, Any]) -> str:
     """Return how far a change of the number of shards is, in words."""
     phase = Phase(reshard["phase"])
-    line = f"reshard from {reshard['from']} to {reshard['to']} shards: {_DOING[phase]}"
+    line = f"reshard from {reshard['from']} to {count(reshard['to'], 'shard')}: {_DOING[phase]}"
     if phase is not Phase.DRAIN:
         return line
     line += f", {reshard['drained']} of {reshard['from']} done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,9 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from worker.cli.leasing import SETTINGS, Leasing, leasing, never_ran
-from worker.cli.loading import service_option, target
-from worker.cli.options import SettingsCommand, example, json_option, settings_options
-from worker.cli.output import count, emit, emit_json, note
+from worker.cli.loading import no_handler, service_option, target
+from worker.cli.options import (
+    Seconds,
+    SettingsCommand,
+    WholeNumber,
+    example,
+    json_option,
+    settings_options,
+)
+from worker.cli.output import count, emit, emit_json, interruptible, note
 from worker.errors import UsageError
 from worker.supervisor.facts import Facts
 
@@ -33,7 +39,7 @@ _SIGN = 1.0
 
 _OPTIONS = (
     click.option(
-        "--shard", "shards", type=click.IntRange(0), multiple=True, metavar="N",
+        "--shard", "shards", type=WholeNumber(0), multiple=True, metavar="N",
         help="This shard (repeatable).",
     ),
     click.option(
@@ -44,7 +50,7 @@ _OPTIONS = (
         help="Wait until every living member has carried it out.",
     ),
     click.option(
-        "--timeout", type=click.FloatRange(0), default=_PATIENCE, show_default=True,
+        "--timeout", type=Seconds(), default=_PATIENCE, show_default=True,
         metavar="SECONDS", help="Wait no longer than this.",
     ),
     json_option,
@@ -60,6 +66,7 @@ def _options(function: F) -> F:
 
 @click.command(
     cls=SettingsCommand,
+    left="what is paused now, 'qworker status' shows",
     epilog=example(
         "qworker pause --app handlers                       # the whole service",
         "qworker pause --app handlers --handler send_mail",
@@ -88,6 +95,7 @@ def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:
 
 @click.command(
     cls=SettingsCommand,
+    left="what is paused now, 'qworker status' shows",
     epilog=example(
         "qworker resume --app handlers                      # everything",
         "qworker resume --app handlers --handler send_mail",
@@ -116,10 +124,11 @@ def _carry_out(  # noqa: PLR0913 - _OPTIONS
 ) -> int:
     with leasing(place) as store:
         known = store.change(partial(_changed, place, shards, handlers, resume=resume))
-        if not as_json:
-            emit(f"{store.service}: {_told(known.pauses)}")
-        members = _Members(store, known.version)
-        late = members.wait(timeout) if wait else []
+        with interruptible("it stays asked for; the same command waits again"):
+            if not as_json:
+                emit(f"{store.service}: {_told(known.pauses)}")
+            members = _Members(store, known.version)
+            late = members.wait(timeout) if wait else []
         if as_json:
             emit_json(
                 {
@@ -166,10 +175,8 @@ def _changed(
     pauses = known.pauses.of(generation)
     for shard in shards:
         if shard >= number and shard not in pauses.shards:
-            raise UsageError(
-                f"{place.service} has no shard {shard}: its {count(number, 'shard')} are counted"
-                " from 0"
-            )
+            counted = f"{count(number, 'shard is', 'shards are')} counted from 0"
+            raise UsageError(f"{place.service} has no shard {shard}: its {counted}")
     if handlers:
         _check_handlers(place, handlers, pauses)
     change = pauses.resumed if resume else pauses.paused
@@ -179,12 +186,9 @@ def _changed(
 def _check_handlers(place: Target, handlers: Sequence[str], pauses: Pauses) -> None:
     if place.app is None:
         raise UsageError("which handlers there are, the code tells: say --app instead of --service")
-    there = {*place.app.handlers, *pauses.handlers}
     for name in handlers:
-        if name not in there:
-            near = get_close_matches(name, there, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(there))}"
-            raise UsageError(f"App({place.app.name!r}) has no handler {name!r}; {hint}")
+        if name not in pauses.handlers and (mistake := no_handler(place.app, name)):
+            raise UsageError(mistake)
 
 
 class _Members:

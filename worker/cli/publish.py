@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from worker.cli.compose import KEYLESS, UNHEARD, Composer, Wanted, WrongMessage
+from worker.cli.compose import KEYLESS, Composer, Wanted, WrongMessage
 from worker.cli.lines import Bare, Source, reader
 from worker.cli.loading import load
-from worker.cli.options import SettingsCommand, example, settings_options
-from worker.cli.output import emit, note
+from worker.cli.options import SettingsCommand, WholeNumber, example, settings_options
+from worker.cli.output import emit, interruptible, note
 from worker.cli.stream import Stream
 from worker.codec import Codec
-from worker.config import load_settings
+from worker.config import load_settings, mask_url
 from worker.errors import Unroutable
 from worker.publisher import Publisher
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "cli"
 _DASH = "-"
+_UNCLEAR = "it may or may not be published; --id {} publishes it again, and no handler runs twice"
 
 
 @click.command(
@@ -57,13 +58,13 @@ _DASH = "-"
 @click.option("--to", metavar="SERVICE", help="Send a command to this service.")
 @click.option("--command", "is_command", is_flag=True, help="It is a command: --to is needed.")
 @click.option("--header", "headers", metavar="NAME=TEXT", multiple=True, help="(repeatable)")
-@click.option("--priority", type=click.IntRange(0, 255), metavar="N", help="Its priority.")
+@click.option("--priority", type=WholeNumber(0, 255), metavar="N", help="Its priority.")
 @click.option("--transient", is_flag=True, help="It need not survive a restart of the broker.")
 @click.option("--file", "file", metavar="FILE", help="JSON lines; '-' is standard input.")
 @click.option("--name", metavar="NAME", help="Lines are bare payloads of events of this name.")
 @click.option("--key-field", metavar="PATH", help="Where in a bare payload the key is.")
 @click.option("--id-field", metavar="PATH", help="Where in a bare payload the id is.")
-@click.option("--from-line", type=click.IntRange(1), metavar="N", help="Leave out what is before.")
+@click.option("--from-line", type=WholeNumber(1), metavar="N", help="Leave out what is before.")
 def publish(options: dict[str, Any], event: str | None, file: str | None, **given: Any) -> int:
     """Publish one event and print its id, or publish a file of JSON lines.
 
@@ -110,14 +111,16 @@ def _publish_one(options: Mapping[str, object], wanted: Wanted) -> int:
     publisher, composer = _parts(app, settings)
     outgoing = composer.compose(wanted)
     try:
-        with publisher:
+        with interruptible(_UNCLEAR.format(outgoing.message_id)), publisher:
             publisher.send(outgoing)
-    except Unroutable:
+    except Unroutable as error:
         if not composer.is_event(outgoing):
-            raise
-        note(f"qworker: {wanted.name}: {UNHEARD}")
+            raise Unroutable(f"{error} (on {mask_url(settings.broker)})") from None
+        note(f"qworker: {wanted.name}: {composer.unheard}")
     finally:
         publisher.close()
+    for line in composer.strange():
+        note(f"qworker: {line}")
     if composer.keyless:
         note(f"qworker: {wanted.name}: {KEYLESS}")
     emit(outgoing.message_id)
@@ -132,7 +135,7 @@ def _setting(options: Mapping[str, object]) -> tuple[App | None, Settings]:
 
 def _parts(app: App | None, settings: Settings) -> tuple[Publisher, Composer]:
     codec = Codec.of(app.name if app is not None else _SERVICE, settings)
-    return Publisher(codec, settings), Composer(codec, app)
+    return Publisher(codec, settings), Composer(codec, app, settings.broker)
 
 
 def _check_usage(event: str | None, file: str | None, given: Mapping[str, Any]) -> None:

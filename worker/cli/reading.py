@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from worker.cli.loading import no_handler
 from worker.cli.output import count, note
-from worker.deadletters import Box, Letter, NoSuchQueue
-from worker.errors import ConfigurationError
+from worker.deadletters import Box, Letter
 from worker.topology import dead_letter_queue, parked_queue
 
 if TYPE_CHECKING:
@@ -49,12 +49,18 @@ def filter_options(function: F) -> F:
 def open_box(place: Target, *, parked: bool = False) -> Box:
     """Open the dead-letter queue, or the parked one, of a service. Raises as :class:`Box` does."""
     queue = (parked_queue if parked else dead_letter_queue)(place.service)
-    try:
-        return Box(queue, place.codec, place.settings)
-    except NoSuchQueue as error:
-        if place.app is None:
-            raise
-        raise ConfigurationError(str(error)) from None  # the name is right; it never started
+    return Box(queue, place.codec, place.settings)
+
+
+def tell_handler(place: Target, wanted: Filter) -> None:
+    """Say on standard error where the app has no handler of the name that is meant.
+
+    No more than that: letters of one that it had before are still there to be meant.
+    """
+    if place.app is not None and wanted.handler is not None:
+        mistake = no_handler(place.app, wanted.handler)
+        if mistake:
+            note(f"qworker: {mistake}")
 
 
 class Search:

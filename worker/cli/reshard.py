@@ -9,7 +9,13 @@ import click
 
 from worker.cli.leasing import SETTINGS, leasing, never_ran
 from worker.cli.loading import service_option, target
-from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.options import (
+    SettingsCommand,
+    WholeNumber,
+    example,
+    json_option,
+    settings_options,
+)
 from worker.cli.output import count, emit, emit_json, note
 from worker.cli.overview import overview, progress
 from worker.config import FIELDS
@@ -24,14 +30,20 @@ _LOOK = 0.25
 _EXIT_OTHERWISE = 1
 #: Seconds without a living member after which somebody is told that there is none.
 _LONELY = 2.0
+#: What a Ctrl-C leaves behind.
+_GOES_ON = (
+    "what was asked for goes on in the service; 'qworker reshard' without --to shows how far it is"
+)
 _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
 
 
 @click.command(
     cls=SettingsCommand,
+    left=_GOES_ON,
     epilog=example(
         "qworker reshard --app handlers --to 16",
         "qworker reshard --app handlers --to 16 --no-wait    # the service goes on by itself",
+        "qworker reshard --app handlers                      # how far is it?",
     ),
 )
 @settings_options(*SETTINGS, "handlers")
@@ -39,21 +51,25 @@ _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
 @click.option(
     "--to",
     "shards",
-    type=click.IntRange(1, _MOST_SHARDS),
-    required=True,
+    type=WholeNumber(1, _MOST_SHARDS),
     metavar="M",
-    help="How many shards there shall be.",
+    help="How many shards there shall be. Without it, only show the change that is under way.",
 )
-@click.option("--no-wait", is_flag=True, help="Only ask for it; the supervisors carry it out.")
+@click.option("--no-wait", is_flag=True, help="Do not wait: the supervisors carry it out.")
 @json_option
 def reshard(
-    options: dict[str, Any], *, service: str | None, shards: int, no_wait: bool, as_json: bool
+    options: dict[str, Any],
+    *,
+    service: str | None,
+    shards: int | None,
+    no_wait: bool,
+    as_json: bool,
 ) -> int:
     """Change the number of shards while publishers publish: nothing is lost or reordered.
 
     The supervisors of the service carry it out; this command asks for it and shows how it goes.
-    Interrupted, it goes on all the same, and the same command shows it again. Members that die are
-    replaced by others. Afterwards --shards, where it is set, has to be the new number.
+    Interrupted, it goes on all the same; without --to the command shows how far it is. Members that
+    die are replaced by others. Afterwards --shards, where it is set, has to be the new number.
 
     The last step, the removal of the old queues, waits until retries that wait in the broker have
     returned; the new ones are consumed meanwhile.
@@ -68,29 +84,37 @@ def reshard(
     """
     with leasing(target(options, service)) as leases:
         before = leases.reshard(lambda known: _changed(leases.service, known, shards))
-        if before is not None and before.target is not None and before.target.shards != shards:
-            note(_called_off(leases.service, before.target))
+        former = None if before is None or shards is None else before.target
+        if former is not None and former.shards != shards:
+            note(_called_off(leases.service, former))
         if not no_wait:
             _watch(leases, quiet=as_json)
         known = leases.look()
-        if as_json:
-            facts = overview(leases.service, known, None, time())
-            told = {name: facts[name] for name in ("service", "generation", "reshard")}
-            emit_json({**told, "shards": len(facts["shards"])})
-        elif known.plan is not None and known.plan.target is None:
-            number, there = known.plan.current.number, known.plan.current.shards
-            emit(f"{leases.service} has {count(there, 'shard')}, generation {number}")
-        if known.plan is not None and shards not in known.plan.shards:
-            note(
-                f"qworker: that is not {count(shards, 'shard')}: somebody has called the change off"
-                " since, or asked for another number"
-            )
-            return _EXIT_OTHERWISE
-        if before is not None and before.current.shards != shards:
-            note(
-                f"--shards (QWORKER_SHARDS), where it is set, has to be {shards} at the next start"
-            )
+        _tell(leases.service, known, as_json=as_json)
+    if shards is None:
+        return 0
+    if known.plan is not None and shards not in known.plan.shards:
+        note(
+            f"qworker: that is not {count(shards, 'shard')}: somebody has called the change off"
+            " since, or asked for another number"
+        )
+        return _EXIT_OTHERWISE
+    if before is not None and before.current.shards != shards:
+        note(f"--shards (QWORKER_SHARDS), where it is set, has to be {shards} at the next start")
     return 0
+
+
+def _tell(service: str, known: Known, *, as_json: bool) -> None:
+    """Tell how many shards there are, or how far a change is that nobody waits for."""
+    facts = overview(service, known, None, time())
+    if as_json:
+        told = {name: facts[name] for name in ("service", "generation", "reshard")}
+        emit_json({**told, "shards": len(facts["shards"])})
+    elif facts["reshard"] is not None:
+        emit(progress(facts["reshard"]))
+    elif known.plan is not None:
+        current = known.plan.current
+        emit(f"{service} has {current.counted}, generation {current.number}")
 
 
 def _called_off(service: str, target: Generation) -> str:
@@ -101,10 +125,11 @@ def _called_off(service: str, target: Generation) -> str:
     )
 
 
-def _changed(service: str, known: Known, shards: int) -> Plan:
+def _changed(service: str, known: Known, shards: int | None) -> Plan:
     if known.plan is None:
-        raise UsageError(f"{never_ran(service, known.where)}: start it with --shards {shards}")
-    return known.plan.reshard(shards)
+        number = f" with --shards {shards}" if shards else ""
+        raise UsageError(f"{never_ran(service, known.where)}: start it{number}")
+    return known.plan if shards is None else known.plan.reshard(shards)
 
 
 def _watch(leases: Leasing, *, quiet: bool) -> None:

@@ -31,8 +31,8 @@ def start(options: dict[str, Any]) -> int:
     what the code gave to App(...).
 
     SIGTERM and SIGINT drain, a second one stops at once; SIGHUP replaces the processes one by one
-    with fresh code; SIGTTIN and SIGTTOU: one process more, one fewer; SIGUSR1 dumps all stacks to
-    the log.
+    with fresh code; SIGTTIN and SIGTTOU: one process more, one fewer; SIGUSR1 writes to the
+    log what is in flight and where each thread is. What comes while it starts is done once it can.
 
     Exit codes: 0 drained; 2 usage; 3 the app or its settings are wrong; 4 broker, dedup store or
     lease store not reachable; 5 the processes keep dying; 75 work is left that will be delivered

@@ -14,17 +14,13 @@ from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import clean, emit, emit_json, emit_table, is_terminal, note
 from worker.cli.overview import footlines, headlines, member_table, overview, shard_table
+from worker.cli.parked import ParkedKeys
 from worker.config import mask_url
-from worker.dedup.open import open_settled
-from worker.errors import ConfigurationError, DedupUnavailable, LeasesUnavailable
-from worker.parking import parked_keys
-from worker.stores.sqlite import path_of
+from worker.errors import LeasesUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from worker.cli.loading import Target
-    from worker.dedup.base import DedupStore
 
 _PAUSE = 1.0
 #: Lines of a terminal that are not rows of shards: headings, and the tables' own.
@@ -59,7 +55,7 @@ def status(options: dict[str, Any], *, service: str | None, watch: bool, as_json
     place = target(options, service)
     with ExitStack() as stack:
         store = stack.enter_context(leasing(place))
-        parked = _Parked(place)
+        parked = ParkedKeys(place)
         stack.callback(parked.close)
         if watch:
             with suppress(KeyboardInterrupt):
@@ -75,39 +71,7 @@ def status(options: dict[str, Any], *, service: str | None, watch: bool, as_json
     return 0
 
 
-class _Parked:
-    """The parked keys of a service. A dedup store that is away hides nothing else."""
-
-    def __init__(self, place: Target) -> None:
-        self._place = place
-        self._store: DedupStore | None = None
-        #: Why they are not known.
-        self.problem = ""
-
-    def look(self) -> Mapping[str, int] | None:
-        """Return them with the number at which each was parked last; None if not known."""
-        url = self._place.settings.dedup_url
-        if url.startswith("memory:"):
-            self.problem = f"{url} is the memory of another process"
-            return None
-        self.problem = ""
-        if self._store is None and url.startswith("sqlite:") and not path_of(url, "dedup").exists():
-            return {}  # looking must not create it
-        try:
-            if self._store is None:
-                self._store = open_settled(self._place.settings)
-            return parked_keys(self._store, self._place.service)
-        except (DedupUnavailable, ConfigurationError) as error:  # a class that is not here, say
-            self.problem = mask_url(str(error))
-            return None
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._store is not None:
-            self._store.close()
-
-
-def _overview(store: Leasing, parked: _Parked) -> dict[str, Any]:
+def _overview(store: Leasing, parked: ParkedKeys) -> dict[str, Any]:
     return overview(store.service, store.look(), parked.look(), time.time())
 
 
@@ -123,7 +87,7 @@ def _show(told: Mapping[str, Any]) -> None:
         emit(clean(line))
 
 
-def _watch(store: Leasing, parked: _Parked, *, as_json: bool) -> None:
+def _watch(store: Leasing, parked: ParkedKeys, *, as_json: bool) -> None:
     """Show it until somebody presses Ctrl-C. Raises LeasesUnavailable at the first look alone."""
     first = _overview(store, parked)
     if not as_json and is_terminal():
@@ -138,7 +102,7 @@ def _watch(store: Leasing, parked: _Parked, *, as_json: bool) -> None:
 
 def _again(
     store: Leasing,
-    parked: _Parked,
+    parked: ParkedKeys,
     first: dict[str, Any],
     show: Callable[[Mapping[str, Any]], None],
 ) -> None:
@@ -147,7 +111,7 @@ def _again(
         show(told)
 
 
-def _looks(store: Leasing, parked: _Parked, last: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _looks(store: Leasing, parked: ParkedKeys, last: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield what is known, once a second; while the store is away, what was known last."""
     while True:
         time.sleep(_PAUSE)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.cli.compose import KEYLESS, UNHEARD, WrongMessage
+from worker.cli.compose import KEYLESS, WrongMessage
 from worker.cli.output import emit, note
 from worker.errors import ConfirmTimeout, PublishError, Unreachable, Unroutable, UsageError
 
@@ -79,7 +79,9 @@ class Stream:
         rate = f"{done / seconds:.0f}/s" if seconds > 0 else "at once"
         emit(f"published {done} in {seconds:.2f} s, {rate}")
         if self._unheard:
-            note(f"qworker: {self._unheard} of them: {UNHEARD}")
+            note(f"qworker: {self._unheard} of them: {self._composer.unheard}")
+        for line in self._composer.strange():
+            note(f"qworker: {line}")
         if self._composer.keyless:
             note(f"qworker: {self._composer.keyless} of them: {KEYLESS}")
         return 0

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from worker.sharding.generations import Plan
     from worker.topology import Bind
 
+#: What is shown where nobody knows what a service has.
+_FIRST = "what a first start would declare"
+
 
 @click.command(
     cls=SettingsCommand,
+    left="what was declared by then stays; the same command goes on",
     epilog=example(
         "qworker topology --app handlers --shards 8",
         "qworker topology --app handlers --shards 8 --declare    # before the first start",
@@ -61,7 +65,8 @@ def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> in
     """Show the exchanges, queues and bindings that a service declares, and how full its queues are.
 
     While its number of shards is being changed, these are the old ones and the new ones. Where a
-    server does not answer, what would be declared at a first start is shown nevertheless.
+    server that knows does not answer, what a first start would declare is shown, and said to be
+    that.
     """
     app, settings = load(options)
     plan, problem = _plan(app, settings, is_needed=is_declared)
@@ -72,11 +77,16 @@ def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> in
             _declare(inspector, declared)
     depths, unknown = _depths(settings, app.name, declared)
     if as_json:
-        emit_json(_facts(settings, plan, declared, depths))
+        emit_json(_facts(settings, plan, declared, depths, is_known=not problem))
     else:
-        _show(settings, plan, declared, depths)
+        generation = f"not asked: {_FIRST}" if problem else told(plan)
+        emit(f"{declared.service} at {mask_url(settings.broker)}, {generation}")
+        _show(declared, depths)
     if problem:
-        note(f"qworker: which generation of the queues it has is not known: {problem}")
+        note(
+            "qworker: which generation of the queues it has is not known, and what is shown is"
+            f" {_FIRST}: {problem}"
+        )
     if unknown:
         note(f"qworker: the depths are not known: {unknown}")
     return 0
@@ -115,10 +125,7 @@ def _depths(
         return {}, mask_url(str(error))
 
 
-def _show(
-    settings: Settings, plan: Plan, declared: Declared, depths: Mapping[str, Depth | None]
-) -> None:
-    emit(f"{declared.service} at {mask_url(settings.broker)}, {told(plan)}")
+def _show(declared: Declared, depths: Mapping[str, Depth | None]) -> None:
     emit()
     emit_table(
         ("exchange", "type", "kind"),
@@ -157,7 +164,12 @@ def _by(bind: Bind) -> str:
 
 
 def _facts(
-    settings: Settings, plan: Plan, declared: Declared, depths: Mapping[str, Depth | None]
+    settings: Settings,
+    plan: Plan,
+    declared: Declared,
+    depths: Mapping[str, Depth | None],
+    *,
+    is_known: bool,
 ) -> dict[str, Any]:
     queues = []
     for queue in declared.queues:
@@ -175,8 +187,8 @@ def _facts(
     return {
         "service": declared.service,
         "broker": mask_url(settings.broker),
-        "generation": plan.published.number,
-        "consumed": plan.consumed.number,
+        "generation": plan.published.number if is_known else None,
+        "consumed": plan.consumed.number if is_known else None,
         "phase": None if plan.phase is None else plan.phase.value,
         "exchanges": [
             {"name": x.name, "type": x.type, "durable": x.durable, "arguments": dict(x.arguments)}

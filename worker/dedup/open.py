@@ -41,8 +41,8 @@ def open_settled(settings: Settings) -> DedupStore:
     except (ConfigurationError, DedupUnavailable) as error:
         if settings.dedup:
             raise
-        hint = f"--dedup is not set, and this goes with the broker {mask_url(settings.broker)}"
-        raise type(error)(f"{error}; {hint}") from None
+        hint = f"--dedup is not set, and this goes with --broker {mask_url(settings.broker)}"
+        raise type(error)(f"{str(error).rstrip('.')}; {hint}") from None
 
 
 def open_store(url: str, options: StoreOptions) -> DedupStore:

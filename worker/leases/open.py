@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.leases.base import LeaseOptions, LeaseStore
 from worker.leases.memory import MemoryLeases
 from worker.leases.redis import RedisLeases
@@ -28,10 +29,16 @@ _CATALOG: Catalog[LeaseStore] = Catalog(
 )
 
 
-def open_leases(url: str, options: LeaseOptions) -> LeaseStore:
+def open_leases(url: str, options: LeaseOptions, origin: str = "") -> LeaseStore:
     """Open the store that ``url`` names, as :meth:`Catalog.open` tells.
 
     Raises ConfigurationError where the text is wrong or the class is no store, and
-    LeasesUnavailable where the store is not there now.
+    LeasesUnavailable where the store is not there now; both end with ``origin``, which tells
+    somebody who did not say this URL where it comes from.
     """
-    return _CATALOG.open(url, options)
+    try:
+        return _CATALOG.open(url, options)
+    except (ConfigurationError, LeasesUnavailable) as error:
+        if not origin:
+            raise
+        raise type(error)(f"{str(error).rstrip('.')}; {origin}") from None

@@ -88,6 +88,11 @@ class Generation:
     shards: int
 
     @property
+    def counted(self) -> str:
+        """How many shards it has, in words."""
+        return f"{self.shards} shard{'' if self.shards == 1 else 's'}"
+
+    @property
     def leases(self) -> list[str]:
         """The names of the leases on its shards, in their order."""
         return [lease_of(self.number, shard) for shard in range(self.shards)]
@@ -191,7 +196,7 @@ class Plan:
         off = f" or call it off ('qworker reshard --to {before}')" if young else ""
         late = ", too far to be called off" if shards == before else ""
         raise UsageError(
-            f"a change from {before} to {target.shards} shards is under way{late}; let it end"
+            f"a change from {before} to {target.counted} is under way{late}; let it end"
             f" ('qworker reshard --to {target.shards}' shows it){off}, then ask again"
         )
 

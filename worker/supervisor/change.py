@@ -161,8 +161,8 @@ class Plans:
             logger.warning("not going below one process")
         elif wanted > most:
             logger.warning(
-                "not going to %d processes: %d is the most, with %d shards on this broker and"
-                " dedup store",
+                "not going to %d processes: %d is the most (shards: %d), on this broker and dedup"
+                " store",
                 wanted,
                 most,
                 shards,

@@ -85,6 +85,8 @@ class Terms:
     connect_timeout: float
     #: The URL of the lease store; and how long leases live, and the store may take to answer.
     leases: str = field(default="memory://", repr=False)
+    #: Where that URL comes from, for errors that name it.
+    leases_origin: str = field(default="", repr=False)
     lease_ttl: float = 10.0
     lease_timeout: float = 2.0
     single_active: bool = False

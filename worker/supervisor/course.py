@@ -72,12 +72,10 @@ class Course:
             # The store went back to what it was before; the broker did not.
             return Proposal(document.version, self._accepted.dump())
         if plan.single_active != terms.single_active:
-            alone = {self._member} >= view.members.keys()
-            free = all(lease.owner == self._member for lease in view.leases.values())
-            if alone and free and self._accepted is None:
+            if self._accepted is None and is_free(view, self._member):
                 changed = replace(plan, single_active=terms.single_active)
                 return Proposal(document.version, changed.dump())
-            return self._refuse(_other_mode(terms.service, there=plan.single_active))
+            return self._refuse(other_mode(terms.service, there=plan.single_active))
         if self._accepted is None and not terms.agree(plan):
             return self._refuse(other_shards(terms.service, terms.shards, plan))
         self._accepted = plan
@@ -117,7 +115,14 @@ class Course:
         return Refused(ConfigurationError.exit_code, text)
 
 
-def _other_mode(service: str, *, there: bool) -> str:
+def is_free(view: View, member: str = "") -> bool:
+    """Whether nobody but ``member`` runs the service, so that it may go over to the other mode."""
+    others = [*view.members, *(lease.owner for lease in view.leases.values())]
+    return {member}.issuperset(others)
+
+
+def other_mode(service: str, *, there: bool) -> str:
+    """Return what to tell somebody who starts a service in another mode than it runs in."""
     here, other = ("without", "with") if there else ("with", "without")
     return (
         f"{service} runs {other} --single-active elsewhere: start it in the same way here, or stop"
@@ -127,15 +132,11 @@ def _other_mode(service: str, *, there: bool) -> str:
 
 def other_shards(service: str, asked: int, plan: Plan) -> str:
     """Return what to tell somebody who asks for another number of shards than there is."""
-    number = plan.current.shards
+    number, verb = plan.current.shards, "is" if asked == 1 else "are"
     told = (
-        f"{service} has {_count(number)}, and {asked} are asked for: start with --shards {number}."
-        f" To change their number, while it runs: qworker reshard --to {asked}"
+        f"{service} has {plan.current.counted}, and {asked} {verb} asked for: start with --shards"
+        f" {number}. To change their number, while it runs: qworker reshard --to {asked}"
     )
     if plan.target is not None:
-        told += f" (it is on its way to {_count(plan.target.shards)})"
+        told += f" (it is on its way to {plan.target.counted})"
     return told
-
-
-def _count(shards: int) -> str:
-    return f"{shards} shard{'' if shards == 1 else 's'}"

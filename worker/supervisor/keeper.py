@@ -176,8 +176,8 @@ class Keeper:
 
     def _open(self) -> LeaseStore:
         options = LeaseOptions(self._terms.lease_ttl, self._terms.lease_timeout)
-        url = self._terms.leases
-        return patiently(lambda: open_leases(url, options), self._terms.connect_timeout)
+        url, origin = self._terms.leases, self._terms.leases_origin
+        return patiently(lambda: open_leases(url, options, origin), self._terms.connect_timeout)
 
     def _keep(self, store: LeaseStore) -> None:
         lively_until = lease_clock() + _LIVELY_FOR

@@ -106,7 +106,8 @@ class ChildProcess:
         #: It had a shard once.
         self._has_worked = False
         self._killed = False
-        self._cut_short = False
+        # Ended by a kill from here, and why, as the log has it.
+        self._cut_short, self._reason = False, ""
         self._drain_until = now
         # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
@@ -323,6 +324,7 @@ class ChildProcess:
         """End the process now (SIGKILL), with a line in the log if there is a reason to tell."""
         if not self._killed:
             self._killed = self._cut_short = True
+            self._reason = reason
             if reason:
                 logger.warning("killing process %d (pid %d): %s", self.index, self.pid, reason)
             self._signal(signal.SIGKILL)
@@ -347,6 +349,11 @@ class ChildProcess:
         """
         told = self.finish in ("ABANDONED", "STUCK")
         return not self.drained and (told or self._cut_short)
+
+    @property
+    def unneeded(self) -> bool:
+        """Whether it was ended from here before it held anything: nobody has to hear of that."""
+        return self._cut_short and not self._reason
 
     def lived(self, now: float) -> float | None:
         """Return the seconds since the process was ready, or None if it never was."""
@@ -373,11 +380,11 @@ class ChildProcess:
     def epitaph(self) -> str:
         """Return how the process ended, in words."""
         code = self._process.returncode
-        if code is not None and code < 0:
-            try:
-                how = f"killed by {signal.Signals(-code).name}"
-            except ValueError:
-                how = f"killed by signal {-code}"
+        if self._cut_short and code == -signal.SIGKILL:
+            how = "by the supervisor"
+        elif code is not None and code < 0:
+            known = -code in {*signal.Signals}
+            how = f"killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
         else:
             how = f"exit code {code}"
         return f"{how}, {self.finish.lower()}" if self.finish else how

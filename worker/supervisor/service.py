@@ -40,10 +40,9 @@ def load_service(boot: Boot) -> Service:
     settings = app.configure(boot.options)
     if settings.processes > settings.shards > 0 and boot.index == 0:
         logger.warning(
-            "%d processes were asked for, but a shard is consumed by one: with %d shards there will"
-            " be %d",
+            "%d processes were asked for, but a shard is consumed by one: %d will run, as many as"
+            " there are shards",
             settings.processes,
-            settings.shards,
             settings.process_count,
         )
     app.only(settings.handlers)
@@ -79,6 +78,7 @@ def terms_of(app: App, settings: Settings) -> Terms:
         watchdog=settings.watchdog,
         connect_timeout=settings.connect_timeout,
         leases=settings.leases_url,
+        leases_origin=settings.leases_origin,
         lease_ttl=settings.lease_ttl,
         lease_timeout=min(settings.dedup_timeout, settings.lease_ttl / 4),
         single_active=settings.single_active,

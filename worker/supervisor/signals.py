@@ -25,6 +25,16 @@ ASKED = (
 )
 
 
+def hold() -> None:
+    """Let the kernel keep what is asked of this thread, until ``release`` or ``Signals.noted``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+
+
+def release() -> None:
+    """Take what was held, as if it came now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+
+
 class Signals:
     """Collects signals for a loop that waits with a selector. Made in the main thread."""
 
@@ -40,12 +50,18 @@ class Signals:
 
     @contextmanager
     def noted(self, wanted: Iterable[int]) -> Iterator[None]:
-        """Queue these signals while the block runs; then put back what was before."""
+        """Queue these signals while the block runs; then put back what was before.
+
+        What was held until now comes first. Where they were held, they are so again at the end.
+        """
+        wanted = [*wanted]
         before = {number: signal.signal(number, self._note) for number in wanted}
         descriptor = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signal.set_wakeup_fd(descriptor)
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -62,19 +62,23 @@ class Verdict:
     text: str
 
 
-def is_live(statuses: Sequence[Status], now: float) -> Verdict:
-    """Whether there is a supervisor, and every one there is goes round with live processes."""
-    return _verdict(statuses, now, "live")
+def is_live(statuses: Sequence[Status], now: float, service: str | None = None) -> Verdict:
+    """Whether there is a supervisor, and every one there is goes round with live processes.
+
+    ``service`` is whose they are, where they are of one alone.
+    """
+    return _verdict(statuses, now, "live", service)
 
 
-def is_ready(statuses: Sequence[Status], now: float) -> Verdict:
-    """Whether there is a supervisor, and every one there is consumes with all its processes."""
-    return _verdict(statuses, now, "ready")
+def is_ready(statuses: Sequence[Status], now: float, service: str | None = None) -> Verdict:
+    """The same: whether every one there is consumes with all its processes."""
+    return _verdict(statuses, now, "ready", service)
 
 
-def _verdict(statuses: Sequence[Status], now: float, wanted: str) -> Verdict:
+def _verdict(statuses: Sequence[Status], now: float, wanted: str, service: str | None) -> Verdict:
     if not statuses:
-        return Verdict(False, f"not {wanted}: no supervisor runs here (looked in {run_folder()})")
+        who = "supervisor" if service is None else f"supervisor of {service!r}"
+        return Verdict(False, f"not {wanted}: no {who} runs here (looked in {run_folder()})")
     for status in statuses:
         name = f"{status.service or 'a service'} (pid {status.pid})"
         if not status.fresh(now):

@@ -82,15 +82,15 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
         connections = [_amqp(part, heartbeat, timeout, told) for part in url.split(";") if part]
     errors = []
     for connection in connections:
-        shown = mask_url(connection.as_uri())
+        # Of an embedded one kombu's own URL has the transport in it, which nobody typed.
+        shown = mask_url(url if able.embedded else connection.as_uri())
         try:
             # connect() would try twice, and sleep in between.
             connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
         except amqp.exceptions.AccessRefused as error:
             connection.release()
-            raise ConfigurationError(
-                f"{shown}: the broker refuses the user or the virtual host: {error}"
-            ) from None
+            refusal = "" if able.embedded else "the broker refuses the user or the virtual host: "
+            raise ConfigurationError(f"{shown}: {refusal}{error}") from None
         except ssl.SSLCertVerificationError as error:
             connection.release()
             raise ConfigurationError(
@@ -99,6 +99,8 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
             ) from None
         except (TimeoutError, *connection.connection_errors, OSError) as error:
             connection.release()
+            if able.embedded and not isinstance(error, connection.recoverable_connection_errors):
+                raise ConfigurationError(f"{shown}: {error}") from None
             if isinstance(error, amqp.exceptions.NotAllowed) and "not found" in str(error):
                 raise ConfigurationError(
                     f"{shown}: the broker has no such virtual host: {error}"
