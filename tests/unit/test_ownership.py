@@ -84,6 +84,8 @@ class Member:
         self.giving: dict[str, float] = {}
         self.trusted_until = float("-inf")
         self.due = world.now
+        #: Whether the store ever answered it: it can tell then that the store was emptied.
+        self.heard = False
 
     def round(self, fault: str) -> Orders:
         asked_at = self.world.now
@@ -97,6 +99,7 @@ class Member:
 
     def hear(self, view: View, asked_at: float) -> Orders:
         orders = self.ownership.hear(view, asked_at, SHARDS)
+        self.heard = True
         self.trusted_until = trusted_until(asked_at, TTL)
         for name in orders.lost:
             self.consumed.pop(name, None)
@@ -142,7 +145,8 @@ def test_a_member_that_joins_gets_its_share_and_one_that_leaves_gives_it_back() 
 
     assert world.loads() == {"bob": 16}
     assert ann.ownership.gone
-    assert bob.ownership.is_settled
+    said = bob.ownership.ask("")
+    assert (said.acquire, said.release, bob.giving) == ([], [], {}), "nothing is on its way"
     assert world.store.look("bank").members.keys() == {"bob"}
 
 
@@ -379,7 +383,8 @@ def test_there_are_never_two_owners_whatever_fails(
 ) -> None:
     world = World(seed)
     world_clock(world)
-    # Who comes right after the store was emptied cannot know it.
+    # Who never heard of the store before it was emptied, because it comes right after or because
+    # its first calls failed, cannot know it (a limit that docs/shards.md names).
     emptied = -TTL
     random, number = world.random, 3
     for name in ("ann", "bob", "eve"):
@@ -396,11 +401,16 @@ def test_there_are_never_two_owners_whatever_fails(
         elif event < 0.8 and len(world.members) > 1:
             for name in member.ownership.leave():
                 member.giving[name] = world.now + random.uniform(0.0, 3.0)
-        elif event > 0.95 and world.now > emptied + 2 * TTL:
+        elif (
+            event > 0.95
+            and world.now > emptied + 2 * TTL
+            and all(member.heard for member in world.members)
+        ):
             world.forget()
             emptied = world.now
         world.members = [m for m in world.members if not m.ownership.gone]
         if all(m.ownership._leaving for m in world.members):
+            world.go(emptied + 2 * TTL - world.now, faults=True)
             world.join(f"member-{(number := number + 1)}")
     world.go(4 * TTL)  # the faults end
 

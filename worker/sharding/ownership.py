@@ -94,11 +94,6 @@ class Ownership:
         self._same_since = float("-inf")
 
     @property
-    def is_settled(self) -> bool:
-        """Whether nothing is on its way: nothing wanted, nothing being given up."""
-        return not (self._wanted or self._giving or self._given)
-
-    @property
     def wanted(self) -> Sequence[str]:
         """The leases that are asked for."""
         return self._wanted
