@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def state_of(pid: int) -> str:
@@ -28,6 +31,16 @@ def children_of(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def status_of(pid: int, run_folder: Path) -> dict[str, Any]:
+    """Return what the status file of a supervisor says; nothing where there is none."""
+    with suppress(OSError, ValueError):
+        for file in run_folder.glob("*.json"):
+            content: dict[str, Any] = json.loads(file.read_bytes())
+            if content["pid"] == pid:
+                return content
+    return {}
 
 
 def printed_elsewhere(program: str) -> str:

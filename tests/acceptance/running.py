@@ -25,7 +25,7 @@ import orjson
 import pika
 
 from acceptance.apps.events import Step
-from processes import Started
+from processes import Started, status_of
 from waiting import until
 from worker import App, Event
 
@@ -226,12 +226,7 @@ class Service(Started):
 
     def status(self) -> dict[str, Any]:
         """Return what the status file of the last start says; nothing where there is none."""
-        with suppress(OSError, ValueError):
-            for file in self._run_folder.glob("*.json"):
-                content: dict[str, Any] = json.loads(file.read_bytes())
-                if content["pid"] == self.pid:
-                    return content
-        return {}
+        return status_of(self.pid, self._run_folder)
 
     def processes(self) -> list[int]:
         """Return the pids of the processes that consume."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from worker.config import mask_url
 from worker.dedup.base import DedupStore, StoreOptions
 from worker.dedup.memory import MemoryStore
-from worker.dedup.redis import RedisStore
 from worker.dedup.sqlite import SqliteStore
 from worker.errors import ConfigurationError, DedupUnavailable
-from worker.stores.catalog import Catalog
+from worker.stores.catalog import Catalog, Later
 
 if TYPE_CHECKING:
     from worker.config import Settings
 
+_REDIS = Later("worker.dedup.redis", "RedisStore")
 #: Other distributions register the class of their store here, under its URL scheme.
 ENTRY_POINTS = "qworker.dedup"
 
@@ -24,9 +24,9 @@ _CATALOG: Catalog[DedupStore] = Catalog(
     {
         "memory": MemoryStore,
         "sqlite": SqliteStore,
-        "redis": RedisStore,
-        "rediss": RedisStore,
-        "unix": RedisStore,
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "unix": _REDIS,
     },
     ENTRY_POINTS,
     ("tier", "shared"),

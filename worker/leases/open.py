@@ -5,11 +5,11 @@ from __future__ import annotations
 from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.leases.base import LeaseOptions, LeaseStore
 from worker.leases.memory import MemoryLeases
-from worker.leases.redis import RedisLeases
 from worker.leases.sqlite import SqliteLeases
-from worker.stores.catalog import Catalog, Extra
+from worker.stores.catalog import Catalog, Later
 
-_POSTGRES = Extra("worker.leases.postgres", "PostgresLeases", "postgres")
+_REDIS = Later("worker.leases.redis", "RedisLeases")
+_POSTGRES = Later("worker.leases.postgres", "PostgresLeases", "postgres")
 #: Other distributions register the class of their store here, under its URL scheme.
 ENTRY_POINTS = "qworker.leases"
 
@@ -19,13 +19,14 @@ _CATALOG: Catalog[LeaseStore] = Catalog(
     {
         "memory": MemoryLeases,
         "sqlite": SqliteLeases,
-        "redis": RedisLeases,
-        "rediss": RedisLeases,
-        "unix": RedisLeases,
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "unix": _REDIS,
+        "postgresql": _POSTGRES,
+        "postgres": _POSTGRES,
     },
     ENTRY_POINTS,
     ("reach",),
-    {"postgresql": _POSTGRES, "postgres": _POSTGRES},
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from inspect import getattr_static
@@ -23,13 +23,14 @@ _CLASS = re.compile(r"(?P<module>[^\W\d]\w*(?:\.\w+)*):(?P<name>[^\W\d]\w*)(?:\?
 S = TypeVar("S")
 
 
-class Extra(NamedTuple):
-    """A store that needs an extra of this distribution to be installed."""
+class Later(NamedTuple):
+    """A store whose module is imported when a URL asks for it: its client takes long to load."""
 
     #: Its module and its class.
     module: str
     name: str
-    extra: str
+    #: The extra of this distribution that has to be installed; empty: none.
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,12 @@ class Catalog(Generic[S]):
     #: What every store of the kind implements.
     protocol: type[Any]
     #: By the scheme of their URLs.
-    built_in: Mapping[str, type[S]]
+    built_in: Mapping[str, type[S] | Later]
     #: Other distributions register the class of their store in this group of entry points, under
     #: its URL scheme.
     group: str
     #: Attributes that every store has.
     facts: tuple[str, ...]
-    #: By the scheme of their URLs.
-    extras: Mapping[str, Extra] = field(default_factory=dict)
 
     def open(self, url: str, options: object) -> S:
         """Open the store that ``url`` names.
@@ -98,22 +97,25 @@ class Catalog(Generic[S]):
         )
 
     def _by_scheme(self, scheme: str, url: str) -> type[Any]:
-        if scheme in self.built_in:
-            return self.built_in[scheme]
-        if scheme in self.extras:
-            module, name, extra = self.extras[scheme]
+        built_in = self.built_in.get(scheme)
+        if isinstance(built_in, Later):
+            module, name, extra = built_in
             try:
                 store_class: type[Any] = getattr(importlib.import_module(module), name)
             except ImportError as error:
+                if not extra:
+                    raise
                 raise ConfigurationError(
                     f"{self.kind} URL {mask_url(url)}: {scheme}:// needs the extra {extra!r}: pip"
                     f" install 'qworker-runtime[{extra}]' ({error})"
                 ) from error
             return store_class
+        if built_in is not None:
+            return built_in
         for entry in entry_points(group=self.group, name=scheme):
             return self._by_name(entry.module, entry.attr, url)
         others = tuple(entry.name for entry in entry_points(group=self.group))
-        near = get_close_matches(scheme, [*self.built_in, *self.extras, *others], 1)
+        near = get_close_matches(scheme, [*self.built_in, *others], 1)
         known = self._known_schemes(others)
         hint = f"did you mean {near[0]}://?" if near else f"there are {known}"
         raise ConfigurationError(
@@ -121,7 +123,7 @@ class Catalog(Generic[S]):
         )
 
     def _known_schemes(self, others: tuple[str, ...] = ()) -> str:
-        return ", ".join(f"{scheme}://" for scheme in (*self.built_in, *self.extras, *others))
+        return ", ".join(f"{scheme}://" for scheme in (*self.built_in, *others))
 
     def _by_name(self, module_name: str, name: str, url: str) -> type[Any]:
         where = f"{self.kind} store {mask_url(url)}"
