@@ -358,6 +358,14 @@ def test_topology_shows_what_there_is_and_how_full(service: Service) -> None:
     assert (bound["routing_key"], bound["target"]) == ("user.*", "bank.g1")
 
 
+def test_topology_shows_a_binding_of_two_handlers_once(on_sqlite: Service) -> None:
+    both = _APP.replace('@app.on("user.*")', '@app.on("user.*", name="a")\n@app.on("user.*")')
+    on_sqlite.write("handlers.py", both)
+
+    told = on_sqlite.topology()
+    assert [b["routing_key"] for b in told["bindings"]].count("user.*") == 1
+
+
 def test_topology_is_shown_where_no_broker_answers(on_sqlite: Service) -> None:
     result = on_sqlite.run("topology", "--broker", "amqp://127.0.0.1:1", "--connect-timeout", "1")
 
