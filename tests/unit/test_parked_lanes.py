@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+import pytest
+
 from worker import App, Context, Event, RetryPolicy
+from worker.codec import Codec
+from worker.deadletters import Box
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
+from worker.errors import UsageError
 from worker.message import Message
 from worker.parking import Parking
-from worker.replay import Replay
+from worker.replay import Replay, Unparked
 from worker.testing import TestWorker
 
 LATER: dict[str, Any] = {
@@ -63,6 +69,10 @@ class Pair:
 def publish(worker: TestWorker, line: str, *numbers: int) -> None:
     for number in numbers:
         worker.publish(Step(line=line, number=number))
+
+
+def parked(worker: TestWorker) -> list[int]:
+    return [orjson.loads(letter.body)["number"] for letter in worker.parked]
 
 
 class Kept:
@@ -134,6 +144,86 @@ def test_a_store_that_forgot_the_keys_makes_nobody_else_forget_them() -> None:
     parking._store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     assert parking.load() is False
     assert parking.holds(message), "what runs meanwhile does not overtake"
+
+
+def returning(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Return a replay; while it waits the service works."""
+
+    def work(seconds: float) -> None:
+        worker.run(advance=False)
+        worker.clock.advance(seconds)
+
+    monkeypatch.setattr("worker.replay.sleep", work)
+    return Replay("bank", worker.settings, worker.store)
+
+
+def test_a_replay_names_the_message_that_failed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", *range(6))
+        worker.run(advance=False)
+        assert parked(worker) == [*range(6)]
+        with returning(worker, monkeypatch) as replay:
+            done = replay.key("K", "replay", 5)
+        assert done.failed is not None
+        assert orjson.loads(done.failed.body)["number"] == 3
+        assert done.failed.reason.startswith("failed at attempt 1")
+
+
+def test_a_key_stays_parked_whatever_the_clock_of_a_replay_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4)
+        worker.run()
+        worker.store.unpark("bank", "K", 2**52)  # the store has forgotten it
+        monkeypatch.setattr("worker.replay.time_ns", lambda: 2**52 * 1000, raising=False)
+        with returning(worker, monkeypatch) as replay:
+            done = replay.key("K", "replay", 5)
+        assert not done.freed
+        assert done.failed is not None
+        assert "K" in worker.store.parked("bank")
+
+
+def test_a_replay_frees_nothing_while_somebody_else_reads_what_is_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4)
+        worker.run()
+        pair.mended = True
+        codec = Codec.of("bank", worker.settings)
+        with (
+            Box("bank.parked", codec, worker.settings) as box,
+            returning(worker, monkeypatch) as replay,
+        ):
+            assert len([*box.read()]) == 2
+            done = replay.key("K", "replay", 0.2)
+            assert not done.freed
+            assert done.is_read
+        with returning(worker, monkeypatch) as replay:
+            assert replay.key("K", "replay", 5) == Unparked(returned=2, freed=True)
+        assert pair.done["quick"] == [3, 4]
+
+
+def test_a_replay_frees_nothing_of_which_it_cannot_see_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4, 5)
+        worker.run()
+        pair.mended = True
+        monkeypatch.setattr("worker.deadletters.MOST_HELD", 2)
+        monkeypatch.setattr("worker.deadletters._SILENCE", 0.1)
+        with returning(worker, monkeypatch) as replay:
+            with pytest.raises(UsageError, match="of the last 1 of them nothing is known"):
+                replay.key("K", "replay", 5)
+            assert "K" in worker.store.parked("bank")
+            assert replay.key("K", "replay", 5) == Unparked(returned=1, freed=True)
+        assert pair.done["quick"] == [3, 4, 5]
 
 
 def test_a_marker_waits_for_nothing_that_came_behind_it() -> None:
