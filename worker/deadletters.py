@@ -220,6 +220,11 @@ class Box:
             if not arrived:
                 wait_readable(self._inbound.fileno())
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether somebody else has some of it; to be asked once it is read."""
+        return self.readers > 0 or (self.unread > 0 and self.depth <= MOST_HELD)
+
     def remove(self, letters: Iterable[Letter]) -> None:
         """Take messages out of the queue; for good when the box was closed without an error.
 

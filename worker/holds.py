@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,13 +35,9 @@ class Holds:
 
     def for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
         """Let it wait until ``due``, and count that as a message that waits for its retry."""
-        channel = task.delivery.channel
-        channel.held += 1
-
-        def uncount() -> None:
-            channel.held -= 1
-
-        self._timers.at(due, uncount)
+        task.waits = True
+        task.delivery.channel.held += 1
+        self._timers.at(due, partial(end_wait, task))
         self.until(due, task, lane)
 
     def until_settled(self, task: Task, lane: Lane[Task]) -> Callable[[], None]:
@@ -68,3 +65,10 @@ class Holds:
                 self._lanes.resume(lane, name)
 
         return resume
+
+
+def end_wait(task: Task) -> None:
+    """Count ``task`` no more as a message that waits for its retry."""
+    if task.waits:
+        task.waits = False
+        task.delivery.channel.held -= 1

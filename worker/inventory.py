@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from worker.codec import Codec
-from worker.deadletters import MOST_HELD, Box
+from worker.deadletters import Box
 from worker.errors import QworkerError
 from worker.topology import parked_queue
 
@@ -40,6 +40,8 @@ class Inventory:
         self._wake = wake
         self._thread: threading.Thread | None = None
         self._found: Mapping[str, int] | None = None
+        #: The log says that somebody else is reading; once for each time.
+        self._has_told = False
 
     @property
     def is_reading(self) -> bool:
@@ -65,6 +67,9 @@ class Inventory:
     def _read(self) -> None:
         try:
             self._found = lying_keys(self._service, self._settings)
+            if self._found is None and not self._has_told:
+                logger.warning("nothing begins while somebody else reads the parked queue")
+            self._has_told = self._found is None
         except QworkerError as error:
             logger.warning("the parked queue cannot be read, so nothing begins: %s", error)
         except Exception:
@@ -87,7 +92,7 @@ def lying_keys(service: str, settings: Settings) -> Mapping[str, int] | None:
                 place = int(letter.place) if letter.place.isdecimal() else 0
                 places[letter.key] = max(place, places.get(letter.key, 0))
         unread = box.unread
-    if unread and box.depth <= MOST_HELD:
+    if box.is_shared:
         return None
     if unread:
         logger.error(

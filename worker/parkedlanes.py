@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.holds import end_wait
+
 if TYPE_CHECKING:
     from worker.detour import Detour
     from worker.parking import Parking
@@ -40,7 +42,11 @@ class ParkedLanes:
         Called whenever that may be possible from now on: where a run came back, something was
         settled or arrived. Where it is not possible yet, nothing of the lane begins until it is.
         """
-        if not self._parking or lane.running or lane.place is None:
+        if lane.running or lane.place is None:
+            return
+        if not self._parking.is_parked(lane.place[1]):
+            if lane.stopped:  # and set free from another shard, meanwhile
+                self._lanes.go_on(lane)
             return
         if lane.settling:
             if any(map(self.holds, lane.tasks)):
@@ -56,6 +62,7 @@ class ParkedLanes:
         for task in sorted(tasks, key=_order):
             culprit = culprits.get(task.delivery)
             reason = culprit.given_up if culprit is not None else ""
+            end_wait(task)
             self._detour.park(task.delivery, reason, culprit)
 
     def holds(self, task: Task) -> bool:

@@ -105,7 +105,8 @@ class Parking:
         """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
         known = dict(self._store.parked(self._service))
         knows_all = known.pop(_ALL_KNOWN, None) is not None
-        self._keys = {*known, *self._unsaved}
+        # One that has forgotten keys makes nobody forget them who has messages of them in lanes.
+        self._keys = {*known, *self._unsaved} if knows_all else self._keys | {*known}
         self._last = max(self._last, *known.values(), 0)
         return knows_all
 
@@ -122,6 +123,10 @@ class Parking:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    def is_parked(self, key: object) -> bool:
+        """Tell whether ``key`` is parked, as far as this consumer knows."""
+        return key in self._keys
 
     def holds(self, message: Message) -> bool:
         """Tell whether ``message`` must be set aside because its key is parked."""

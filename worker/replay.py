@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from time import monotonic, sleep, time_ns
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
 from worker.aside import HANDLER
 from worker.codec import Codec
 from worker.deadletters import Box, Letter
-from worker.errors import ConfirmTimeout, PublishError
+from worker.errors import ConfirmTimeout, PublishError, UsageError
 from worker.ids import new_id
 from worker.parking import FIRST, MARKER, UNPARKED, UPTO, parked_keys
 from worker.payload import to_json
@@ -71,12 +71,18 @@ class Unparked:
     freed: bool = False
     #: The message that failed again. It and its successors are parked as before.
     failed: Letter | None = None
+    #: Nothing more can be sent while somebody else reads what is parked.
+    is_read: bool = False
     #: Nothing more can be sent before the old queues of a change of shards are drained.
     between: bool = False
 
 
 class _Moved(Exception):
     """The shards of the service are other ones since something was sent."""
+
+
+class _Shared(Exception):
+    """Somebody else reads what is parked, and has some of it."""
 
 
 class Replay:
@@ -179,13 +185,15 @@ class Replay:
 
         ``wait`` is in seconds from the last message sent; the service must run. A store may have
         forgotten the key, so the queue is looked at too. Raises PublishError where a message cannot
-        be sent (nothing after it is), BrokerUnreachable, DedupUnavailable and LeasesUnavailable;
-        called again it goes on where it was.
+        be sent (nothing after it is), UsageError where more is parked than can be looked at,
+        BrokerUnreachable, DedupUnavailable and LeasesUnavailable; called again it goes on where it
+        was.
         """
         if self._parked(key) is None:
             if not self._lies_parked(key):
                 return Unparked(is_parked=False)
-            self._store.mark_parked(self._service, key, time_ns() // 1000)
+            # Below whatever the service gives, by a clock that may be behind ours.
+            self._store.mark_parked(self._service, key, 1)
         done = Unparked()
         ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
@@ -198,7 +206,10 @@ class Replay:
                 except _Moved:
                     # What was sent may come twice, in two queues: only one of both may pass.
                     ids.append(new_id())
+                except _Shared:
+                    done.is_read = True
                 else:
+                    done.is_read = False
                     if done.failed is not None:
                         return done
                     upto = last
@@ -228,25 +239,29 @@ class Replay:
         return parked_keys(self._store, self._service).get(key)
 
     def _lies_parked(self, key: str) -> bool:
+        """Tell whether something of ``key`` lies in the parked queue, or may do so."""
         with Box(parked_queue(self._service), self._codec, self._settings) as box:
-            return any(letter.key == key for letter in box.read())
+            return any(letter.key == key for letter in box.read()) or box.is_shared
 
     def _move(self, key: str, ids: Sequence[str], done: Unparked) -> list[Letter]:
         """Move what is parked of ``key``; return the letters, or note the one that came back.
 
         ``ids`` are those of this replay, the last one is the one to use. Raises _Moved where the
-        shards change: then nothing was sent, or what was sent has to be sent again.
+        shards change: then nothing was sent, or what was sent has to be sent again. Raises _Shared
+        where not all can be seen: behind a part of it nothing can be said to be all.
         """
         self._places.moved()
         if self._places.between:
             raise _Moved
         with Box(parked_queue(self._service), self._codec, self._settings) as box:
             mine = [letter for letter in box.read() if letter.key == key]
+            if box.is_shared:
+                raise _Shared
             mine.sort(key=lambda letter: letter.place)
-            for letter in mine:
-                if letter.headers.get(UNPARKED) in ids:
-                    done.failed = letter
-                    return []
+            if back := [letter for letter in mine if letter.headers.get(UNPARKED) in ids]:
+                # The one that failed says at which handler; what came before may be with it.
+                done.failed = next((letter for letter in back if letter.handler), back[0])
+                return []
             places = [self._places.of(letter) for letter in mine]
             if self._places.between:
                 raise _Moved
@@ -266,6 +281,12 @@ class Replay:
                 for error in errors:
                     if error is not None:
                         raise error
+            if box.unread:
+                raise UsageError(
+                    f"{box.depth} messages are parked, and of the last {box.unread} of them nothing"
+                    f" is known: {done.returned} of {key!r} were sent back, and it stays parked."
+                    " Give the same command again if some were, else send other keys back first"
+                )
         return mine
 
     def _mark(self, key: str, letters: Sequence[Letter], upto: int) -> None:

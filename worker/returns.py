@@ -133,8 +133,10 @@ class Returns:
 
     def _has_turn(self, returning: _Return, delivery: Delivery, marker: Unpark) -> bool:
         """Set the key of ``marker`` free if its turn has come and nothing was parked since."""
-        key = marker.key
-        if not self._dispatcher.lanes.is_idle(key, delivery.channel.shard):
+        key, channel = marker.key, delivery.channel
+        # Of a key that is not parked here the lane may be busy for ever with what came later.
+        is_first = channel.settlement.upto >= delivery.tag - 1
+        if not is_first and not self._dispatcher.lanes.is_idle(key, channel.shard):
             return False
         if returning.last is not delivery:
             returning.last = delivery

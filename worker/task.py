@@ -46,6 +46,7 @@ class Task:
         "started",
         "token",
         "trusted_until",
+        "waits",
     )
 
     def __init__(self, delivery: Delivery, message: Message, handler: Handler) -> None:
@@ -69,6 +70,8 @@ class Task:
         self.effective = False
         #: How often its claim found another owner.
         self.busy = 0
+        #: It is counted as a message of its channel that waits for a retry.
+        self.waits = False
         #: It failed at its last attempt in an outage, which gave that attempt back.
         self.spent = False
         #: Why its key is parked, where it is the one that could not be handled.

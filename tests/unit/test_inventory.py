@@ -90,7 +90,9 @@ def test_a_store_that_knows_them_all_is_asked_alone(service: Service) -> None:
     assert [letter.key for letter in service.worker.parked] == ["a"]
 
 
-def test_while_somebody_else_is_reading_nothing_begins(service: Service) -> None:
+def test_while_somebody_else_is_reading_nothing_begins(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     service.publish("a", 0)
     service.worker.run()
     service.forget()
@@ -105,6 +107,7 @@ def test_while_somebody_else_is_reading_nothing_begins(service: Service) -> None
             consumer.tick(0.01)
             service.worker.clock.advance(0.05)
         assert service.done == []
+    assert caplog.messages.count("nothing begins while somebody else reads the parked queue") == 1
     service.worker.run()
     assert service.done == [("b", 1)]
     assert len(service.worker.parked) == 2

@@ -159,6 +159,12 @@ def _tell_unparked(done: Unparked, key: str, wait: float, *, as_json: bool) -> i
             " reshard' shows how far it is). Then give the same command again"
         )
         return _EXIT_INCOMPLETE
+    if done.is_read:
+        note(
+            f"qworker: {key!r} is still parked after {wait:g} s: somebody else is reading what is"
+            " parked ('qworker dlq list', say). Give the same command again when that is over"
+        )
+        return _EXIT_INCOMPLETE
     if not done.freed:
         note(
             f"qworker: {key!r} is still parked after {wait:g} s: its messages wait in their queue."

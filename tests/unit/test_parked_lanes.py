@@ -1,0 +1,250 @@
+"""The lane of a parked key waits for nothing that is not of its own, and what left it is gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from worker import App, Context, Event, RetryPolicy
+from worker.codec import Codec
+from worker.deadletters import Box
+from worker.dedup.base import StoreOptions
+from worker.dedup.memory import MemoryStore
+from worker.errors import UsageError
+from worker.message import Message
+from worker.parking import Parking
+from worker.replay import Replay, Unparked
+from worker.testing import TestWorker
+
+LATER: dict[str, Any] = {
+    "attempts": 4,
+    "wait": "fixed",
+    "first_wait": 600,
+    "max_wait": 600,
+    "jitter": 0,
+}
+
+
+class Step(Event, name="step", key="line"):
+    """One of a sequence."""
+
+    line: str
+    number: int = 0
+
+
+class Child(Event, name="child"):
+    """What a handler publishes."""
+
+
+class Pair:
+    """Until it is mended ``slow`` fails at number 0, say, and ``quick`` parks the key at number 3.
+
+    Number 0 of a line "parent" has a child instead.
+    """
+
+    def __init__(self) -> None:
+        self.app = App("bank")
+        self.mended = False
+        self.failing = {0}
+        self.done: dict[str, list[int]] = {"slow": [], "quick": []}
+        self.app.on(Step, name="slow", retry=RetryPolicy(**LATER))(self.slow)
+        parks = RetryPolicy(attempts=1, exhausted="park_key")
+        self.app.on(Step, name="quick", retry=parks)(self.quick)
+
+    def slow(self, event: Step, context: Context) -> None:
+        if event.number in self.failing and not self.mended:
+            if event.line != "parent":
+                raise ValueError("later")
+            context.publish(Child())
+        self.done["slow"].append(event.number)
+
+    def quick(self, event: Step) -> None:
+        if event.number == 3 and not self.mended:
+            raise ValueError("no")
+        self.done["quick"].append(event.number)
+
+
+def publish(worker: TestWorker, line: str, *numbers: int) -> None:
+    for number in numbers:
+        worker.publish(Step(line=line, number=number))
+
+
+def parked(worker: TestWorker) -> list[int]:
+    return [orjson.loads(letter.body)["number"] for letter in worker.parked]
+
+
+class Kept:
+    """Keeps children back until they are let go."""
+
+    def __init__(self, worker: TestWorker) -> None:
+        consumer: Any = worker._consumer
+        self._detour = consumer._detour
+        self._send = self._detour._send_child
+        self._children: list[Any] = []
+        self._detour._send_child = lambda *args: self._children.append(args)
+
+    def let_go(self) -> None:
+        self._detour._send_child = self._send
+        for each in self._children:
+            self._send(*each)
+
+
+def tick(worker: TestWorker) -> None:
+    """Let the service do all that it can do now."""
+    consumer: Any = worker._consumer
+    while consumer.tick(0):
+        pass
+
+
+def test_a_lane_goes_on_whose_key_another_shard_has_set_free() -> None:
+    pair = Pair()
+    with TestWorker(pair.app, settings={"concurrency": 2}) as worker:
+        children = Kept(worker)
+        publish(worker, "parent", *range(6))
+        tick(worker)
+        assert pair.done == {"slow": [0], "quick": [0, 1, 2]}
+
+        pair.mended = True
+        consumer: Any = worker._consumer
+        parking = consumer._dispatcher._parking
+        assert parking.free("parent", 2**52), "as the marker in another shard does"
+        children.let_go()
+        worker.run()
+    assert pair.done == {"slow": [*range(6)], "quick": [*range(6)]}
+
+
+def test_what_is_parked_waits_for_no_retry_any_more() -> None:
+    pair = Pair()
+    with TestWorker(pair.app, settings={"prefetch": 8, "outage_after": 100}) as worker:
+        for line in ("a", "b", "c", "d"):
+            publish(worker, line, 0, 3)
+            worker.run(advance=False)
+        consumer: Any = worker._consumer
+        assert [channel.held for channel in consumer._link.channels if not channel.relays] == [0]
+
+        publish(worker, "e", 0)
+        worker.run(advance=False)
+        assert worker.dead_letters == [], "it is not crowded"
+        worker.clock.advance(600)
+        worker.run(advance=False)
+        assert [channel.held for channel in consumer._link.channels if not channel.relays] == [1]
+
+
+def test_a_store_that_forgot_the_keys_makes_nobody_else_forget_them() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    assert parking.load() is False
+    parking.restore({})
+    message = Message("id", "step", "K", b"", {}, {}, redelivered=False, shard=0)
+    parking.park(message)
+    assert parking.save()
+
+    parking._store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    assert parking.load() is False
+    assert parking.holds(message), "what runs meanwhile does not overtake"
+
+
+def returning(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Return a replay; while it waits the service works."""
+
+    def work(seconds: float) -> None:
+        worker.run(advance=False)
+        worker.clock.advance(seconds)
+
+    monkeypatch.setattr("worker.replay.sleep", work)
+    return Replay("bank", worker.settings, worker.store)
+
+
+def test_a_replay_names_the_message_that_failed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", *range(6))
+        worker.run(advance=False)
+        assert parked(worker) == [*range(6)]
+        with returning(worker, monkeypatch) as replay:
+            done = replay.key("K", "replay", 5)
+        assert done.failed is not None
+        assert orjson.loads(done.failed.body)["number"] == 3
+        assert done.failed.reason.startswith("failed at attempt 1")
+
+
+def test_a_key_stays_parked_whatever_the_clock_of_a_replay_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4)
+        worker.run()
+        worker.store.unpark("bank", "K", 2**52)  # the store has forgotten it
+        monkeypatch.setattr("worker.replay.time_ns", lambda: 2**52 * 1000, raising=False)
+        with returning(worker, monkeypatch) as replay:
+            done = replay.key("K", "replay", 5)
+        assert not done.freed
+        assert done.failed is not None
+        assert "K" in worker.store.parked("bank")
+
+
+def test_a_replay_frees_nothing_while_somebody_else_reads_what_is_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4)
+        worker.run()
+        pair.mended = True
+        codec = Codec.of("bank", worker.settings)
+        with (
+            Box("bank.parked", codec, worker.settings) as box,
+            returning(worker, monkeypatch) as replay,
+        ):
+            assert len([*box.read()]) == 2
+            done = replay.key("K", "replay", 0.2)
+            assert not done.freed
+            assert done.is_read
+        with returning(worker, monkeypatch) as replay:
+            assert replay.key("K", "replay", 5) == Unparked(returned=2, freed=True)
+        assert pair.done["quick"] == [3, 4]
+
+
+def test_a_replay_frees_nothing_of_which_it_cannot_see_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4, 5)
+        worker.run()
+        pair.mended = True
+        monkeypatch.setattr("worker.deadletters.MOST_HELD", 2)
+        monkeypatch.setattr("worker.deadletters._SILENCE", 0.1)
+        with returning(worker, monkeypatch) as replay:
+            with pytest.raises(UsageError, match="of the last 1 of them nothing is known"):
+                replay.key("K", "replay", 5)
+            assert "K" in worker.store.parked("bank")
+            assert replay.key("K", "replay", 5) == Unparked(returned=1, freed=True)
+        assert pair.done["quick"] == [3, 4, 5]
+
+
+def test_a_marker_waits_for_nothing_that_came_behind_it() -> None:
+    """A key that is free (two replays at once sent two markers) may be busy for ever."""
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        consumer: Any = worker._consumer
+        publish(worker, "K", 0)
+        worker.run(advance=False)  # it waits ten minutes for its retry
+        with Replay("bank", worker.settings, worker.store) as replay:
+            replay._mark("K", [], 2**52)
+        worker.run(advance=False)
+        (channel,) = (each for each in consumer._link.channels if not each.relays)
+        publish(worker, "K", 7)
+        worker.run(advance=False)
+        assert channel.settlement.upto == 0
+
+        pair.failing = {7}
+        worker.clock.advance(600)
+        worker.run(advance=False)
+        worker.clock.advance(0.1)
+        worker.run(advance=False)
+        assert pair.done["slow"] == [0]
+        assert channel.settlement.upto == 2, "the marker is done with"
