@@ -9,6 +9,9 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Most tests wait for processes and servers rather than compute; each worker has its own servers.
 WORKERS := 3
+# Each worker takes the next test: the long ones (acceptance) are the first, short ones (unit) last,
+# so that all workers end together.
+IN_ORDER := --dist load --maxschedchunk 1
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -26,10 +29,10 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 	@scripts/ensure_servers.sh
 
 test: $(DEV) servers ## run all but the long tests, against servers of their own on free ports
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 12
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) $(IN_ORDER) --durations 12
 
 chaos: $(DEV) servers ## run the long tests: machines that die, sleep and are cut off
-	@$(BIN)/python -m pytest -m long --numprocesses 2 --dist worksteal
+	@$(BIN)/python -m pytest -m long --numprocesses 2 $(IN_ORDER)
 
 check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
 	@status=0; \

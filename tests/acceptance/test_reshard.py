@@ -143,7 +143,7 @@ def test_the_leader_is_killed_in_every_step(any_site: Site, load: SteadyLoad, te
 def test_nobody_dies_and_nothing_is_run_again(any_site: Site, load: SteadyLoad, tell: Tell) -> None:
     with changing(any_site, members=2) as change:
         with load.running():
-            for shards in (8, 1, 3):
+            for shards in (1, 3):  # to fewer, to one, from one, to more
                 began = monotonic()
                 change.ask(shards)
                 eventually(lambda: change.plan().target is None, "the change is done")
