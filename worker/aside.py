@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from worker.transport.arrival import Arrival
 
+#: Header of a parked message that returns to this handler alone: it is a dead letter of it.
+ONLY = "qw-parked-only"
 PREFIX = "qw-dead-"
 REASON = "qw-dead-reason"
 HANDLER = "qw-dead-handler"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from worker.aside import dead_letter_facts, origin, redirect, set_aside
+from worker.aside import HANDLER, ONLY, dead_letter_facts, origin, redirect, set_aside
 from worker.errors import Unroutable
 from worker.outcome import DeadLetter
 from worker.telemetry import DeadLettered, PublishRefused
@@ -193,6 +193,8 @@ class Detour:
             attempts=task.attempt if task is not None else 0,
         )
         facts |= self._parking.facts(message) | self._origin(delivery)
+        if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returned
+            facts[ONLY] = str(only)
         letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
 
         def done() -> None:

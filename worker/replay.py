@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
-from worker.aside import HANDLER
+from worker.aside import HANDLER, ONLY
 from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
@@ -269,7 +269,7 @@ class Replay:
                 batch = mine[start : start + _BATCH]
                 there = places[start : start + _BATCH]
                 passing = [
-                    letter.back(*place, self._passing(place, ids[-1]))
+                    letter.back(*place, _only(letter) | self._passing(place, ids[-1]))
                     for letter, place in zip(batch, there, strict=True)
                 ]
                 errors = self._send(box, passing)
@@ -326,3 +326,9 @@ def _again(letter: Letter) -> dict[str, str | int]:
     These may have done it longer ago than ids are remembered.
     """
     return {HANDLER: letter.handler} if letter.handler else {}
+
+
+def _only(letter: Letter) -> dict[str, str | int]:
+    """Return the header that lets a parked dead letter return to its own handler."""
+    only = letter.headers.get(ONLY)
+    return {HANDLER: str(only)} if only is not None else {}

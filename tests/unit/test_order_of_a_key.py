@@ -301,3 +301,43 @@ def test_nothing_is_parked_before_the_children_of_what_came_before_are_confirmed
         service.mended = True
         return_all(worker)
         assert service.done == {"slow": [0, 1, 2, 3, 4, 5], "quick": [0, 1, 2, 3, 4, 5]}
+
+
+def test_a_dead_letter_that_was_parked_on_its_way_returns_to_its_handler_alone() -> None:
+    app = App("bank")
+    done: list[str] = []
+    mended: list[bool] = []
+
+    @app.on(Step)
+    def charge(event: Step) -> None:
+        done.append(f"charge {event.number}")
+
+    @app.on(Step, retry=RetryPolicy(attempts=1, exhausted="park_key"))
+    def mail(event: Step) -> None:
+        if event.number == 0 and not mended:
+            raise Reject("no")
+        if event.number == 1 and not mended:
+            raise ValueError("no")
+        done.append(f"mail {event.number}")
+
+    with TestWorker(app) as worker:
+        publish(worker, "K", 0, 1)
+        worker.run()
+        codec = Codec.of("bank", worker.settings)
+        with (
+            Replay("bank", worker.settings, worker.store) as replay,
+            Box(dead_letter_queue("bank"), codec, worker.settings) as box,
+        ):
+            assert replay.letters(box, box.read()).returned == 1
+        worker.run()
+        assert len(worker.parked) == 2
+        mended.append(True)
+        worker.clock.advance(2 * worker.settings.retention)
+        for replay_id in ("one", "two"):  # parked a second time, it is known still
+            with Replay("bank", worker.settings, worker.store) as replay:
+                replay._move("K", [replay_id], Unparked())
+            if replay_id == "one":
+                worker.drain()
+        worker.run()
+
+    assert [each for each in done if each.endswith("0")] == ["charge 0", "mail 0"]
