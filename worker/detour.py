@@ -185,7 +185,6 @@ class Detour:
             self._settled(delivery)
             return
         delivery.parked = True
-        key = str(message.key)
         facts = dead_letter_facts(
             reason or "its key is parked: an earlier message of it could not be handled",
             queue=delivery.channel.queue,
@@ -198,7 +197,7 @@ class Detour:
         letter = set_aside(delivery.arrival, message.id, parked_queue(self._service), facts)
 
         def done() -> None:
-            self._parking.parked(key)
+            self._parking.parked(message)
             self._begin(delivery.channel)
             self._unsaved.append(delivery)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 #: Header of a message that comes back from the parked queue: it passes although its key is parked.
 UNPARKED = "qw-unparked"
-#: Header of the first message of a replay that goes to a queue.
+#: Header of the first message of a replay that goes to a queue: the number that was read before the
+#: replay looked for what is parked.
 FIRST = "qw-unparked-first"
 #: Header that orders the parked messages of a key.
 PLACE = "qw-parked-place"
@@ -98,8 +99,11 @@ class Parking:
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
-        #: Messages of a key that are on their way to the parked queue.
-        self._under_way: Counter[str] = Counter()
+        #: The last number at which something that had come by a replay was parked again, or may
+        #: have been.
+        self._again: dict[str, int] = {}
+        #: Messages of a key that are on their way to the parked queue; and whether again.
+        self._under_way: Counter[tuple[str, bool]] = Counter()
 
     def load(self) -> bool:
         """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
@@ -108,6 +112,8 @@ class Parking:
         # One that has forgotten keys makes nobody forget them who has messages of them in lanes.
         self._keys = {*known, *self._unsaved} if knows_all else self._keys | {*known}
         self._last = max(self._last, *known.values(), 0)
+        for key, at in known.items():  # what another process parked again is among it
+            self._again[key] = max(at, self._again.get(key, 0))
         return knows_all
 
     def restore(self, lying: Mapping[str, int]) -> None:
@@ -141,11 +147,15 @@ class Parking:
 
         Called once a message, when it arrives. A process that did not see the first one cannot
         know whether it was parked again; so it parks the others too, and the replay has to be
-        repeated.
+        repeated. Nor does one pass that may lack what another replay sent and was parked again.
         """
-        replay = message.headers.get(UNPARKED)
-        if isinstance(replay, str) and message.headers.get(FIRST):
-            self._admitted.setdefault(str(message.key), {})[replay] = message.shard
+        headers = message.headers
+        replay, upto, key = headers.get(UNPARKED), headers.get(FIRST), str(message.key)
+        if not isinstance(replay, str) or not isinstance(upto, int):
+            return
+        self._last = max(self._last, upto)  # by another clock, maybe
+        if upto >= self._again.get(key, 0) and not self._under_way[key, True]:
+            self._admitted.setdefault(key, {})[replay] = message.shard
 
     def leave(self, shards: Collection[int]) -> None:
         """Let no replay pass that began in these shards: another process goes on with them."""
@@ -158,7 +168,7 @@ class Parking:
         key = str(message.key)
         self._keys.add(key)
         self._admitted.pop(key, None)
-        self._unsaved[key] = self._next()
+        self._unsaved[key] = self._again[key] = self._next()
 
     def facts(self, message: Message) -> dict[str, str]:
         """Return the headers that ``message`` is parked with; :meth:`parked` tells that it is.
@@ -167,22 +177,26 @@ class Parking:
         parked meanwhile; and nothing of a replay passes behind it.
         """
         key, headers = str(message.key), message.headers
-        self._under_way[key] += 1
-        if UNPARKED in headers:
+        again = UNPARKED in headers
+        self._under_way[key, again] += 1
+        if again:
             self._admitted.pop(key, None)
         had = headers.get(PLACE)
         return {KEY: key, PLACE: had if isinstance(had, str) else f"{self._next():020d}"}
 
-    def parked(self, key: str) -> None:
-        """Note that a message of ``key`` is confirmed to be in the parked queue."""
+    def parked(self, message: Message) -> None:
+        """Note that ``message`` is confirmed to be in the parked queue."""
+        key, again = str(message.key), UNPARKED in message.headers
         self._unsaved[key] = self._next()
-        self._under_way[key] -= 1
-        if not self._under_way[key]:
-            del self._under_way[key]
+        if again:
+            self._again[key] = self._unsaved[key]
+        self._under_way[key, again] -= 1
+        if not self._under_way[key, again]:
+            del self._under_way[key, again]
 
     def is_under_way(self, key: str) -> bool:
         """Tell whether something of ``key`` is on its way to the parked queue."""
-        return key in self._under_way
+        return bool(self._under_way[key, False] or self._under_way[key, True])
 
     def save(self) -> bool:
         """Write what changed; tell whether nothing is left to write."""
@@ -204,6 +218,7 @@ class Parking:
         if self._store.unpark(self._service, key, upto):
             self._keys.discard(key)
             self._admitted.pop(key, None)
+            self._again.pop(key, None)
         return key not in self._keys
 
     def _next(self) -> int:

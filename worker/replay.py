@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from time import monotonic, sleep
+from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, Self
 
 from worker.aside import HANDLER, ONLY
@@ -174,9 +174,11 @@ class Replay:
     ) -> list[PublishError | None]:
         """Send dead letters to where their keys are; return what became of each."""
         returning = []
+        # They have one key, where they shall pass.
+        upto = self._number(letters[0].key) if header is not None and letters else 0
         for letter in letters:
             place = self._places.of(letter)
-            facts = {**_again(letter), **self._passing(place, header)}
+            facts = {**_again(letter), **self._passing(place, header, upto)}
             returning.append(letter.back(*place, facts))
         return self._send(box, returning)
 
@@ -192,8 +194,7 @@ class Replay:
         if self._parked(key) is None:
             if not self._lies_parked(key):
                 return Unparked(is_parked=False)
-            # Below whatever the service gives, by a clock that may be behind ours.
-            self._store.mark_parked(self._service, key, 1)
+            self._store.mark_parked(self._service, key, time_ns() // 1000)
         done = Unparked()
         ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
@@ -224,19 +225,22 @@ class Replay:
         done.freed = True
         return done
 
-    def _passing(self, place: Place, replay_id: str | None) -> dict[str, str | int]:
+    def _passing(self, place: Place, replay_id: str | None, upto: int) -> dict[str, str | int]:
         """Return the headers that let a letter pass although its key is parked.
 
-        The first one of a replay that goes to a place says so.
+        The first one of a replay that goes to a place says so, with the number of its key.
         """
         if replay_id is None:
             return {}
         first = (replay_id, place) not in self._begun
         self._begun.add((replay_id, place))
-        return {UNPARKED: replay_id, FIRST: 1} if first else {UNPARKED: replay_id}
+        return {UNPARKED: replay_id, FIRST: upto} if first else {UNPARKED: replay_id}
 
     def _parked(self, key: str) -> int | None:
         return parked_keys(self._store, self._service).get(key)
+
+    def _number(self, key: str | None) -> int:
+        return 0 if key is None else self._parked(key) or 0
 
     def _lies_parked(self, key: str) -> bool:
         """Tell whether something of ``key`` lies in the parked queue, or may do so."""
@@ -253,6 +257,7 @@ class Replay:
         self._places.moved()
         if self._places.between:
             raise _Moved
+        upto = self._number(key)
         with Box(parked_queue(self._service), self._codec, self._settings) as box:
             mine = [letter for letter in box.read() if letter.key == key]
             if box.is_shared:
@@ -269,7 +274,7 @@ class Replay:
                 batch = mine[start : start + _BATCH]
                 there = places[start : start + _BATCH]
                 passing = [
-                    letter.back(*place, _only(letter) | self._passing(place, ids[-1]))
+                    letter.back(*place, _only(letter) | self._passing(place, ids[-1], upto))
                     for letter, place in zip(batch, there, strict=True)
                 ]
                 errors = self._send(box, passing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ import pytest
 
 from worker import App, Context, Event, RetryPolicy
 from worker.codec import Codec
-from worker.deadletters import Box
+from worker.deadletters import Box, Letter
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.errors import UsageError
@@ -48,6 +49,7 @@ class Pair:
         self.app = App("bank")
         self.mended = False
         self.failing = {0}
+        self.meanwhile: Callable[[], None] = lambda: None
         self.done: dict[str, list[int]] = {"slow": [], "quick": []}
         self.app.on(Step, name="slow", retry=RetryPolicy(**LATER))(self.slow)
         parks = RetryPolicy(attempts=1, exhausted="park_key")
@@ -62,6 +64,7 @@ class Pair:
 
     def quick(self, event: Step) -> None:
         if event.number == 3 and not self.mended:
+            self.meanwhile()
             raise ValueError("no")
         self.done["quick"].append(event.number)
 
@@ -170,6 +173,32 @@ def test_a_replay_names_the_message_that_failed_again(monkeypatch: pytest.Monkey
         assert done.failed.reason.startswith("failed at attempt 1")
 
 
+def test_a_replay_does_not_overtake_what_another_one_sent_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that waited too long is given again while what it sent is on its way."""
+    pair = Pair()
+    with (
+        TestWorker(pair.app) as worker,
+        Replay("bank", worker.settings, worker.store) as first,
+        Replay("bank", worker.settings, worker.store) as second,
+    ):
+        publish(worker, "K", 3, 4)
+        worker.run()
+        assert len(first._move("K", ["first"], Unparked())) == 2
+        publish(worker, "K", 5)
+        sent: list[Letter] = []
+        pair.meanwhile = lambda: sent.extend(second._move("K", ["second"], Unparked()))
+        worker.run()  # number 3 fails again, and the second one sends number 5 meanwhile
+        assert [orjson.loads(letter.body)["number"] for letter in sent] == [5]
+        assert pair.done["quick"] == []
+
+        pair.mended, pair.meanwhile = True, lambda: None
+        with returning(worker, monkeypatch) as replay:
+            assert replay.key("K", "third", 5).freed
+    assert pair.done["quick"] == [3, 4, 5]
+
+
 def test_a_key_stays_parked_whatever_the_clock_of_a_replay_shows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -178,7 +207,7 @@ def test_a_key_stays_parked_whatever_the_clock_of_a_replay_shows(
         publish(worker, "K", 3, 4)
         worker.run()
         worker.store.unpark("bank", "K", 2**52)  # the store has forgotten it
-        monkeypatch.setattr("worker.replay.time_ns", lambda: 2**52 * 1000, raising=False)
+        monkeypatch.setattr("worker.replay.time_ns", lambda: 2**52 * 1000)
         with returning(worker, monkeypatch) as replay:
             done = replay.key("K", "replay", 5)
         assert not done.freed

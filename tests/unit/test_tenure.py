@@ -556,7 +556,7 @@ def replay(bank: Bank, line: str, message_id: str, number: int) -> None:
         name="step",
         id=message_id,
         key=line,
-        headers={UNPARKED: "replay", FIRST: number == 0},
+        headers={UNPARKED: "replay", **({FIRST: 5} if number == 0 else {})},
         exchange="",
         routing_key=bank.queue(0),
     )
