@@ -11,6 +11,8 @@ import pytest
 
 from acceptance.commands import Result, Shell, depth, messages
 from acceptance.conftest import Place
+from acceptance.desk import PATIENCE
+from waiting import until
 from worker.config import mask_url
 from worker.ids import time_of_id
 
@@ -367,3 +369,19 @@ def test_a_broker_that_is_not_there_is_told(tmp_path: Path) -> None:
 
     assert "the broker does not answer" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_pipe_that_pauses_keeps_nothing_back(bench: Bench) -> None:
+    bench.declare()
+    stream = bench.start("publish", "-")
+
+    def give(line: dict[str, Any], number: int) -> None:
+        assert stream.stdin is not None
+        stream.stdin.write(json.dumps(line).encode() + b"\n")
+        stream.stdin.flush()
+        until(lambda: depth(bench.broker, "bank.g1.0") == number, PATIENCE, "it is there already")
+
+    for number in (1, 2, 3):
+        give({"name": "file.changed", "key": "k"}, number)
+    out, _ = stream.communicate(timeout=PATIENCE)
+    assert out.startswith(b"published 3 in ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import select
 import sys
 import zlib
 from dataclasses import dataclass
@@ -130,6 +131,10 @@ class Source:
     def __init__(self, place: str) -> None:
         self._raw: IO[bytes] = sys.stdin.buffer if place == "-" else _open(place)
         self._lines = self._raw
+        #: Called before it waits for whoever writes to standard input; what it raises is raised.
+        self.on_wait: Callable[[], None] = lambda: None
+        if place == "-" and (raw := _unbuffered(self._raw)) is not None:
+            self._lines = io.BufferedReader(_Pipe(raw, lambda: self.on_wait()))  # noqa: PLW0108 - set later
         #: Bytes of the file; None where nobody knows.
         self.size: int | None = None
         if place != "-" and Path(place).is_file():
@@ -160,6 +165,29 @@ class Source:
         """Close the file."""
         if self._raw is not sys.stdin.buffer:
             self._raw.close()
+
+
+class _Pipe(io.RawIOBase):
+    """Reads another raw stream, and calls ``on_wait`` where nothing is there to be read yet."""
+
+    def __init__(self, raw: io.RawIOBase, on_wait: Callable[[], None]) -> None:
+        self._raw = raw
+        self._on_wait = on_wait
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        ready, _, _ = select.select([self._raw], [], [], 0)
+        if not ready:
+            self._on_wait()
+        return self._raw.readinto(buffer)
+
+
+def _unbuffered(stream: IO[bytes]) -> io.RawIOBase | None:
+    """Return what is below a buffered stream of the system's; None where it is none of these."""
+    raw = getattr(stream, "raw", None)
+    return raw if isinstance(raw, io.FileIO) else None
 
 
 def _open(place: str) -> IO[bytes]:

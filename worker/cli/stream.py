@@ -91,6 +91,12 @@ class Stream:
         return self._publisher.confirmed + self._unheard
 
     def _publish(self, first: int, progress: Callable[[int], None]) -> None:
+        def catch_up() -> None:
+            if self._under_way:
+                self._confirm()
+                progress(self._published)
+
+        self._source.on_wait = catch_up
         try:
             for number, line in self._source:
                 if number < first:
@@ -105,8 +111,7 @@ class Stream:
                 self._under_way[outgoing.message_id] = _UnderWay(number, event)
                 self._publisher.send(outgoing)
                 if len(self._under_way) >= _CHUNK:
-                    self._confirm()
-                    progress(self._published)
+                    catch_up()
             self._confirm()
             progress(self._published)
         except UsageError as error:
