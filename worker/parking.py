@@ -44,9 +44,8 @@ MARKER = "qw.unpark"
 #: Header of the marker: the number up to which everything of the key was sent back.
 UPTO = "qw-unpark-upto"
 
-
 #: What the store holds for a key while it holds every parked key; no message has this key.
-_ALL_KNOWN = ""
+ALL_KNOWN = ""
 
 
 def parked_keys(store: DedupStore, service: str) -> dict[str, int]:
@@ -55,7 +54,7 @@ def parked_keys(store: DedupStore, service: str) -> dict[str, int]:
     Raises DedupUnavailable.
     """
     known = dict(store.parked(service))
-    known.pop(_ALL_KNOWN, None)
+    known.pop(ALL_KNOWN, None)
     return known
 
 
@@ -99,6 +98,8 @@ class Parking:
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
+        #: By key: the last number at which something of it was parked here.
+        self._parked_at: dict[str, int] = {}
         #: The last number at which something that had come by a replay was parked again, or may
         #: have been.
         self._again: dict[str, int] = {}
@@ -108,7 +109,7 @@ class Parking:
     def load(self) -> bool:
         """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
         known = dict(self._store.parked(self._service))
-        knows_all = known.pop(_ALL_KNOWN, None) is not None
+        knows_all = known.pop(ALL_KNOWN, None) is not None
         # One that has forgotten keys makes nobody forget them who has messages of them in lanes.
         self._keys = {*known, *self._unsaved} if knows_all else self._keys | {*known}
         self._last = max(self._last, *known.values(), 0)
@@ -124,7 +125,7 @@ class Parking:
         self._last = max(self._last, *lying.values(), 0)
         for key in lying:
             self._store.mark_parked(self._service, key, self._next())
-        self._store.mark_parked(self._service, _ALL_KNOWN, 1)
+        self._store.mark_parked(self._service, ALL_KNOWN, 1)
         self.load()
 
     def __bool__(self) -> bool:
@@ -168,7 +169,7 @@ class Parking:
         key = str(message.key)
         self._keys.add(key)
         self._admitted.pop(key, None)
-        self._unsaved[key] = self._again[key] = self._next()
+        self._again[key] = self._note(key)
 
     def facts(self, message: Message) -> dict[str, str]:
         """Return the headers that ``message`` is parked with; :meth:`parked` tells that it is.
@@ -187,9 +188,9 @@ class Parking:
     def parked(self, message: Message) -> None:
         """Note that ``message`` is confirmed to be in the parked queue."""
         key, again = str(message.key), UNPARKED in message.headers
-        self._unsaved[key] = self._next()
+        number = self._note(key)
         if again:
-            self._again[key] = self._unsaved[key]
+            self._again[key] = number
         self._under_way[key, again] -= 1
         if not self._under_way[key, again]:
             del self._under_way[key, again]
@@ -215,11 +216,31 @@ class Parking:
         """
         if not self.save():
             raise DedupUnavailable("what was parked is not written yet")
-        if self._store.unpark(self._service, key, upto):
+        if self._store.unpark(self._service, key, upto) or self._is_gone(key, upto):
             self._keys.discard(key)
             self._admitted.pop(key, None)
             self._again.pop(key, None)
+            self._parked_at.pop(key, None)
         return key not in self._keys
+
+    def _is_gone(self, key: str, upto: int) -> bool:
+        """Tell whether a key that the store does not know as parked is free here too.
+
+        The marker in another shard, or at another group of handlers, set it free; or the store has
+        forgotten it, and is told again where something was parked here since.
+        """
+        if key not in self._keys or key in self._store.parked(self._service):
+            return False
+        if self._parked_at.get(key, 0) <= upto:
+            return True
+        self._unsaved[key] = self._parked_at[key]
+        self.save()
+        return False
+
+    def _note(self, key: str) -> int:
+        """Note that something of ``key`` is parked now; return the number of that."""
+        self._unsaved[key] = self._parked_at[key] = number = self._next()
+        return number
 
     def _next(self) -> int:
         """Return a number above all before: microseconds, where the clock allows."""

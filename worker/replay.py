@@ -23,7 +23,7 @@ from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
 from worker.ids import new_id
-from worker.parking import FIRST, MARKER, UNPARKED, UPTO, parked_keys
+from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, UPTO, parked_keys
 from worker.payload import to_json
 from worker.places import Places
 from worker.topology import parked_queue
@@ -98,6 +98,8 @@ class Replay:
         self._settings = settings
         self._store = store
         self._codec = Codec.of(service, settings)
+        #: The store knew all parked keys when the replay of a key began.
+        self._knew_all = False
         #: Replays, by where their first message has been sent.
         self._begun: set[tuple[str, Place]] = set()
         connection = connect(
@@ -196,11 +198,12 @@ class Replay:
                 return Unparked(is_parked=False)
             self._store.mark_parked(self._service, key, time_ns() // 1000)
         done = Unparked()
+        self._knew_all = ALL_KNOWN in self._store.parked(self._service)
         ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
         upto = -1
         # What is counted in the number lies in the queue, so the number is read first.
-        while (last := self._parked(key)) is not None:
+        while (last := self._still_parked(key)) is not None:
             if last > upto:
                 try:
                     senders = self._move(key, ids, done)
@@ -238,6 +241,19 @@ class Replay:
 
     def _parked(self, key: str) -> int | None:
         return parked_keys(self._store, self._service).get(key)
+
+    def _still_parked(self, key: str) -> int | None:
+        """Return the number of a key that is not free yet.
+
+        One that the store forgets meanwhile is not free by that: it is parked again.
+        """
+        known = self._store.parked(self._service)
+        if key not in known and self._knew_all and ALL_KNOWN not in known:
+            self._knew_all = False
+            number = time_ns() // 1000
+            self._store.mark_parked(self._service, key, number)
+            return number
+        return known.get(key)
 
     def _number(self, key: str | None) -> int:
         return 0 if key is None else self._parked(key) or 0

@@ -277,3 +277,61 @@ def test_a_marker_waits_for_nothing_that_came_behind_it() -> None:
         worker.run(advance=False)
         assert pair.done["slow"] == [0]
         assert channel.settlement.upto == 2, "the marker is done with"
+
+
+def test_a_key_that_another_marker_set_free_is_free_everywhere() -> None:
+    """Groups of handlers, and shards, have markers of their own."""
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    ann, bob = Parking(store, "bank"), Parking(store, "bank")
+    store.mark_parked("bank", "K", 5)
+    ann.load()
+    bob.load()
+
+    assert ann.free("K", 5)
+    assert bob.free("K", 5)
+
+
+def test_a_store_that_forgot_a_key_is_told_again_what_was_parked_since() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    store.mark_parked("bank", "K", 5)
+    parking.load()
+    message = Message("id", "step", "K", b"", {}, {}, redelivered=False, shard=0)
+    parking.facts(message)
+    parking.parked(message)
+    parking.save()
+    store.unpark("bank", "K", 2**52)  # it forgets
+
+    assert not parking.free("K", 5)
+    number = store.parked("bank")["K"]
+    assert parking.free("K", number)
+
+
+def test_a_key_that_the_store_forgets_during_its_replay_is_not_free_by_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    with TestWorker(pair.app) as worker:
+        publish(worker, "K", 3, 4, 5)
+        worker.run()
+        assert len(worker.parked) == 3
+        pair.mended = True
+        looks = 0
+
+        def forget_once(_seconds: float) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                worker.store.unpark("bank", "K", 2**52)
+                worker.store.unpark("bank", "", 2**52)
+            else:
+                worker.run()
+
+        monkeypatch.setattr("worker.replay.sleep", forget_once)
+        with Replay("bank", worker.settings, worker.store) as replay:
+            assert replay.key("K", "replay", 5).freed
+        assert looks > 1
+        publish(worker, "K", 6)
+        worker.run()
+        assert worker.parked == []
+    assert pair.done["quick"] == [3, 4, 5, 6]
