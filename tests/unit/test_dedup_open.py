@@ -149,7 +149,7 @@ def test_what_is_nearly_a_url_shows_no_password(text: str) -> None:
 
 
 def test_processes_that_keep_nothing_in_redis_do_not_load_its_client() -> None:
-    """It would be a fifth of what the start of a process takes, a quarter of a supervisor's."""
+    """It is a good part of what a process imports."""
     program = (
         "import sys, worker.supervisor.service, worker.supervisor.supervisor, worker.cli.checks;"
         "print(sorted(sys.modules.keys() & {'redis', 'psycopg'}))"
