@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import pytest
+
 from acceptance.apps.events import Step
 from acceptance.conftest import Place
 from acceptance.running import (
@@ -103,6 +105,9 @@ def has_taken(service: Service) -> bool:
     return " takes shard" in service.log
 
 
+@pytest.mark.parametrize(
+    "place", [pytest.param("servers", marks=pytest.mark.long), "embedded"], indirect=True
+)
 def test_a_service_that_hands_over_to_another_one_executes_nothing_twice(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -202,6 +207,9 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
     assert service.drain() == 0
 
 
+@pytest.mark.parametrize(
+    "place", [pytest.param("servers", marks=pytest.mark.long), "embedded"], indirect=True
+)
 def test_processes_that_lose_their_supervisor_drain_by_themselves(
     place: Place, serve: Serve, load: Load
 ) -> None:

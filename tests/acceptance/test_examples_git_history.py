@@ -98,6 +98,7 @@ def test_a_prepared_file_through_rabbitmq_and_redis_with_a_restart(
     assert number(story, "processes killed") > 0
 
 
+@pytest.mark.long
 def test_without_once_a_second_effect_needs_a_kill(
     tmp_path: Path, amqp_url: str, redis_url: str
 ) -> None:

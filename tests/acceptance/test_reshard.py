@@ -140,6 +140,14 @@ def test_the_leader_is_killed_in_every_step(any_site: Site, load: SteadyLoad, te
         any_site.judge(load, *change.members.values())
 
 
+@pytest.mark.parametrize(
+    "any_site",
+    [
+        pytest.param("site", id="machines"),
+        pytest.param("file_site", id="file", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 def test_nobody_dies_and_nothing_is_run_again(any_site: Site, load: SteadyLoad, tell: Tell) -> None:
     with changing(any_site, members=2) as change:
         with load.running():
