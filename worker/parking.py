@@ -227,13 +227,14 @@ class Parking:
         """Tell whether a key that the store does not know as parked is free here too.
 
         The marker in another shard, or at another group of handlers, set it free; or the store has
-        forgotten it, and is told again where something was parked here since.
+        forgotten it, and is told again where something was parked since, by whomever.
         """
         if key not in self._keys or key in self._store.parked(self._service):
             return False
-        if self._parked_at.get(key, 0) <= upto:
+        last = max(self._parked_at.get(key, 0), self._again.get(key, 0))  # here, or before us
+        if last <= upto:
             return True
-        self._unsaved[key] = self._parked_at[key]
+        self._unsaved[key] = last
         self.save()
         return False
 

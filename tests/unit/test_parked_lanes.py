@@ -335,3 +335,39 @@ def test_a_key_that_the_store_forgets_during_its_replay_is_not_free_by_that(
         worker.run()
         assert worker.parked == []
     assert pair.done["quick"] == [3, 4, 5, 6]
+
+
+def test_a_marker_frees_nothing_that_a_predecessor_parked_behind_it_in_a_store_that_forgets() -> (
+    None
+):
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    store.mark_parked("bank", "K", 9)  # by a process that died, after the replay had looked at 5
+    parking = Parking(store, "bank")
+    parking.load()
+    store.unpark("bank", "K", 2**52)  # it forgets
+
+    assert not parking.free("K", 5)
+    assert store.parked("bank")["K"] == 9, "it is told again"
+    assert parking.free("K", 9)
+
+
+def test_what_was_the_first_of_an_earlier_replay_lets_nothing_of_a_later_one_pass() -> None:
+    """Its headers are those of both where it is not the first any more."""
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+
+    def arrive(number: int, **headers: object) -> Message:
+        found = {name.replace("_", "-"): value for name, value in headers.items()}
+        message = Message(f"m{number}", "step", "K", b"", found, {}, redelivered=False, shard=0)
+        parking.admit(message)
+        return message
+
+    parking.park(arrive(2))
+    parking.save()
+    looked = store.parked("bank")["K"]
+    head = arrive(2, qw_unparked="later", qw_unparked_first=looked)
+    assert not parking.holds(head)
+    parking.park(head)  # it fails again
+
+    parking.admit(arrive(1, qw_unparked="later", qw_unparked_first=looked - 1))
+    assert parking.holds(arrive(3, qw_unparked="later"))
