@@ -70,6 +70,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 
 @pytest.fixture
+def project(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A folder of a user's own on nothing but SQLite, with the test file's ``APP`` as its app."""
+    service = Service(tmp_path / "project", "handlers", broker="sqlite:///own.db")
+    (service.folder / "handlers.py").write_text(request.module.APP)
+    yield service
+    service.end()
+
+
+@pytest.fixture
 def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """A publisher that outlasts outages, to the place that the test runs at."""
     names = [n for n in ("place", "secured", "servers", "embedded") if n in request.fixturenames]

@@ -7,7 +7,6 @@ late. What is sent before Python itself is up has its default action; no program
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,15 +44,6 @@ def handle(event):
 """
 #: The first module that takes time, and one that comes near the end.
 MOMENTS = ["click", "worker.supervisor.supervisor"]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Service]:
-    """A service in a folder of its own, whose start sends itself signals."""
-    service = Service(tmp_path / "project", "handlers", broker="sqlite:///own.db")
-    (service.folder / "handlers.py").write_text(APP)
-    yield service
-    service.end()
 
 
 def send(service: Service, number: int, moment: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -46,15 +45,6 @@ def life():
     yield
     raise RuntimeError("cannot close")
 """
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Service]:
-    """A service in a folder of the user's own, with ``handlers.py``, on nothing but SQLite."""
-    service = Service(tmp_path / "project", "handlers", broker="sqlite:///own.db")
-    (service.folder / "handlers.py").write_text(APP)
-    yield service
-    service.end()
 
 
 def told(service: Service, *options: str) -> tuple[int, str]:
