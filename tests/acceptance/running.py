@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 import pika
 
-from acceptance.apps.events import Step
+from acceptance.apps.events import HELD, RELEASED, Step
 from processes import Started, status_of
 from waiting import until
 from worker import App, Event
@@ -208,6 +208,10 @@ class Service(Started):
             stderr=subprocess.DEVNULL,
         )
 
+    def release(self) -> None:
+        """Let the handlers of what is held go on."""
+        (self.folder / RELEASED).touch()
+
     def dead_letters(self) -> list[dict[str, Any]]:
         """Return what ``qworker dlq list`` shows."""
         listed: list[dict[str, Any]] = json.loads(self.run("dlq", "list", "--json").stdout)
@@ -367,6 +371,11 @@ def steps(keys: int, each: int, begin: int = 0, **facts: Any) -> Iterator[Step]:
     for sequence in range(begin, begin + each):
         for key in range(keys):
             yield Step(key=f"key-{key}", sequence=sequence, **facts)
+
+
+def held(key: str, sequence: int = 0) -> Step:
+    """Return a step whose handlers run until the service is told to ``release`` them."""
+    return Step(key=key, sequence=sequence, fault=HELD)
 
 
 def forever(keys: int, **facts: Any) -> Iterator[Step]:

@@ -17,7 +17,7 @@ import pytest
 from acceptance.commands import COMMAND, Shell
 from acceptance.conftest import Place
 from acceptance.desk import PATIENCE, Desk, step
-from acceptance.running import Load, Service, eventually, steps
+from acceptance.running import Load, Service, eventually, held
 from waiting import until
 
 Serve = Callable[..., Service]
@@ -59,7 +59,7 @@ def test_also_where_the_store_is_a_server(shell: Shell, servers: Place) -> None:
 def test_it_shows_owners_backlog_and_what_runs(place: Place, serve: Serve, load: Load) -> None:
     service = serve(place, "steps")
     service.start_ready("--shards", "2", "--processes", "1", "--prefetch", "2")
-    load.publish(steps(keys=1, each=10, seconds=3.0))
+    load.publish(held("key-0", n) for n in range(10))
 
     def shows() -> dict[str, Any] | None:
         told = status(service)

@@ -21,6 +21,7 @@ from acceptance.running import (
     Service,
     eventually,
     forever,
+    held,
     some_more,
     steps,
 )
@@ -135,12 +136,13 @@ def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
     quick = load.publish(steps(keys=10, each=5))
     eventually(lambda: service.ledger.has(quick, *STEPS), "what is quick is done")
 
-    slow = Step(key="slow", sequence=0, seconds=2.0)
+    slow = held("slow")
     load.publish([slow, *steps(keys=1, each=1, begin=5)])
     eventually(lambda: service.ledger.executions(slow.event_id), "the slow one runs")
     service.signal(signal.SIGTERM)
     assert service.exit_code() == 75
 
+    service.release()
     service.start_ready(*SCALE)
     eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all is done")
     assert service.drain() == 0
@@ -153,7 +155,7 @@ def test_what_outlasts_one_drain_after_another_is_no_poison(
     place: Place, serve: Serve, load: Load
 ) -> None:
     service = serve(place, "steps", claim_ttl=1)
-    slow = Step(key="slow", sequence=0, seconds=4.0)
+    slow = held("slow")
     for deployment in range(1, 5):  # one more than the crashes that a message may cause
         service.start_ready(*SCALE, "--drain-timeout", "1")
         if deployment == 1:
@@ -162,6 +164,7 @@ def test_what_outlasts_one_drain_after_another_is_no_poison(
         service.signal(signal.SIGTERM)
         assert service.exit_code() == 75
 
+    service.release()
     service.start_ready(*SCALE)
     eventually(lambda: service.ledger.has([slow.event_id], *STEPS), "it is done after all")
     assert service.drain() == 0
@@ -193,7 +196,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
 ) -> None:
     service = serve(servers, "steps", claim_ttl=2)
     service.start_ready(*SCALE)
-    slow = Step(key="slow", sequence=0, seconds=2.0)
+    slow = held("slow")
     load.publish([slow])
     eventually(lambda: service.ledger.executions(slow.event_id), "it runs")
 
@@ -202,6 +205,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
     service.signal(signal.SIGTERM)
     assert service.exit_code() == 130
 
+    service.release()
     service.start_ready(*SCALE)
     eventually(lambda: service.ledger.has([slow.event_id], *STEPS), "it is done after all")
     assert service.drain() == 0

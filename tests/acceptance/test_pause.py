@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from acceptance.conftest import Place
-from acceptance.running import SCALE, STEPS, Load, Service, eventually, forever, steps
+from acceptance.running import SCALE, STEPS, Load, Service, eventually, forever, held, steps
 
 Serve = Callable[..., Service]
 
@@ -161,7 +161,7 @@ def test_a_change_of_the_shards_waits_for_a_paused_one_and_says_so(
 def test_a_handler_that_runs_is_waited_for(place: Place, serve: Serve, load: Load) -> None:
     service = serve(place, "steps")
     service.start_ready("--shards", "1")
-    load.publish(steps(keys=1, each=1, seconds=3.0))
+    load.publish([held("key-0")])
     eventually(lambda: len(begun(service, COUNT)) == 1, "it runs")
 
     late = service.run("pause", "--handler", "count", "--timeout", "0.2")
@@ -169,6 +169,7 @@ def test_a_handler_that_runs_is_waited_for(place: Place, serve: Serve, load: Loa
     assert "not carried out within 0.2 s by" in late.stderr
     assert service.ledger.entries("effect", COUNT) == []
 
+    service.release()
     ask(service, "pause", "--handler", "count")
     assert len(service.ledger.entries("effect", COUNT)) == 1
     ask(service, "resume")
