@@ -53,6 +53,15 @@ def place(request: pytest.FixtureRequest) -> Place:
     return chosen
 
 
+def long_on(place: str) -> pytest.MarkDecorator:
+    """Leave a test's variant of that place to ``make chaos``: the other one is the same path."""
+    places = [
+        pytest.param(name, marks=pytest.mark.long) if name == place else name
+        for name in ("servers", "embedded")
+    ]
+    return pytest.mark.parametrize("place", places, indirect=True)
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Make services: ``serve(place, "steps", claim_ttl=1)``. They are killed after the test."""

@@ -418,6 +418,18 @@ def letters(amqp_url: str, queue: str) -> list[Letter]:
         connection.close()
 
 
+def is_consumed(amqp_url: str, queue: str) -> bool:
+    """Tell whether there is such a queue, and somebody consumes it."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    try:
+        declared = connection.channel().queue_declare(queue, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    finally:
+        connection.close()
+    return bool(declared.method.consumer_count)
+
+
 def put(amqp_url: str, queue: str, step: Step) -> None:
     """Put a step straight into a queue, past every exchange, as a plain AMQP client."""
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from acceptance.commands import Shell, depth
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from waiting import until
 from worker.transport.capabilities import connect
 
@@ -129,6 +129,7 @@ def test_a_line_tells_each_finding(on_sqlite: Service) -> None:
     assert any(line.startswith("warning  recipients") for line in lines)
 
 
+@long_on("servers")
 def test_another_number_of_shards_is_an_error(service: Service) -> None:
     service.run("topology", "--shards", "4", "--declare")
 
@@ -207,6 +208,7 @@ def test_a_lease_store_that_does_not_answer_is_an_error(on_sqlite: Service) -> N
     on_sqlite.run("topology", "--declare", *away, code=4)
 
 
+@long_on("servers")
 def test_what_changes_is_shown_and_checked_as_the_plan_has_it(service: Service) -> None:
     service.run("start", "--shards", "2", "--burst")
     service.run("reshard", "--to", "3", "--no-wait")
@@ -234,6 +236,7 @@ def test_what_changes_is_shown_and_checked_as_the_plan_has_it(service: Service) 
     assert "qworker reshard --to 2" in refused
 
 
+@long_on("servers")
 def test_after_a_change_a_start_that_sets_no_number_has_the_new_one(service: Service) -> None:
     service.run("start", "--burst")
     process = service.start("start")
@@ -284,6 +287,7 @@ def test_what_a_start_would_refuse_is_an_error(on_sqlite: Service) -> None:
     assert "'here' is not HOST:PORT" in texts(found["http"])
 
 
+@long_on("servers")
 @pytest.mark.parametrize(("runs", "asks"), [((), ("--single-active",)), (("--single-active",), ())])
 def test_the_other_mode_is_an_error_where_a_start_refuses_it(
     service: Service, runs: tuple[str, ...], asks: tuple[str, ...]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.commands import messages
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 from worker.transport.capabilities import connect
@@ -210,6 +210,7 @@ def test_a_memory_that_no_command_can_reach_is_refused(embedded_desk: Desk) -> N
     assert embedded_desk.dead() == 5
 
 
+@long_on("embedded")
 def test_a_replay_that_is_killed_loses_nothing(tmp_path: Path, place: Place) -> None:
     with closing(Desk(tmp_path, place)) as desk:
         desk.serve()
@@ -239,6 +240,7 @@ def _wait_until_begun(desk: Desk, replay: subprocess.Popen[bytes]) -> None:
 # Purging
 
 
+@long_on("servers")
 def test_purge_removes_what_is_chosen_and_nothing_else(desk: Desk) -> None:
     assert "say --yes" in desk.dlq("purge", code=2).err
     assert desk.dead() == 5

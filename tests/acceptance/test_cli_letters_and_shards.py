@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from acceptance.commands import depth
+from acceptance.conftest import long_on
 from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 
@@ -28,6 +29,7 @@ def test_dead_letters_return_to_the_shards_that_have_their_keys_now(desk: Desk) 
     assert desk.dead() == 0
 
 
+@long_on("servers")
 def test_dead_letters_that_return_are_where_new_messages_of_their_keys_come(desk: Desk) -> None:
     desk.reshard(3)
     desk.stop()
@@ -76,6 +78,7 @@ def test_a_key_stays_parked_in_its_order_and_returns_so(patient: Desk) -> None:
     assert patient.parked() == 0
 
 
+@long_on("servers")
 def test_a_key_that_fails_again_after_the_change_stays_parked(patient: Desk) -> None:
     patient.reshard(3)
 
@@ -88,6 +91,7 @@ def test_a_key_that_fails_again_after_the_change_stays_parked(patient: Desk) -> 
     assert patient.of_k() == [f"k-{number}" for number in range(4)]
 
 
+@long_on("servers")
 def test_a_key_whose_messages_were_purged_is_freed_in_its_new_shard(patient: Desk) -> None:
     patient.reshard(3)
     patient.dlq("purge", "--parked", "--key", "k", "--yes")
@@ -98,6 +102,7 @@ def test_a_key_whose_messages_were_purged_is_freed_in_its_new_shard(patient: Des
     until(lambda: patient.of_k() == ["k-0", "k-4"], PATIENCE, "the key is handled as before")
 
 
+@long_on("servers")
 def test_what_is_sent_back_when_the_change_begins_comes_first(patient: Desk) -> None:
     """It waits in the old queues, and goes before what the new ones get meanwhile."""
     patient.stop()

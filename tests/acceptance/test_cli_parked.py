@@ -8,10 +8,12 @@ from contextlib import closing
 import pytest
 import redis
 
+from acceptance.conftest import long_on
 from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 
 
+@long_on("servers")
 def test_parked_messages_are_listed_in_their_order(patient: Desk) -> None:
     assert patient.listed("--parked") == ["k-1", "k-2", "k-3"]
     assert patient.listed() == []

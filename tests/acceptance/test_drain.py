@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import pytest
-
 from acceptance.apps.events import Step
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from acceptance.running import (
     SCALE,
     STEPS,
@@ -88,6 +86,7 @@ def test_a_drain_at_any_moment_executes_nothing_twice_and_loses_nothing(
             service.start_ready(*SCALE)
 
 
+@long_on("embedded")
 def test_a_rolling_replacement_executes_nothing_twice_and_loses_nothing(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -106,9 +105,7 @@ def has_taken(service: Service) -> bool:
     return " takes shard" in service.log
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param("servers", marks=pytest.mark.long), "embedded"], indirect=True
-)
+@long_on("servers")
 def test_a_service_that_hands_over_to_another_one_executes_nothing_twice(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -151,6 +148,7 @@ def test_what_outlasts_the_drain_runs_again_and_nothing_else_does(
     assert service.ledger.disorder() == {}
 
 
+@long_on("servers")
 def test_what_outlasts_one_drain_after_another_is_no_poison(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -211,9 +209,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
     assert service.drain() == 0
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param("servers", marks=pytest.mark.long), "embedded"], indirect=True
-)
+@long_on("servers")
 def test_processes_that_lose_their_supervisor_drain_by_themselves(
     place: Place, serve: Serve, load: Load
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from acceptance.commands import depth
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from acceptance.desk import PATIENCE, Desk, step
 from waiting import until
 from worker import App, Event
@@ -99,6 +99,7 @@ def desk(tmp_path: Path, place: Place) -> Iterator[Forgetful]:
         yield desk
 
 
+@long_on("servers")
 def test_the_generation_that_is_there_is_gone_on_with(desk: Forgetful) -> None:
     desk.serve()
     desk.reshard(3)
@@ -145,6 +146,7 @@ def test_a_change_that_was_under_way_is_ended(desk: Forgetful, phase: Phase) -> 
     assert desk.of_k() == [f"k-{number}" for number in range(9)]
 
 
+@long_on("servers")
 def test_a_change_whose_new_queues_are_consumed_already_is_ended(desk: Forgetful) -> None:
     """The old queues have a marker and nothing before it, and are consumed up to that again."""
     desk.go(Phase.SEAL)
@@ -170,6 +172,7 @@ def test_a_change_whose_new_queues_are_consumed_already_is_ended(desk: Forgetful
     assert desk.of_k() == [f"k-{number}" for number in range(6)]
 
 
+@long_on("embedded")
 def test_a_service_that_runs_when_the_store_forgets_goes_on(desk: Forgetful) -> None:
     desk.serve()
     desk.reshard(3)

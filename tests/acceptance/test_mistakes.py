@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from acceptance.running import Load, Service, eventually, steps
 from servers import RabbitMQ, Redis
 from servers.process import free_ports
@@ -224,6 +224,7 @@ def test_a_redis_that_may_forget_ids(project: Service, servers: Place, redis_ser
     assert "set it to noeviction" in text
 
 
+@long_on("servers")
 def test_another_number_of_shards_would_leave_messages_to_nobody(
     place: Place, serve: Serve
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from acceptance.conftest import Place
+from acceptance.conftest import Place, long_on
 from acceptance.running import SCALE, STEPS, Load, Service, eventually, forever, held, steps
 
 Serve = Callable[..., Service]
@@ -53,6 +53,7 @@ def restart(service: Service, *options: str) -> None:
     service.start_ready(*options)
 
 
+@long_on("embedded")
 def test_a_paused_handler_begins_nothing_until_it_is_resumed(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_paused_handler_begins_nothing_until_it_is_resumed(
         eventually(lambda: len(begun(service, OBSERVE, paused_at)) > 400, "it goes on")
 
 
+@long_on("servers")
 def test_paused_shards_begin_nothing_until_they_are_resumed(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -108,6 +110,7 @@ def test_paused_shards_begin_nothing_until_they_are_resumed(
         eventually(lambda: {*begun(service, since=restarted_at)} >= of_shard_2, "it goes on")
 
 
+@long_on("servers")
 def test_a_paused_service_begins_nothing_in_any_supervisor(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_paused_service_begins_nothing_in_any_supervisor(
         assert other.drain() == 0
 
 
+@long_on("servers")
 def test_a_change_of_the_shards_waits_for_a_paused_one_and_says_so(
     place: Place, serve: Serve, load: Load
 ) -> None:
@@ -176,6 +180,7 @@ def test_a_handler_that_runs_is_waited_for(place: Place, serve: Serve, load: Loa
     assert service.drain() == 0
 
 
+@long_on("servers")
 def test_a_burst_ends_where_all_that_is_left_is_paused(
     place: Place, serve: Serve, load: Load
 ) -> None:

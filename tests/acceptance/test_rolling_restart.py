@@ -110,6 +110,7 @@ def test_one_after_the_other_is_stopped_and_started(
     site.judge(load, *three, undisturbed=True)
 
 
+@pytest.mark.long
 def test_a_process_more_and_a_process_fewer(site: Site, load: SteadyLoad, quick: HandOver) -> None:
     one, two = site.started("one", "two", options=OPTIONS)
 

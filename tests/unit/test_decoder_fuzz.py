@@ -344,25 +344,25 @@ CLOUD = struct.pack(">H", 0x8000) + short("application/cloudevents+json")
 # -- the runs ------------------------------------------------------------------------------------
 
 
-@fuzz(2500)
+@fuzz(1000)
 @given(raw=envelopes(), body=bodies)
 def test_any_properties_of_the_right_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(2500)
+@fuzz(1000)
 @given(raw=mutated(envelopes()) | st.binary(max_size=60), body=bodies)
 def test_properties_of_the_wrong_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(2500)
+@fuzz(1000)
 @given(body=bodies)
 def test_any_body(body: bytes) -> None:
     check(body, GOOD)
 
 
-@fuzz(1500)
+@fuzz(600)
 @given(event=cloud_events.map(dumped), body=st.none() | mutated(cloud_events.map(dumped)))
 def test_any_cloudevent(event: bytes, body: bytes | None) -> None:
     check(event if body is None else body, CLOUD)
