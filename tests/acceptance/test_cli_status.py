@@ -85,9 +85,8 @@ def test_it_shows_owners_backlog_and_what_runs(place: Place, serve: Serve, load:
     assert any(line.split()[:1] == ["SHARD"] for line in shown)
     assert shown[-1] == "parked keys: 0"
 
-    os.kill(service.pid, signal.SIGINT)
-    os.kill(service.pid, signal.SIGINT)
-    service.exit_code()
+    service.release()
+    assert service.drain() == 0
     told = status(service)
     assert told["members"] == []
     assert [s["owner"] for s in told["shards"]] == [None, None]
