@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 import amqp.exceptions
 
 from worker.aside import ATTEMPTS, DETAIL, HANDLER, PREFIX, QUEUE, REASON, RECORD, TIME, redirect
+from worker.config import mask_url
 from worker.dedup.base import RECORD_BYTES, record_ids
 from worker.errors import BrokerUnreachable, UsageError
 from worker.message import KEY_HEADER, UNDECODABLE, Message
 from worker.parking import KEY, PLACE
-from worker.transport.capabilities import connect
+from worker.transport.capabilities import connect, is_missing
 from worker.transport.inbound import Inbound, release
 from worker.waiter import wait_readable
 
@@ -148,6 +149,16 @@ class Letter:
         return str(self.headers.get(header) or "")
 
 
+def require_broker(service: str, broker: str) -> None:
+    """Raise NoSuchQueue where the broker is a file that is not there; looking must not make it."""
+    if is_missing(broker):
+        raise _never_started(f"there is no {mask_url(broker)} here", service)
+
+
+def _never_started(told: str, service: str) -> NoSuchQueue:
+    return NoSuchQueue(f"{told}: was the service {service!r} ever started on it?")
+
+
 class Box:
     """One queue of set-aside messages, open for reading. A context manager, for one thread.
 
@@ -158,6 +169,7 @@ class Box:
         self.queue = queue
         self._codec = codec
         self._removed = False
+        require_broker(codec.service, settings.broker)
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -180,10 +192,7 @@ class Box:
             self._inbound.consume({0: queue})
         except amqp.exceptions.NotFound:
             release(connection)
-            raise NoSuchQueue(
-                f"the broker has no queue {queue!r}: was the service {codec.service!r} ever"
-                " started on it?"
-            ) from None
+            raise _never_started(f"the broker has no queue {queue!r}", codec.service) from None
         except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
             release(connection)
             raise BrokerUnreachable(f"cannot read {queue!r}: {error}") from None

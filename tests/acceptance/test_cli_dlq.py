@@ -88,6 +88,7 @@ def test_a_service_that_was_never_started_is_a_usage_error_however_it_is_named(
         for options in ((), ("--service", "once")):
             said = desk.dlq(*command, *options, code=2).err
             assert "was the service 'once' ever started on it?" in said
+        assert not (tmp_path / "qworker.db").exists()
 
 
 def test_show_has_everything(embedded_desk: Desk) -> None:

@@ -13,6 +13,7 @@ from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
+from worker.deadletters import require_broker
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.ids import new_id
@@ -78,6 +79,7 @@ def replay(  # noqa: PLR0913 - its options
     tell_handler(place, choice)
     if dry_run:
         return _rehearse(place, choice, as_json=as_json)
+    require_broker(place.service, place.settings.broker)
     replay_id = new_id() if choice.only_key else None
     with (
         closing(_store(place)) as store,

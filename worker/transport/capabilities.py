@@ -133,6 +133,11 @@ def _embedded(url: str, able: Capabilities) -> Connection:
     return Connection(transport=transport, virtual_host=path or "default")
 
 
+def is_missing(url: str) -> bool:
+    """Whether the broker is a file that is not there: looking at it must not create it."""
+    return capabilities_of(url).scheme == "sqlite" and not Path(sqlite_path(url)).exists()
+
+
 def sqlite_path(url: str) -> str:
     """Return the file of ``sqlite:///relative`` or ``sqlite:////absolute``.
 
