@@ -24,7 +24,7 @@ from worker.errors import DedupUnavailable
 from worker.message import KEY_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from worker.dedup.base import DedupStore
     from worker.message import Message
@@ -56,6 +56,16 @@ def parked_keys(store: DedupStore, service: str) -> dict[str, int]:
     known = dict(store.parked(service))
     known.pop(ALL_KNOWN, None)
     return known
+
+
+def restore_keys(store: DedupStore, service: str, keys: Iterable[str], at: int) -> None:
+    """Tell a store that has forgotten them that these keys, which are all, are parked.
+
+    Raises DedupUnavailable: then it can be called again.
+    """
+    for key in keys:
+        store.mark_parked(service, key, at)
+    store.mark_parked(service, ALL_KNOWN, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +130,12 @@ class Parking:
     def restore(self, lying: Mapping[str, int]) -> None:
         """Park the keys of all that lies in the parked queue, each with its last place there.
 
-        Raises DedupUnavailable: then it can be called again.
+        And those of which a replay passes here: what it sent lies there no more. Raises
+        DedupUnavailable: then it can be called again.
         """
         self._last = max(self._last, *lying.values(), 0)
-        for key in lying:
-            self._store.mark_parked(self._service, key, self._next())
-        self._store.mark_parked(self._service, ALL_KNOWN, 1)
+        returning = {key for key, replays in self._admitted.items() if replays}
+        restore_keys(self._store, self._service, {*lying} | returning, self._next())
         self.load()
 
     def __bool__(self) -> bool:

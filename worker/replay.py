@@ -23,7 +23,8 @@ from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
 from worker.ids import new_id
-from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, UPTO, parked_keys
+from worker.inventory import lying_keys
+from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, UPTO, parked_keys, restore_keys
 from worker.payload import to_json
 from worker.places import Places
 from worker.topology import parked_queue
@@ -98,8 +99,6 @@ class Replay:
         self._settings = settings
         self._store = store
         self._codec = Codec.of(service, settings)
-        #: The store knew all parked keys when the replay of a key began.
-        self._knew_all = False
         #: Replays, by where their first message has been sent.
         self._begun: set[tuple[str, Place]] = set()
         connection = connect(
@@ -198,7 +197,6 @@ class Replay:
                 return Unparked(is_parked=False)
             self._store.mark_parked(self._service, key, time_ns() // 1000)
         done = Unparked()
-        self._knew_all = ALL_KNOWN in self._store.parked(self._service)
         ids = [replay_id]
         deadline, pause = monotonic() + wait, _FIRST_LOOK
         upto = -1
@@ -224,6 +222,7 @@ class Replay:
                 return done
             sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
+            self._outbound.pump()  # nothing is sent; the broker's heartbeats are read
             self._outbound.keep_alive()
         done.freed = True
         return done
@@ -245,13 +244,17 @@ class Replay:
     def _still_parked(self, key: str) -> int | None:
         """Return the number of a key that is not free yet.
 
-        One that the store forgets meanwhile is not free by that: it is parked again.
+        One that the store does not know is free only where the store knows all that are parked.
+        Where it has forgotten them it is told again: of this key too, unless it is there already.
         """
         known = self._store.parked(self._service)
-        if key not in known and self._knew_all and ALL_KNOWN not in known:
-            self._knew_all = False
+        if key not in known and ALL_KNOWN not in known:
             number = time_ns() // 1000
-            self._store.mark_parked(self._service, key, number)
+            lying = lying_keys(self._service, self._settings)
+            if lying is None:  # somebody else reads it
+                self._store.mark_parked(self._service, key, number)
+            else:
+                restore_keys(self._store, self._service, {*lying, key}, number)
             return number
         return known.get(key)
 

@@ -11,11 +11,11 @@ import pytest
 from worker import App, Context, Event, RetryPolicy
 from worker.codec import Codec
 from worker.deadletters import Box, Letter
-from worker.dedup.base import StoreOptions
+from worker.dedup.base import DedupStore, StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.errors import UsageError
 from worker.message import Message
-from worker.parking import Parking
+from worker.parking import ALL_KNOWN, Parking
 from worker.replay import Replay, Unparked
 from worker.testing import TestWorker
 
@@ -147,6 +147,31 @@ def test_a_store_that_forgot_the_keys_makes_nobody_else_forget_them() -> None:
     parking._store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     assert parking.load() is False
     assert parking.holds(message), "what runs meanwhile does not overtake"
+
+
+def test_a_key_that_a_replay_sends_back_stays_parked_though_nothing_of_it_lies_in_the_queue() -> (
+    None
+):
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({"K": 5})
+    headers = {"qw-unparked": "replay", "qw-unparked-first": store.parked("bank")["K"]}
+    back = Message("m3", "step", "K", b"", headers, {}, redelivered=False, shard=0)
+    new = Message("m4", "step", "K", b"", {}, {}, redelivered=False, shard=0)
+    parking.admit(back)
+    forget(store, "K")
+
+    assert parking.load() is False
+    parking.restore({})
+    assert "K" in store.parked("bank")
+    assert parking.holds(new)
+    assert not parking.holds(back)
+
+    forget(store, "K")
+    parking.leave([0])  # another process goes on with it
+    parking.load()
+    parking.restore({})
+    assert "K" not in store.parked("bank")
 
 
 def returning(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Replay:
@@ -307,8 +332,15 @@ def test_a_store_that_forgot_a_key_is_told_again_what_was_parked_since() -> None
     assert parking.free("K", number)
 
 
+def forget(store: DedupStore, *keys: str) -> None:
+    for key in (ALL_KNOWN, *keys):
+        store.unpark("bank", key, 2**52)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["in time", "before"])
+@pytest.mark.parametrize("times", [1, 3])
 def test_a_key_that_the_store_forgets_during_its_replay_is_not_free_by_that(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, times: int, *, before: bool
 ) -> None:
     pair = Pair()
     with TestWorker(pair.app) as worker:
@@ -318,19 +350,20 @@ def test_a_key_that_the_store_forgets_during_its_replay_is_not_free_by_that(
         pair.mended = True
         looks = 0
 
-        def forget_once(_seconds: float) -> None:
+        def forget_or_work(_seconds: float) -> None:
             nonlocal looks
             looks += 1
-            if looks == 1:
-                worker.store.unpark("bank", "K", 2**52)
-                worker.store.unpark("bank", "", 2**52)
+            if looks <= times:
+                forget(worker.store, "K")
             else:
                 worker.run()
 
-        monkeypatch.setattr("worker.replay.sleep", forget_once)
+        if before:
+            forget(worker.store, "K")
+        monkeypatch.setattr("worker.replay.sleep", forget_or_work)
         with Replay("bank", worker.settings, worker.store) as replay:
             assert replay.key("K", "replay", 5).freed
-        assert looks > 1
+        assert looks > times
         publish(worker, "K", 6)
         worker.run()
         assert worker.parked == []
