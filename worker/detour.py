@@ -202,7 +202,7 @@ class Detour:
             self._unsaved.append(delivery)
 
         self._counters.parked += 1
-        self._insist(letter, delivery.channel, done)
+        self._insist(letter, delivery.channel, done, lambda: self._parking.refused(message))
 
     def save(self) -> None:
         """Let parked messages be acknowledged once the store knows of them; one question for all.
@@ -263,8 +263,17 @@ class Detour:
         self.under_way -= 1
         self.of_shard[channel.shard] -= 1
 
-    def _insist(self, message: Outgoing, channel: QueueChannel, done: Callable[[], None]) -> None:
-        """Send ``message`` until the broker has confirmed it; then call ``done``."""
+    def _insist(
+        self,
+        message: Outgoing,
+        channel: QueueChannel,
+        done: Callable[[], None],
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send ``message`` until the broker has confirmed it; then call ``done``.
+
+        ``refused`` is called when it has refused it for the first time.
+        """
         self._begin(channel)
         attempt = 0
 
@@ -278,6 +287,7 @@ class Detour:
             if isinstance(error, Unroutable):
                 self._link.renew(f"the queue for {message.message_id} is gone: {error}")
             if attempt == 1:
+                refused()
                 to = message.exchange or message.routing_key
                 self._telemetry.emit(PublishRefused(message.message_id, to, str(error)))
             self._later(_pause(attempt), lambda: self._link.send(message, then))

@@ -8,7 +8,9 @@ of it is out, nor before what ran is settled. Parked behind its successors, or r
 them after a crash, it would be out of order.
 
 Messages are published in that order on one channel, so however the process dies, what is in the
-parked queue is what came first; the rest is delivered again, and follows.
+parked queue is what came first; the rest is delivered again, and follows. Where the queue refuses
+one and takes the next, no replay passes until it took both; a process that dies in between parks
+the first one behind the next.
 """
 
 from __future__ import annotations

@@ -115,6 +115,8 @@ class Parking:
         self._again: dict[str, int] = {}
         #: Messages of a key that are on their way to the parked queue; and whether again.
         self._under_way: Counter[tuple[str, bool]] = Counter()
+        #: The ids of those that the broker refused to take, so far, by key.
+        self._refused: dict[str, set[str]] = {}
 
     def load(self) -> bool:
         """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
@@ -158,14 +160,16 @@ class Parking:
 
         Called once a message, when it arrives. A process that did not see the first one cannot
         know whether it was parked again; so it parks the others too, and the replay has to be
-        repeated. Nor does one pass that may lack what another replay sent and was parked again.
+        repeated. Nor does one pass that may lack what another replay sent and was parked again, or
+        what the parked queue refused: its successors may lie there already.
         """
         headers = message.headers
         replay, upto, key = headers.get(UNPARKED), headers.get(FIRST), str(message.key)
         if not isinstance(replay, str) or not isinstance(upto, int):
             return
         self._last = max(self._last, upto)  # by another clock, maybe
-        if upto >= self._again.get(key, 0) and not self._under_way[key, True]:
+        waits = self._under_way[key, True] or key in self._refused
+        if upto >= self._again.get(key, 0) and not waits:
             self._admitted.setdefault(key, {})[replay] = message.shard
 
     def leave(self, shards: Collection[int]) -> None:
@@ -195,9 +199,17 @@ class Parking:
         had = headers.get(PLACE)
         return {KEY: key, PLACE: had if isinstance(had, str) else f"{self._next():020d}"}
 
+    def refused(self, message: Message) -> None:
+        """Note that the broker refused ``message``, and is asked again."""
+        self._refused.setdefault(str(message.key), set()).add(message.id)
+
     def parked(self, message: Message) -> None:
         """Note that ``message`` is confirmed to be in the parked queue."""
         key, again = str(message.key), UNPARKED in message.headers
+        if refused := self._refused.get(key):
+            refused.discard(message.id)
+            if not refused:
+                del self._refused[key]
         number = self._note(key)
         if again:
             self._again[key] = number

@@ -49,9 +49,11 @@ def test_a_key_that_fails_again_stays_parked_in_its_order(patient: Desk) -> None
 def test_a_key_returns_when_its_service_comes_back(patient: Desk) -> None:
     patient.stop()
     patient.mend()
+    patient.environ["QWORKER_HEARTBEAT"] = "1"  # it waits longer than the broker for these
 
-    result = patient.dlq("replay", "--key", "k", "--wait", "0.5", code=1)
+    result = patient.dlq("replay", "--key", "k", "--wait", "4", code=1)
 
+    assert "3 parked messages sent back" in result.out
     assert "Does the service run?" in result.err
     patient.serve()
     until(lambda: "k-3" in patient.effects("count"), PATIENCE, "they are handled")

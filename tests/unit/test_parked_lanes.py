@@ -174,6 +174,25 @@ def test_a_key_that_a_replay_sends_back_stays_parked_though_nothing_of_it_lies_i
     assert "K" not in store.parked("bank")
 
 
+def test_no_replay_passes_while_the_parked_queue_refuses_something_of_the_key() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({"K": 5})
+    refused = Message("m3", "step", "K", b"", {}, {}, redelivered=False, shard=0)
+    parking.facts(refused)
+    parking.refused(refused)
+
+    def passes(replay: str) -> bool:
+        headers = {"qw-unparked": replay, "qw-unparked-first": 2**52}
+        successor = Message("m4", "step", "K", b"", headers, {}, redelivered=False, shard=0)
+        parking.admit(successor)
+        return not parking.holds(successor)
+
+    assert not passes("early")
+    parking.parked(refused)
+    assert passes("late")
+
+
 def returning(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Replay:
     """Return a replay; while it waits the service works."""
 
