@@ -15,6 +15,7 @@ from worker.consumer import Consumer
 from worker.errors import BrokerUnreachable
 from worker.leases.base import lease_clock
 from worker.transport.capabilities import connect
+from worker.transport.inbound import Inbound
 
 
 def refused_url() -> str:
@@ -117,3 +118,16 @@ def test_a_broker_that_is_away_at_the_start_is_told_whoever_is_trusted(
     site = Site(app, tmp_path, broker=refused_url(), connect_timeout=0.1)
     with pytest.raises(BrokerUnreachable):
         site.consumer.open(lease_clock() - 1)
+
+
+def test_a_queue_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect("memory://silent", heartbeat=0, timeout=1, name="test")
+
+    def answer(_channel: Any, queue: str, **_options: object) -> None:
+        if queue == "bank.g1.1":
+            raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(type(connection.default_channel), "basic_consume", answer)
+    inbound = Inbound(connection, "memory://silent", 10)
+    with pytest.raises(OSError, match=r"reset by peer, while 'bank\.g1\.1' was asked"):
+        inbound.consume({0: "bank.g1.0", 1: "bank.g1.1", 2: "bank.g1.2"})

@@ -91,12 +91,15 @@ class Inbound:
             most = min(self._prefetch, _RELAY_PREFETCH) if shard == RELAY else self._prefetch
             channel.basic_qos(0, most, False)
             self._by_channel[channel] = QueueChannel(shard, queue, channel, most)
-            channel.basic_consume(
-                queue,
-                no_ack=False,
-                callback=self._receive if self._pump is None else self._pump.receive,
-                consumer_tag=_tag(shard),
-            )
+            try:
+                channel.basic_consume(
+                    queue,
+                    no_ack=False,
+                    callback=self._receive if self._pump is None else self._pump.receive,
+                    consumer_tag=_tag(shard),
+                )
+            except OSError as error:  # a queue without a leader, say, beside others that are well
+                raise OSError(f"{error}, while {queue!r} was asked for its messages") from None
 
     @property
     def channels(self) -> list[QueueChannel]:
