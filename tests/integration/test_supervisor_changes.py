@@ -93,6 +93,22 @@ def test_code_that_does_not_boot_costs_nothing(service: Supervised, how: str) ->
     until(lambda: replaced(service, before), 20, "code that boots again is taken")
 
 
+def test_a_reload_waits_until_the_new_process_has_declared(service: Supervised) -> None:
+    service.start_ready()
+    before = service.processes()
+
+    service.behave(open="late", declare="unreachable")
+    service.signal(signal.SIGHUP)
+    until(lambda: service.log.count("broker.invalid does not answer") >= 2, 20)
+    assert service.journal("drain") == []
+    assert service.processes() == before
+    assert service.unowned() == []
+
+    service.behave(open="late")
+    until(lambda: replaced(service, before), 30)
+    assert overlaps(service.journal()) == []
+
+
 @pytest.mark.parametrize(
     "terms",
     [

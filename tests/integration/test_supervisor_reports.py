@@ -146,6 +146,30 @@ def test_systemd_hears_of_ready_reload_and_stop(
     assert all("WATCHDOG" not in message for message in systemd.heard)
 
 
+def test_nobody_hears_of_ready_before_every_process_has_declared(
+    service: Supervised, systemd: Systemd, tmp_path: Path
+) -> None:
+    late = {"open": "late", "declare": "unreachable", "away": True}
+    service.behave(**late, only=1)
+    service.start({"NOTIFY_SOCKET": str(tmp_path / "notify")}, http="127.0.0.1:0")
+    until(lambda: service.log.count("broker.invalid does not answer") >= 2, 20)
+    until(lambda: "1 of 2 processes ready" in service.status()["text"])
+
+    status = service.status()
+    assert status["text"] == "starting, 1 of 2 processes ready, waiting for the broker"
+    assert not status["ready"]
+    assert status["live"]
+    assert get(service, "/ready")[0] == 503
+    assert systemd.states() == []
+    assert "ready: 2 processes" not in service.log
+
+    service.behave(open="late")
+    until(lambda: service.status()["ready"], 20)
+    assert service.status()["text"] == "running, 2 of 2 processes ready"
+    assert systemd.states() == ["READY=1"]
+    assert "ready: 2 processes" in service.log
+
+
 def test_the_watchdog_of_systemd_hears_of_life_only_while_every_process_gives_signs_of_it(
     service: Supervised, systemd: Systemd, tmp_path: Path
 ) -> None:

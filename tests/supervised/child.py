@@ -1,6 +1,7 @@
 """A child process with a stand-in for the consumer, which behaves as ``behaviour.json`` says.
 
 ``boot``, ``open``: ``ok``, ``crash``, ``hang``, ``wrong`` (a ConfigurationError), ``unreachable``.
+``open`` also ``late``: no trust is left to declare. ``declare``: ``ok``, ``unreachable``.
 ``run``: ``ok``, ``failed``, ``stuck``, ``hang``. ``drain_takes``, ``give_takes``: seconds; so long
 what runs of a shard takes to finish. ``busy``: not idle. ``away``: the broker does not answer, or
 only not these processes. ``idle``: shards of which nothing runs: a drain gives them at once, all
@@ -71,10 +72,11 @@ class StandIn:
         self._beats = 0
 
     def open(self, trusted_until: float) -> bool:
-        misbehave(self._journal.behaviour().get("open", "ok"))
+        how = self._journal.behaviour().get("open", "ok")
+        misbehave(how)
         self._journal.write("open", self._plan.consumed.number)
         self._journal.write("owner", self._owner.hex())
-        return True
+        return bool(how != "late")
 
     def run(self) -> Finish:
         while self._finish is None:
@@ -202,6 +204,7 @@ class StandInSteps:
         self._journal = journal
 
     def declare(self, plan: Plan) -> None:
+        misbehave(self._journal.behaviour().get("declare", "ok"))
         self._journal.write("declare", plan.dump())
 
     def take(self, plan: Plan) -> bool:

@@ -177,6 +177,51 @@ def test_a_process_that_waits_for_trust_to_connect_is_trusted_and_told_once_more
     assert process.told(Take), "and is one like any other"
 
 
+def connect_late(garage: Garage) -> Process:
+    """Let the process that was spawned last find no trust left once the broker answers."""
+    garage.go_on()
+    process = garage.processes[-1]
+    process.say(Hello(process.pid, f"{process.pid:x}", garage.terms))
+    garage.go_on()
+    process.say(Ready(1, 0))
+    garage.go_on()
+    return process
+
+
+def test_a_service_is_ready_once_its_process_has_declared(garage: Garage) -> None:
+    """Whoever publishes from then on loses nothing: there is a queue that observes it."""
+    fleet = garage.fleet
+    process = connect_late(garage)
+    assert fleet.broker_away, "nothing was told of it yet"
+    for said in (Beat({"connected": False}), Followed(1, "BrokerUnreachable: it is away")):
+        process.say(said)
+        garage.go_on()
+        assert (fleet.ready, fleet.booted) == (False, False), said
+        assert [child.facts(NOW)["stage"] for child in fleet.children()] == ["opening"]
+    assert fleet.broker_away
+
+    process.say(Followed(1))
+    process.say(Beat({"connected": True}))
+    garage.go_on()
+    assert fleet.ready
+    assert fleet.booted
+    assert not fleet.broker_away
+    assert [child.facts(NOW)["stage"] for child in fleet.children()] == ["ready"]
+
+    fleet.resharder.hear(garage.plan, View(), 2, leads=False)
+    garage.go_on()
+    assert process.told(Follow)[-1].version == 2
+    assert fleet.ready, "what it declared is there while it follows another plan"
+
+
+def test_a_process_that_connected_to_get_ready_is_not_away_before_its_first_beat(
+    garage: Garage,
+) -> None:
+    garage.start()
+    assert garage.fleet.ready
+    assert not garage.fleet.broker_away
+
+
 @pytest.mark.parametrize(("shards", "processes"), [(0, 2), (0, 1), (2, 2)])
 def test_where_no_number_of_shards_is_asked_for_there_are_processes_for_those_of_the_plan(
     monkeypatch: pytest.MonkeyPatch, shards: int, processes: int
@@ -246,6 +291,23 @@ def test_a_reload_hands_each_shard_over_as_soon_as_nothing_of_it_is_left(garage:
     assert garage.released == [], "no lease changed hands"
     assert len(garage.processes) == 2
     assert garage.fleet.restarts == 0
+
+
+def test_a_reload_drains_nobody_for_a_process_that_has_not_declared(garage: Garage) -> None:
+    old = garage.start()
+    garage.fleet.reload()
+    new = connect_late(garage)
+    new.say(Followed(1, "BrokerUnreachable: it is away"))
+    garage.go_on()
+    assert not old.told(Drain)
+    assert garage.fleet.changing
+
+    new.say(Followed(1))
+    garage.go_on()
+    assert old.told(Drain)
+    garage.end(old)
+    assert had(new) == [0, 1]
+    assert not garage.fleet.changing
 
 
 def test_where_one_process_is_active_a_reload_hands_over_all_or_nothing(

@@ -59,7 +59,7 @@ class Slot:
     def is_settled(self) -> bool:
         """Whether its holder consumes, and nobody leaves."""
         holder = self.holder
-        return self.leaver is None and holder is not None and holder.stage is Stage.READY
+        return self.leaver is None and holder is not None and holder.progress is Stage.READY
 
     def promote(self) -> None:
         """Make the successor the holder, where that is gone or takes nothing more."""
@@ -96,11 +96,11 @@ class Change:
         return slot.index < self.processes and (slot.is_vacant or slot.holder in self.old)
 
     def booted(self) -> bool:
-        """Whether every new process waits for shards, and no place has somebody who leaves it."""
+        """Whether every new process declared, and no place has somebody who leaves it."""
         return all(
             slot.leaver is None
             and slot.successor is not None
-            and slot.successor.stage is Stage.READY
+            and slot.successor.progress is Stage.READY
             for slot in self.slots
             if slot.index < self.processes
         )

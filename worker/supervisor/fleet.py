@@ -105,17 +105,17 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot has a process that consumes, and takes what it is dealt."""
+        """Whether every slot has a process that declared, and takes what it is dealt."""
         return self.terms is not None and all(
-            slot.holder is not None and slot.holder.stage is Stage.READY
+            slot.holder is not None and slot.holder.progress is Stage.READY
             for slot in self._slots[: self.processes]
         )
 
     @property
     def broker_away(self) -> bool:
-        """Whether a process that consumes told last that the broker is away."""
+        """Whether a process that may consume told last that the broker is away."""
         ready = [child for child in self.children() if child.stage is Stage.READY]
-        return any(not child.statistics.get("connected", True) for child in ready)
+        return any(not child.statistics.get("connected", child.declared) for child in ready)
 
     def waits_for(self) -> str:
         """Return which servers are away, by what the processes told last; empty if none is."""

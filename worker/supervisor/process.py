@@ -77,17 +77,15 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         self.index = index
         self.stage = Stage.BOOTING
-        self.spawned_at = now
-        self.opened_at = now
+        self.spawned_at = self.opened_at = self.last_beat = self._drain_until = now
         self.ready_at: float | None = None
-        self.last_beat = now
         self.kill_at: float | None = None
-        self.owner = ""
+        self.owner = self.finish = ""
         #: The generation whose queues it knows; 0 while it knows none.
         self.generation = 0
         #: The versions of the plan that it was told, and that it follows: all is declared by it.
-        self.told = 0
-        self.followed = 0
+        self.told = self.followed = 0
+        self.declared = False  # all that it shall, once at least
         #: When it is told once more what it could not declare.
         self.follow_at = float("inf")
         #: The shards that it was told to take, until it gave them, with their fences; and those of
@@ -98,17 +96,14 @@ class ChildProcess:
         #: The version of what is paused that it carried out last; 0 before it was told of any.
         self.paused = 0
         self.fatal: Fatal | None = None
-        self.finish = ""
         #: Drained or killed on purpose: its end is no fault of its own.
         self.dismissed = False
         #: It drains by itself: another takes its place, as if it had ended.
         self.resigned = False
         #: It had a shard once.
-        self._has_worked = False
-        self._killed = False
+        self._has_worked = self._killed = False
         # Ended by a kill from here, and why, as the log has it.
         self._cut_short, self._reason = False, ""
-        self._drain_until = now
         # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
         try:
@@ -142,6 +137,12 @@ class ChildProcess:
         if self.channel.closed:
             self.kill_by(now + _EXIT_LIMIT)
         return messages
+
+    @property
+    def progress(self) -> Stage:
+        """How far it has come for everybody else: until it has declared once, it connects."""
+        waits = self.stage is Stage.READY and not self.declared
+        return Stage.OPENING if waits else self.stage
 
     @property
     def consumes(self) -> bool:
@@ -216,7 +217,7 @@ class ChildProcess:
         One that has not declared any yet is told to follow: its answer says when it has.
         """
         if version:
-            self.followed = version
+            self.followed, self.declared = version, True
         else:
             self.follow_at = now
         self.last_beat = now
@@ -347,8 +348,7 @@ class ChildProcess:
 
         One that died otherwise left work too, but nobody's patience was at its end.
         """
-        told = self.finish in ("ABANDONED", "STUCK")
-        return not self.drained and (told or self._cut_short)
+        return not self.drained and (self._cut_short or self.finish in ("ABANDONED", "STUCK"))
 
     @property
     def unneeded(self) -> bool:
@@ -364,7 +364,7 @@ class ChildProcess:
         return {
             "index": self.index,
             "pid": self.pid,
-            "stage": self.stage.value,
+            "stage": self.progress.value,
             "generation": self.generation,
             "shards": sorted(self.shards),
             "silent_for": round(self.silent_for(now), 3),
@@ -373,7 +373,7 @@ class ChildProcess:
 
     def describe(self, now: float) -> str:
         """Return the state of the process in one line."""
-        text = f"{self.stage.value}, pid {self.pid}, {_shards(self.shards)}"
+        text = f"{self.progress.value}, pid {self.pid}, {_shards(self.shards)}"
         silence = self.silent_for(now)
         return f"{text}, silent for {silence:.1f} s" if silence > _LONG_SILENCE else text
 

@@ -128,7 +128,7 @@ class Resharder:
             case Found(generations):
                 self.on_found([Generation(*each) for each in generations])
             case Followed(version, ""):
-                child.followed = version
+                child.followed, child.declared = version, True
             case Followed(version, error):
                 # It was told all the same: it will bring back nothing of an earlier plan.
                 logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, error)

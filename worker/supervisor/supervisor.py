@@ -342,7 +342,7 @@ class Supervisor:
             at=time.time(),
             paused=self._pausing.carried_out(),
             processes=[
-                {"index": child.index, "pid": child.pid, "stage": child.stage.value}
+                {"index": child.index, "pid": child.pid, "stage": child.progress.value}
                 for child in fleet.children()
             ],
             followed=fleet.resharder.followed,
@@ -353,7 +353,7 @@ class Supervisor:
 
     def _status(self, now: float) -> Status:
         fleet = self._fleet
-        ready = sum(child.stage is Stage.READY for child in fleet.children())
+        ready = sum(child.progress is Stage.READY for child in fleet.children())
         waits = self._waits_for()
         text = f"{self._state.value}, {ready} of {fleet.processes} processes ready"
         statistics = [child.statistics for child in fleet.children()]
