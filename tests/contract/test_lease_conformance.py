@@ -56,7 +56,7 @@ class TestRedisCluster(LeaseStoreSuite):
 def test_a_redis_that_was_just_started_grants_nothing_new_but_renews(
     redis_server: Redis, redis_url: str
 ) -> None:
-    options = LeaseOptions(ttl=1.0)
+    options = LeaseOptions(ttl=5.0)
     store = open_leases(redis_url, options)
     until(lambda: store.sync("bank", Sync("ann", acquire=["g1.0"])).held_by("ann"), 20)
     store.close()
@@ -65,7 +65,7 @@ def test_a_redis_that_was_just_started_grants_nothing_new_but_renews(
 
     view = store.sync("bank", Sync("bob", renew=[Held("g1.7", 3)], acquire=["g1.8"]))
 
-    assert 0 < view.settling <= 2
+    assert 0 < view.settling <= 6
     assert view.leases.keys() == {"g1.0", "g1.7"}
     until(lambda: store.sync("bank", Sync("bob", acquire=["g1.8"])).held_by("bob"), 20)
     store.close()

@@ -96,7 +96,9 @@ class Supervisor:
         self._leave_until = float("inf")
         #: When the other members are told again; and which state and pauses they know of.
         self._facts_at, self._told = 0.0, ("", 0)
-        self._broker_seen_at = time.monotonic()
+        #: When the last wait ended.
+        self._waited_at = time.monotonic()
+        self._broker_seen_at = self._waited_at
         #: Why the lease store gives nothing, or what it waits for.
         self._lease_trouble = ""
         self._reporter = Reporter()
@@ -116,8 +118,7 @@ class Supervisor:
         """Go round until every process has ended and none shall be started again."""
         with self._signals.noted(_SIGNALS):
             while not self._over(time.monotonic()):
-                self._wait()
-                now = time.monotonic()
+                now = self._wait()
                 for number in self._signals.take():
                     self._obey(number, now)
                 self._fleet.listen(now)
@@ -151,8 +152,8 @@ class Supervisor:
         self._leave_until = min(self._leave_until, now + _LEAVE_TIME)
         return now >= self._leave_until
 
-    def _wait(self) -> None:
-        """Wait until a signal or a message comes, or a time."""
+    def _wait(self) -> float:
+        """Wait until a signal or a message comes, or a time; return the time that it is then."""
         wanted: dict[int, int] = {self._signals.fileno(): selectors.EVENT_READ}
         for child in self._fleet.children():
             if not child.channel.closed:
@@ -167,10 +168,13 @@ class Supervisor:
         if self._ending:
             longest = min(longest, _LEAVE_TIME)
         self._selector.select(longest)
-        waited = time.monotonic() - began
+        now = time.monotonic()
+        # Since the last wait, not this one: whatever it was at, it may have stood in the midst of.
+        waited, self._waited_at = now - self._waited_at, now
         if stood_still(waited, longest):
             logger.warning("nothing ran here for %.0f s: the machine or this process stood", waited)
             self._fleet.forgive(waited)
+        return now
 
     def _obey(self, number: int, now: float) -> None:
         """Do what a signal asks for."""
