@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from enum import Enum
 from pathlib import Path
 from time import monotonic
@@ -16,12 +17,15 @@ from machines.load import SteadyLoad
 from machines.network import Machine, Network, Way
 from machines.supervisor import Supervisor
 from servers import Guard
+from worker.transport.capabilities import sqlite_path
 
 _LOCAL = "127.0.0.1"
 #: Seconds within which a shard under steady load begins something.
 _LATELY = 2.0
 #: Seconds that a shard may stand still while it changes hands, beside the handler that runs.
 _HAND_OVER = 2.0
+#: Seconds that a write to a shared file takes at the most, where its writer runs.
+_LONGEST_WRITE = 2.0
 
 
 class To(Enum):
@@ -127,6 +131,18 @@ class Site:
         """Return what a supervisor's processes began in this span."""
         mine = (e for e in self.executions() if e.supervisor == supervisor.name)
         return [execution for execution in mine if since < execution.begin < until]
+
+    def is_locked(self) -> bool:
+        """Tell whether all share one file, and somebody stands in the midst of writing to it."""
+        if not self.broker.startswith("sqlite:"):
+            return False
+        file = sqlite_path(self.broker)
+        with closing(sqlite3.connect(file, timeout=_LONGEST_WRITE, isolation_level=None)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
 
     def gaps(self, since: float, until: float) -> dict[int, float]:
         """Return the longest time without a begin of each shard, of those that touch the span."""
