@@ -122,8 +122,10 @@ class Parking:
         """Read the parked keys; tell whether the store knows them all. Raises DedupUnavailable."""
         known = dict(self._store.parked(self._service))
         knows_all = known.pop(ALL_KNOWN, None) is not None
-        # One that has forgotten keys makes nobody forget them who has messages of them in lanes.
-        self._keys = {*known, *self._unsaved} if knows_all else self._keys | {*known}
+        # One that has forgotten keys makes nobody forget them who has messages of them in lanes;
+        # nor does one that somebody else told again, who saw nothing of what a replay sends.
+        ours = self._unsaved.keys() | self._returning() if knows_all else self._keys
+        self._keys = {*known, *ours}
         self._last = max(self._last, *known.values(), 0)
         for key, at in known.items():  # what another process parked again is among it
             self._again[key] = max(at, self._again.get(key, 0))
@@ -136,9 +138,13 @@ class Parking:
         DedupUnavailable: then it can be called again.
         """
         self._last = max(self._last, *lying.values(), 0)
-        returning = {key for key, replays in self._admitted.items() if replays}
-        restore_keys(self._store, self._service, {*lying} | returning, self._next())
+        keys = lying.keys() | self._returning()
+        restore_keys(self._store, self._service, keys, self._next())
         self.load()
+
+    def _returning(self) -> set[str]:
+        """Return the keys of which a replay passes here."""
+        return {key for key, replays in self._admitted.items() if replays}
 
     def __bool__(self) -> bool:
         return bool(self._keys)

@@ -168,6 +168,11 @@ def test_a_key_that_a_replay_sends_back_stays_parked_though_nothing_of_it_lies_i
     assert not parking.holds(back)
 
     forget(store, "K")
+    store.mark_parked("bank", ALL_KNOWN, 1)  # by somebody who saw nothing of it
+    assert parking.load() is True
+    assert parking.holds(new)
+
+    forget(store)
     parking.leave([0])  # another process goes on with it
     parking.load()
     parking.restore({})
