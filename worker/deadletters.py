@@ -3,7 +3,8 @@
 Reading takes nothing away and reorders nothing: messages are consumed on a channel of their own and
 not acknowledged, and when the channel closes the broker puts them back where they were. On a
 quorum queue each reading adds one to their delivery count, which our queues allow a million times.
-What somebody else is reading at the same moment is not seen.
+What somebody else is reading at the same moment is not seen; a quorum queue counts a reader, and
+keeps what it had, for some milliseconds after it left.
 """
 
 from __future__ import annotations

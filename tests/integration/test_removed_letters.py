@@ -8,6 +8,8 @@ import amqp
 import pytest
 
 from waiting import until
+from worker.cli.letters import Filter
+from worker.cli.reading import Search
 from worker.codec import Codec
 from worker.config import Settings, load_settings
 from worker.deadletters import Box
@@ -47,5 +49,25 @@ def test_what_was_removed_is_gone(settings: Settings, wanted: range) -> None:
         for start in range(0, 500, 200):
             box.remove([x for x in letters[start : start + 200] if int(x.id) in wanted])
 
+    def is_left() -> bool:
+        with Box(QUEUE, codec, settings) as box:
+            return not box.readers
+
+    until(is_left)  # by then what was not removed is back
     with Box(QUEUE, codec, settings) as box:
         assert [int(letter.id) for letter in box.read()] == sorted({*range(500)} - {*wanted})
+
+
+def test_who_looks_while_another_reads_is_told(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec = Codec.of("bank", settings)
+    with Box(QUEUE, codec, settings) as first:
+        assert len(list(first.read())) == 500
+        with Box(QUEUE, codec, settings) as second:
+            search = Search(second, Filter())
+            assert list(search) == []
+            search.tell(0)
+    told = capsys.readouterr().err
+    assert "somebody else is reading bank.dlq" in told
+    assert "empty" not in told

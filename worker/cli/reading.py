@@ -89,9 +89,12 @@ class Search:
     def tell(self, found: int) -> None:
         """Say on standard error where nothing was found, or not everything was read."""
         box = self._box
-        if box.unread:
-            held = count(box.unread, "message")
-            note(f"{held} of {box.queue} could not be read: others hold them, or it holds too many")
+        if box.is_shared:
+            note(f"somebody else is reading {box.queue}: what they have was not seen; try again")
+        elif box.unread:
+            note(
+                f"{box.queue} holds too much: its last {count(box.unread, 'message')} were not read"
+            )
         elif self._missing:
             for id_ in self._missing:
                 note(f"qworker: there is no message {id_!r} in {box.queue}")
