@@ -25,6 +25,7 @@ import orjson
 import pika
 
 from acceptance.apps.events import HELD, RELEASED, Step
+from chaos.history import Entry, History
 from processes import Started, status_of
 from waiting import until
 from worker import App, Event
@@ -39,47 +40,8 @@ SCALE = ("--shards", "4", "--processes", "2", "--concurrency", "8")
 PATIENCE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the ledger: a handler began, or its effect happened."""
-
-    what: str
-    handler: str
-    id: str
-    key: str
-    sequence: int
-    attempt: int
-    pid: int
-    at: float
-    shard: int
-    fence: int
-    #: The name of the service's place, where the test gave it one.
-    supervisor: str
-
-
-class Ledger:
-    """What handlers noted in a file outside the system."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._entries: list[Entry] = []
-        self._position = 0
-
-    def entries(self, what: str = "", handler: str = "") -> list[Entry]:
-        """Return the lines of that kind and handler, in the order of writing."""
-        self._read()
-        return [e for e in self._entries if what in ("", e.what) and handler in ("", e.handler)]
-
-    def _read(self) -> None:
-        if not self.file.exists():
-            return
-        with self.file.open("rb") as file:
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._entries.append(Entry(**json.loads(line)))
-                self._position += len(line)
+class Ledger(History):
+    """What handlers noted in a file outside the system: that they began, and their effects."""
 
     def has(self, ids: Iterable[str], *handlers: str) -> bool:
         """Tell whether each of ``ids`` took effect at each of ``handlers``."""

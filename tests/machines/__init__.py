@@ -1,5 +1,5 @@
-"""Several supervisors on several machines: how tests make them, trouble them and judge them.
+"""Several supervisors on several machines: how tests make them and trouble them.
 
 ``network`` makes machines whose links can be cut, ``site`` runs supervisors and a steady load on
-them, ``checker`` reads the ledger afterwards and says which promises were broken, and where.
+them; what they did is judged by ``chaos.checker``.
 """

@@ -6,13 +6,15 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from enum import Enum
+from itertools import product
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import STEPS, Ledger, eventually
-from machines.checker import Findings, check
-from machines.executions import Execution, Fault, Kind, gaps, join, owners
+from chaos.checker import Case, check
+from chaos.executions import Execution, Fault, Kind, gaps, join, owners
+from chaos.findings import Findings
 from machines.load import SteadyLoad
 from machines.network import Machine, Network, Way
 from machines.supervisor import Supervisor
@@ -195,7 +197,12 @@ class Site:
         for supervisor in supervisors:
             assert supervisor.drain() == 0, supervisor.name
         found = check(
-            self.executions(), load.confirmed, STEPS, self.faults, single_active=single_active
+            Case(
+                executions=self.executions(),
+                wanted={*product(STEPS, load.confirmed)},
+                faults=self.faults,
+                single_active=single_active,
+            )
         )
-        assert found.undisturbed if undisturbed else found.held, found.story
+        assert found.undisturbed if undisturbed else found.held, found.summary
         return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from acceptance.running import Ledger, Service
-from machines.executions import Fault, Kind
+from chaos.executions import Fault, Kind
 from processes import children_of, state_of
 from servers import Guard
 from waiting import until
@@ -64,6 +64,14 @@ class Supervisor(Service):
         if self._process is not None:
             self._guard.forget(self.pid)
 
+    def kill_rest(self) -> None:
+        """Kill what is left of it, and show nothing."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait(10)
+            self._guard.forget(self.pid)
+
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
@@ -100,7 +108,8 @@ class Supervisor(Service):
 
     def _send(self, number: signal.Signals, part: Part, pids: list[int]) -> None:
         if part is Part.GROUP:
-            os.killpg(self.pid, number)  # at one stroke: none sees that another is gone
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)  # at one stroke: none sees that another is gone
             return
         for pid in pids:
             with suppress(ProcessLookupError):  # a supervisor may have killed what stood still

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
-from acceptance.running import Entry
-from machines.checker import Findings, check
-from machines.executions import Execution, Fault, Kind, gaps, join, owners
+from chaos.checker import Case, check
+from chaos.executions import Execution, Fault, Kind, gaps, join, owners
+from chaos.findings import Findings
+from chaos.history import Entry
 
 ALICE, BOB = 11, 22  # two processes, each of a supervisor of its own
 NAMES = {ALICE: "alice", BOB: "bob"}
@@ -33,6 +35,7 @@ def ran(  # noqa: PLR0913 - what a row of the ledger tells
         supervisor=NAMES[pid],
         pid=pid,
         begin=begin,
+        effect=end,
         end=end,
     )
 
@@ -48,8 +51,10 @@ def paused(pid: int, since: float, until: float) -> Fault:
 def judge(executions: Iterable[Execution], *faults: Fault, single_active: bool = False) -> Findings:
     """Judge with everything confirmed that had an effect."""
     executions = list(executions)
-    confirmed = {e.id for e in executions if e.end is not None}
-    return check(executions, confirmed, ["h"], faults, single_active=single_active)
+    confirmed = {("h", e.id) for e in executions if e.end is not None}
+    return check(
+        Case(executions=executions, wanted=confirmed, faults=faults, single_active=single_active)
+    )
 
 
 def test_a_shard_that_changes_hands_in_order_is_what_was_promised() -> None:
@@ -57,11 +62,12 @@ def test_a_shard_that_changes_hands_in_order_is_what_was_promised() -> None:
 
     assert found.held
     assert found.undisturbed
-    assert found.story == "3 executions, 3 effects"
+    assert found.summary == "3 executions, 3 effects"
 
 
 def test_what_was_confirmed_and_has_no_effect_at_one_of_the_handlers_is_lost() -> None:
-    found = check([ran(0, ALICE, 1, 2)], ["a#0", "a#1"], ["h", "g"])
+    wanted = {*product(["h", "g"], ["a#0", "a#1"])}
+    found = check(Case(executions=[ran(0, ALICE, 1, 2)], wanted=wanted))
 
     assert found.lost == ["g a#0", "g a#1", "h a#1"]
     assert not found.held
@@ -70,7 +76,8 @@ def test_what_was_confirmed_and_has_no_effect_at_one_of_the_handlers_is_lost() -
 def test_what_began_and_was_killed_is_lost_until_somebody_else_does_it() -> None:
     broken_off = ran(0, ALICE, 1, None)
 
-    assert check([broken_off], ["a#0"], ["h"], [killed(ALICE, 1.5)]).lost
+    case = Case(executions=[broken_off], wanted={("h", "a#0")}, faults=[killed(ALICE, 1.5)])
+    assert check(case).lost
     found = judge([broken_off, ran(0, BOB, 2, 3, fence=2)], killed(ALICE, 1.5))
     assert found.held
     assert found.broken_off == [broken_off]
@@ -98,7 +105,7 @@ def test_a_second_effect_is_explained_by_the_kill_of_who_had_the_first() -> None
 
     assert found.held
     assert found.explained == [tuple(twice)]
-    assert "second effects that a fault explains: 1" in found.story
+    assert "second effects that a fault explains: 1" in found.summary
 
 
 def test_a_kill_of_another_or_before_or_long_after_the_effect_explains_no_second_one() -> None:
@@ -184,7 +191,7 @@ def test_who_slept_beyond_its_lease_is_stale_and_told() -> None:
 
     assert found.held
     assert found.stale == [(sleeper, others[0])]
-    assert "handlers that outlived their lease: 1" in found.story
+    assert "handlers that outlived their lease: 1" in found.summary
 
 
 def test_what_a_sleeper_alone_did_belongs_to_the_order_of_its_key() -> None:
@@ -231,15 +238,27 @@ def test_shards_have_fences_of_their_own() -> None:
 
 
 def test_a_story_of_many_faults_stays_readable() -> None:
-    found = check([], [f"a#{n}" for n in range(100)], ["h"])
+    found = check(Case(executions=[], wanted={("h", f"a#{n}") for n in range(100)}))
 
-    assert "lost: 100" in found.story
-    assert len(found.story.splitlines()) < 10
+    assert "lost: 100" in found.summary
+    assert len(found.summary.splitlines()) < 10
 
 
 def test_the_lines_of_a_ledger_become_executions() -> None:
     def line(what: str, number: int, pid: int, at: float) -> Entry:
-        return Entry(what, "h", f"a#{number}", "a", number, 1, pid, at, 3, 7, "alice")
+        return Entry(
+            what=what,
+            at=at,
+            pid=pid,
+            id=f"a#{number}",
+            key="a",
+            sequence=number,
+            handler="h",
+            attempt=1,
+            shard=3,
+            fence=7,
+            supervisor="alice",
+        )
 
     found = join(
         [

@@ -1,0 +1,156 @@
+"""Were the promises held? Reads everything that handlers did, and says what it found, and where.
+
+For each handler and key the sequence must rise by one from 0. No two executions of a key, and no
+two *processes* on a shard, may overlap; with ``single_active`` no two processes at all. The fence
+of a shard must not fall in the order in which handlers began. Everything that was confirmed must
+have its effect, or lie where it was set aside.
+
+Two things are allowed, because nobody could prevent them, and only where the test made the trouble
+that explains them (:mod:`chaos.excuses`). They are counted and shown:
+
+* A *second effect*, where the process of the first was killed, paused or cut off before it could
+  record it: within a moment, or while the handler ran.
+* A *stale* execution, of a process that was paused or cut off while its handler ran, and so has
+  outlived its lease: it overlaps what the shard's next owner, with a higher fence, does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chaos.excuses import Pair, by, effect_of, explains, outlived, overlaps
+from chaos.executions import Execution, Fault
+from chaos.findings import Findings
+
+#: Handler and id: what has to end once.
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What there is to judge."""
+
+    executions: Sequence[Execution]
+    #: What has to end: in its effect, or by being set aside.
+    wanted: Collection[Place]
+    faults: Sequence[Fault] = ()
+    #: What lies in the dead-letter and the parked queue; the handler is empty where it is for all.
+    set_aside: Collection[Place] = ()
+    #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
+    optional: Collection[tuple[str, int]] = ()
+    #: Handlers whose events have no order.
+    unordered: Collection[str] = ()
+    single_active: bool = False
+    #: The memory of ids is in the handler's own transaction: no second effect has an excuse.
+    transactional: bool = False
+    #: Key and sequence of each id, where it is not to be seen from its executions.
+    published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def check(case: Case) -> Findings:
+    """Return the verdict."""
+    executions = sorted(case.executions, key=lambda e: e.begin)
+    effects = sorted((e for e in executions if e.effect is not None), key=effect_of)
+    found = Findings(len(executions), len(effects))
+    _check_ends(case, effects, found)
+    _check_owners(case, executions, found)
+    stale = {id(execution) for execution, _ in found.stale}
+    _check_keys(case, executions, stale, found)
+    _check_effects(case, effects, found)
+    times = Counter((e.handler, e.id) for e in effects)
+    superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
+    _check_order(case, [e for e in effects if id(e) not in superseded], found)
+    _check_fences(executions, found)
+    for execution in executions:
+        if execution.end is None:
+            struck = any(fault.met(execution) for fault in case.faults)
+            (found.broken_off if struck else found.unfinished).append(execution)
+    return found
+
+
+# -- one promise each ------------------------------------------------------------------------------
+
+
+def _check_ends(case: Case, effects: Sequence[Execution], found: Findings) -> None:
+    """Everything that was confirmed is done, dead or parked; and nothing is both, without excuse."""
+    aside, whole = set(case.set_aside), {id_ for handler, id_ in case.set_aside if not handler}
+    done = {(e.handler, e.id) for e in effects}
+    missing = (p for p in case.wanted if p not in done | aside and p[1] not in whole)
+    found.lost = sorted(" ".join(place) for place in missing)
+    troubled = {
+        (e.handler, e.id) for e in case.executions if any(f.met(e) for f in case.faults)
+    }
+    both = (e for e in effects if (e.handler, e.id) in aside - troubled)
+    found.twofold = sorted(both, key=effect_of)
+
+
+def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """One process at a time for a shard, but for who outlived its lease."""
+    seen: set[int] = set()
+    for first, second in overlaps(
+        executions, lambda e: 0 if case.single_active else e.shard, case.faults
+    ):
+        if first.pid == second.pid:
+            continue
+        older, newer = sorted((first, second), key=lambda e: e.fence)
+        if older.fence < newer.fence and outlived(older, case.faults):
+            if id(older) not in seen:
+                found.stale.append((older, newer))
+                seen.add(id(older))
+        else:
+            found.owner_overlaps.append((first, second))
+
+
+def _check_keys(
+    case: Case, executions: Sequence[Execution], stale: set[int], found: Findings
+) -> None:
+    """One handler at a time for a key, but for who outlived its lease."""
+    current = [e for e in executions if id(e) not in stale]
+    found.key_overlaps = list(overlaps(current, lambda e: (e.handler, e.key), case.faults))
+
+
+def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) -> None:
+    """No second effect, but where a fault kept the first from being recorded."""
+    pairs: list[Pair] = []
+    for times in by(effects, lambda e: (e.handler, e.id)).values():
+        pairs += itertools.pairwise(times)
+    for first, second in pairs:
+        is_allowed = not case.transactional and explains(case.faults, first, second)
+        (found.explained if is_allowed else found.repeated).append((first, second))
+
+
+def _check_order(case: Case, effects: Sequence[Execution], found: Findings) -> None:
+    """Sequence numbers of a key rise by one; what is repeated goes on from there."""
+    optional = set(case.optional)
+    aside = {(h, *case.published[i]) for h, i in case.set_aside if i in case.published}
+    ordered = [e for e in effects if e.handler not in case.unordered]
+    for times in by(ordered, lambda e: (e.handler, e.key)).values():
+        handler, key = times[0].handler, times[0].key
+        last, seen = -1, set[int]()
+        for execution in times:
+            missing = (
+                n
+                for n in range(last + 1, execution.sequence)
+                if (key, n) not in optional and not {(handler, key, n), ("", key, n)} & aside
+            )
+            is_new = execution.sequence not in seen
+            if any(True for _ in missing) or (is_new and execution.sequence <= last):
+                found.out_of_order.append(execution)
+            last = execution.sequence
+            seen.add(last)
+        if last < max(seen) and times[-1] not in found.out_of_order:
+            found.out_of_order.append(times[-1])  # the past overwrote what came after it
+
+
+def _check_fences(executions: Sequence[Execution], found: Findings) -> None:
+    """In the order of beginning, the fence of a shard never falls."""
+    highest: dict[int, Execution] = {}
+    for execution in executions:
+        before = highest.get(execution.shard)
+        if before is not None and execution.fence < before.fence:
+            found.fallen_fences.append((before, execution))
+        else:
+            highest[execution.shard] = execution

@@ -1,0 +1,102 @@
+"""What explains what: the limits of the promises, and nothing beyond them.
+
+A second effect has an excuse where nobody could have known of the first one: its process was
+killed, paused or cut off before it could record it, or what was recorded is forgotten. Where the
+memory of ids is in the handler's own transaction there is no excuse at all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from chaos.executions import Execution, Fault, Kind
+
+#: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most.
+WINDOW = 1.0
+#: Seconds that a process which notes its own death at a crash point goes on, in other threads.
+_DYING = 0.5
+
+Pair = tuple[Execution, Execution]
+
+
+def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
+    """Tell whether the process was paused or cut off while this ran."""
+    return any(
+        fault.kind in (Kind.PAUSE, Kind.CUT)
+        and fault.met(execution)
+        and fault.since <= ended(execution, faults)
+        and execution.begin <= fault.until
+        for fault in faults
+    )
+
+
+def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
+    """Tell whether the faults are why an id had two effects, in this order."""
+    return any(_explains(fault, faults, first, second) for fault in faults)
+
+
+def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
+    match fault.kind:
+        case Kind.KILL:
+            waited = fault.since - effect_of(first)
+            late = WINDOW + _unable(faults, effect_of(first), fault.since)
+            return fault.met(first) and -_DYING <= waited <= late and fault.since < second.begin
+        case Kind.PAUSE | Kind.CUT:
+            older, newer = sorted((first, second), key=lambda e: e.fence)
+            struck = fault.since - WINDOW <= effect_of(older) and older.begin <= fault.until
+            return older.fence < newer.fence and fault.met(older) and struck
+        case Kind.AMNESIA:
+            return effect_of(first) <= fault.until and second.begin >= fault.since
+    return False
+
+
+def _unable(faults: Iterable[Fault], since: float, until: float) -> float:
+    """Return for how long after ``since`` nobody could record anything, up to ``until``."""
+    return max(
+        (
+            min(fault.until, until) - since
+            for fault in faults
+            if fault.kind is Kind.OUTAGE and fault.since - WINDOW <= since <= fault.until
+        ),
+        default=0.0,
+    )
+
+
+def effect_of(execution: Execution) -> float:
+    """Return when the effect happened of an execution that had one."""
+    assert execution.effect is not None
+    return execution.effect
+
+
+def ended(execution: Execution, faults: Sequence[Fault]) -> float:
+    """Return when it ended, or when it was broken off: after that its process did nothing."""
+    if execution.end is not None:
+        return execution.end
+    struck = [f.since for f in faults if f.met(execution) and f.since >= execution.begin]
+    return min(struck, default=execution.begin)
+
+
+def overlaps(
+    executions: Sequence[Execution],
+    group: Callable[[Execution], object],
+    faults: Sequence[Fault],
+) -> Iterator[Pair]:
+    """Yield the pairs of a group that ran at once; ``executions`` are in order of beginning."""
+    for some in by(executions, group).values():
+        running: list[Execution] = []
+        for execution in some:
+            running = [e for e in running if ended(e, faults) > execution.begin]
+            for before in running:
+                yield before, execution
+            running.append(execution)
+
+
+def by(
+    executions: Sequence[Execution], group: Callable[[Execution], object]
+) -> Mapping[object, list[Execution]]:
+    """Return the executions of each group, in their order."""
+    found = defaultdict[object, list[Execution]](list)
+    for execution in executions:
+        found[group(execution)].append(execution)
+    return found

@@ -1,0 +1,97 @@
+"""What the judge found: how often each promise was broken, and which limits were met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chaos.excuses import Pair
+from chaos.executions import Execution
+
+_MOST_TOLD = 5
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the history tells. All but the last three empty: every promise was held."""
+
+    executions: int = 0
+    effects: int = 0
+    #: Handler and id of what was confirmed, has no effect and was not set aside.
+    lost: list[str] = field(default_factory=list)
+    #: Effects of what was set aside too.
+    twofold: list[Execution] = field(default_factory=list)
+    #: Executions that came before their predecessor, or after their successor.
+    out_of_order: list[Execution] = field(default_factory=list)
+    #: Effects of one id that nothing explains: the earlier and the later.
+    repeated: list[Pair] = field(default_factory=list)
+    #: Executions of one key at once.
+    key_overlaps: list[Pair] = field(default_factory=list)
+    #: Executions of one shard (or service) at once, by different processes.
+    owner_overlaps: list[Pair] = field(default_factory=list)
+    #: A later execution of a shard with a lower fence than an earlier one.
+    fallen_fences: list[Pair] = field(default_factory=list)
+    #: Executions without an end, of processes that nothing happened to.
+    unfinished: list[Execution] = field(default_factory=list)
+    #: What did not come to its end after the last fault; and what else is not as it must be.
+    stuck: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    #: Second effects that a fault explains, and the executions that one left without an end.
+    explained: list[Pair] = field(default_factory=list)
+    broken_off: list[Execution] = field(default_factory=list)
+    #: Executions that outlived their lease, each with the first of its successor's.
+    stale: list[Pair] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was held, within its limit."""
+        return not any(facts for _, facts in self.broken)
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether every execution had its effect, and the only one of its id."""
+        limits = (self.explained, self.broken_off, self.stale)
+        return self.held and not any(limits) and self.executions == self.effects
+
+    @property
+    def summary(self) -> str:
+        """What went wrong, in lines: how often, and the first few of each kind."""
+        lines = [f"{self.executions} executions, {self.effects} effects"]
+        for title, facts in [*self.broken, *self._allowed]:
+            if facts:
+                lines.append(f"{title}: {len(facts)}")
+                lines += [f"  {_shown(fact)}" for fact in facts[:_MOST_TOLD]]
+            if facts[_MOST_TOLD:]:
+                lines.append("  …")
+        return "\n".join(lines)
+
+    @property
+    def broken(self) -> list[tuple[str, Sequence[object]]]:
+        """What must not be, by kind."""
+        return [
+            ("lost", self.lost),
+            ("done and set aside", self.twofold),
+            ("out of order", self.out_of_order),
+            ("second effects that nothing explains", self.repeated),
+            ("two handlers of a key at once", self.key_overlaps),
+            ("two processes of a shard at once", self.owner_overlaps),
+            ("fences that fell", self.fallen_fences),
+            ("handlers that never ended", self.unfinished),
+            ("stuck after the last fault", self.stuck),
+            ("wrong", self.wrong),
+        ]
+
+    @property
+    def _allowed(self) -> list[tuple[str, Sequence[object]]]:
+        return [
+            ("second effects that a fault explains", self.explained),
+            ("handlers that a fault broke off", self.broken_off),
+            ("handlers that outlived their lease", self.stale),
+        ]
+
+
+def _shown(fact: object) -> str:
+    if isinstance(fact, tuple):
+        return " then\n    ".join(map(str, fact))
+    return str(fact)

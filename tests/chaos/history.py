@@ -1,0 +1,99 @@
+"""The history of a run: what everybody did, noted in one file outside the system.
+
+A line is one ``write`` to a file opened for appending, so lines of several processes never mix and
+have one order; ``fdatasync`` comes before anything else happens, so what a line tells outlives its
+writer and the machine. Times are of CLOCK_MONOTONIC, which all processes and network namespaces of
+a machine share, and which no step of the clock moves.
+
+==========  =======================================================================================
+invoke      a publisher is about to send an event
+confirmed   the broker has it
+unknown     no confirm came: the broker may have it, or not
+begin       a handler was called
+effect      what it is for happened
+end         it returned
+failed      it raised; ``detail`` says what
+fault       the test made trouble: ``detail`` is a :class:`~chaos.executions.Fault` as JSON
+==========  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of the history. What does not apply to its kind is empty."""
+
+    what: str
+    at: float
+    pid: int = 0
+    id: str = ""
+    key: str = ""
+    #: The place of the event among those of its key, from 0; -1: nobody said.
+    sequence: int = -1
+    handler: str = ""
+    attempt: int = 0
+    shard: int = -1
+    fence: int = 0
+    #: The name of the service's place, where the test gave it one.
+    supervisor: str = ""
+    detail: str = ""
+
+
+class Writer:
+    """Appends to a history. Any thread may."""
+
+    def __init__(self, file: Path, *, sync: bool = True) -> None:
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._sync = sync
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Append one line; it is on the disk when this returns. ``facts`` are an Entry's."""
+        self.note_all([{"what": what, **facts}])
+
+    def note_all(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Append lines, of one process and now."""
+        own = {"pid": os.getpid(), "at": time.monotonic()}
+        lines = [json.dumps(own | entry) + "\n" for entry in entries]
+        os.write(self._file, "".join(lines).encode())
+        if self._sync:
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class History:
+    """Reads a history while others append to it. Any thread may."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._entries: list[Entry] = []
+        self._position = 0
+        self._reading = threading.Lock()
+
+    def entries(self, what: str = "", handler: str = "") -> list[Entry]:
+        """Return the lines of that kind and handler, in the order of writing."""
+        self._read()
+        return [e for e in self._entries if what in ("", e.what) and handler in ("", e.handler)]
+
+    def _read(self) -> None:
+        if not self.file.exists():
+            return
+        with self._reading, self.file.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._entries.append(Entry(**json.loads(line)))
+                self._position += len(line)

@@ -1,0 +1,175 @@
+"""Who makes the faults: each alone, or composed at random by a schedule that follows from a seed.
+
+A fault is a function that does its harm and undoes what outlasts it, however it ends. Those that
+strike a supervisor take one that no other strikes at that moment; those on servers and links, and
+armed crash points, come on top. The schedule says what happens when; whom it meets, and in the
+midst of what, is up to the processes, so a seed gives the same schedule again but never the same
+run. (The simulation does that: ``tests/simulation``.)
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from time import monotonic
+
+from chaos.crashpoints import IN_HANDLERS, POINTS
+from chaos.stage import Stage
+from machines.supervisor import Part
+
+Fault = Callable[[Stage, Random], None]
+
+#: Seconds for which crash points stay armed, and how likely each of them kills meanwhile.
+_ARMED, _LIKELY = 3.0, 0.02
+#: Longer than a lease (3 s), so that it is somebody else's.
+_SLEEP = 5.0
+_MOST_AT_ONCE = 4
+_MOST_SUPERVISORS = 6
+
+
+def terminate(stage: Stage, random: Random) -> None:
+    """Drain a supervisor; it comes back."""
+    with stage.one(random) as supervisor:
+        if supervisor is not None:
+            supervisor.signal(signal.SIGTERM)
+
+
+def terminate_twice(stage: Stage, random: Random) -> None:
+    """Drain a supervisor, and lose patience."""
+    with stage.one(random) as supervisor:
+        if supervisor is not None:
+            supervisor.signal(signal.SIGTERM)
+            stage.last(random.uniform(0.0, 0.5))
+            if supervisor.running:
+                supervisor.signal(signal.SIGTERM)
+
+
+def reload(stage: Stage, random: Random) -> None:
+    """Replace all processes of a supervisor."""
+    with stage.one(random) as supervisor:
+        if supervisor is not None:
+            supervisor.signal(signal.SIGHUP)
+
+
+def kill(part: Part, stage: Stage, random: Random) -> None:
+    """Kill one process, a supervisor alone, or all of it."""
+    with stage.one(random) as supervisor:
+        if supervisor is not None:
+            supervisor.kill(part)
+
+
+def pause(part: Part, stage: Stage, random: Random) -> None:
+    """Stop one process, a supervisor alone, or all of it, for longer than a lease."""
+    with stage.one(random) as supervisor:
+        if supervisor is not None:
+            with supervisor.paused(part):
+                stage.last(_SLEEP)
+
+
+def crash(stage: Stage, random: Random) -> None:
+    """Let processes die between two lines, at some of the points."""
+    names = random.sample([*POINTS, *IN_HANDLERS], 4)
+    stage.arm(dict.fromkeys(names, _LIKELY))
+    try:
+        stage.last(_ARMED)
+    finally:
+        stage.arm({})
+
+
+def scale(stage: Stage, random: Random) -> None:
+    """Let supervisors join until there are six, and leave until there is one, then come back."""
+    before = len(stage.supervisors)
+    extra = [f"extra-{random.randrange(10**9)}" for _ in range(_MOST_SUPERVISORS - before)]
+    for name in extra:
+        stage.join(name)
+    stage.last(_SLEEP)
+    for name in extra:
+        stage.leave(name)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "terminate": terminate,
+    "terminate twice": terminate_twice,
+    "reload": reload,
+    **{f"kill {part.value}": partial(kill, part) for part in Part},
+    **{f"pause {part.value}": partial(pause, part) for part in Part},
+    "crash points": crash,
+    "scale": scale,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One fault, so many seconds after the beginning."""
+
+    at: float
+    fault: str
+    seed: str
+
+    def __str__(self) -> str:
+        """Return a line of the schedule."""
+        return f"{self.at:7.2f} s  {self.fault}"
+
+
+def schedule(seed: int, faults: Sequence[str], *, seconds: float, every: float) -> list[Blow]:
+    """Return what happens when: about one fault ``every`` so many seconds."""
+    random = Random(f"schedule {seed}")
+    blows: list[Blow] = []
+    at = random.uniform(0.0, every)
+    while at < seconds:
+        blows.append(Blow(at, random.choice(faults), f"{seed}/{len(blows)}"))
+        at += random.expovariate(1 / every)
+    return blows
+
+
+class Nemesis:
+    """Carries out a schedule on a stage. ``faults`` are those that it may name."""
+
+    def __init__(self, stage: Stage, faults: Mapping[str, Fault] = FAULTS) -> None:
+        self._stage = stage
+        self._faults = faults
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+        self._room = threading.Semaphore(_MOST_AT_ONCE)
+
+    def strike(self, blows: Iterable[Blow]) -> None:
+        """Carry out the schedule while the stage's service is kept alive; then heal everything.
+
+        Raises what went wrong with a fault itself.
+        """
+        begin = monotonic()
+        for blow in self._in_time(blows, begin):
+            self._room.acquire()
+            thread = threading.Thread(target=self._carry_out, args=(blow,), name=blow.fault)
+            thread.start()
+            self._threads.append(thread)
+        self._stage.healing.set()
+        while any(thread.is_alive() for thread in self._threads):
+            self._stage.revive()
+            self._threads[-1].join(0.1)
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._stage.arm({})
+        self._stage.healing.clear()
+        self._stage.revive()
+        if self._errors:
+            raise self._errors[0]
+
+    def _in_time(self, blows: Iterable[Blow], begin: float) -> Iterator[Blow]:
+        for blow in blows:
+            while (left := begin + blow.at - monotonic()) > 0:
+                self._stage.revive()
+                self._stage.healing.wait(min(left, 0.1))
+            yield blow
+
+    def _carry_out(self, blow: Blow) -> None:
+        try:
+            self._faults[blow.fault](self._stage, Random(blow.seed))
+        except BaseException as error:  # noqa: BLE001 - told by the thread that waits
+            error.add_note(f"in the fault {blow}")
+            self._errors.append(error)
+        finally:
+            self._room.release()

@@ -1,0 +1,198 @@
+"""Where a trial plays: supervisors of one service, its publishers, and the history of all of it.
+
+Whoever ended is started again, as systemd would, until the stage is told to let be. Faults strike
+supervisors by :meth:`Stage.one`, each of them one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+from acceptance.running import TESTS, Ledger
+from chaos.checker import Place
+from chaos.executions import Fault
+from chaos.history import History, Writer
+from chaos.publishing import Publisher
+from chaos.workloads import Workload
+from machines.supervisor import Supervisor
+from servers import Guard
+from waiting import until
+
+#: How a supervisor may end: drained, with work left behind, killed, or before it began.
+_FINE_ENDS = (0, 75, -9, -15)
+_STARTUP = Path(__file__).with_name("startup")
+#: Seconds within which every process consumes.
+_READY = 60.0
+#: A machine of two cores is busy: what is quick in life is not here.
+_SETTINGS: Mapping[str, object] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
+
+
+class Stage:
+    """A service on ``broker`` and ``dedup``, in a folder. A context manager."""
+
+    def __init__(  # noqa: PLR0913 - what a stage is made of
+        self,
+        folder: Path,
+        guard: Guard,
+        workload: Workload,
+        *,
+        broker: str,
+        dedup: str,
+        transactional: bool,
+        options: tuple[str, ...],
+        **settings: object,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.workload = workload
+        self.broker = broker
+        self.history = History(folder / "history.jsonl")
+        self.database = folder / "effects.db" if transactional else None
+        self.supervisors: dict[str, Supervisor] = {}
+        #: Set when all faults have to end.
+        self.healing = threading.Event()
+        #: How supervisors ended that should not have ended so.
+        self.bad_ends: list[str] = []
+        self._writer = Writer(self.history.file)
+        self._guard = guard
+        self._dedup = dedup
+        self._options = options
+        self._settings = {**_SETTINGS, **settings}
+        self._points = folder / "points.json"
+        self._struck: set[str] = set()
+        self._lock = threading.RLock()
+        self._publishers: list[Publisher] = []
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._closing.callback(self._writer.close)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._closing.close()
+
+    # The service
+
+    def join(self, name: str) -> Supervisor:
+        """Start one more supervisor, and wait for nothing."""
+        supervisor = Supervisor(
+            self.folder / name,
+            name,
+            self.workload.app,
+            broker=self.broker,
+            dedup=self._dedup,
+            ledger=Ledger(self.folder / "unused"),
+            note=self.note,
+            guard=self._guard,
+            **self._settings,
+        )
+        supervisor.environ |= {
+            "PYTHONPATH": f"{_STARTUP}:{TESTS}",
+            "CHAOS_HISTORY": str(self.history.file),
+            "CHAOS_POINTS": str(self._points),
+            "CHAOS_DATABASE": str(self.database or ""),
+        }
+        self._closing.callback(supervisor.kill_rest)
+        supervisor.start(*self._options)
+        with self._lock:
+            self.supervisors[name] = supervisor
+        return supervisor
+
+    def leave(self, name: str) -> None:
+        """Let a supervisor drain, and start it no more."""
+        with self._lock:
+            supervisor = self.supervisors.pop(name)
+        self._note_end(name, supervisor.drain())
+
+    def until_ready(self) -> None:
+        """Wait until every process of all supervisors consumes."""
+        for supervisor in [*self.supervisors.values()]:
+            until(lambda s=supervisor: s.status().get("ready"), _READY, f"{supervisor.name} is ready")
+
+    def revive(self) -> None:
+        """Start again who ended, unless a fault is about to."""
+        with self._lock:
+            for name, supervisor in self.supervisors.items():
+                if name not in self._struck and not supervisor.running:
+                    self._note_end(name, supervisor.exit_code())
+                    supervisor.start(*self._options)
+
+    def drain(self) -> None:
+        """End all supervisors in order."""
+        for name in [*self.supervisors]:
+            self.leave(name)
+
+    def _note_end(self, name: str, code: int) -> None:
+        if code not in _FINE_ENDS:
+            last = self.supervisors[name].log.splitlines()[-1:] if name in self.supervisors else []
+            self.bad_ends.append(f"{name} ended with exit code {code}: {' '.join(last)}")
+
+    # Faults
+
+    @contextmanager
+    def one(self, random: Random) -> Iterator[Supervisor | None]:
+        """Give a supervisor that runs and that no other fault strikes; None where there is none."""
+        with self._lock:
+            free = [n for n, s in self.supervisors.items() if n not in self._struck and s.running]
+            name = random.choice(free) if free else None
+            if name is not None:
+                self._struck.add(name)
+        try:
+            yield self.supervisors[name] if name is not None else None
+        finally:
+            with self._lock:
+                self._struck.discard(name or "")
+
+    def note(self, fault: Fault) -> None:
+        """Write a fault into the history."""
+        self._writer.note("fault", detail=fault.dump())
+
+    def arm(self, points: Mapping[str, float]) -> None:
+        """Let processes die at these crash points from now on, each time as likely as that."""
+        new = self._points.with_suffix(".new")
+        new.write_text(json.dumps(points))
+        new.replace(self._points)  # nobody reads half of it
+
+    def last(self, seconds: float) -> None:
+        """Wait so long, or until all faults have to end."""
+        self.healing.wait(seconds)
+
+    # The load
+
+    @contextmanager
+    def load(self, *, publishers: int, rate: float) -> Iterator[None]:
+        """Publish while the block runs, so many events a second in all."""
+        for number in range(publishers):
+            stream = self.workload.stream(number, publishers)
+            each = rate / publishers
+            publisher = Publisher(f"publisher-{number}", self.broker, stream, self._writer, rate=each)
+            publisher.start()
+            self._publishers.append(publisher)
+        try:
+            yield
+        finally:
+            for publisher in self._publishers:
+                publisher.stop(_READY)
+
+    # What is set aside
+
+    def set_aside(self) -> list[Place]:
+        """Return handler and id of all dead letters and parked messages."""
+        found: list[Place] = []
+        for options in ((), ("--parked",)):
+            done = self._ask("dlq", "list", "--json", "--limit", "0", *options)
+            found += [(letter.get("handler") or "", letter["id"]) for letter in done]
+        return found
+
+    def _ask(self, *words: str) -> Any:
+        """Return what a command answers, from the place of any supervisor."""
+        supervisor = next(iter(self.supervisors.values()))
+        done = supervisor.run(*words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)

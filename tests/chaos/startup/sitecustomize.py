@@ -1,0 +1,15 @@
+"""What Python runs first in each process of a service under test; see ``chaos.crashpoints``.
+
+The harness puts this folder, and that of the tests, on PYTHONPATH.
+"""
+
+import os
+
+if "CHAOS_POINTS" in os.environ:
+    from chaos import crashpoints
+
+    crashpoints.install()
+if "CHAOS_CLOCK" in os.environ:
+    from chaos.faults import clock
+
+    clock.install(os.environ)

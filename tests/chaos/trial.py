@@ -1,0 +1,167 @@
+"""One trial: a workload on a stage, faults by a seed, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from chaos.checker import Case, check
+from chaos.database import effects
+from chaos.executions import Kind, faults, join
+from chaos.findings import Findings
+from chaos.history import Entry
+from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
+from chaos.stage import Stage
+from chaos.story import story
+from waiting import until
+
+#: Seconds after the last fault within which everything has come to its end.
+LIVENESS = 90.0
+#: Seconds between two looks at what is set aside: a look takes half a second of a core.
+_LOOK = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a trial does; all of it follows from here."""
+
+    seed: int
+    #: The names of the faults that may happen.
+    faults: Sequence[str] = ()
+    seconds: float = 20.0
+    #: Seconds between two faults, about.
+    every: float = 2.0
+    supervisors: int = 2
+    publishers: int = 3
+    #: Events a second.
+    rate: float = 60.0
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of a trial."""
+
+    plan: Plan
+    findings: Findings
+    story: list[str] = field(default_factory=list)
+    published: int = 0
+    #: Publications of which nobody heard whether the broker has them, for a while or for ever.
+    unknown: int = 0
+    set_aside: int = 0
+    kills: int = 0
+    #: Processes that died at each crash point.
+    crashes: Mapping[str, int] = field(default_factory=dict)
+    #: Seconds from the end of the faults until everything had come to its end.
+    recovery: float = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was held."""
+        return self.findings.held
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        found = self.findings
+        return (
+            f"seed {self.plan.seed}: {self.published} events, {self.kills} kills,"
+            f" {found.effects} effects, {self.set_aside} set aside, lost {len(found.lost)},"
+            f" out of order {len(found.out_of_order)},"
+            f" overlaps {len(found.key_overlaps) + len(found.owner_overlaps)},"
+            f" fences fallen {len(found.fallen_fences)},"
+            f" second effects {len(found.explained)} + {len(found.repeated)} unexplained,"
+            f" recovered in {self.recovery:.1f} s"
+        )
+
+
+def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Verdict:
+    """Carry a trial out. The stage is new, and ended when this returns."""
+    blows = schedule(plan.seed, plan.faults, seconds=plan.seconds, every=plan.every)
+    (stage.folder / "schedule").write_text("\n".join(map(str, blows)))
+    for number in range(plan.supervisors):
+        stage.join(f"supervisor-{number}")
+    stage.until_ready()
+    with stage.load(publishers=plan.publishers, rate=plan.rate):
+        Nemesis(stage, available).strike(blows)
+        stage.last(1.0)
+    healed = monotonic()
+    stuck = _settle(stage)
+    recovery = monotonic() - healed
+    aside = stage.set_aside()
+    stage.drain()
+    verdict = judge(stage, plan, aside, stuck)
+    verdict.recovery = recovery
+    return verdict
+
+
+def _settle(stage: Stage) -> list[str]:
+    """Wait until everything has come to its end; return what has not, in time."""
+    looked_at, aside = float("-inf"), set[tuple[str, str]]()
+
+    def missing() -> list[str]:
+        nonlocal looked_at, aside
+        stage.revive()
+        left = _wanted(stage) - {(e.handler, e.id) for e in _entries(stage) if e.what == "effect"}
+        if left and monotonic() - looked_at > _LOOK:
+            aside = {*stage.set_aside()}
+            looked_at = monotonic()
+        whole = {id_ for handler, id_ in aside if not handler}
+        return [f"{h} {i}" for h, i in left - aside if i not in whole]
+
+    try:
+        until(lambda: not missing(), LIVENESS, "everything has come to its end")
+    except AssertionError:
+        return missing()
+    return []
+
+
+def judge(
+    stage: Stage, plan: Plan, aside: Sequence[tuple[str, str]], stuck: Sequence[str]
+) -> Verdict:
+    """Return the verdict on what the history of a stage tells."""
+    entries = _entries(stage)
+    trouble = faults(entries)
+    published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
+    confirmed = {e.id for e in entries if e.what == "confirmed"}
+    found = check(
+        Case(
+            executions=join(entries),
+            wanted=_wanted(stage),
+            faults=trouble,
+            set_aside=aside,
+            optional={published[id_] for id_ in published.keys() - confirmed},
+            unordered=stage.workload.unordered,
+            transactional=stage.database is not None,
+            published=published,
+        )
+    )
+    found.stuck = [*stuck]
+    found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
+    kills = [fault for fault in trouble if fault.kind is Kind.KILL]
+    crashes: dict[str, int] = {}
+    for fault in kills:
+        if fault.what:
+            crashes[fault.what] = crashes.get(fault.what, 0) + 1
+    return Verdict(
+        plan,
+        found,
+        [] if found.held else story(found, entries, trouble),
+        published=len(confirmed),
+        unknown=sum(e.what == "unknown" for e in entries),
+        set_aside=len(aside),
+        kills=sum(len(fault.pids or ()) for fault in kills),
+        crashes=crashes,
+    )
+
+
+def _wanted(stage: Stage) -> set[tuple[str, str]]:
+    return stage.workload.wanted(stage.history.entries("confirmed"))
+
+
+def _entries(stage: Stage) -> list[Entry]:
+    """Return the history, with the effects that the database has, in order of time."""
+    entries = stage.history.entries()
+    if stage.database is None:
+        return entries
+    return sorted([*entries, *effects(stage.database)], key=lambda entry: entry.at)

@@ -1,0 +1,166 @@
+"""What is published, and how its end is looked at beside the history."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+from acceptance.apps.events import Step
+from chaos.apps.bank import Transfer
+from chaos.apps.ledger import DEAD, FLAKY, HOPELESS, Strict
+from chaos.checker import Place
+from chaos.database import balances
+from chaos.history import Entry
+from chaos.publishing import Publication
+from worker.demo.history import Change
+
+_SECONDS = 0.005
+
+
+class Workload(ABC):
+    """Events, the service that handles them, and what must be true in the end."""
+
+    #: The module of the service.
+    app: ClassVar[str]
+    #: The handlers of an event, by its name.
+    handlers: ClassVar[Mapping[str, Sequence[str]]]
+    unordered: ClassVar[Collection[str]] = ()
+
+    @abstractmethod
+    def stream(self, number: int, publishers: int) -> Iterator[Publication]:
+        """Yield the events of one of several publishers: no two have a key in common."""
+
+    def wanted(self, confirmed: Iterable[Entry]) -> set[Place]:
+        """Return what has to end because these events were confirmed."""
+        return {(handler, e.id) for e in confirmed for handler in self.handlers[e.detail]}
+
+    def mistakes(self, entries: Sequence[Entry], database: Path | None) -> list[str]:
+        """Return what is wrong in the end that no execution tells."""
+        return []
+
+
+class Ledger(Workload):
+    """Sequence numbers per key. A few keys have most of the events, as in life.
+
+    Some events fail twice before they succeed, a few are dead letters, and some keys are parked.
+    """
+
+    app = "chaos.apps.ledger"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = {
+        "test.step": ("ledger.count", "ledger.observe"),
+        "test.strict": ("ledger.post",),
+    }
+    _STRICT = 4
+    _PARKED_AT = 30
+
+    def __init__(self, seed: int, keys: int = 100) -> None:
+        self._seed = seed
+        self._keys = keys
+
+    def stream(self, number: int, publishers: int) -> Iterator[Publication]:
+        """Yield events of the keys of this publisher, those of the first keys most often."""
+        random = Random(f"{self._seed} publisher {number}")
+        keys = range(number, self._keys, publishers)
+        weights = [1 / (rank + 1) for rank in range(len(keys))]
+        sequences = Counter[str]()
+        while True:
+            (key,) = random.choices(keys, weights)
+            name = f"key-{key}"
+            sequence = sequences[name]
+            sequences[name] += 1
+            if key < self._STRICT:
+                hopeless = sequence == self._PARKED_AT and key % 2 == 0
+                fault = HOPELESS if hopeless else ""
+                strict = Strict(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                yield Publication(strict, sequence)
+            else:
+                (fault,) = random.choices(["", FLAKY, DEAD], [1.0, 0.01, 0.003])
+                step = Step(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                yield Publication(step, sequence)
+
+
+class Bank(Workload):
+    """Transfers between accounts: in the end no money is made and none is lost."""
+
+    app = "chaos.apps.bank"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = {"bank.transfer": ("bank.withdraw",)}
+    unordered = ("bank.deposit",)
+
+    def __init__(self, seed: int, accounts: int = 50) -> None:
+        self._seed = seed
+        self._accounts = accounts
+
+    def stream(self, number: int, publishers: int) -> Iterator[Publication]:
+        """Yield transfers from the accounts of this publisher to any."""
+        random = Random(f"{self._seed} publisher {number}")
+        sequences = Counter[int]()
+        while True:
+            source = random.randrange(number, self._accounts, publishers)
+            target = random.randrange(self._accounts)
+            transfer = Transfer(
+                source=f"account-{source}",
+                target=f"account-{target}",
+                amount=random.randint(1, 100),
+                sequence=sequences[source],
+            )
+            yield Publication(transfer, sequences[source])
+            sequences[source] += 1
+
+    def mistakes(self, entries: Sequence[Entry], database: Path | None) -> list[str]:
+        """Tell of money that was made or lost, beside what second effects explain.
+
+        The one who counts is ``balances``: of the database, or else of all effects together.
+        """
+        have = balances(database) if database is not None else _balances(entries)
+        total = sum(have.values())
+        # Second effects are judged by the checker; here each counts as it moved money.
+        moved = defaultdict[tuple[str, str], list[int]](list)
+        for entry in entries:
+            if entry.what == "effect":
+                moved[entry.handler, entry.id].append(_amount(entry))
+        twice = sum(sum(amounts[1:]) for amounts in moved.values())
+        if total - twice:
+            return [f"the accounts have {total}, of which second effects made {twice}; not 0"]
+        return []
+
+
+class GitHistory(Workload):
+    """The changes of a repository's files, in their order; a path is a key."""
+
+    app = "chaos.apps.ledger"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = Ledger.handlers
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+
+    def stream(self, number: int, publishers: int) -> Iterator[Publication]:
+        """Yield the changes of this publisher's paths; then those of another round of them all."""
+        mine = [c for c in self._changes if hash_of(c.path) % publishers == number]
+        for turn in count():
+            for change in mine:
+                key = f"{turn}/{change.path}"
+                step = Step(key=key, sequence=change.revision - 1)
+                yield Publication(step, change.revision - 1)
+
+
+def hash_of(text: str) -> int:
+    """Return a number that is the same in every process."""
+    return sum(text.encode())
+
+
+def _balances(entries: Iterable[Entry]) -> dict[str, int]:
+    found = Counter[str]()
+    for entry in entries:
+        if entry.what == "effect":
+            account, _, _ = entry.detail.rpartition(":")
+            found[account] += _amount(entry)
+    return dict(found)
+
+
+def _amount(entry: Entry) -> int:
+    return int(entry.detail.rpartition(":")[2])
