@@ -123,8 +123,8 @@ class Parking:
         known = dict(self._store.parked(self._service))
         knows_all = known.pop(ALL_KNOWN, None) is not None
         # One that has forgotten keys makes nobody forget them who has messages of them in lanes;
-        # nor does one that somebody else told again, who saw nothing of what a replay sends.
-        ours = self._unsaved.keys() | self._returning() if knows_all else self._keys
+        # nor does one that somebody else told again, who saw nothing of what is on its way.
+        ours = self._unsaved.keys() | self._on_their_way() if knows_all else self._keys
         self._keys = {*known, *ours}
         self._last = max(self._last, *known.values(), 0)
         for key, at in known.items():  # what another process parked again is among it
@@ -134,17 +134,22 @@ class Parking:
     def restore(self, lying: Mapping[str, int]) -> None:
         """Park the keys of all that lies in the parked queue, each with its last place there.
 
-        And those of which a replay passes here: what it sent lies there no more. Raises
-        DedupUnavailable: then it can be called again.
+        And those of which something is on its way from there, or to it. Raises DedupUnavailable:
+        then it can be called again.
         """
         self._last = max(self._last, *lying.values(), 0)
-        keys = lying.keys() | self._returning()
+        keys = lying.keys() | self._on_their_way()
         restore_keys(self._store, self._service, keys, self._next())
         self.load()
 
-    def _returning(self) -> set[str]:
-        """Return the keys of which a replay passes here."""
-        return {key for key, replays in self._admitted.items() if replays}
+    def _on_their_way(self) -> set[str]:
+        """Return the parked keys of which something lies in the parked queue no more, or not yet.
+
+        A replay passes here; or the broker has not confirmed what it is to park.
+        """
+        passing = {key for key, replays in self._admitted.items() if replays}
+        leaving = {key for key, _again in self._under_way}
+        return self._keys & (passing | leaving)
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -206,8 +211,13 @@ class Parking:
         return {KEY: key, PLACE: had if isinstance(had, str) else f"{self._next():020d}"}
 
     def refused(self, message: Message) -> None:
-        """Note that the broker refused ``message``, and is asked again."""
-        self._refused.setdefault(str(message.key), set()).add(message.id)
+        """Note that the broker refused ``message``, and is asked again.
+
+        Nothing of a replay passes from here on: what it sends next may be its successors.
+        """
+        key = str(message.key)
+        self._refused.setdefault(key, set()).add(message.id)
+        self._admitted.pop(key, None)
 
     def parked(self, message: Message) -> None:
         """Note that ``message`` is confirmed to be in the parked queue."""
@@ -246,10 +256,12 @@ class Parking:
             raise DedupUnavailable("what was parked is not written yet")
         if self._store.unpark(self._service, key, upto) or self._is_gone(key, upto):
             self._keys.discard(key)
-            self._admitted.pop(key, None)
             self._again.pop(key, None)
             self._parked_at.pop(key, None)
-        return key not in self._keys
+        if key in self._keys:
+            return False
+        self._admitted.pop(key, None)  # nothing has to be let pass
+        return True
 
     def _is_gone(self, key: str, upto: int) -> bool:
         """Tell whether a key that the store does not know as parked is free here too.

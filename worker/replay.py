@@ -254,6 +254,7 @@ class Replay:
             if lying is None:  # somebody else reads it
                 self._store.mark_parked(self._service, key, number)
             else:
+                number = max([number, *lying.values()])  # by another clock, maybe
                 restore_keys(self._store, self._service, {*lying, key}, number)
             return number
         return known.get(key)

@@ -179,6 +179,35 @@ def test_a_key_that_a_replay_sends_back_stays_parked_though_nothing_of_it_lies_i
     assert "K" not in store.parked("bank")
 
 
+def test_a_key_stays_parked_while_its_only_message_is_on_its_way_to_the_parked_queue() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({})
+    first = Message("m3", "step", "K", b"", {}, {}, redelivered=False, shard=0)
+    parking.park(first)
+    parking.facts(first)
+    parking.save()
+
+    forget(store)
+    parking.load()
+    parking.restore({})
+    assert parking.is_parked("K")
+    assert "K" in store.parked("bank")
+
+
+def test_a_key_is_not_parked_because_its_dead_letters_return() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({"other": 5})
+    headers = {"qw-unparked": "replay", "qw-unparked-first": 0}
+    parking.admit(Message("m3", "step", "K", b"", headers, {}, redelivered=False, shard=0))
+
+    parking.load()
+    assert not parking.is_parked("K")
+    parking.restore({"other": 5})
+    assert "K" not in store.parked("bank")
+
+
 def test_no_replay_passes_while_the_parked_queue_refuses_something_of_the_key() -> None:
     store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     parking = Parking(store, "bank")
@@ -196,6 +225,10 @@ def test_no_replay_passes_while_the_parked_queue_refuses_something_of_the_key() 
     assert not passes("early")
     parking.parked(refused)
     assert passes("late")
+    parking.facts(refused)
+    assert passes("late")
+    parking.refused(refused)
+    assert not passes("late"), "what passed before does so no more"
 
 
 def returning(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Replay:

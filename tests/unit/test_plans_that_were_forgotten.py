@@ -14,8 +14,8 @@ from worker.leases.base import Document, View
 from worker.sharding.generations import PLAN, Generation, Phase, Plan
 from worker.supervisor.course import Course, Proposal, Refused
 from worker.supervisor.facts import Facts
-from worker.supervisor.process import Stage
 from worker.supervisor.resharder import Resharder
+from worker.supervisor.stage import Stage
 
 EMPTY = View(members={"ann": ""})
 

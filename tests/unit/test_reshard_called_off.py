@@ -17,8 +17,8 @@ from worker.sharding.generations import PLAN, Generation, Phase, Plan
 from worker.supervisor.control import Message, Step, Stepped, Terms
 from worker.supervisor.course import Course
 from worker.supervisor.facts import Facts
-from worker.supervisor.process import Stage
 from worker.supervisor.resharder import Resharder
+from worker.supervisor.stage import Stage
 
 FOUR = Plan(Generation(1, 4))
 ASKED = FOUR.reshard(8)

@@ -11,8 +11,9 @@ from worker.sharding.generations import Generation, Phase, Plan
 from worker.supervisor.control import Follow, Followed, Message, Step, Stepped
 from worker.supervisor.dealer import Dealer, Hand
 from worker.supervisor.facts import Facts
-from worker.supervisor.process import ChildProcess, Stage
+from worker.supervisor.process import ChildProcess
 from worker.supervisor.resharder import Resharder
+from worker.supervisor.stage import Stage
 
 VERSION = 7
 NOW = 100.0
@@ -34,6 +35,7 @@ class Process:
     follow_at: float = float("inf")
     trusted_until: float = 0.0
     said: list[Message] = field(default_factory=list)
+    index: int = 0
 
     def say(self, message: Message) -> None:
         self.said.append(message)
@@ -44,6 +46,9 @@ class Process:
     def follow(self, _plan: Plan, version: int) -> None:
         self.told, self.follow_at = version, float("inf")
         self.said.append(Follow("", version))
+
+    def follows(self, version: int) -> None:
+        self.followed = version
 
 
 class Desk:

@@ -298,9 +298,13 @@ def test_a_reload_drains_nobody_for_a_process_that_has_not_declared(garage: Gara
     garage.fleet.reload()
     new = connect_late(garage)
     new.say(Followed(1, "BrokerUnreachable: it is away"))
+    new.say(Beat({"connected": False}))
     garage.go_on()
     assert not old.told(Drain)
     assert garage.fleet.changing
+    assert garage.fleet.ready
+    assert not garage.fleet.broker_away, "who has the shards has it"
+    assert garage.fleet.waits_for() == ""
 
     new.say(Followed(1))
     garage.go_on()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from worker.supervisor.policy import Restarts
-from worker.supervisor.process import Stage
+from worker.supervisor.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -36,8 +36,9 @@ from worker.supervisor.control import (
 )
 from worker.supervisor.dealer import Dealer
 from worker.supervisor.policy import BurstWatch
-from worker.supervisor.process import CHILD_COMMAND, ChildProcess, Stage
+from worker.supervisor.process import CHILD_COMMAND, ChildProcess
 from worker.supervisor.resharder import Resharder
+from worker.supervisor.stage import Stage
 from worker.supervisor.totals import Totals
 
 if TYPE_CHECKING:
@@ -113,13 +114,16 @@ class Fleet:
 
     @property
     def broker_away(self) -> bool:
-        """Whether a process that may consume told last that the broker is away."""
-        ready = [child for child in self.children() if child.stage is Stage.READY]
+        """Whether a process that may have shards is without the broker, or has declared nothing.
+
+        Not the successor of one that works: it is waited for, and nobody stands still.
+        """
+        ready = [child for child in self.holders if child.stage is Stage.READY]
         return any(not child.statistics.get("connected", child.declared) for child in ready)
 
     def waits_for(self) -> str:
         """Return which servers are away, by what the processes told last; empty if none is."""
-        told = [child.statistics for child in self.children() if child.stage is Stage.READY]
+        told = [child.statistics for child in self.holders if child.stage is Stage.READY]
         away = {
             "the broker": self.broker_away,
             "the dedup store": any(each.get("store_away") for each in told),

@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from enum import Enum
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.supervisor.control import (
@@ -28,6 +26,7 @@ from worker.supervisor.control import (
 from worker.supervisor.pipe import Channel
 from worker.supervisor.policy import drain_allowance
 from worker.supervisor.signals import ASKED
+from worker.supervisor.stage import Stage, Watchdog
 from worker.supervisor.systemd import without_notify
 
 if TYPE_CHECKING:
@@ -42,10 +41,6 @@ logger = logging.getLogger("worker.supervisor")
 #: first on the path of modules, where a user's own ``worker.py`` hides this package.
 CHILD_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("bootstrap.py")))
 
-#: Seconds from the start of a process until its app must have been imported.
-_IMPORT_LIMIT = 120.0
-#: Seconds past ``connect_timeout`` within which an assigned process must be ready.
-_OPEN_MARGIN = 60.0
 #: Seconds that a drain waits for a process that is still connecting.
 _OPEN_GRACE = 1.0
 #: Seconds that a process has left after it said that it finished, or closed its pipe.
@@ -54,18 +49,6 @@ _EXIT_LIMIT = 5.0
 _DUMP_TIME = 1.0
 #: Seconds of silence that are worth telling.
 _LONG_SILENCE = 2.0
-
-
-class Stage(Enum):
-    """How far a process has come."""
-
-    BOOTING = "booting"  # imports the app
-    GREETED = "greeted"  # waits for the plan
-    OPENING = "opening"  # connects
-    READY = "ready"  # consumes what it is told to take
-    DRAINING = "draining"
-    FINISHED = "finished"  # its consumer ended, it exits
-    DEAD = "dead"
 
 
 class ChildProcess:
@@ -77,15 +60,18 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         self.index = index
         self.stage = Stage.BOOTING
-        self.spawned_at = self.opened_at = self.last_beat = self._drain_until = now
+        self._watchdog = Watchdog(now)
+        self._drain_until = now
         self.ready_at: float | None = None
         self.kill_at: float | None = None
-        self.owner = self.finish = ""
+        self.owner = ""
+        self.finish = ""
         #: The generation whose queues it knows; 0 while it knows none.
         self.generation = 0
         #: The versions of the plan that it was told, and that it follows: all is declared by it.
         self.told = self.followed = 0
-        self.declared = False  # all that it shall, once at least
+        #: All that it shall, once at least.
+        self.declared = False
         #: When it is told once more what it could not declare.
         self.follow_at = float("inf")
         #: The shards that it was told to take, until it gave them, with their fences; and those of
@@ -101,9 +87,11 @@ class ChildProcess:
         #: It drains by itself: another takes its place, as if it had ended.
         self.resigned = False
         #: It had a shard once.
-        self._has_worked = self._killed = False
-        # Ended by a kill from here, and why, as the log has it.
-        self._cut_short, self._reason = False, ""
+        self._has_worked = False
+        self._killed = False
+        #: Ended by a kill from here, and why, as the log has it.
+        self._cut_short = False
+        self._reason = ""
         # Blocked until the child has its handlers, so that a Ctrl-C meanwhile is not the end of it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
         try:
@@ -140,7 +128,10 @@ class ChildProcess:
 
     @property
     def progress(self) -> Stage:
-        """How far it has come for everybody else: until it has declared once, it connects."""
+        """How far it has come, for who judges the service: until it has declared once, it connects.
+
+        Who talks to it goes by ``stage``: it takes words as soon as it has a connection.
+        """
         waits = self.stage is Stage.READY and not self.declared
         return Stage.OPENING if waits else self.stage
 
@@ -165,7 +156,7 @@ class ChildProcess:
         It connects until then, by the ``lease_clock``: later the plan may be another.
         """
         self.stage = Stage.OPENING
-        self.opened_at = monotonic()
+        self._watchdog.opened()
         self.told, self.follow_at = version, float("inf")
         self.say(Open(plan.dump(), version, trusted_until))
 
@@ -217,16 +208,23 @@ class ChildProcess:
         One that has not declared any yet is told to follow: its answer says when it has.
         """
         if version:
-            self.followed, self.declared = version, True
+            self.follows(version)
         else:
             self.follow_at = now
-        self.last_beat = now
+        self._watchdog.beat(now)
         self.ready_at = self.ready_at or now
         self.generation = generation
         self.stage = Stage.READY
         if self.dismissed:
             self.stage = Stage.DRAINING
             self.kill_at = self._drain_until
+
+    def follows(self, version: int) -> None:
+        """Note that the process has declared what this version of the plan says."""
+        self.followed = version
+        if not self.declared:
+            logger.info("process %d has declared its queues", self.index)
+        self.declared = True
 
     def drain(self, seconds: float, now: float) -> None:
         """Let the process finish what runs; what is left of it after ``seconds`` is killed.
@@ -263,7 +261,7 @@ class ChildProcess:
 
     def beat(self, statistics: Mapping[str, object], now: float) -> None:
         """Note a sign of life."""
-        self.last_beat = now
+        self._watchdog.beat(now)
         self.statistics = statistics
 
     def finished(self, finish: str, now: float) -> None:
@@ -278,16 +276,15 @@ class ChildProcess:
 
     def silent_for(self, now: float) -> float:
         """Return the seconds since the last sign of life of a process that consumes."""
-        return now - self.last_beat if self.stage in (Stage.READY, Stage.DRAINING) else 0.0
+        consumes = self.stage in (Stage.READY, Stage.DRAINING)
+        return self._watchdog.silent_for(now) if consumes else 0.0
 
     def forgive(self, seconds: float) -> None:
         """Move what the watchdog goes by by time in which nobody ran.
 
         The end of a drain stays: whoever set it counts on the real time.
         """
-        self.spawned_at += seconds
-        self.opened_at += seconds
-        self.last_beat += seconds
+        self._watchdog.forgive(seconds)
 
     def watch(self, now: float, terms: Terms | None) -> None:
         """Kill the process if its time is up; if it hangs, first make it show where."""
@@ -299,23 +296,10 @@ class ChildProcess:
             if now >= self.kill_at:
                 late = "it finished but does not exit: a thread of the app may still run"
                 self.kill(late if self.stage is Stage.FINISHED else "its time is up")
-        elif complaint := self._complaint(now, terms):
+        elif complaint := self._watchdog.complaint(self.stage, now, terms):
             logger.error("process %d (pid %d) hangs: %s", self.index, self.pid, complaint)
             self.dump_stack()
             self.kill_by(now + _DUMP_TIME)
-
-    def _complaint(self, now: float, terms: Terms | None) -> str:
-        """Return what the process should have done by now, or nothing."""
-        if self.stage is Stage.BOOTING and now - self.spawned_at > _IMPORT_LIMIT:
-            return f"its app was not imported within {_IMPORT_LIMIT:.0f} s"
-        if terms is None:
-            return ""
-        if self.silent_for(now) > terms.watchdog:
-            return f"no sign of life for {self.silent_for(now):.0f} s"
-        limit = terms.connect_timeout + _OPEN_MARGIN
-        if self.stage is Stage.OPENING and now - self.opened_at > limit:
-            return f"not ready within {limit:.0f} s"
-        return ""
 
     def dump_stack(self) -> None:
         """Make the process write its stack to standard error, even if its interpreter hangs."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from worker.sharding.generations import Generation, Phase
 from worker.supervisor.control import Followed, Found, Look, Step, Stepped
 from worker.supervisor.facts import Facts
-from worker.supervisor.process import Stage
+from worker.supervisor.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -128,10 +128,15 @@ class Resharder:
             case Found(generations):
                 self.on_found([Generation(*each) for each in generations])
             case Followed(version, ""):
-                child.followed, child.declared = version, True
+                child.follows(version)
             case Followed(version, error):
                 # It was told all the same: it will bring back nothing of an earlier plan.
-                logger.warning("reshard: trying again in %g s: %s", _AFTER_ERROR, error)
+                logger.warning(
+                    "process %d cannot declare its queues, and tries again in %g s: %s",
+                    child.index,
+                    _AFTER_ERROR,
+                    error,
+                )
                 if version == child.told:
                     child.follow_at = now + _AFTER_ERROR
             case Stepped():

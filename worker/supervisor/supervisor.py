@@ -31,10 +31,11 @@ from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.pausing import Pausing
 from worker.supervisor.policy import stood_still
-from worker.supervisor.process import CHILD_COMMAND, Stage
+from worker.supervisor.process import CHILD_COMMAND
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
 from worker.supervisor.signals import ASKED, Signals, leave_terminal
+from worker.supervisor.stage import Stage
 from worker.supervisor.status import Status
 from worker.supervisor.totals import gauges, outages
 
@@ -170,6 +171,8 @@ class Supervisor:
         self._selector.select(longest)
         now = time.monotonic()
         # Since the last wait, not this one: whatever it was at, it may have stood in the midst of.
+        # So where each round takes a second more than it should (a status file on a disk that
+        # stalls), no watchdog ends a process: better than to end all that are well.
         waited, self._waited_at = now - self._waited_at, now
         if stood_still(waited, longest):
             logger.warning("nothing ran here for %.0f s: the machine or this process stood", waited)

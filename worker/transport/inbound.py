@@ -99,7 +99,8 @@ class Inbound:
                     consumer_tag=_tag(shard),
                 )
             except OSError as error:  # a queue without a leader, say, beside others that are well
-                raise OSError(f"{error}, while {queue!r} was asked for its messages") from None
+                told = str(error) or type(error).__name__
+                raise OSError(f"{told}, while {queue!r} was asked for its messages") from None
 
     @property
     def channels(self) -> list[QueueChannel]:
