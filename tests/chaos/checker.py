@@ -75,14 +75,12 @@ def check(case: Case) -> Findings:
 
 
 def _check_ends(case: Case, effects: Sequence[Execution], found: Findings) -> None:
-    """Everything that was confirmed is done, dead or parked; and nothing is both, without excuse."""
+    """All that was confirmed is done, dead or parked; and nothing is both, without excuse."""
     aside, whole = set(case.set_aside), {id_ for handler, id_ in case.set_aside if not handler}
     done = {(e.handler, e.id) for e in effects}
     missing = (p for p in case.wanted if p not in done | aside and p[1] not in whole)
     found.lost = sorted(" ".join(place) for place in missing)
-    troubled = {
-        (e.handler, e.id) for e in case.executions if any(f.met(e) for f in case.faults)
-    }
+    troubled = {(e.handler, e.id) for e in case.executions if any(f.met(e) for f in case.faults)}
     both = (e for e in effects if (e.handler, e.id) in aside - troubled)
     found.twofold = sorted(both, key=effect_of)
 

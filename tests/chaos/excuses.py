@@ -15,7 +15,7 @@ from chaos.executions import Execution, Fault, Kind
 #: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most.
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
-_DYING = 0.5
+_DYING = 0.25
 
 Pair = tuple[Execution, Execution]
 

@@ -100,4 +100,3 @@ class Publisher:
 
     def _note(self, what: str, facts: list[dict[str, Any]]) -> None:
         self._writer.note_all({"what": what, **each} for each in facts)
-

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -24,13 +25,14 @@ from machines.supervisor import Supervisor
 from servers import Guard
 from waiting import until
 
-#: How a supervisor may end: drained, with work left behind, killed, or before it began.
-_FINE_ENDS = (0, 75, -9, -15)
+#: How a supervisor may end: drained, with work left behind, killed, or (-15, -1: by a signal that
+#: came while the interpreter started) before it began.
+_FINE_ENDS = (0, 75, -9, -15, -1)
 _STARTUP = Path(__file__).with_name("startup")
 #: Seconds within which every process consumes.
 _READY = 60.0
 #: A machine of two cores is busy: what is quick in life is not here.
-_SETTINGS: Mapping[str, object] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
+_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
 
 
 class Stage:
@@ -46,7 +48,7 @@ class Stage:
         dedup: str,
         transactional: bool,
         options: tuple[str, ...],
-        **settings: object,
+        **settings: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -63,7 +65,7 @@ class Stage:
         self._guard = guard
         self._dedup = dedup
         self._options = options
-        self._settings = {**_SETTINGS, **settings}
+        self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
         self._struck: set[str] = set()
         self._lock = threading.RLock()
@@ -113,7 +115,7 @@ class Stage:
     def until_ready(self) -> None:
         """Wait until every process of all supervisors consumes."""
         for supervisor in [*self.supervisors.values()]:
-            until(lambda s=supervisor: s.status().get("ready"), _READY, f"{supervisor.name} is ready")
+            until(partial(_is_ready, supervisor), _READY, f"{supervisor.name} is ready")
 
     def revive(self) -> None:
         """Start again who ended, unless a fault is about to."""
@@ -171,7 +173,9 @@ class Stage:
         for number in range(publishers):
             stream = self.workload.stream(number, publishers)
             each = rate / publishers
-            publisher = Publisher(f"publisher-{number}", self.broker, stream, self._writer, rate=each)
+            publisher = Publisher(
+                f"publisher-{number}", self.broker, stream, self._writer, rate=each
+            )
             publisher.start()
             self._publishers.append(publisher)
         try:
@@ -187,8 +191,13 @@ class Stage:
         found: list[Place] = []
         for options in ((), ("--parked",)):
             done = self._ask("dlq", "list", "--json", "--limit", "0", *options)
-            found += [(letter.get("handler") or "", letter["id"]) for letter in done]
+            found += [(self._whole(letter["handler"]), letter["id"]) for letter in done]
         return found
+
+    def _whole(self, handler: str | None) -> str:
+        """Return the name of a handler as its context has it."""
+        service = self.workload.app.rpartition(".")[2]
+        return f"{service}.{handler}" if handler else ""
 
     def _ask(self, *words: str) -> Any:
         """Return what a command answers, from the place of any supervisor."""
@@ -196,3 +205,7 @@ class Stage:
         done = supervisor.run(*words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def _is_ready(supervisor: Supervisor) -> bool:
+    return bool(supervisor.status().get("ready"))
