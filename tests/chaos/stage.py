@@ -25,9 +25,10 @@ from machines.supervisor import Supervisor
 from servers import Guard
 from waiting import until
 
-#: How a supervisor may end: drained, with work left behind, killed, or (-15, -1: by a signal that
-#: came while the interpreter started) before it began.
-_FINE_ENDS = (0, 75, -9, -15, -1)
+#: How a supervisor may end (docs/operations.md): drained; with work left behind; stopped at
+#: once; with no server to connect to, or no process that gets ready. Or killed; or by a signal that
+#: came while the interpreter started.
+_FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
 _STARTUP = Path(__file__).with_name("startup")
 #: Seconds within which every process consumes.
 _READY = 60.0

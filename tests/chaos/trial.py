@@ -86,7 +86,7 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
         Nemesis(stage, available).strike(blows)
         stage.last(1.0)
     healed = monotonic()
-    stuck = _settle(stage)
+    stuck = settle(stage)
     recovery = monotonic() - healed
     aside = stage.set_aside()
     stage.drain()
@@ -95,7 +95,7 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
     return verdict
 
 
-def _settle(stage: Stage) -> list[str]:
+def settle(stage: Stage) -> list[str]:
     """Wait until everything has come to its end; return what has not, in time."""
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
 
