@@ -114,9 +114,14 @@ class Stage:
         self._note_end(name, supervisor.drain())
 
     def until_ready(self) -> None:
-        """Wait until every process of all supervisors consumes."""
+        """Wait until every process of all supervisors consumes.
+
+        From then on the service knows how many shards it has, and may get another number.
+        """
         for supervisor in [*self.supervisors.values()]:
             until(partial(_is_ready, supervisor), _READY, f"{supervisor.name} is ready")
+            supervisor.environ.pop("QWORKER_SHARDS", None)
+        self._settings.pop("shards", None)
 
     def revive(self) -> None:
         """Start again who ended, unless a fault is about to."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from time import monotonic
 
 import pytest
@@ -87,7 +86,6 @@ def touring(stage: Stage) -> Iterator[list[Verdict]]:
 
 def kill_at(stage: Stage, name: str) -> None:
     """Wait until a process dies at a point; move shards now and then."""
-    moves = count(1)
     move_at = monotonic() + _MOVE
 
     def is_dead() -> bool:
@@ -95,13 +93,22 @@ def kill_at(stage: Stage, name: str) -> None:
         stage.revive()
         if monotonic() > move_at:
             move_at += _MOVE
-            (stage.join if next(moves) % 2 else stage.leave)("mover")
+            _move(stage)
         return died(stage, name)
 
     stage.arm({name: 0.5})
     eventually(is_dead, f"a process dies: {name}")
     stage.arm({})
     if "mover" in stage.supervisors:
+        stage.leave("mover")
+
+
+def _move(stage: Stage) -> None:
+    """Let shards change hands: one more supervisor joins, or leaves once it has some."""
+    mover = stage.supervisors.get("mover")
+    if mover is None:
+        stage.join("mover")
+    elif mover.status().get("ready"):
         stage.leave("mover")
 
 
