@@ -108,7 +108,7 @@ def _move(stage: Stage) -> None:
     mover = stage.supervisors.get("mover")
     if mover is None:
         stage.join("mover")
-    elif mover.status().get("ready"):
+    elif any(process["shards"] for process in mover.status().get("processes", [])):
         stage.leave("mover")
 
 
