@@ -214,7 +214,7 @@ def test_a_server_that_is_not_there_resets() -> None:
 
     with (
         Proxy(url) as link,
-        Line(link.url_through(url)) as line,
         pytest.raises((ConnectionResetError, BrokenPipeError)),
+        Line(link.url_through(url)) as line,
     ):
         line.ask("PING")
