@@ -28,6 +28,8 @@ need nodejs node node
 need npm node npm
 # Its network namespaces are the machines of several supervisors; elsewhere they share this one.
 [ "$(uname)" = Darwin ] || need iproute2 none ip
+# It gives a Redis a clock of its own.
+[ "$(uname)" = Darwin ] || need libfaketime none /usr/lib/*/faketime
 # Its systemd-analyze checks the unit of deploy/systemd; no test starts systemd itself.
 [ "$(uname)" = Darwin ] || need systemd none systemd-analyze
 

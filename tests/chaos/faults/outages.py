@@ -1,0 +1,40 @@
+"""A server that is away for a while, whichever it is, and comes back with its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from processes import state_of
+from servers import Server
+from waiting import until
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """Stop it in good order."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """End it with SIGKILL."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def hung(server: Server) -> Iterator[None]:
+    """Let it stand still (SIGSTOP): its kernel goes on, accepts connections and takes bytes."""
+    pid = server.pid
+    assert pid is not None
+    with server.standing_still():
+        until(lambda: state_of(pid) == "T", message="it stands still")
+        yield
