@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -27,11 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from chaos.nemesis import FAULTS
+from chaos.faults.redis_clock import RedisByClock
+from chaos.nemesis import FAULTS, possible
+from chaos.places import Place
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, run
 from chaos.workloads import Bank, GitHistory, Ledger, Workload
-from servers import Guard, RabbitMQ, Redis
+from servers import Guard, RabbitMQ
 from worker.demo.history import made_up
 
 #: Seconds of faults in a trial, and between two of them: about, at the least and at the most.
@@ -57,8 +59,8 @@ class Trial:
         """Return the trial of a seed."""
         random = Random(f"trial {seed}")
         kinds = (Ledger(seed), Bank(seed), GitHistory(made_up(_HISTORY, seed)))
-        # Half of them have everything, half of them mostly kills.
-        faults = [*FAULTS] if random.random() < 0.5 else [*_KILLING, "terminate"]
+        # Half of them have everything that there can be, half of them kills alone.
+        faults = () if random.random() < 0.5 else (*_KILLING, "terminate")
         plan = Plan(
             seed=seed,
             faults=faults,
@@ -81,26 +83,30 @@ class Trial:
             return "transaction of the handler"
         return "Redis" if self.place == "servers" else "SQLite"
 
-    def play(self, folder: Path, guard: Guard, rabbitmq: RabbitMQ, redis: Redis) -> Verdict:
+    def play(self, folder: Path, guard: Guard, rabbitmq: RabbitMQ, redis: RedisByClock) -> Verdict:
         """Carry it out."""
         with ExitStack() as stack:
-            if self.place == "servers":
-                broker, dedup = stack.enter_context(rabbitmq.vhost()), redis.fresh_url()
-            else:
-                broker, dedup = f"sqlite:///{folder / 'qworker.db'}", ""
+            where = (
+                Place.on_servers(rabbitmq, redis)
+                if self.place == "servers"
+                else Place.on_a_file(folder)
+            )
+            place = stack.enter_context(where)
             shards = ("--shards", "4", "--processes", str(self.processes), "--concurrency", "8")
             stage = stack.enter_context(
                 Stage(
                     folder / "stage",
                     guard,
                     self.workload,
-                    broker=broker,
-                    dedup=dedup,
+                    place,
                     transactional=self.transactional,
                     options=shards,
                 )
             )
-            return run(stage, self.plan)
+            plan = self.plan
+            if not plan.faults:
+                plan = replace(plan, faults=possible(place))
+            return run(stage, plan)
 
 
 def record(trial: Trial, verdict: Verdict) -> dict[str, Any]:
@@ -194,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("rabbitmq", "redis"):
             (folder / name).mkdir()
         rabbitmq = stack.enter_context(RabbitMQ(folder / "rabbitmq", guard))
-        redis = stack.enter_context(Redis(folder / "redis", guard))
+        redis = stack.enter_context(RedisByClock(folder / "redis", guard))
         for seed in _seeds(first):
             trial = Trial.of(seed, options.seconds)
             place = folder / f"trial-{seed}"

@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 
+from chaos.faults.redis_clock import RedisByClock
+from chaos.places import Place
 from chaos.stage import Stage
 from chaos.workloads import Workload
 from servers import Guard
 
 _OPTIONS = ("--shards", "4", "--processes", "2", "--concurrency", "8")
+
+
+@pytest.fixture(scope="session")
+def chaos_redis(
+    tmp_path_factory: pytest.TempPathFactory, server_guard: Guard
+) -> Iterator[RedisByClock]:
+    """A Redis whose clock can be stepped."""
+    with RedisByClock(tmp_path_factory.mktemp("chaos_redis"), server_guard) as server:
+        yield server
 
 
 @pytest.fixture
@@ -25,13 +36,13 @@ def stage(
 
         def make(place: str, workload: Workload, **options: Any) -> Stage:
             if place == "servers":
-                broker, dedup = (request.getfixturevalue(n) for n in ("amqp_url", "redis_url"))
+                rabbitmq, redis = map(request.getfixturevalue, ("rabbitmq", "chaos_redis"))
+                at = stack.enter_context(Place.on_servers(rabbitmq, redis))
             else:
-                broker, dedup = f"sqlite:///{tmp_path / 'qworker.db'}", ""
+                at = stack.enter_context(Place.on_a_file(tmp_path))
             settings: dict[str, Any] = {"transactional": False, "options": _OPTIONS} | options
-            made = Stage(
-                tmp_path / "stage", server_guard, workload, broker=broker, dedup=dedup, **settings
+            return stack.enter_context(
+                Stage(tmp_path / "stage", server_guard, workload, at, **settings)
             )
-            return stack.enter_context(made)
 
         yield make

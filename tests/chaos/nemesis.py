@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from time import monotonic
 
 from chaos.crashpoints import IN_HANDLERS, POINTS
+from chaos.executions import Fault as Harm
+from chaos.executions import Kind
+from chaos.faults.catalog import CATALOG, Excuse
+from chaos.faults.redis_clock import RedisByClock
+from chaos.places import Place
 from chaos.stage import Stage
 from machines.supervisor import Part
 
@@ -91,6 +98,56 @@ def scale(stage: Stage, random: Random) -> None:
         stage.leave(name)
 
 
+def trouble(name: str, stage: Stage, random: Random) -> None:
+    """Trouble a server, a disk, or the link or the clock of one supervisor, and heal it."""
+    wanted = CATALOG[name]
+    whose = random.choice(sorted(stage.supervisors))
+    is_shared = wanted.to in ("rabbitmq", "redis", "redis_clock", "disk")
+    room = _ROOMS[wanted.to] if is_shared else nullcontext(True)
+    setting = stage.setting(whose, random)
+    seconds = random.uniform(0.5, 1.0) * min(wanted.hold, _SLEEP)
+    with room as is_free:
+        if not is_free or not getattr(setting, wanted.to):
+            return
+        since = monotonic()
+        try:
+            with wanted.made(setting):
+                stage.last(seconds)
+        finally:
+            kind = _KINDS[wanted.excuse]
+            stage.note(Harm(kind, "" if is_shared else whose, since, monotonic(), what=name))
+
+
+class _Room:
+    """Lets one in at a time, and tells the others that it is taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mine = threading.local()
+
+    def __enter__(self) -> bool:
+        self._mine.has = self._lock.acquire(blocking=False)
+        return bool(self._mine.has)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._mine.has:
+            self._lock.release()
+
+
+#: A server can be stopped, or hang, but not both at once.
+_ROOMS = defaultdict[str, _Room](_Room)
+_KINDS = {
+    Excuse.OTHER: Kind.OTHER,
+    Excuse.CUT: Kind.CUT,
+    Excuse.OUTAGE: Kind.OUTAGE,
+    Excuse.AMNESIA: Kind.AMNESIA,
+}
+#: Faults of everything but processes; a queue that an operator deletes is lost, which has a trial
+#: of its own.
+TROUBLES: Mapping[str, Fault] = {
+    name: partial(trouble, name) for name, it in CATALOG.items() if it.excuse in _KINDS
+}
+
 FAULTS: Mapping[str, Fault] = {
     "terminate": terminate,
     "terminate twice": terminate_twice,
@@ -99,7 +156,22 @@ FAULTS: Mapping[str, Fault] = {
     **{f"pause {part.value}": partial(pause, part) for part in Part},
     "crash points": crash,
     "scale": scale,
+    **TROUBLES,
 }
+
+
+def possible(place: Place) -> list[str]:
+    """Return the names of all faults that there can be at a place."""
+    there = {"clocks"}
+    if place.rabbitmq is not None:
+        there |= {"rabbitmq", "to_rabbitmq"}
+    if place.redis is not None:
+        there |= {"redis", "to_redis"}
+    if isinstance(place.redis, RedisByClock):
+        there.add("redis_clock")
+    if place.disk is not None:
+        there.add("disk")
+    return [name for name in FAULTS if name not in CATALOG or CATALOG[name].to in there]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from typing import Any, Self
 from acceptance.running import TESTS, Ledger
 from chaos.checker import Place
 from chaos.executions import Fault
+from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
+from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
 from chaos.workloads import Workload
 from machines.supervisor import Supervisor
@@ -37,16 +39,15 @@ _SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
 
 
 class Stage:
-    """A service on ``broker`` and ``dedup``, in a folder. A context manager."""
+    """A service at a place, with a folder of its own. A context manager."""
 
     def __init__(  # noqa: PLR0913 - what a stage is made of
         self,
         folder: Path,
         guard: Guard,
         workload: Workload,
+        place: Place,
         *,
-        broker: str,
-        dedup: str,
         transactional: bool,
         options: tuple[str, ...],
         **settings: Any,
@@ -54,7 +55,7 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.workload = workload
-        self.broker = broker
+        self.place = place
         self.history = History(folder / "history.jsonl")
         self.database = folder / "effects.db" if transactional else None
         self.supervisors: dict[str, Supervisor] = {}
@@ -64,11 +65,11 @@ class Stage:
         self.bad_ends: list[str] = []
         self._writer = Writer(self.history.file)
         self._guard = guard
-        self._dedup = dedup
         self._options = options
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
         self._struck: set[str] = set()
+        self._wirings: dict[str, Wiring] = {}
         self._lock = threading.RLock()
         self._publishers: list[Publisher] = []
         self._closing = ExitStack()
@@ -84,12 +85,16 @@ class Stage:
 
     def join(self, name: str) -> Supervisor:
         """Start one more supervisor, and wait for nothing."""
+        wiring = self._wirings.get(name)
+        if wiring is None:
+            wiring = self._wirings[name] = Wiring(self.place, self.folder / name)
+            self._closing.callback(wiring.close)
         supervisor = Supervisor(
             self.folder / name,
             name,
             self.workload.app,
-            broker=self.broker,
-            dedup=self._dedup,
+            broker=wiring.broker,
+            dedup=wiring.dedup,
             ledger=Ledger(self.folder / "unused"),
             note=self.note,
             guard=self._guard,
@@ -100,6 +105,7 @@ class Stage:
             "CHAOS_HISTORY": str(self.history.file),
             "CHAOS_POINTS": str(self._points),
             "CHAOS_DATABASE": str(self.database or ""),
+            **wiring.clock.environment(),
         }
         self._closing.callback(supervisor.kill_rest)
         supervisor.start(*self._options)
@@ -157,6 +163,10 @@ class Stage:
             with self._lock:
                 self._struck.discard(name or "")
 
+    def setting(self, name: str, random: Random) -> Setting:
+        """Return what of the place, and of the links and the clock of a supervisor, has faults."""
+        return self._wirings[name].setting(random)
+
     def note(self, fault: Fault) -> None:
         """Write a fault into the history."""
         self._writer.note("fault", detail=fault.dump())
@@ -180,7 +190,7 @@ class Stage:
             stream = self.workload.stream(number, publishers)
             each = rate / publishers
             publisher = Publisher(
-                f"publisher-{number}", self.broker, stream, self._writer, rate=each
+                f"publisher-{number}", self.place.broker, stream, self._writer, rate=each
             )
             publisher.start()
             self._publishers.append(publisher)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chaos.nemesis import FAULTS
+from chaos.nemesis import possible
 from chaos.stage import Stage
 from chaos.trial import Plan, run
 from chaos.workloads import Bank, Ledger, Workload
@@ -23,7 +23,7 @@ Tell = Callable[[str], None]
 def test_a_short_trial_of_everything(
     stage: Callable[..., Stage], place: str, workload: Workload, *, transactional: bool, tell: Tell
 ) -> None:
-    plan = Plan(seed=4711, faults=[*FAULTS], seconds=20)
-    verdict = run(stage(place, workload, transactional=transactional), plan)
+    made = stage(place, workload, transactional=transactional)
+    verdict = run(made, Plan(seed=4711, faults=possible(made.place), seconds=20))
     tell(f"  {place}, {type(workload).__name__}: {verdict.line}")
     assert verdict.held, "\n".join(verdict.story)

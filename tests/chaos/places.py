@@ -1,0 +1,79 @@
+"""Where a service runs: its servers or its file, and the links and the clock of each supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from chaos.faults.catalog import Setting
+from chaos.faults.clock import Clock
+from chaos.faults.disk import SmallDisk, can_mount
+from chaos.faults.proxy import Proxy
+from chaos.faults.redis_clock import RedisByClock
+from servers import RabbitMQ, Redis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A broker and a dedup store by their URLs; and what of them can be troubled."""
+
+    broker: str
+    dedup: str = ""
+    rabbitmq: RabbitMQ | None = None
+    redis: Redis | None = None
+    disk: SmallDisk | None = None
+
+    @classmethod
+    @contextmanager
+    def on_servers(cls, rabbitmq: RabbitMQ, redis: Redis) -> Iterator[Place]:
+        """Give a virtual host and a database of their own."""
+        with rabbitmq.vhost() as broker:
+            yield cls(broker=broker, dedup=redis.fresh_url(), rabbitmq=rabbitmq, redis=redis)
+
+    @classmethod
+    @contextmanager
+    def on_a_file(cls, folder: Path) -> Iterator[Place]:
+        """Give one SQLite file, on a small disk where that can be made."""
+        with ExitStack() as stack:
+            disk = None
+            if can_mount():
+                folder = folder / "disk"
+                disk = stack.enter_context(SmallDisk(folder, megabytes=64))
+            yield cls(broker=f"sqlite:///{folder / 'qworker.db'}", disk=disk)
+
+
+class Wiring:
+    """How one supervisor reaches the servers, and the clock that it lives by."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self._place = place
+        self.broker, self.dedup = place.broker, place.dedup
+        self._links: dict[str, Proxy] = {}
+        if place.rabbitmq is not None and place.redis is not None:
+            to_rabbitmq, to_redis = Proxy(place.rabbitmq.url), Proxy(place.redis.url)
+            self.broker = to_rabbitmq.url_through(place.broker)
+            self.dedup = to_redis.url_through(place.dedup)
+            self._links = {"to_rabbitmq": to_rabbitmq, "to_redis": to_redis}
+        folder.mkdir(exist_ok=True)
+        self.clock = Clock(folder / "clock")
+
+    def setting(self, random: Random) -> Setting:
+        """Return what there is to trouble: the servers of all, and what is this supervisor's."""
+        redis = self._place.redis
+        return Setting(
+            random=random,
+            rabbitmq=self._place.rabbitmq,
+            redis=redis,
+            redis_clock=redis.clock if isinstance(redis, RedisByClock) else None,
+            clocks=[self.clock],
+            disk=self._place.disk,
+            **{name: [link] for name, link in self._links.items()},
+        )
+
+    def close(self) -> None:
+        """End the links."""
+        for link in self._links.values():
+            link.close()
