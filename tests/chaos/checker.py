@@ -25,8 +25,8 @@ from chaos.excuses import Pair, by, effect_of, explains, outlived, overlaps
 from chaos.executions import Execution, Fault
 from chaos.findings import Findings
 
-#: Handler and id: what has to end once.
-Place = tuple[str, str]
+#: Handler and id of what has to end, once.
+Due = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,10 @@ class Case:
 
     executions: Sequence[Execution]
     #: What has to end: in its effect, or by being set aside.
-    wanted: Collection[Place]
+    wanted: Collection[Due]
     faults: Sequence[Fault] = ()
     #: What lies in the dead-letter and the parked queue; the handler is empty where it is for all.
-    set_aside: Collection[Place] = ()
+    set_aside: Collection[Due] = ()
     #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
     optional: Collection[tuple[str, int]] = ()
     #: Handlers whose events have no order.

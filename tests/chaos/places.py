@@ -51,12 +51,13 @@ class Wiring:
     def __init__(self, place: Place, folder: Path) -> None:
         self._place = place
         self.broker, self.dedup = place.broker, place.dedup
-        self._links: dict[str, Proxy] = {}
+        self._to_rabbitmq: list[Proxy] = []
+        self._to_redis: list[Proxy] = []
         if place.rabbitmq is not None and place.redis is not None:
             to_rabbitmq, to_redis = Proxy(place.rabbitmq.url), Proxy(place.redis.url)
             self.broker = to_rabbitmq.url_through(place.broker)
             self.dedup = to_redis.url_through(place.dedup)
-            self._links = {"to_rabbitmq": to_rabbitmq, "to_redis": to_redis}
+            self._to_rabbitmq, self._to_redis = [to_rabbitmq], [to_redis]
         folder.mkdir(exist_ok=True)
         self.clock = Clock(folder / "clock")
 
@@ -70,10 +71,11 @@ class Wiring:
             redis_clock=redis.clock if isinstance(redis, RedisByClock) else None,
             clocks=[self.clock],
             disk=self._place.disk,
-            **{name: [link] for name, link in self._links.items()},
+            to_rabbitmq=self._to_rabbitmq,
+            to_redis=self._to_redis,
         )
 
     def close(self) -> None:
         """End the links."""
-        for link in self._links.values():
+        for link in (*self._to_rabbitmq, *self._to_redis):
             link.close()

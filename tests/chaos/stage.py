@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
-from chaos.checker import Place
+from chaos.checker import Due
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
@@ -202,9 +202,9 @@ class Stage:
 
     # What is set aside
 
-    def set_aside(self) -> list[Place]:
+    def set_aside(self) -> list[Due]:
         """Return handler and id of all dead letters and parked messages."""
-        found: list[Place] = []
+        found: list[Due] = []
         for options in ((), ("--parked",)):
             done = self._ask("dlq", "list", "--json", "--limit", "0", *options)
             found += [(self._whole(letter["handler"]), letter["id"]) for letter in done]

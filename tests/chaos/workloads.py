@@ -13,7 +13,7 @@ from typing import ClassVar
 from acceptance.apps.events import Step
 from chaos.apps.bank import Transfer
 from chaos.apps.ledger import DEAD, FLAKY, HOPELESS, Strict
-from chaos.checker import Place
+from chaos.checker import Due
 from chaos.database import balances
 from chaos.history import Entry
 from chaos.publishing import Publication
@@ -35,7 +35,7 @@ class Workload(ABC):
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
         """Yield the events of one of several publishers: no two have a key in common."""
 
-    def wanted(self, confirmed: Iterable[Entry]) -> set[Place]:
+    def wanted(self, confirmed: Iterable[Entry]) -> set[Due]:
         """Return what has to end because these events were confirmed."""
         return {(handler, e.id) for e in confirmed for handler in self.handlers[e.detail]}
 
