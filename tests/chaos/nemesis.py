@@ -102,7 +102,8 @@ def trouble(name: str, stage: Stage, random: Random) -> None:
     """Trouble a server, a disk, or the link or the clock of one supervisor, and heal it."""
     wanted = CATALOG[name]
     whose = random.choice(sorted(stage.supervisors))
-    is_shared = wanted.to in ("rabbitmq", "redis", "redis_clock", "disk")
+    own = {"to_rabbitmq", "to_redis"} | ({"clocks"} if stage.place.clock is None else set())
+    is_shared = wanted.to not in own
     room = _ROOMS[wanted.to] if is_shared else nullcontext(True)
     setting = stage.setting(whose, random)
     seconds = random.uniform(0.5, 1.0) * min(wanted.hold, _SLEEP)

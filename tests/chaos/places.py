@@ -25,6 +25,8 @@ class Place:
     rabbitmq: RabbitMQ | None = None
     redis: Redis | None = None
     disk: SmallDisk | None = None
+    #: Who shares a file shares a machine, and so its clock.
+    clock: Clock | None = None
 
     @classmethod
     @contextmanager
@@ -42,7 +44,8 @@ class Place:
             if can_mount():
                 folder = folder / "disk"
                 disk = stack.enter_context(SmallDisk(folder, megabytes=64))
-            yield cls(broker=f"sqlite:///{folder / 'qworker.db'}", disk=disk)
+            broker = f"sqlite:///{folder / 'qworker.db'}"
+            yield cls(broker=broker, disk=disk, clock=Clock(folder / "clock"))
 
 
 class Wiring:
@@ -59,7 +62,7 @@ class Wiring:
             self.dedup = to_redis.url_through(place.dedup)
             self._to_rabbitmq, self._to_redis = [to_rabbitmq], [to_redis]
         folder.mkdir(exist_ok=True)
-        self.clock = Clock(folder / "clock")
+        self.clock = place.clock or Clock(folder / "clock")
 
     def setting(self, random: Random) -> Setting:
         """Return what there is to trouble: the servers of all, and what is this supervisor's."""
