@@ -6,6 +6,7 @@ PYTHONPATH=benchmarks:tests .venv-peers/bin/python -m peers [--seed 7] [--only q
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import tempfile
 import time
@@ -17,7 +18,7 @@ import redis as redis_client
 
 from peers.contenders import Contender, contenders
 from peers.judge import judge
-from peers.nemesis import Fault, plan, torment
+from peers.nemesis import Fault, kinds, plan, torment
 from peers.report import Row, line, report
 from peers.site import Site
 from servers import Guard, RabbitMQ, Redis
@@ -28,7 +29,7 @@ _RESULTS = Path(__file__).resolve().parent.parent / "results" / "peers.md"
 def main() -> None:
     """Run everyone, print the table and keep it."""
     options = _options()
-    faults = plan(options.seed, options.rounds)
+    faults = plan(options.seed, options.rounds, options.faults)
     print(f"seed {options.seed}: {', '.join(fault.kind for fault in faults)}", flush=True)
     rows: list[Row] = []
     with ExitStack() as stack:
@@ -67,7 +68,7 @@ def run(site: Site, faults: Sequence[Fault], options: argparse.Namespace) -> Row
 
     with site.at_work():
         tell("consumes")
-        with site.published_to(options.rate, options.keys):
+        with site.published_to(options.rate, options.keys, options.seed):
             load = time.monotonic()
             undone = torment(site, faults, tell)
             time.sleep(options.calm)
@@ -84,6 +85,7 @@ def run(site: Site, faults: Sequence[Fault], options: argparse.Namespace) -> Row
             site.unit.ends,
             site.unit.overruns,
             undone,
+            os.getloadavg()[1],
         )
 
 
@@ -101,7 +103,8 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
-    parser.add_argument("--rounds", type=int, default=1, help="of faults, about 90 s each")
+    parser.add_argument("--rounds", type=int, default=1, help="of faults, about two minutes each")
+    parser.add_argument("--faults", nargs="+", choices=kinds(), default=kinds())
     parser.add_argument("--rate", type=float, default=100, help="messages a second")
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--calm", type=float, default=5, help="seconds of load after the faults")

@@ -73,7 +73,15 @@ def contenders() -> Iterator[Contender]:
             "FastStream",
             "faststream",
             "peers.apps.faststream_app",
-            ("faststream", "run", "peers.apps.faststream_app:app", "--workers", "2"),
+            (
+                "faststream",
+                "run",
+                "peers.apps.faststream_app:app",
+                "--workers",
+                "2",
+                "--log-level",
+                "warning",
+            ),
             "2 processes, prefetch 8 each; AckPolicy.NACK_ON_ERROR, durable queue, persist=True,"
             " confirms, graceful_timeout 25 s, reconnect_interval 1 s",
             mark,

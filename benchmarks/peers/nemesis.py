@@ -31,14 +31,18 @@ class Fault:
     pick: float
 
 
-def plan(seed: int, rounds: int) -> list[Fault]:
-    """Return the faults; in each round there is each kind, and each kind of kill once more."""
+def kinds() -> list[str]:
+    """Return the kinds of a round: each of them, and kills of the worker thrice."""
+    return [*_DOING, *2 * ("a process killed", "the whole worker killed")]
+
+
+def plan(seed: int, rounds: int, kinds: Sequence[str]) -> list[Fault]:
+    """Return the faults: in each round all of these kinds, in another order."""
     chance = random.Random(seed)
     faults = []
     for _ in range(rounds):
-        kinds = [*_DOING, "a process killed", "the whole worker killed"]
-        chance.shuffle(kinds)
-        faults += [Fault(kind, chance.uniform(*_BETWEEN), chance.random()) for kind in kinds]
+        order = chance.sample(kinds, len(kinds))
+        faults += [Fault(kind, chance.uniform(*_BETWEEN), chance.random()) for kind in order]
     return faults
 
 

@@ -23,8 +23,9 @@ _COLUMNS = (
 _PAGE = """\
 # The same faults for qworker and its peers
 
-Made by `make peers`: one publisher, each message confirmed before the next, and a handler that \
-takes 5 to 10 ms and has its effect in a file.
+Made by `make peers`: four publishers, each with keys of its own and each message confirmed before \
+the next, half of the time of the same key again; and a handler that takes 5 to 10 ms and has its \
+effect in a file.
 
 {facts}. {machine}; {workers}; {clients}.
 
@@ -74,6 +75,8 @@ class Row:
     ends: int
     overruns: int
     undone: int
+    #: The machine's load average of the last five minutes.
+    busy: float
 
 
 def line(row: Row) -> str:
@@ -91,6 +94,7 @@ def remarks(row: Row) -> str:
     """Return what else is worth knowing."""
     words = [f"{row.seconds:.0f} s of load"]
     words.append("not drained" if row.drained is None else f"drained in {row.drained:.0f} s")
+    words.append(f"load average {row.busy:.0f}")
     if row.overruns:
         words.append(f"{row.overruns} times killed because SIGTERM did not end it in 60 s")
     if row.undone:

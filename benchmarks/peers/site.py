@@ -6,9 +6,10 @@ import ast
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from waiting import until
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
 _PATIENCE = 60.0
+#: Each waits for its confirms, a few milliseconds each: one could not keep up the rate.
+_PUBLISHERS = 4
 #: Seconds for which all queues have to be empty before what has no effect is given up as lost.
 #: RabbitMQ counts what quorum queues hold every 5 s.
 _EMPTY = 15.0
@@ -47,7 +50,7 @@ class Queues:
 
 
 class Site:
-    """One contender with its publisher, and what they note."""
+    """One contender with its publishers, and what they note."""
 
     def __init__(
         self, contender: Contender, folder: Path, rabbitmq: RabbitMQ, redis: Redis, guard: Guard
@@ -83,22 +86,28 @@ class Site:
                 yield
 
     @contextmanager
-    def published_to(self, rate: float, keys: int) -> Iterator[None]:
+    def published_to(self, rate: float, keys: int, seed: int) -> Iterator[None]:
         """Publish while the block runs."""
-        command = [argv(self.contender)[0], "-m", "peers.publisher", self.contender.app]
-        with (self._folder / "publisher.log").open("wb") as log:
-            process = spawn([*command, str(rate), str(keys)], self._folder, self._environ, log)
-        self._guard.watch(process.pid)
+        processes = []
+        for number in range(_PUBLISHERS):
+            own = [f"key-{key}" for key in range(number, keys, _PUBLISHERS)]
+            words = (self.contender.app, str(rate / _PUBLISHERS), f"{seed}-{number}", *own)
+            command = [sys.executable, "-m", "peers.publisher", *words]
+            with (self._folder / f"publisher-{number}.log").open("wb") as log:
+                process = spawn(command, self._folder, self._environ, log)
+            self._guard.watch(process.pid)
+            processes.append(process)
         try:
             yield
-            process.send_signal(signal.SIGTERM)
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            pass
         finally:
-            process.kill()
-            process.wait()
-            self._guard.forget(process.pid)
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+                process.kill()
+                process.wait()
+                self._guard.forget(process.pid)
 
     def busy(self, seconds: float) -> list[int]:
         """Return the processes that have begun a handler in the last seconds, and live."""
