@@ -57,8 +57,8 @@ without being asked to; it was started again 1 s later, as systemd would.
 before the effect: a process that dies between the mark and the effect loses the message, \
 because the redelivery is taken for a duplicate. *Marked after* looks first and marks after the \
 effect: a process that dies, or loses Redis, in between repeats it, and so do two deliveries of a \
-message that run at once. Neither has an order of its messages to keep: none of these workers \
-promises an order per key on RabbitMQ.
+message that run at once. No mark keeps an order: of these workers only qworker promises one per \
+key on RabbitMQ. A second effect of qworker is its window too, between an effect and its record.
 """
 
 
