@@ -3,6 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Celery, Dramatiq and FastStream beside qworker: for `make peers` alone.
+PEERS := .venv-peers
 # The runtime alone is what a first look needs, and is there in a quarter of the time.
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
@@ -15,7 +17,7 @@ IN_ORDER := --dist load --maxschedchunk 1
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo servers test chaos check bench clean
+.PHONY: help install demo servers test chaos check bench peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,8 +46,11 @@ check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones
 bench: $(DEV) servers ## measure the throughput on this machine
 	@$(BIN)/python benchmarks/throughput.py
 
+peers: $(PEERS)/.installed servers ## run qworker, Celery, Dramatiq and FastStream through the same faults (about 20 min)
+	@PYTHONPATH=benchmarks:tests $(PEERS)/bin/python -m peers
+
 clean: ## remove .venv, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -60,3 +65,12 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@echo "Installing qworker and its development tools into $(VENV) ..."
 	@$(PIP) --editable '.[dev]'
 	@touch $(RUNTIME) $@
+
+$(PEERS)/bin/python:
+	@scripts/create_venv.sh $(PEERS)
+
+$(PEERS)/.installed: pyproject.toml benchmarks/peers/requirements.txt | $(PEERS)/bin/python
+	@echo "Installing qworker and its peers into $(PEERS) ..."
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		--requirement benchmarks/peers/requirements.txt
+	@touch $@

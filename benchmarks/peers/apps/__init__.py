@@ -1,0 +1,1 @@
+"""The apps: one file for each worker, as somebody writes it who read its documentation."""
