@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from chaos.checker import Case, check
-from chaos.executions import Execution, Fault, Kind, gaps, join, owners
+from chaos.executions import Execution, Fault, Kind, faults, gaps, join, owners
 from chaos.findings import Findings
 from chaos.history import Entry
+from chaos.story import story
 
 ALICE, BOB = 11, 22  # two processes, each of a supervisor of its own
 NAMES = {ALICE: "alice", BOB: "bob"}
@@ -300,3 +302,94 @@ def test_the_owner_is_who_began_last() -> None:
     rows = [ran(1, BOB, 2, 3, fence=2), ran(0, ALICE, 1, 9), ran(0, ALICE, 4, 5, shard=1)]
 
     assert owners(rows) == {0: "bob", 1: "alice"}
+
+
+def outage(since: float, until: float) -> Fault:
+    return Fault(Kind.OUTAGE, "", since, until)
+
+
+def test_a_kill_explains_what_could_not_be_recorded_since_an_outage_began() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+
+    assert judge(twice, killed(ALICE, 7)).repeated
+    assert judge(twice, killed(ALICE, 7), outage(1.5, 7)).held
+    assert judge(twice, killed(ALICE, 7), outage(1.5, 4)).repeated, "it had time to record it"
+    assert judge(twice, outage(1.5, 7)).repeated, "it could record it after that"
+
+
+def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+    forgot = Fault(Kind.AMNESIA, "", 5, 6)
+
+    assert judge(twice, forgot).held
+    assert judge(twice, replace(forgot, since=11, until=12)).repeated
+    assert judge(twice, replace(forgot, since=0, until=1)).repeated
+
+
+def test_where_effect_and_memory_are_one_transaction_nothing_explains_a_second_effect() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[killed(ALICE, 2.1)])
+
+    assert check(case).held
+    assert check(replace(case, transactional=True)).repeated == [tuple(twice)]
+
+
+def test_what_was_set_aside_is_accounted_for_and_leaves_a_gap_in_the_order() -> None:
+    ran_around = [ran(0, ALICE, 1, 2), ran(2, ALICE, 3, 4)]
+    wanted = {("h", f"a#{n}") for n in range(3)}
+    published = {f"a#{n}": ("a", n) for n in range(3)}
+    case = Case(executions=ran_around, wanted=wanted, published=published)
+
+    assert (check(case).lost, len(check(case).out_of_order)) == (["h a#1"], 1)
+    assert check(replace(case, set_aside=[("h", "a#1")])).held
+    assert check(replace(case, set_aside=[("", "a#1")])).held, "for every handler"
+    assert check(replace(case, set_aside=[("g", "a#1")])).lost == ["h a#1"]
+
+
+def test_what_is_done_and_set_aside_needs_a_fault_to_explain_it() -> None:
+    case = Case(executions=[ran(0, ALICE, 1, 2)], wanted=(), set_aside=[("h", "a#0")])
+
+    assert check(case).twofold
+    assert check(replace(case, faults=[killed(BOB, 2.1)])).twofold
+    assert check(replace(case, faults=[killed(ALICE, 2.1)])).held
+
+
+def test_what_nobody_heard_of_may_be_missing_but_nothing_else() -> None:
+    ran_around = [ran(0, ALICE, 1, 2), ran(2, ALICE, 3, 4)]
+    case = Case(executions=ran_around, wanted=())
+
+    assert check(replace(case, optional={("a", 1)})).held
+    assert check(replace(case, optional={("b", 1)})).out_of_order
+
+
+def test_a_handler_that_fails_has_ended() -> None:
+    facts: dict[str, Any] = {"pid": ALICE, "handler": "h", "id": "a#0", "key": "a", "sequence": 0}
+    (failed,) = join([Entry(what="begin", at=1, **facts), Entry(what="failed", at=2, **facts)])
+
+    assert (failed.effect, failed.end) == (None, 2)
+    assert check(Case(executions=[failed], wanted=())).held
+
+
+def test_a_fault_is_read_as_it_was_written() -> None:
+    for fault in (killed(ALICE, 1), paused(BOB, 1, 2), outage(1, 2)):
+        assert faults([Entry(what="fault", at=1, detail=fault.dump())]) == [fault]
+
+
+def test_the_story_of_a_key_tells_what_happened_around_it_and_no_more() -> None:
+    def line(what: str, number: int, at: float, **facts: Any) -> Entry:
+        return Entry(what=what, at=at, id=f"a#{number}", key="a", sequence=number, **facts)
+
+    pid = {"pid": ALICE, "handler": "h", "supervisor": "alice"}
+    entries = [
+        *(line("invoke", n, n) for n in range(6)),
+        *(line("begin", n, 10 + n, **pid) for n in (2, 4)),
+        *(line("effect", n, 10.5 + n, **pid) for n in (2, 4)),
+    ]
+    found = Findings(out_of_order=[e for e in join(entries) if e.sequence == 4])
+    told = "\n".join(story(found, entries, [killed(ALICE, 15), killed(BOB, 15)]))
+
+    assert "out of order: 1" in told
+    assert "invoke    a#3" in told
+    assert "a#1" not in told
+    assert "kill -9: alice pid 11" in told
+    assert "bob" not in told
