@@ -17,7 +17,7 @@ IN_ORDER := --dist load --maxschedchunk 1
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo servers test chaos check bench peers clean
+.PHONY: help install demo servers test chaos soak check bench peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,8 +33,12 @@ servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missi
 test: $(DEV) servers ## run all but the long tests, against servers of their own on free ports
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) $(IN_ORDER) --durations 12
 
-chaos: $(DEV) servers ## run the long tests: machines that die, sleep and are cut off
+chaos: $(DEV) servers ## run the long tests, then faults at random for five minutes
 	@$(BIN)/python -m pytest -m long --numprocesses 2 $(IN_ORDER)
+	@$(BIN)/python tests/chaos/campaign.py --minutes 5
+
+soak: $(DEV) servers ## run faults at random for four hours
+	@$(BIN)/python tests/chaos/campaign.py --minutes 240 --record soak.jsonl
 
 check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones say
 	@status=0; \

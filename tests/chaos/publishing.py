@@ -85,18 +85,19 @@ class Publisher:
 
     def _publish(self, batch: list[Publication]) -> None:
         facts = [each.facts for each in batch]
-        while not self._gives_up.is_set():
+        is_confirmed = False
+        while not (is_confirmed or self._gives_up.is_set()):
             self._note("invoke", facts)
             try:
                 with self._app.publisher() as out:
                     for each in batch:
                         out.publish(each.event)
-            except QworkerError:
+            except* QworkerError:  # not confirmed, or refused: some of them, or all
                 self._note("unknown", facts)
                 self._gives_up.wait(_AGAIN)
             else:
                 self._note("confirmed", facts)
-                return
+                is_confirmed = True
 
     def _note(self, what: str, facts: list[dict[str, Any]]) -> None:
         self._writer.note_all({"what": what, **each} for each in facts)

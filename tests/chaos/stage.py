@@ -83,8 +83,8 @@ class Stage:
 
     # The service
 
-    def join(self, name: str) -> Supervisor:
-        """Start one more supervisor, and wait for nothing."""
+    def join(self, name: str, **settings: Any) -> Supervisor:
+        """Start one more supervisor, with settings of its own; wait for nothing."""
         wiring = self._wirings.get(name)
         if wiring is None:
             wiring = self._wirings[name] = Wiring(self.place, self.folder / name)
@@ -98,7 +98,7 @@ class Stage:
             ledger=Ledger(self.folder / "unused"),
             note=self.note,
             guard=self._guard,
-            **self._settings,
+            **{**self._settings, **settings},
         )
         supervisor.environ |= {
             "PYTHONPATH": f"{_STARTUP}:{TESTS}",

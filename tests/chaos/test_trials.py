@@ -14,11 +14,18 @@ from chaos.workloads import Bank, Ledger, Workload
 Tell = Callable[[str], None]
 
 
-@pytest.mark.parametrize("place", ["servers", "embedded"])
+LEDGER, BANK = (Ledger(1), False), (Bank(2), True)
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("workload", "transactional"),
-    [(Ledger(1), False), (Bank(2), True)],
-    ids=["ledger", "transactional bank"],
+    ("place", "workload", "transactional"),
+    [
+        pytest.param("servers", *LEDGER, id="ledger on servers"),
+        pytest.param("embedded", *BANK, id="transactional bank on a file"),
+        pytest.param("embedded", *LEDGER, id="ledger on a file", marks=pytest.mark.long),
+        pytest.param("servers", *BANK, id="transactional bank on servers", marks=pytest.mark.long),
+    ],
 )
 def test_a_short_trial_of_everything(
     stage: Callable[..., Stage], place: str, workload: Workload, *, transactional: bool, tell: Tell
