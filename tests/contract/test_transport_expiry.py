@@ -1,4 +1,7 @@
-"""Expiry, rejection and dead-letter exchanges of the embedded broker."""
+"""Expiry, rejection and dead letters of the embedded broker, beyond what every transport does.
+
+The rest is in ``worker.testing.transport_suite``, which test_transport_conformance.py runs.
+"""
 
 from __future__ import annotations
 
@@ -53,26 +56,6 @@ def count(channel: Any, queue: str) -> int:
 
 
 TO_DLQ = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dlq"}
-
-
-def test_a_message_expires_by_its_queue_and_tells_its_story(connect: Connect) -> None:
-    connection = connect()
-    channel = connection.channel()
-    declare(channel, "dlq")
-    declare(channel, "wait", **{"x-message-ttl": 80}, **TO_DLQ)
-    dead = consume(connection, "dlq")
-    publish(channel, "wait", b"x", message_id="m", application_headers={"own": 1})
-    published = time.monotonic()
-    eventually(connection, lambda: dead)
-    assert 0.07 <= time.monotonic() - published < 1
-    (message,) = dead
-    assert (message.body, message.message_id) == (b"x", "m")
-    assert message.delivery_info["routing_key"] == "dlq"
-    assert message.delivery_info["redelivered"] is False
-    (death,) = message.headers["x-death"]
-    assert (death["queue"], death["reason"], death["count"]) == ("wait", "expired", 1)
-    assert message.headers["own"] == 1
-    assert message.headers["x-first-death-queue"] == "wait"
 
 
 def test_expiry_is_prompt_while_any_consumer_lives(connect: Connect) -> None:

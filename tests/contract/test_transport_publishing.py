@@ -1,4 +1,7 @@
-"""Publishing to the embedded broker: what is stored, where, and what the publisher learns."""
+"""Publishing to the embedded broker, beyond what every transport does.
+
+The rest is in ``worker.testing.transport_suite``, which test_transport_conformance.py runs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import amqp
 import pytest
 from amqp import exceptions
 
-from worker.sharding.ring import Ring
 from worker.transport.embedded.encoding import Unencodable
 
 Connect = Callable[..., Any]
@@ -85,75 +87,14 @@ def test_text_is_sent_as_py_amqp_sends_it(connect: Connect) -> None:
     assert third.body == b""
 
 
-def test_the_five_kinds_of_exchange(connect: Connect) -> None:
-    channel = connect().channel()
-    declare(channel, "a", "b")
-    for kind in ("direct", "fanout", "topic", "headers"):
-        channel.exchange_declare(kind, kind, durable=True, auto_delete=False)
-    channel.queue_bind("a", "direct", "x")
-    channel.queue_bind("a", "fanout")
-    channel.queue_bind("b", "fanout")
-    channel.queue_bind("b", "topic", "user.*")
-    channel.queue_bind("b", "headers", arguments={"x-match": "any", "kind": None})
-    channel.basic_publish(message(b"1"), "direct", "x")
-    channel.basic_publish(message(b"2"), "fanout", "")
-    channel.basic_publish(message(b"3"), "topic", "user.deposited")
-    channel.basic_publish(message(b"4", application_headers={"kind": "k"}), "headers", "")
-    channel.basic_publish(message(b"5"), "", "a")
-    channel.basic_publish(message(b"dropped"), "topic", "other")
-    assert bodies(channel, "a") == [b"1", b"2", b"5"]
-    assert bodies(channel, "b") == [b"2", b"3", b"4"]
-
-
-def test_many_ways_to_one_queue_are_one_message(connect: Connect) -> None:
+def test_an_exchange_may_route_by_headers(connect: Connect) -> None:
     channel = connect().channel()
     declare(channel, "q")
-    channel.exchange_declare("inner", "fanout", durable=True, auto_delete=False)
-    channel.queue_bind("q", "inner")
-    channel.queue_bind("q", "amq.topic", "#")
-    channel.queue_bind("q", "amq.topic", "user.*")
-    channel.exchange_bind("inner", "amq.topic", "#")
-    channel.exchange_bind("amq.topic", "inner")
-    channel.basic_publish(message(b"once"), "amq.topic", "user.x")
-    assert bodies(channel, "q") == [b"once"]
-
-
-def test_shards_behind_a_hash_exchange(connect: Connect) -> None:
-    channel = connect().channel()
-    queues = [f"bank.g1.{shard}" for shard in range(4)]
-    declare(channel, *queues)
-    channel.exchange_declare("events", "topic", durable=True, auto_delete=False)
-    channel.exchange_declare(
-        *("bank.g1", "x-consistent-hash"),
-        durable=True,
-        auto_delete=False,
-        arguments={"hash-header": "qw-key", "hash-fallback": "message_id"},
-    )
-    channel.exchange_bind("bank.g1", "events", "user.*")
-    for queue in queues:
-        channel.queue_bind(queue, "bank.g1", "10")
-    ring = Ring(dict.fromkeys(queues, 10))
-    expected: dict[str, list[bytes]] = {queue: [] for queue in queues}
-    for number in range(100):
-        key, body = f"user-{number % 17}", str(number).encode()
-        expected[ring.lookup(key)].append(body)
-        channel.basic_publish(
-            message(body, application_headers={"qw-key": key}), "events", "user.deposited"
-        )
-    channel.basic_publish(message(b"no key", message_id="m9"), "events", "user.deposited")
-    expected[ring.lookup("m9")].append(b"no key")
-    assert {queue: bodies(channel, queue) for queue in queues} == expected
-
-
-def test_bindings_of_another_connection_count_at_once(connect: Connect) -> None:
-    channel, other = connect().channel(), connect().channel()
-    declare(channel, "q")
-    channel.basic_publish(message(b"1"), "amq.topic", "x")
-    other.queue_bind("q", "amq.topic", "x")
-    channel.basic_publish(message(b"2"), "amq.topic", "x")
-    other.queue_unbind("q", "amq.topic", "x")
-    channel.basic_publish(message(b"3"), "amq.topic", "x")
-    assert bodies(channel, "q") == [b"2"]
+    channel.exchange_declare("headers", "headers", durable=True, auto_delete=False)
+    channel.queue_bind("q", "headers", arguments={"x-match": "any", "kind": None})
+    channel.basic_publish(message(b"1", application_headers={"kind": "k"}), "headers", "")
+    channel.basic_publish(message(b"dropped", application_headers={"other": 1}), "headers", "")
+    assert bodies(channel, "q") == [b"1"]
 
 
 def test_a_mandatory_message_without_a_queue_is_an_error(connect: Connect) -> None:
@@ -165,55 +106,10 @@ def test_a_mandatory_message_without_a_queue_is_an_error(connect: Connect) -> No
     assert isinstance(caught.value, channel.connection.client.channel_errors)
 
 
-def test_a_mandatory_message_without_a_queue_goes_to_who_asked(connect: Connect) -> None:
-    channel = connect().channel()
-    returned: list[Any] = []
-    channel.events["basic_return"].add(lambda *args: returned.append(args))
-    channel.basic_publish(message(b"x"), "", "nobody", mandatory=True)
-    ((error, exchange, key, returned_message),) = returned
-    assert error.reply_code == 312
-    assert (exchange, key, returned_message.body) == ("", "nobody", b"x")
-
-
 def test_a_missing_exchange_is_an_error(connect: Connect) -> None:
     channel = connect().channel()
     with pytest.raises(exceptions.NotFound):
         channel.basic_publish(message(b"x"), "no", "key")
-
-
-def test_an_alternate_exchange_takes_what_nothing_took(connect: Connect) -> None:
-    channel = connect().channel()
-    declare(channel, "q", "rest")
-    channel.exchange_declare(
-        *("main", "direct"),
-        durable=True,
-        auto_delete=False,
-        arguments={"alternate-exchange": "amq.fanout"},
-    )
-    channel.queue_bind("q", "main", "known")
-    channel.queue_bind("rest", "amq.fanout")
-    channel.basic_publish(message(b"1"), "main", "known", mandatory=True)
-    channel.basic_publish(message(b"2"), "main", "unknown", mandatory=True)
-    assert bodies(channel, "q") == [b"1"]
-    assert bodies(channel, "rest") == [b"2"]
-
-
-def test_a_batch_is_stored_in_order_and_tells_what_nobody_takes(connect: Connect) -> None:
-    channel = connect().channel()
-    declare(channel, "a", "b")
-    batch = [
-        (message(b"1"), "", "a", True),
-        (message(b"2"), "", "nobody", True),
-        (message(b"3"), "", "b", True),
-        (message(b"4"), "", "nobody", False),
-        (message(b"5"), "", "a", False),
-        (message(b"6"), "amq.topic", "nobody", True),
-    ]
-    assert channel.publish_many(batch) == [1, 5]
-    assert bodies(channel, "a") == [b"1", b"5"]
-    assert bodies(channel, "b") == [b"3"]
-    assert channel.publish_many([]) == []
-    assert channel.publish_many(batch[1:2]) == [0]
 
 
 def test_a_batch_that_fails_stores_nothing(connect: Connect) -> None:
@@ -222,7 +118,6 @@ def test_a_batch_that_fails_stores_nothing(connect: Connect) -> None:
     declare(channel, "tiny", **{"x-max-length": 0, "x-overflow": "reject-publish"})
     good = (message(b"good"), "", "q", True)
     for bad, error in (
-        ((message(b"x"), "no such exchange", "q", True), exceptions.NotFound),
         ((message(b"x", expiration="soon"), "", "q", True), exceptions.PreconditionFailed),
         ((message(b"x"), "", "tiny", True), exceptions.MessageNacked),
         ((message(b"x"), "", "k" * 256, True), Unencodable),
@@ -248,31 +143,6 @@ def test_what_cannot_be_carried_looks_like_no_lost_connection(connect: Connect) 
 def test_immediate_is_refused(connect: Connect) -> None:
     with pytest.raises(exceptions.AMQPNotImplementedError):
         connect().channel().basic_publish(message(b"x"), "", "q", immediate=True)
-
-
-def test_confirms_come_as_events_to_who_asked(connect: Connect) -> None:
-    connection = connect()
-    channel = connection.channel()
-    declare(channel, "q")
-    confirmed: list[tuple[int, bool]] = []
-    channel.confirm_select()
-    channel.events["basic_ack"].add(lambda tag, multiple: confirmed.append((tag, multiple)))
-    channel.basic_publish(message(b"1"), "", "q")
-    channel.basic_publish(message(b"2"), "", "q")
-    assert confirmed == []
-    connection.drain_events(timeout=1)
-    assert confirmed == [(1, False), (2, False)]
-
-
-def test_higher_priorities_go_first_and_equal_ones_in_order(connect: Connect) -> None:
-    channel = connect().channel()
-    declare(channel, "plain")
-    declare(channel, "ranked", **{"x-max-priority": 5})
-    for body, priority in ((b"a", 0), (b"b", 3), (b"c", None), (b"d", 9), (b"e", 5), (b"f", 3)):
-        for queue in ("plain", "ranked"):
-            channel.basic_publish(message(body, priority=priority), "", queue)
-    assert bodies(channel, "plain") == [b"a", b"b", b"c", b"d", b"e", b"f"]
-    assert bodies(channel, "ranked") == [b"d", b"e", b"b", b"f", b"a", b"c"]
 
 
 def test_a_queue_s_length_drops_the_head(connect: Connect) -> None:

@@ -1,7 +1,7 @@
 """The rules of ``base.py`` as plain code, for stores that read a service, change it and write it.
 
-Stores that have a language of their own say the same in it (``redis.lua``), and the conformance
-suite compares them with this.
+Stores that have a language of their own say the same in it (``redis.lua``); the conformance suite
+compares both with a model.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 ==========================  ====================================================================
 
 Authors of dedup stores find a conformance suite in ``worker.testing.dedup_suite``, those of lease
-stores in ``worker.testing.lease_suite``.
+stores in ``worker.testing.lease_suite``, those of transports in ``worker.testing.transport_suite``.
+Each compares random histories with a model as well.
 """
 
 from worker.testing.clock import FakeClock

@@ -49,6 +49,16 @@ class Model:
     def __init__(self) -> None:
         self.done: dict[bytes, bytes] = {}
         self.held: dict[bytes, tuple[bytes | None, int, int]] = {}
+        self.parked: dict[str, int] = {}
+
+    def mark_parked(self, key: str, at: int) -> None:
+        self.parked[key] = max(at, self.parked.get(key, 0))
+
+    def unpark(self, key: str, upto: int) -> bool:
+        if self.parked.get(key, upto + 1) > upto:
+            return False
+        del self.parked[key]
+        return True
 
     def apply(self, batch: Batch) -> Answers:
         return Answers(
@@ -121,6 +131,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
     # Few of each, so that they meet. The tokens are used again and again, as no caller would.
     tokens = st.sampled_from([owner + bytes([0, 0, 0, n]) for owner in owners for n in range(2)])
     payloads = st.sampled_from([PAYLOAD, OTHER_PAYLOAD])
+    keys = st.sampled_from(["", "key"])
     numbers, flags, waits = st.integers(0, 3), st.booleans(), st.sampled_from([0.0, 3600.0])
 
     class Machine(RuleBasedStateMachine):
@@ -129,6 +140,7 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
             self.records = [new_record() for _ in range(4)]
             self.model = Model()
             self.batch = Batch()
+            self.service = os.urandom(8).hex()
 
         @rule(
             completes=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=3),
@@ -171,6 +183,17 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
         def forget(self, chosen: list[int], store: DedupStore) -> None:
             records = [self.records[n] for n in chosen]
             assert store.forget(records) == self.model.forget(records)
+
+        @rule(key=keys, at=numbers, store=st.sampled_from([first, second]))
+        def mark_parked(self, key: str, at: int, store: DedupStore) -> None:
+            store.mark_parked(self.service, key, at)
+            self.model.mark_parked(key, at)
+            assert store.parked(self.service) == self.model.parked
+
+        @rule(key=keys, upto=numbers, store=st.sampled_from([first, second]))
+        def unpark(self, key: str, upto: int, store: DedupStore) -> None:
+            assert store.unpark(self.service, key, upto) is self.model.unpark(key, upto)
+            assert store.parked(self.service) == self.model.parked
 
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)

@@ -11,11 +11,10 @@
 
 Each test gets a URL under which nothing is known yet, and opens it as often as it likes.
 """
-# ruff: noqa: S101, D102, PLR2004 - tests: asserts, sentences for names, examples
+# ruff: noqa: S101, D102 - tests: asserts, sentences for names, examples
 
 from __future__ import annotations
 
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ import pytest
 
 from worker.leases.base import MAX_TEXT, Held, LeaseOptions, Sync
 from worker.leases.open import open_leases
-from worker.leases.rules import Book
+from worker.testing.lease_model import compare_with_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +34,6 @@ SERVICE = "bank"
 #: Leases that outlast any test, and some that a test can watch end.
 LONG, SHORT = LeaseOptions(ttl=3600.0, timeout=10.0), LeaseOptions(ttl=0.4, timeout=10.0)
 _PATIENCE = 20.0
-_STEPS, _NAMES = 150, ("g1.0", "g1.1", "g1.2")
 
 
 class Peer:
@@ -247,39 +245,10 @@ class LeaseStoreSuite:
         ann.store.close()
         assert ann.acquire("g1.0") == epochs
 
-    @pytest.mark.parametrize("seed", range(3))
-    def test_it_does_what_the_rules_do(self, open_peer: Callable[..., Peer], seed: int) -> None:
-        """Any sequence of calls, as long as no lease ends: epochs compared by who has which."""
-        rng = random.Random(seed)
-        peers = [open_peer(name) for name in ("ann", "bob", "eve")]
-        book = Book()
-        told: dict[int, int] = {}  # the store's epochs -> those of the rules
-        known: dict[str, dict[str, tuple[int, int]]] = {peer.name: {} for peer in peers}
-        for _ in range(_STEPS):
-            peer = rng.choice(peers)
-            mine = known[peer.name]
-            release = [name for name in mine if rng.random() < 0.3]
-            renew = [name for name in mine if rng.random() < 0.5]
-            acquire = [name for name in _NAMES if rng.random() < 0.4]
-            ours, of_the_rules = (
-                Sync(
-                    peer.name,
-                    "",
-                    [Held(name, mine[name][which]) for name in release],
-                    [Held(name, mine[name][which]) for name in renew],
-                    acquire,
-                )
-                for which in range(2)
-            )
-            found = peer.store.sync(SERVICE, ours)
-            wanted = book.sync(of_the_rules, LONG, now=0.0, floor=1)
-            owners = {name: lease.owner for name, lease in found.leases.items()}
-            assert owners == {name: lease.owner for name, lease in wanted.leases.items()}
-            assert found.members.keys() == wanted.members.keys()
-            for name, lease in found.leases.items():
-                pair = told.setdefault(lease.epoch * 10 + int(name[-1]), wanted.leases[name].epoch)
-                assert pair == wanted.leases[name].epoch, "the epoch changed where it should not"
-                known[lease.owner][name] = (lease.epoch, wanted.leases[name].epoch)
+    def test_any_calls_in_any_order_are_answered_as_the_model_answers(
+        self, open_peer: Callable[..., Peer]
+    ) -> None:
+        compare_with_model([open_peer(name).store for name in ("ann", "bob")], LONG)
 
     def _when_granted(self, peer: Peer, name: str) -> int:
         """Ask until it is granted; return the epoch."""

@@ -1,7 +1,7 @@
 """What the broker behind a URL can do, and a kombu connection to it.
 
 A URL is ``amqp(s)://…`` (several, by ``;``, fail over; of TLS see ``tls.py``), ``sqlite:///file``
-or ``memory://name``.
+or ``memory://name``. What the runtime needs of any is in ``worker.testing.transport_suite``.
 """
 
 from __future__ import annotations
