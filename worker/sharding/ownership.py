@@ -147,8 +147,8 @@ class Ownership:
         return Sync(
             self.member,
             facts,
-            release=[Held(name, self.grants[name].epoch) for name in self._given],
-            renew=[Held(name, held[name].epoch) for name in self._renewed],
+            release=[Held(name, self.grants[name].epoch) for name in sorted(self._given)],
+            renew=[Held(name, held[name].epoch) for name in sorted(self._renewed)],
             acquire=asked,
             leaving=self._knows_all and self.grants.keys() <= self._given,
         )

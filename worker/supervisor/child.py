@@ -219,12 +219,18 @@ class Child:
             return self._serve(service)
 
     def _serve(self, service: Service) -> str:
-        terms = service.terms
+        self._greet(service.terms)
+        consumer = self._open(service, self._await(Open, service.look))
+        return self._end(consumer.run().name)
+
+    def _greet(self, terms: Terms) -> None:
+        """Say that the app is imported, and what its settings are."""
         configure_logging(terms.log_format, terms.log_level, service=terms.service)
         self._drain_timeout, self._lease_ttl = terms.drain_timeout, terms.lease_ttl
         self._channel.send(Hello(os.getpid(), self._owner.hex(), asdict(terms)))
 
-        told = self._await(Open, service.look)
+    def _open(self, service: Service, told: Open) -> Runnable:
+        """Return the consumer, which is connected, or is as soon as it is trusted again."""
         plan = Plan.load(told.plan)
         self._consumer = consumer = service.consumer(plan, self._owner)
         self._trusted_until = told.trusted_until
@@ -241,7 +247,10 @@ class Child:
         consumer.watch(self._signals, self._obey)
         self._channel.send(Ready(plan.consumed.number, told.version if connected else 0))
         self._listen()  # to what came meanwhile, and shows on no descriptor
-        finish = consumer.run().name
+        return consumer
+
+    def _end(self, finish: str) -> str:
+        """Say how the consumer ended."""
         self._channel.send(Finished(finish))
         self._beat()  # the last numbers
         self._channel.flush(1.0)
@@ -253,15 +262,20 @@ class Child:
         Whoever asks meanwhile is told what ``look`` finds.
         """
         while True:
-            message = self._channel.next()
+            message = self._next(look)
             if isinstance(message, kind):
                 return message
-            if isinstance(message, Look):
-                self._channel.send(Found([(each.number, each.shards) for each in look()]))
-            if isinstance(message, Drain | Stop) or self._signals.take():
-                raise _EndedEarly
             if message is None:
                 select.select([self._channel.fileno(), self._signals.fileno()], [], [])
+
+    def _next(self, look: Callable[[], Sequence[Generation]] = tuple) -> Message | None:
+        """Return the next message, None where none is there; see :meth:`_await`."""
+        message = self._channel.next()
+        if isinstance(message, Look):
+            self._channel.send(Found([(each.number, each.shards) for each in look()]))
+        if isinstance(message, Drain | Stop) or self._signals.take():
+            raise _EndedEarly
+        return message
 
     def _beat(self) -> None:
         """Tell the supervisor that the loop goes round, unless it has not read the last beats."""

@@ -219,7 +219,7 @@ class Dealer:
 
     def _release(self, hands: Sequence[Hand]) -> None:
         """Give back the leases of which no process has anything."""
-        for name in [*self._giving]:
+        for name in sorted(self._giving):
             if not any(s in hand.shards for hand in hands for s in self._shards(hand, name)):
                 self._giving.discard(name)
                 self._given(name, self.owned.pop(name, 0))

@@ -109,6 +109,7 @@ class Keeper:
         self._unreadable: Document | None = None
         #: The store forgot, and what it says of others does not count yet.
         self._settles = False
+        self._lively_until = lease_clock() + _LIVELY_FOR
         self._poke = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qworker-leases", daemon=True)
 
@@ -180,27 +181,30 @@ class Keeper:
         return patiently(lambda: open_leases(url, options, origin), self._terms.connect_timeout)
 
     def _keep(self, store: LeaseStore) -> None:
-        lively_until = lease_clock() + _LIVELY_FOR
         while not self._closed:
-            self._poke.clear()
-            began = lease_clock()
-            try:
-                moved = self._round(store, began)
-            except (LeasesUnavailable, ConfigurationError, StoreCorrupt) as error:
-                if not (self._proven or isinstance(error, LeasesUnavailable)):
-                    raise
-                moved = False
-                self._miss(error)
-            else:
-                if self._away:
-                    logger.info("the lease store is back")
-                self._away, self._complaint, self._proven = False, "", True
-            if moved:
-                lively_until = began + _LIVELY_FOR
-                pause = _AT_ONCE
-            else:
-                pause = _LIVELY if self._away or began < lively_until else _CALM
-            self._poke.wait(min(pause, self._terms.lease_ttl / STEP_SHARE))
+            self._poke.wait(self._turn(store))
+
+    def _turn(self, store: LeaseStore) -> float:
+        """Make a round; return the seconds after which the next is due, unless somebody pokes."""
+        self._poke.clear()
+        began = lease_clock()
+        try:
+            moved = self._round(store, began)
+        except (LeasesUnavailable, ConfigurationError, StoreCorrupt) as error:
+            if not (self._proven or isinstance(error, LeasesUnavailable)):
+                raise
+            moved = False
+            self._miss(error)
+        else:
+            if self._away:
+                logger.info("the lease store is back")
+            self._away, self._complaint, self._proven = False, "", True
+        if moved:
+            self._lively_until = began + _LIVELY_FOR
+            pause = _AT_ONCE
+        else:
+            pause = _LIVELY if self._away or began < self._lively_until else _CALM
+        return min(pause, self._terms.lease_ttl / STEP_SHARE)
 
     def _miss(self, error: QworkerError) -> None:
         """The store is away; say so once, and once for each thing that somebody has to mend."""

@@ -78,8 +78,11 @@ class Stepper:
 
     def _run(self) -> None:
         while True:
-            self._answers.append(self._asked.get()())
-            self._wake()
+            self._take(self._asked.get())
+
+    def _take(self, step: Callable[[], Followed | Stepped]) -> None:
+        self._answers.append(step())
+        self._wake()
 
     def _follow(self, plan: Plan, version: int) -> Followed:
         try:

@@ -119,16 +119,19 @@ class Supervisor:
         """Go round until every process has ended and none shall be started again."""
         with self._signals.noted(_SIGNALS):
             while not self._over(time.monotonic()):
-                now = self._wait()
-                for number in self._signals.take():
-                    self._obey(number, now)
-                self._fleet.listen(now)
-                self._fleet.reap(now)
-                self._follow_leases()
-                self._fleet.manage(now)
-                self._decide(now)
-                self._tell(now)
+                self._turn(self._wait())
         return self._exit_code()
+
+    def _turn(self, now: float) -> None:
+        """Go round once."""
+        for number in self._signals.take():
+            self._obey(number, now)
+        self._fleet.listen(now)
+        self._fleet.reap(now)
+        self._follow_leases()
+        self._fleet.manage(now)
+        self._decide(now)
+        self._tell(now)
 
     def close(self) -> None:
         """Release everything but the processes, which drain by themselves if any are left."""

@@ -1,0 +1,100 @@
+"""Were the promises held? ``machines.checker`` judges; here is what it is given, and its limits."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from machines import checker
+from machines.executions import Execution, Fault, Kind
+from simulation.ledger import SERVICE, Attempt
+from simulation.world import Trouble, World
+from worker.topology import dead_letter_queue
+
+Finding = tuple[str | None, str]
+
+
+def check(world: World) -> list[Finding]:
+    """Return what is wrong, in words, each with the key that it is about (None: with none)."""
+    dead = _dead(world)
+    faults = [_fault(trouble) for trouble in world.troubles]
+    found = [*world.ledger.wrong]
+    attempts = world.ledger.attempts
+    for handler in world.app.handlers:
+        found += _check_effects(world, handler, dead, faults)
+    everything = [_execution(each, sequence=0, end=each.end) for each in attempts]
+    overlaps = checker.check(everything, (), (), faults)
+    keys = {str(e.key) for e in overlaps.unfinished}
+    for pairs, what in (
+        (overlaps.key_overlaps, "two handlers of a key at once"),
+        (overlaps.owner_overlaps, "two processes of a shard at once"),
+        (overlaps.fallen_fences, "a fence that fell"),
+    ):
+        found += [(second.key, f"{what}: {first} then {second}") for first, second in pairs]
+    found += [(key, "a handler ended without an end") for key in sorted(keys)]
+    return found
+
+
+def _check_effects(
+    world: World, handler: str, dead: set[str], faults: Sequence[Fault]
+) -> list[Finding]:
+    """Lost, repeated, out of order: the effects of one handler."""
+    attempts = [each for each in world.ledger.attempts if each.handler == handler]
+    effects = [each for each in attempts if each.effect]
+    done = {each.id for each in effects}
+    sequences = _sequences(world, dead - done)
+    kept = [_execution(each, sequence=sequences[each.id], end=each.end) for each in effects]
+    of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
+    confirmed = [post.id for post in world.confirmed if post.id not in dead - done]
+    judged = checker.check(kept, confirmed, [handler], faults)
+    found: list[Finding] = [(None, f"lost: {each}") for each in judged.lost]
+    found += [(e.key, f"out of order: {e}") for e in judged.out_of_order]
+    for first, second in [*judged.repeated, *judged.explained]:
+        # That the first was not recorded is known: the second began under a claim of its own.
+        if not world.was_troubled(of[id(first)].child, first.begin, second.begin):
+            found.append((first.key, f"a second effect: {first} then {second}"))
+    for id_ in sorted(dead & done):
+        effect = next(each for each in effects if each.id == id_)
+        if not world.was_troubled(effect.child, effect.begin, math.inf):
+            found.append((effect.key, f"both done and a dead letter: {effect}"))
+    return found
+
+
+def _sequences(world: World, dead: set[str]) -> dict[str, int]:
+    """Return the place of each message in the sequence of its key, without those that have none."""
+    found: dict[str, int] = {}
+    last: dict[str, int] = defaultdict(lambda: -1)
+    for post in world.confirmed:
+        if post.id not in dead and post.id not in found:
+            key = post.key or post.id
+            last[key] += 1
+            found[post.id] = last[key]
+    return found
+
+
+def _dead(world: World) -> set[str]:
+    """Return the ids of the dead letters."""
+    posts = {post.body: post.id for post in world.confirmed}
+    return {posts[body] for body in world.broker.bodies_in(dead_letter_queue(SERVICE))}
+
+
+def _execution(each: Attempt, *, sequence: int, end: float | None) -> Execution:
+    return Execution(
+        handler=each.handler,
+        id=each.id,
+        key=each.key or each.id,
+        sequence=sequence,
+        attempt=each.number,
+        shard=each.shard,
+        fence=each.fence,
+        supervisor=each.child.member,
+        pid=each.child.pid,
+        begin=each.begin,
+        end=end,
+    )
+
+
+def _fault(trouble: Trouble) -> Fault:
+    kinds = {"KILL": Kind.KILL, "PAUSE": Kind.PAUSE, "CUT": Kind.CUT}
+    return Fault(kinds[trouble.kind], trouble.member, trouble.since, trouble.until, trouble.pids)

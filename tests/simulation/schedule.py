@@ -1,0 +1,223 @@
+"""A schedule: what a seed lets happen to a world, then its healing, then the judgement.
+
+While it lasts, whoever can do something is chosen at random, time passes in small steps, and
+something is published, or a trouble comes, now and then. No process that is not paused goes without
+a turn for longer than a moment (``_LONGEST_SILENCE``): a longer silence would be a pause.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from simulation.children import Child
+from simulation.incidents import Incidents
+from simulation.judge import Finding, check
+from simulation.members import Member
+from simulation.seams import CLOCK
+from simulation.service import Post
+from simulation.troubles import Process
+from simulation.world import Shape, World
+
+_STEPS = (0.0, 0.001, 0.005, 0.02, 0.02, 0.1, 0.25, 0.25)
+_LONGEST_SILENCE = 0.25
+#: Seconds within which everything has to be done once the troubles are over.
+_PATIENCE = 90.0
+_ROUNDS_AT_ONCE = 10
+_KEYS = ("a", "a", "b", "c", None)
+_PLANS: tuple[tuple[str, ...], ...] = (
+    *[()] * 10,
+    *[("fail",), ("fail", "fail"), ("reject",), ("reject",)],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What kind of schedule it is: the world, how long it goes, and which troubles there are."""
+
+    shape: Shape = field(default_factory=Shape)
+    #: Choices that are made before the world is healed.
+    length: int = 90
+    messages: int = 16
+    troubles: Sequence[str] = ("doom", "kill", "connections", "doom")
+    #: One choice of so many is a trouble.
+    rarity: int = 14
+    #: How many shards there are on the way.
+    reshards: Sequence[int] = ()
+    #: How many members there may be at once.
+    most_members: int = 1
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a seed."""
+
+    seed: int
+    findings: list[Finding]
+    trace: list[str]
+    attempts: int
+    seconds: float
+
+
+class Schedule:
+    """One seed's way through a world."""
+
+    def __init__(self, seed: int, course: Course) -> None:
+        self._random = Random(seed)
+        self._seed = seed
+        self._course = course
+        self.world = World(self._random, course.shape)
+        self._posts = self._make_posts()
+        #: What the publisher does not know to be there, which it publishes once more first.
+        self._unsure: list[Post] = []
+        self._incidents = Incidents(self.world, self._random, course.reshards, course.most_members)
+
+    def run(self) -> Result:
+        """Go through all of it."""
+        world = self.world
+        try:
+            for _ in range(self._course.shape.members):
+                world.join()
+            self._start()
+            for _ in range(self._course.length):
+                self._step()
+            self._run_out()
+            self._heal()
+            findings = check(world)
+        finally:
+            world.close()
+        return Result(self._seed, findings, world.trace, len(world.ledger.attempts), CLOCK.now)
+
+    # -- what happens
+
+    def _start(self) -> None:
+        """Let the first members come up: most of what can happen, happens later."""
+        for _ in range(self._random.choice((2, 12, 12))):
+            self._go_round()
+            self._pass_time(0.02)
+
+    def _step(self) -> None:
+        random = self._random
+        choice = random.random()
+        if choice < 1 / self._course.rarity:
+            self._incidents.happen(random.choice(self._course.troubles))
+        elif choice < 0.2 and self._posts:
+            self._publish()
+        elif choice < 0.45:
+            self._pass_time(random.choice(_STEPS))
+        else:
+            self._let_one()
+
+    def _let_one(self) -> None:
+        """Let somebody do something."""
+        awake = [process for process in self.world.processes.values() if not process.paused]
+        while awake:
+            process = self._random.choice(awake)
+            if turns := _turns(process):
+                self.world.act(process, self._random.choice(turns))
+                return
+            awake.remove(process)
+
+    def _pass_time(self, seconds: float) -> None:
+        """Let time pass; whoever was silent for long does something then."""
+        CLOCK.now += seconds
+        now = CLOCK.now
+        self._incidents.pass_on(now)
+        late = now - _LONGEST_SILENCE
+        for process in [*self.world.processes.values()]:
+            if not (process.paused or process.dead) and _ran_at(process) <= late:
+                self._all_of(process)
+        if not self.world.members:
+            self.world.join()
+
+    def _go_round(self) -> bool:
+        """Let everybody do something; tell whether anybody had something to do."""
+        some = False
+        for process in [*self.world.processes.values()]:
+            if not (process.paused or process.dead):
+                some = self._all_of(process) or some
+        return some
+
+    def _all_of(self, process: Process) -> bool:
+        """Let a process do all that it can do now."""
+        turns = _turns(process)
+        for turn in turns:
+            if not process.dead:
+                self.world.act(process, turn)
+        return bool(turns)
+
+    def _publish(self) -> None:
+        """Publish the next few, in order; some confirms do not come."""
+        random, world = self._random, self.world
+        number = random.randint(1, 4)
+        posts, self._posts = self._posts[:number], self._posts[number:]
+        posts = [*self._unsure, *posts]
+        self._unsure = []
+        fate = random.random()
+        if fate < 0.1:  # nothing of it came, and is known to be there
+            self._unsure = posts
+            world.note("publishing fails")
+        elif fate < 0.2:  # it came, and the confirm did not
+            world.publish(posts)
+            self._unsure = posts
+            world.note("published unconfirmed", *(post.id for post in posts))
+        else:
+            world.publish(posts, random.choice((1, 1, 1, 2)))
+            world.confirm(posts)
+
+    # -- the end
+
+    def _run_out(self) -> None:
+        """Let the troubles that there are take their time, mostly."""
+        if self._random.random() < 0.2:
+            return
+        while self._incidents.under_way:
+            self._go_round()
+            if self._posts and self._random.random() < 0.3:
+                self._publish()
+            self._pass_time(self._random.choice((0.05, 0.1, 0.2)))
+
+    def _heal(self) -> None:
+        """End all troubles, publish what is left, and let the service get through with it."""
+        world = self.world
+        world.note("the troubles end")
+        self._incidents.pass_on(math.inf)
+        for process in world.processes.values():
+            process.doom = 0
+        left = [*self._unsure, *self._posts]
+        if left:
+            world.publish(left)
+            world.confirm(left)
+        deadline = CLOCK.now + _PATIENCE
+        while backlog := world.backlog():
+            if CLOCK.now > deadline:
+                world.ledger.complain(None, f"not done in time: {', '.join(backlog[:5])}")
+                return
+            rounds = 0
+            while self._go_round() and rounds < _ROUNDS_AT_ONCE:
+                rounds += 1
+            self._pass_time(0.05)
+
+    def _make_posts(self) -> list[Post]:
+        random = self._random
+        return [
+            Post(f"p{n}", random.choice(_KEYS), random.choice(_PLANS))
+            for n in range(self._course.messages)
+        ]
+
+
+def _turns(process: Process) -> list[Callable[[], None]]:
+    assert isinstance(process, Member | Child)
+    return process.turns()
+
+
+def _ran_at(process: Process) -> float:
+    assert isinstance(process, Member | Child)
+    return process.ran_at
+
+
+def simulate(seed: int, course: Course) -> Result:
+    """Run one seed. Must be called inside of ``seams.in_place()``."""
+    return Schedule(seed, course).run()

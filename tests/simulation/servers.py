@@ -1,0 +1,198 @@
+"""The servers of a world: broker, dedup store and lease store in memory, behind the seams."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from simulation.troubles import BROKER, LEASES, STORE, Seams
+from worker.dedup.base import NOBODY, Answers, Batch, Complete, Release, Renew, StoreOptions
+from worker.dedup.memory import Memory, MemoryStore
+from worker.leases.base import LeaseOptions, Sync, View
+from worker.leases.memory import MemoryLeases
+from worker.transport.embedded import presence
+from worker.transport.embedded.database import Database
+from worker.transport.embedded.process import Process as Alive
+from worker.transport.embedded.schema import install
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+NAME = "simulation"
+
+
+class Lives(Alive):
+    """A process of a world, as the broker sees it: what died was cleared up after at once."""
+
+    seams: Seams | None = None
+
+    @classmethod
+    def current(cls) -> Lives:
+        running = cls.seams.running if cls.seams is not None else None
+        return cls(0 if running is None else running.pid, "", "world", "boot")
+
+    def is_visible(self, here: Alive) -> bool:
+        return True
+
+    def is_known_dead(self, here: Alive) -> bool:
+        return False
+
+
+class Broker(Database):
+    """The embedded broker's database: each transaction of a process is a call to the broker."""
+
+    def __init__(self, seams: Seams, connection: sqlite3.Connection) -> None:
+        super().__init__(connection, NAME, patience=0.0, lock=nullcontext())
+        self._seams = seams
+        self.changes = 0
+
+    @classmethod
+    def empty(cls, seams: Seams) -> Broker:
+        broker = cls(seams, _in_memory())
+        install(broker)
+        return broker
+
+    def copy(self, seams: Seams) -> Broker:
+        """Return a broker of its own with what this one holds."""
+        connection = _in_memory()
+        self._connection.backup(connection)
+        return Broker(seams, connection)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        self._seams.before(BROKER)
+        with super().transaction(durable=durable) as db:
+            yield db
+        self._seams.after(BROKER)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        self._seams.before(BROKER)
+        return super().rows(sql, parameters)
+
+    def version(self) -> tuple[int, int]:
+        return self._connection.total_changes, 0
+
+    def close(self) -> None:
+        """Nothing: it outlives its connections."""
+
+    def forget(self) -> None:
+        self._connection.close()
+
+    def _set_durable(self, durable: bool) -> None:
+        pass
+
+    def end_connections(self, pid: int) -> None:
+        """End the connections of a process, as its death does, or the network."""
+        ids = [
+            id_
+            for (id_,) in self._connection.execute(
+                "SELECT id FROM broker_connections WHERE pid = ? ORDER BY id", (pid,)
+            ).fetchall()
+        ]
+        if ids:
+            self._connection.execute("BEGIN IMMEDIATE")
+            presence._clear_up(self._connection, ids)
+            self._connection.execute("COMMIT")
+
+    def consumed_by(self, connection: int) -> set[str]:
+        """Return the queues that a connection consumes."""
+        found = self._connection.execute(
+            "SELECT q.name FROM broker_consumers c JOIN broker_queues q ON q.id = c.queue"
+            " WHERE c.connection = ?",
+            (connection,),
+        )
+        return {name for (name,) in found.fetchall()}
+
+    def depth(self, queues: Sequence[str]) -> int:
+        """Return how many messages are in these queues, delivered or not."""
+        found = self._connection.execute(
+            "SELECT q.name, d.ready + d.leased FROM broker_depths d"
+            " JOIN broker_queues q ON q.id = d.queue"
+        )
+        return sum(number for name, number in found.fetchall() if name in queues)
+
+    def bodies_in(self, queue: str) -> list[bytes]:
+        """Return the bodies of what a queue holds, in order."""
+        found = self._connection.execute(
+            "SELECT m.body FROM broker_messages m JOIN broker_queues q ON q.id = m.queue"
+            " WHERE q.name = ? ORDER BY m.rank, m.number",
+            (queue,),
+        )
+        return [bytes(body) for (body,) in found.fetchall()]
+
+    def queues_with(self, body: bytes) -> list[str]:
+        """Return the queues that hold a message of this body."""
+        found = self._connection.execute(
+            "SELECT DISTINCT q.name FROM broker_messages m JOIN broker_queues q ON q.id = m.queue"
+            " WHERE m.body = ?",
+            (body,),
+        )
+        return [name for (name,) in found.fetchall()]
+
+
+def _in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        ":memory:", isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("PRAGMA synchronous=OFF")
+    connection.execute("PRAGMA journal_mode=MEMORY")
+    return connection
+
+
+class Store(MemoryStore):
+    """A process's handle of the dedup store."""
+
+    def __init__(self, world: World, options: StoreOptions, memory: Memory) -> None:
+        super().__init__(options, world.clock, memory)
+        self._world = world
+        self._seams = world.seams
+
+    def apply(self, batch: Batch) -> Answers:
+        return self._seams.reach(STORE, lambda: self._apply(batch))
+
+    def _apply(self, batch: Batch) -> Answers:
+        """Apply it; a stale owner changes nothing by that."""
+        held, done = self._memory.records.held, self._memory.records.done
+        changes: list[Complete | Release | Renew]
+        changes = [*batch.completes, *batch.releases, *batch.renewals]
+        others = {
+            entry.record: held[entry.record]
+            for entry in changes
+            if entry.record in held and held[entry.record].token not in (None, NOBODY, entry.token)
+        }
+        answers = super().apply(batch)
+        claimed = {claim.record for claim in batch.claims}
+        for record, before in others.items():
+            if record in done or (held.get(record) != before and record not in claimed):
+                self._world.ledger.complain(None, f"a stale owner changed {record.hex()}")
+        return answers
+
+    def mark_parked(self, service: str, key: str, at: int) -> None:
+        mark = super().mark_parked
+        self._seams.reach(STORE, lambda: mark(service, key, at))
+
+    def parked(self, service: str) -> Mapping[str, int]:
+        parked = super().parked
+        return self._seams.reach(STORE, lambda: parked(service))
+
+    def unpark(self, service: str, key: str, upto: int) -> bool:
+        unpark = super().unpark
+        return self._seams.reach(STORE, lambda: unpark(service, key, upto))
+
+
+class Leases(MemoryLeases):
+    """The lease store, which all members share."""
+
+    def __init__(self, seams: Seams, options: LeaseOptions, clock: Callable[[], float]) -> None:
+        super().__init__(options, clock)
+        self._seams = seams
+
+    def sync(self, service: str, sync: Sync) -> View:
+        call = super().sync
+        return self._seams.reach(LEASES, lambda: call(service, sync))
+
+    def write(self, service: str, name: str, version: int, text: str) -> bool:
+        call = super().write
+        return self._seams.reach(LEASES, lambda: call(service, name, version, text))

@@ -1,0 +1,88 @@
+"""The service that a world runs: one handler that does, fails or rejects as its messages say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any
+
+import amqp
+import orjson
+
+from simulation.ledger import SERVICE
+from simulation.seams import Here
+from simulation.servers import NAME, Broker
+from simulation.troubles import Seams
+from worker import App, Context, Reject, RetryPolicy
+from worker.config import Settings
+from worker.resharding import Resharding
+from worker.sharding.generations import Generation, Plan
+from worker.transport import memory
+
+#: Seconds that leases live.
+TTL = 2.0
+ATTEMPTS = 3
+EXCHANGE, EVENT = "qw.events", "post"
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A message: its place in the sequence of its key, and what comes of it, attempt by attempt."""
+
+    id: str
+    key: str | None
+    plan: Sequence[str] = ()
+
+    @property
+    def body(self) -> bytes:
+        return orjson.dumps({"id": self.id, "plan": [*self.plan]})
+
+
+def message_of(post: Post) -> amqp.Message:
+    headers = {} if post.key is None else {"qw-key": post.key}
+    return amqp.Message(
+        post.body,
+        message_id=post.id,
+        type=EVENT,
+        delivery_mode=2,
+        content_type="application/json",
+        application_headers=headers,
+    )
+
+
+@cache
+def service_of(shards: int) -> tuple[App, Settings, Broker]:
+    """Return the app, its settings, and a broker on which all of it is declared."""
+    app = App(SERVICE)
+    policy = RetryPolicy(attempts=ATTEMPTS, wait="fixed", first_wait=0.2, jitter=0)
+
+    @app.on(EVENT, name="record", retry=policy)
+    def record(event: dict[str, Any], ctx: Context) -> None:
+        Here.world.ledger.begin(ctx)
+        plan = event["plan"]
+        step = "reject" if "reject" in plan else dict(enumerate(plan, 1)).get(ctx.attempt)
+        if step == "fail":
+            raise ValueError("by plan")
+        if step == "reject":
+            raise Reject("by plan")
+
+    settings = Settings(
+        app="bank:app",
+        broker=f"memory://{NAME}",
+        dedup=f"memory://{NAME}",
+        shards=shards,
+        processes=1,
+        drain_timeout=3.0,
+        connect_timeout=0.1,
+        claim_ttl=TTL,
+        lease_ttl=TTL,
+        outage_after=1000,
+    )
+    seams = Seams(Random(0), lambda *_: None)
+    broker = Broker.empty(seams)
+    memory._databases[NAME] = broker  # type: ignore[assignment]  # as above
+    Resharding(app, settings).declare(Plan(Generation(1, shards)))
+    del memory._databases[NAME]
+    return app, settings, broker

@@ -1,0 +1,46 @@
+"""Whatever happens, in whatever order: the promises are held.
+
+``SIMULATION_SEED`` runs one seed and shows its trace; ``SIMULATION_SCHEDULES`` says how many
+schedules of each kind are run, from ``SIMULATION_FIRST`` on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+from simulation import seams
+from simulation.courses import COURSES
+from simulation.reports import told
+from simulation.schedule import simulate
+
+#: How many schedules of each kind are run with every change, and in how many parts.
+USUAL = {"short": 160, "processes": 60, "members": 60, "machines": 24, "reshard": 20}
+PARTS = 2
+
+SEED = os.environ.get("SIMULATION_SEED")
+ASKED = os.environ.get("SIMULATION_SCHEDULES")
+FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
+
+
+def seeds(course: str, part: int) -> range:
+    """Return the seeds of one part."""
+    if SEED is not None:
+        return range(int(SEED), int(SEED) + (part == 0))
+    number = int(ASKED) if ASKED is not None else USUAL[course]
+    return range(FIRST + part, FIRST + number, PARTS)
+
+
+@pytest.mark.timeout(0 if ASKED else 120)
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("course", COURSES)
+def test_promises_are_held(course: str, part: int) -> None:
+    with seams.in_place():
+        for seed in seeds(course, part):
+            result = simulate(seed, COURSES[course])
+            if SEED is not None:
+                print(*result.trace, sep="\n")  # noqa: T201 - it was asked for
+            assert not result.findings, told(course, result)
+            gc.collect(1)

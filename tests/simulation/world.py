@@ -1,0 +1,271 @@
+"""A world: members with their children, the servers, a publisher, and what happens to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+from typing import Any
+
+from simulation.children import Child
+from simulation.ledger import SERVICE, Ledger
+from simulation.members import Member
+from simulation.seams import CLOCK, Here
+from simulation.servers import NAME, Leases, Lives, Store
+from simulation.service import EVENT, EXCHANGE, TTL, Post, message_of, service_of
+from simulation.troubles import Killed, Process, Seams
+from simulation.wires import End
+from worker.dedup.base import StoreOptions
+from worker.dedup.memory import Memory
+from worker.handler import Handler
+from worker.leases.base import LeaseOptions
+from worker.parking import ALL_KNOWN
+from worker.sharding.generations import PLAN, Generation, Plan
+from worker.supervisor.child import Service
+from worker.supervisor.control import Terms
+from worker.supervisor.service import _look
+from worker.topology import shard_queue
+from worker.transport import memory, sqlite
+from worker.transport.capabilities import connect
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a world is made of."""
+
+    members: int = 1
+    processes: int = 2
+    shards: int = 3
+    concurrency: int = 2
+    prefetch: int = 8
+    crash_limit: int = 100
+    #: The seconds that handlers take, one of these each.
+    durations: Sequence[float] = (0.0, 0.0, 0.0, 0.02, 0.1, 0.3)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What was done to a process of a member; to its supervisor where ``pids`` is None."""
+
+    kind: str
+    member: str
+    pids: frozenset[int] | None
+    since: float
+    until: float = math.inf
+
+    def struck(self, child: Child, since: float, until: float) -> bool:
+        """Tell whether it befell this very process in that time."""
+        theirs = self.pids is not None and child.pid in self.pids
+        return theirs and self.since <= until and since <= self.until
+
+
+class World:
+    """Made anew for each schedule, inside of ``seams.in_place()``."""
+
+    def __init__(self, random: Random, shape: Shape) -> None:
+        CLOCK.reset()
+        Here.world = self
+        self.clock = CLOCK.monotonic
+        self.random = random
+        self.shape = shape
+        self.trace: list[str] = []
+        self.seams = Seams(random, self.kill)
+        self.seams.trace = self.trace
+        Lives.seams = self.seams
+        self.app, self.settings, template = service_of(shape.shards)
+        self.settings = replace(
+            self.settings,
+            concurrency=shape.concurrency,
+            prefetch=shape.prefetch,
+            crash_limit=shape.crash_limit,
+        )
+        #: The seconds that claims live, and connections that the broker does not hear.
+        self.claim_ttl = random.choice((TTL, TTL, 5.0))
+        sqlite._LEASE = random.choice((TTL, 6.0))
+        self.settings = replace(self.settings, claim_ttl=self.claim_ttl)
+        self.broker = template.copy(self.seams)
+        memory._databases[NAME] = self.broker  # type: ignore[assignment]  # what it takes for its own
+        self.memory = Memory()
+        self.memory.parked[SERVICE] = {ALL_KNOWN: 1}
+        self.leases = Leases(self.seams, LeaseOptions(TTL, 1.0), self.clock)
+        self.leases.write(SERVICE, PLAN, 0, Plan(Generation(1, shape.shards)).dump())
+        self.ledger = Ledger(self)
+        self.members: list[Member] = []
+        #: Everything that runs, in the order of its start.
+        self.processes: dict[int, Process] = {}
+        self.troubles: list[Trouble] = []
+        self.offered: Any = None
+        #: What was published and confirmed.
+        self.confirmed: list[Post] = []
+        self._known: dict[str, list[tuple[str, bytes]]] = {}
+        self._numbers = 0
+        self._channel: Any = connect(self.settings.broker, heartbeat=0, timeout=1, name="publisher")
+        self._publisher: Any = self._channel.channel()
+
+    def close(self) -> None:
+        del memory._databases[NAME]
+        self.broker.forget()
+
+    def note(self, *words: object) -> None:
+        self.trace.append(f"{CLOCK.now:.3f} " + " ".join(map(str, words)))
+
+    def unique(self) -> int:
+        """Return a number that no process had before: for owners, members and pids."""
+        self._numbers += 1
+        return self._numbers
+
+    # -- processes
+
+    def join(self) -> Member:
+        """Start a supervisor on a machine of its own."""
+        number = self.unique()
+        member = Member(self, f"m{number}", number)
+        self.members.append(member)
+        self.processes[member.pid] = member
+        self.note(member, "joins")
+        return member
+
+    def spawn(self, parent: Member, end: End) -> Child:
+        child = Child(self, parent, self.unique(), end)
+        self.processes[child.pid] = child
+        self.note(child, "is spawned")
+        return child
+
+    def act(self, process: Process, turn: Callable[[], None]) -> None:
+        """Let a process do something; it may die of it."""
+        self.seams.running = process
+        try:
+            turn()
+        except Killed:
+            pass
+        finally:
+            self.seams.running = None
+
+    def kill(self, process: Process, how: str) -> None:
+        """End a process as kill -9 does."""
+        self.note(process, "is killed", how)
+        self.blame("KILL", process)
+        self._gone(process, 9)
+
+    def exit(self, process: Process, code: int) -> None:
+        """A process ended by itself."""
+        self.note(process, "exits", code)
+        if process.attempts():
+            self.blame("KILL", process)  # it abandoned what runs, as it was told to
+        self._gone(process, code << 8)
+
+    def _gone(self, process: Process, status: int) -> None:
+        process.dead = True
+        del self.processes[process.pid]
+        self.broker.end_connections(process.pid)
+        if isinstance(process, Child):
+            process.end.close()
+            if not process.parent.dead:
+                process.parent.ended(process, status)
+        elif isinstance(process, Member):
+            self.members.remove(process)
+            for child in process.children.values():
+                if child.end.peer is not None:
+                    child.end.peer.close()
+
+    def blame(self, kind: str, process: Process) -> Trouble:
+        pids = None if isinstance(process, Member) else frozenset({process.pid})
+        trouble = Trouble(kind, process.member, pids, CLOCK.now)
+        self.troubles.append(trouble)
+        return trouble
+
+    def was_troubled(self, child: Child, since: float, until: float) -> bool:
+        """Tell whether something kept a process in that time from telling what it did."""
+        return any(trouble.struck(child, since, until) for trouble in self.troubles)
+
+    def pause(self, process: Process) -> Trouble:
+        """Stop a process, until ``Trouble.until`` is set by :meth:`wake`."""
+        self.note(process, "is paused")
+        process.paused = True
+        return self.blame("PAUSE", process)
+
+    def wake(self, process: Process, trouble: Trouble) -> None:
+        """Let it go on. What begins from here on was not paused."""
+        self.note(process, "goes on")
+        process.paused = False
+        if not process.dead:
+            trouble.until = math.nextafter(CLOCK.now, 0.0)
+
+    def lose_connections(self, process: Process) -> None:
+        """The broker's connections of a process end; it finds out."""
+        self.note(process, "loses its connections")
+        self.broker.end_connections(process.pid)
+
+    # -- the service
+
+    def store(self) -> Store:
+        options = StoreOptions(self.claim_ttl, 3600.0)
+        return Store(self, options, self.memory)
+
+    def service(self, child: Child) -> Service:
+        """Return what a child makes of the app."""
+        terms = Terms(
+            service=SERVICE,
+            queues=SERVICE,
+            shards=0,
+            processes=self.shape.processes,
+            most_processes=8,
+            drain_timeout=3.0,
+            watchdog=4.0,
+            connect_timeout=0.1,
+            lease_ttl=TTL,
+            lease_timeout=0.5,
+        )
+        look = partial(_look, self.app, self.settings)
+        return Service(terms, child.make_consumer, child.make_steps(), look)
+
+    def duration(self) -> float:
+        return self.random.choice(self.shape.durations)
+
+    def plan(self) -> Plan:
+        """Return the plan of the service, as the lease store has it."""
+        return Plan.load(self.leases.look(SERVICE).documents[PLAN].text)
+
+    # -- the publisher
+
+    def publish(self, posts: Sequence[Post], times: int = 1) -> None:
+        """Publish, in order; every post once more for each further time."""
+        for _ in range(times):
+            self._publisher.publish_many(
+                [(message_of(post), EXCHANGE, EVENT, False) for post in posts]
+            )
+
+    def confirm(self, posts: Sequence[Post]) -> None:
+        self.note("published", *(post.id for post in posts))
+        self.confirmed += posts
+
+    def backlog(self) -> list[str]:
+        """Return what is left to be done, in words."""
+        handlers = self.app.handlers
+        done = self.memory.records.done
+        left = [
+            f"{id_} at {name}"
+            for name, handler in handlers.items()
+            for id_, record in self._records(handler)
+            if record not in done
+        ]
+        if not left and self.broker.depth([*self._queues()]):
+            left = ["something in the queues"]
+        running = [p for p in self.processes.values() if p.attempts()]
+        plan = self.plan()
+        if plan.target is not None:
+            left.append(f"the change of shards is at {plan.phase}")
+        return left or [f"{p} still runs a handler" for p in running]
+
+    def _records(self, handler: Handler) -> Sequence[tuple[str, bytes]]:
+        """Return the record of each confirmed message at a handler."""
+        known = self._known.setdefault(handler.name, [])
+        known += [(p.id, handler.record_id(p.id)) for p in self.confirmed[len(known) :]]
+        return known
+
+    def _queues(self) -> Sequence[str]:
+
+        consumed = self.plan().consumed
+        return [shard_queue(SERVICE, consumed.number, n) for n in range(consumed.shards)]
