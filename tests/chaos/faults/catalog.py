@@ -61,7 +61,8 @@ class Setting:
 class Trouble:
     """A fault that a schedule can choose."""
 
-    #: The field of a setting that it happens to; where that has several, to one of them.
+    #: The field of a setting that it happens to; where that has several, to one of them. What
+    #: happens to links may come at any time, but of the rest only one to each field at once.
     to: str
     make: Callable[[Any, Setting], AbstractContextManager[object]]
     #: Seconds that it may be held, at most. 0: it is a moment.

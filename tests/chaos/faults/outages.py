@@ -1,4 +1,7 @@
-"""A server that is away for a while, whichever it is, and comes back with its data."""
+"""A server that is away for a while, whichever it is, and comes back with its data.
+
+A server has one outage at a time.
+"""
 
 from __future__ import annotations
 
