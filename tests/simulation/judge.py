@@ -1,4 +1,4 @@
-"""Were the promises held? ``machines.checker`` judges; here is what it is given, and its limits."""
+"""Were the promises held? ``chaos.checker`` judges; here is what it is given, and its limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from machines import checker
-from machines.executions import Execution, Fault, Kind
+from chaos import checker
+from chaos.checker import Case
+from chaos.executions import Execution, Fault, Kind
 from simulation.ledger import SERVICE, Attempt
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
@@ -23,8 +24,8 @@ def check(world: World) -> list[Finding]:
     attempts = world.ledger.attempts
     for handler in world.app.handlers:
         found += _check_effects(world, handler, dead, faults)
-    everything = [_execution(each, sequence=0, end=each.end) for each in attempts]
-    overlaps = checker.check(everything, (), (), faults)
+    everything = [_execution(each, sequence=0) for each in attempts]
+    overlaps = checker.check(Case(executions=everything, wanted=(), faults=faults))
     keys = {str(e.key) for e in overlaps.unfinished}
     for pairs, what in (
         (overlaps.key_overlaps, "two handlers of a key at once"),
@@ -44,10 +45,10 @@ def _check_effects(
     effects = [each for each in attempts if each.effect]
     done = {each.id for each in effects}
     sequences = _sequences(world, dead - done)
-    kept = [_execution(each, sequence=sequences[each.id], end=each.end) for each in effects]
+    kept = [_execution(each, sequence=sequences[each.id], effect=each.end) for each in effects]
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
-    confirmed = [post.id for post in world.confirmed if post.id not in dead - done]
-    judged = checker.check(kept, confirmed, [handler], faults)
+    wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
+    judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
     found: list[Finding] = [(None, f"lost: {each}") for each in judged.lost]
     found += [(e.key, f"out of order: {e}") for e in judged.out_of_order]
     for first, second in [*judged.repeated, *judged.explained]:
@@ -79,7 +80,7 @@ def _dead(world: World) -> set[str]:
     return {posts[body] for body in world.broker.bodies_in(dead_letter_queue(SERVICE))}
 
 
-def _execution(each: Attempt, *, sequence: int, end: float | None) -> Execution:
+def _execution(each: Attempt, *, sequence: int, effect: float | None = None) -> Execution:
     return Execution(
         handler=each.handler,
         id=each.id,
@@ -91,7 +92,8 @@ def _execution(each: Attempt, *, sequence: int, end: float | None) -> Execution:
         supervisor=each.child.member,
         pid=each.child.pid,
         begin=each.begin,
-        end=end,
+        effect=effect,
+        end=each.end,
     )
 
 
