@@ -20,6 +20,12 @@ def state_of(pid: int) -> str:
         return "Z"
 
 
+def stands_still(pid: int) -> bool:
+    """Tell whether a process was stopped, with all of its threads; one that is gone was."""
+    tasks = [*Path(f"/proc/{pid}/task").glob("*")]
+    return all(state_of(int(task.name)) in "TZ" for task in tasks)
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
     return state_of(pid) not in "ZX"

@@ -11,7 +11,7 @@ import pika
 import pytest
 import redis
 
-from chaos.faults.outages import hung, killed, stopped
+from chaos.faults.outages import killed, stopped
 from chaos.faults.rabbitmq import (
     close_connections,
     delete_queue,
@@ -31,7 +31,7 @@ from chaos.faults.redis import (
 from chaos.faults.redis import close_connections as close_those_of_redis
 from chaos.lines import Line
 from processes import state_of
-from servers import RabbitMQ, Redis
+from servers import RabbitMQ, Redis, Server
 from waiting import until
 
 PATIENCE = 30.0
@@ -39,7 +39,9 @@ WRITE = "EVAL \"return redis.call('INCR', 'n')\" 0"
 
 
 @pytest.mark.parametrize(
-    ("fault", "state"), [(stopped, "away"), (killed, "away"), (hung, "T")], ids=["", "kill", "hang"]
+    ("fault", "state"),
+    [(stopped, "away"), (killed, "away"), (Server.standing_still, "T")],
+    ids=["", "kill", "hang"],
 )
 def test_a_server_that_was_away_has_its_data(
     redis_server: Redis,

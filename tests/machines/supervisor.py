@@ -12,7 +12,7 @@ from time import monotonic
 
 from acceptance.running import Ledger, Service
 from chaos.executions import Fault, Kind
-from processes import children_of, state_of
+from processes import children_of, stands_still
 from servers import Guard
 from waiting import until
 
@@ -89,7 +89,7 @@ class Supervisor(Service):
         since = monotonic()
         self._send(signal.SIGSTOP, part, pids)
         try:
-            until(lambda: set(map(state_of, pids)) <= set("TZ"), message="they stand still")
+            until(lambda: all(map(stands_still, pids)), message="they stand still")
             yield pids
         finally:
             # A supervisor that stands still renews for none of its processes.

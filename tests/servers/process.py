@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
+from processes import stands_still
 from servers.guard import Guard
 from waiting import until
 
@@ -109,13 +110,18 @@ class Server(ABC):
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Let the server hang without a word (SIGSTOP) while the block runs."""
-        assert self.pid is not None
-        os.kill(self.pid, signal.SIGSTOP)
+        """Let the server hang without a word (SIGSTOP) while the block runs.
+
+        Its kernel goes on: it accepts connections and takes bytes.
+        """
+        pid = self.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
         try:
+            until(lambda: stands_still(pid), message="the server stands still")
             yield
         finally:
-            os.kill(self.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """Stop in good order and start with the same data."""

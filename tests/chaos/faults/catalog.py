@@ -130,7 +130,7 @@ def _servers(to: str, excuse: Excuse) -> dict[str, Trouble]:
     return {
         "stopped": Trouble(to, lambda it, _: outages.stopped(it), more=_RESTART, excuse=excuse),
         "killed": Trouble(to, lambda it, _: outages.killed(it), more=_RESTART, excuse=excuse),
-        "hung": Trouble(to, lambda it, _: outages.hung(it), excuse=excuse),
+        "hung": Trouble(to, lambda it, _: it.standing_still(), excuse=excuse),
     }
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from processes import state_of
 from servers import Server
-from waiting import until
 
 
 @contextmanager
@@ -31,13 +29,3 @@ def killed(server: Server) -> Iterator[None]:
         yield
     finally:
         server.start()
-
-
-@contextmanager
-def hung(server: Server) -> Iterator[None]:
-    """Let it stand still (SIGSTOP): its kernel goes on, accepts connections and takes bytes."""
-    pid = server.pid
-    assert pid is not None
-    with server.standing_still():
-        until(lambda: state_of(pid) == "T", message="it stands still")
-        yield

@@ -50,7 +50,7 @@ def close_connections(server: Redis) -> None:
 def paused(server: Redis) -> Iterator[None]:
     """Let every write and every script wait; the rest is answered.
 
-    (A pause of everything would keep even its own end waiting; ``outages.hung`` is that.)
+    (A pause of everything would keep even its own end waiting; ``Server.standing_still`` is that.)
     """
     with _client(server) as client:
         client.client_pause(_HOUR, all=False)
