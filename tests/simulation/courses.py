@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulation.incidents import Menu
 from simulation.schedule import Course
 from simulation.world import Shape
 
@@ -10,40 +11,77 @@ _MEMBERS = (
     *("doom", "kill", "connections", "pause", "cut", "term"),
     *("doom member", "kill member", "pause member", "cut member", "join", "leave", "reload"),
 )
+_LONG = (0.0, 0.02, 0.1, 0.3, 1.0, 3.0)
 
 COURSES = {
     # Two processes of one supervisor that die at any call.
-    "short": Course(
-        length=50, messages=8, troubles=("doom", "doom", "doom", "kill", "connections"), rarity=10
-    ),
+    "short": Course(length=50, messages=8, rarity=10),
     # The same with everything that can happen to a process, and handlers that outlive claims.
-    "processes": Course(
-        Shape(concurrency=3, durations=(0.0, 0.02, 0.1, 0.3, 1.0, 3.0)), troubles=_CHILDREN
-    ),
+    "processes": Course(Shape(durations=_LONG), menu=Menu(_CHILDREN), rarity=14),
     # Supervisors that come, go, die, sleep and are cut off.
     "members": Course(
         Shape(members=2, processes=1, shards=4),
         length=140,
-        troubles=_MEMBERS,
-        rarity=12,
-        most_members=3,
+        menu=Menu(_MEMBERS, most_members=3),
     ),
+    # Those that sleep, or are cut off, past their claims and leases, and wake up.
+    "sleepers": Course(
+        Shape(members=2, processes=1, shards=2, durations=(0.02, 1.0, 3.0, 3.0)),
+        length=90,
+        messages=12,
+        menu=Menu(
+            (
+                "pause",
+                "pause member",
+                "pause member",
+                "cut",
+                "cut",
+                "cut member",
+                *["connections"] * 2,
+            ),
+            pauses=(2.5, 5.0, 5.0),
+            cuts=(1.5, 4.0, 4.0),
+            most_members=2,
+        ),
+        rarity=16,
+    ),
+    # Supervisors that do not reach the lease store for as long as others may take what they have.
+    "naps": Course(
+        Shape(members=2, processes=1, shards=2, durations=(0.02, 0.1, 0.3)),
+        length=120,
+        messages=24,
+        menu=Menu(("pause member", "cut member", "cut member"), pauses=(1.0, 2.5), cuts=(1.5, 4.0)),
+        rarity=16,
+    ),
+    # Processes that do not reach the dedup store for longer than their claims live.
+    "cuts": Course(
+        Shape(processes=1, shards=2, concurrency=(1, 2), durations=(1.0, 3.0)),
+        length=70,
+        messages=12,
+        menu=Menu(("cut store",), cuts=(1.5, 2.5, 4.0)),
+        rarity=20,
+    ),
+    # Connections that break while handlers run for longer than a claim lives.
+    "breaks": Course(
+        Shape(processes=1, shards=2, durations=(0.3, 3.0)),
+        length=70,
+        messages=12,
+        menu=Menu(("connections",)),
+        rarity=20,
+    ),
+    # Several processes on each machine.
     "machines": Course(
-        Shape(members=2, processes=2, shards=5, durations=(0.0, 0.02, 0.1, 0.3, 1.0, 3.0)),
+        Shape(members=2, processes=2, shards=5, durations=_LONG),
         length=160,
         messages=24,
-        troubles=_MEMBERS,
-        rarity=12,
-        most_members=3,
+        menu=Menu(_MEMBERS, most_members=3),
     ),
     # 4 shards become 8, then 3, while all of this goes on.
     "reshard": Course(
         Shape(members=2, processes=1, shards=4),
         length=220,
         messages=30,
-        troubles=(*_MEMBERS, *["reshard"] * 8),
-        reshards=(8, 3),
+        menu=Menu((*_MEMBERS, *["reshard"] * 8), reshards=(8, 3), most_members=3),
         rarity=10,
-        most_members=3,
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from simulation.children import Child
@@ -14,20 +15,30 @@ from simulation.world import Trouble, World
 
 #: Calls after which a doomed process dies, at most.
 _LONGEST_DOOM = 25
-_PAUSES = (0.4, 1.0, 2.5, 5.0)
-_CUTS = (0.1, 0.5, 1.5, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """Which incidents there are, the likely ones more often, and their measures."""
+
+    names: Sequence[str] = ("doom", "doom", "doom", "kill", "connections")
+    #: Seconds that a process may be paused, and cut off.
+    pauses: Sequence[float] = (0.4, 1.0, 2.5, 5.0)
+    cuts: Sequence[float] = (0.1, 0.5, 1.5, 4.0)
+    #: How many shards there shall be, one after the other.
+    reshards: Sequence[int] = ()
+    #: How many members there may be at once.
+    most_members: int = 1
 
 
 class Incidents:
-    """Makes trouble, by its name. ``reshards`` are the numbers of shards to come."""
+    """Makes the trouble of a menu."""
 
-    def __init__(
-        self, world: World, random: Random, reshards: Sequence[int], most_members: int
-    ) -> None:
+    def __init__(self, world: World, random: Random, menu: Menu) -> None:
         self._world = world
         self._random = random
-        self._reshards = [*reshards]
-        self._most_members = most_members
+        self._menu = menu
+        self._reshards = [*menu.reshards]
         #: When what is under way ends, the earliest first, and how.
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._of_children: dict[str, Callable[[Child], None]] = {
@@ -36,6 +47,7 @@ class Incidents:
             "connections": world.lose_connections,
             "pause": lambda child: self._pause([child]),
             "cut": lambda child: self._cut(child, random.choice((STORE, BROKER))),
+            "cut store": lambda child: self._cut(child, STORE),
             "term": self._end_in_order,
         }
         self._of_members: dict[str, Callable[[Member], None]] = {
@@ -49,9 +61,9 @@ class Incidents:
             "reshard": self._reshard,
         }
 
-    def happen(self, name: str) -> None:
-        """Let this happen to somebody, if there is anybody."""
-        world = self._world
+    def happen(self) -> None:
+        """Let something happen to somebody, if there is anybody."""
+        world, name = self._world, self._random.choice(self._menu.names)
         if name in self._of_children:
             children = [p for p in world.processes.values() if isinstance(p, Child)]
             if children:
@@ -87,7 +99,7 @@ class Incidents:
         self._pause([member, *(member.children.values() if all_of_it else ())])
 
     def _pause(self, processes: Sequence[Process]) -> None:
-        until = CLOCK.now + self._random.choice(_PAUSES)
+        until = CLOCK.now + self._random.choice(self._menu.pauses)
         for process in processes:
             if not process.paused:
                 self._end_at(until, self._waker(process, self._world.pause(process)))
@@ -111,10 +123,10 @@ class Incidents:
             if trouble is not None and not process.dead:
                 trouble.until = CLOCK.now
 
-        self._end_at(CLOCK.now + self._random.choice(_CUTS), mend)
+        self._end_at(CLOCK.now + self._random.choice(self._menu.cuts), mend)
 
     def _join(self, _: Member) -> None:
-        if len(self._world.members) < self._most_members:
+        if len(self._world.members) < self._menu.most_members:
             self._world.join()
 
     def _signal(self, member: Member, number: int) -> None:

@@ -34,7 +34,19 @@ def check(world: World) -> list[Finding]:
     ):
         found += [(second.key, f"{what}: {first} then {second}") for first, second in pairs]
     found += [(key, "a handler ended without an end") for key in sorted(keys)]
-    return found
+    return found + _check_queues(world)
+
+
+def _check_queues(world: World) -> list[Finding]:
+    """When a change of the number of shards is over, nothing is left of the earlier ones."""
+    plan = world.plan()
+    if plan.target is not None:
+        return []
+    front = f"{SERVICE}.g"
+    now = f"{front}{plan.current.number}."
+    names = [*world.broker.names("queues"), *world.broker.names("exchanges")]
+    left = [n for n in names if n.startswith(front) and not f"{n}.".startswith(now)]
+    return [(None, f"left of an earlier generation: {', '.join(left)}")] if left else []
 
 
 def _check_effects(
@@ -51,7 +63,8 @@ def _check_effects(
     judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
     found: list[Finding] = [(None, f"lost: {each}") for each in judged.lost]
     found += [(e.key, f"out of order: {e}") for e in judged.out_of_order]
-    for first, second in [*judged.repeated, *judged.explained]:
+    for pair in [*judged.repeated, *judged.explained]:
+        first, second = sorted(pair, key=lambda e: e.begin)
         # That the first was not recorded is known: the second began under a claim of its own.
         if not world.was_troubled(of[id(first)].child, first.begin, second.begin):
             found.append((first.key, f"a second effect: {first} then {second}"))

@@ -7,13 +7,14 @@ a turn for longer than a moment (``_LONGEST_SILENCE``): a longer silence would b
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
 from simulation.children import Child
-from simulation.incidents import Incidents
+from simulation.incidents import Incidents, Menu
 from simulation.judge import Finding, check
 from simulation.members import Member
 from simulation.seams import CLOCK
@@ -26,6 +27,8 @@ _LONGEST_SILENCE = 0.25
 #: Seconds within which everything has to be done once the troubles are over.
 _PATIENCE = 90.0
 _ROUNDS_AT_ONCE = 10
+#: Worlds between two collections of garbage, which is not collected by itself.
+_TIDIED = 32
 _KEYS = ("a", "a", "b", "c", None)
 _PLANS: tuple[tuple[str, ...], ...] = (
     *[()] * 10,
@@ -35,19 +38,15 @@ _PLANS: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What kind of schedule it is: the world, how long it goes, and which troubles there are."""
+    """What kind of schedule it is: the world, how long it goes, and what happens in it."""
 
     shape: Shape = field(default_factory=Shape)
     #: Choices that are made before the world is healed.
     length: int = 90
     messages: int = 16
-    troubles: Sequence[str] = ("doom", "kill", "connections", "doom")
-    #: One choice of so many is a trouble.
-    rarity: int = 14
-    #: How many shards there are on the way.
-    reshards: Sequence[int] = ()
-    #: How many members there may be at once.
-    most_members: int = 1
+    menu: Menu = field(default_factory=Menu)
+    #: One choice of so many is an incident.
+    rarity: int = 12
 
 
 @dataclass(slots=True)
@@ -72,7 +71,7 @@ class Schedule:
         self._posts = self._make_posts()
         #: What the publisher does not know to be there, which it publishes once more first.
         self._unsure: list[Post] = []
-        self._incidents = Incidents(self.world, self._random, course.reshards, course.most_members)
+        self._incidents = Incidents(self.world, self._random, course.menu)
 
     def run(self) -> Result:
         """Go through all of it."""
@@ -102,7 +101,7 @@ class Schedule:
         random = self._random
         choice = random.random()
         if choice < 1 / self._course.rarity:
-            self._incidents.happen(random.choice(self._course.troubles))
+            self._incidents.happen()
         elif choice < 0.2 and self._posts:
             self._publish()
         elif choice < 0.45:
@@ -198,7 +197,7 @@ class Schedule:
             rounds = 0
             while self._go_round() and rounds < _ROUNDS_AT_ONCE:
                 rounds += 1
-            self._pass_time(0.05)
+            self._pass_time(0.1)
 
     def _make_posts(self) -> list[Post]:
         random = self._random
@@ -220,4 +219,6 @@ def _ran_at(process: Process) -> float:
 
 def simulate(seed: int, course: Course) -> Result:
     """Run one seed. Must be called inside of ``seams.in_place()``."""
+    if seed % _TIDIED == 0:
+        gc.collect()
     return Schedule(seed, course).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import io
 import logging
@@ -157,6 +158,7 @@ def in_place() -> Iterator[None]:
     members.Rounds.member_of = staticmethod(Here.member)
     before = []
     logging.disable(logging.CRITICAL)
+    gc.disable()
     try:
         for name, attribute, part in _parts():
             module = importlib.import_module(name)
@@ -164,6 +166,7 @@ def in_place() -> Iterator[None]:
             setattr(module, attribute, part)
         yield
     finally:
+        gc.enable()
         logging.disable(logging.NOTSET)
         for module, attribute, was in reversed(before):
             if was is missing:

@@ -113,6 +113,14 @@ class Broker(Database):
         )
         return sum(number for name, number in found.fetchall() if name in queues)
 
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all ``queues``, or ``exchanges``."""
+        tables = {
+            "queues": "SELECT name FROM broker_queues ORDER BY id",
+            "exchanges": "SELECT name FROM broker_exchanges ORDER BY name",
+        }
+        return [name for (name,) in self._connection.execute(tables[kind]).fetchall()]
+
     def bodies_in(self, queue: str) -> list[bytes]:
         """Return the bodies of what a queue holds, in order."""
         found = self._connection.execute(

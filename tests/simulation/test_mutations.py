@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 from simulation import seams
@@ -17,10 +15,9 @@ BUDGET = 300
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_it_is_noticed_what_is_broken(name: str) -> None:
-    breaks, course = MUTATIONS[name]
+    breaks, course, first = MUTATIONS[name]
     with seams.in_place(), breaks():
-        for seed in range(BUDGET):
+        for seed in (first, *range(BUDGET - 1)):
             if simulate(seed, COURSES[course]).findings:
                 return
-            gc.collect(1)
     pytest.fail(f"{name!r}: not noticed in {BUDGET} schedules of {course!r}")

@@ -38,7 +38,8 @@ class Shape:
     members: int = 1
     processes: int = 2
     shards: int = 3
-    concurrency: int = 2
+    #: How many handlers a process runs at once: one of these, for all.
+    concurrency: Sequence[int] = (1, 2, 2, 3)
     prefetch: int = 8
     crash_limit: int = 100
     #: The seconds that handlers take, one of these each.
@@ -77,7 +78,7 @@ class World:
         self.app, self.settings, template = service_of(shape.shards)
         self.settings = replace(
             self.settings,
-            concurrency=shape.concurrency,
+            concurrency=random.choice(shape.concurrency),
             prefetch=shape.prefetch,
             crash_limit=shape.crash_limit,
         )

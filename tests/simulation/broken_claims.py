@@ -1,0 +1,190 @@
+"""Claims, records, settlement and lanes, broken one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+from simulation.breaking import mutation
+from worker.consumer import Consumer
+from worker.dedup import memory
+from worker.dedup.base import Answer, Claim, Complete, Held, Verdict, judge_claim
+from worker.detour import Detour
+from worker.dialogue import Dialogue
+from worker.holds import Holds
+from worker.settlement import Acks, Settlement
+from worker.sharding.lanes import Lanes
+
+# -- claims and records
+
+
+@mutation("cuts", 23)
+def claims_are_trusted_past_their_end() -> Iterator[None]:
+    with patch("worker.dialogue._TRUST_SHARE", 3.0):
+        yield
+
+
+@mutation("sleepers", 82)
+def completes_whoever_owns_it() -> Iterator[None]:
+    def complete(self: memory.Records, entry: Complete, now: float, options: Any) -> Answer:
+        self.held.pop(entry.record, None)
+        self.done[entry.record] = memory.Finished(entry.fingerprint, now + options.retention)
+        return Answer.KEPT
+
+    with patch.object(memory.Records, "_complete", complete):
+        yield
+
+
+@mutation("short")
+def every_claim_is_fresh() -> Iterator[None]:
+    def claim(
+        self: memory.Records, entry: Claim, dead: object, now: float, options: Any
+    ) -> Verdict:
+        self.done.pop(entry.record, None)
+        self.held[entry.record] = Held(entry.token, now + options.claim_ttl, 1, 0)
+        return Verdict(Answer.FRESH, 1)
+
+    with patch.object(memory.Records, "_claim", claim):
+        yield
+
+
+def _instead_of_busy(answer: Answer) -> Callable[..., Verdict]:
+    judge = judge_claim
+
+    def judge_otherwise(*given: Any) -> Verdict:
+        verdict = judge(*given)
+        if verdict.answer is not Answer.BUSY:
+            return verdict
+        return Verdict(answer, verdict.attempts + 1, verdict.crashes)
+
+    return judge_otherwise
+
+
+@mutation("processes")
+def busy_is_taken_for_a_duplicate() -> Iterator[None]:
+    with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.DUPLICATE)):
+        yield
+
+
+@mutation("processes")
+def busy_is_taken_for_fresh() -> Iterator[None]:
+    with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.FRESH)):
+        yield
+
+
+@mutation("breaks", 50)
+def claims_are_not_renewed() -> Iterator[None]:
+    with patch.object(Dialogue, "_renewals", lambda *_: []):
+        yield
+
+
+# -- settlement
+
+
+@mutation("short")
+def acknowledged_before_it_is_recorded() -> Iterator[None]:
+    complete = Dialogue.complete
+    settled = Consumer._settled
+
+    def settle_first(self: Consumer, delivery: Any) -> None:
+        if delivery.open_tasks > 0:
+            settled(self, delivery)
+
+    def open_(self: Consumer, *given: Any, **named: Any) -> bool:
+        up = open_before(self, *given, **named)
+        dialogue = self._dialogue
+
+        def complete_later(task: Any) -> None:
+            self._settled(task.delivery)
+            complete(dialogue, task)
+
+        dialogue.complete = complete_later  # type: ignore[method-assign]  # while it is broken
+        return up
+
+    open_before = Consumer.open
+    with patch.object(Consumer, "open", open_), patch.object(Consumer, "_settled", settle_first):
+        yield
+
+
+@mutation("short")
+def acknowledged_when_it_is_delivered() -> Iterator[None]:
+    def deliver(self: Settlement, tag: int) -> None:
+        self._highest = tag
+        self._finished.add(tag)
+
+    with patch.object(Settlement, "deliver", deliver):
+        yield
+
+
+@mutation("short", 34)
+def acknowledged_beyond_a_gap() -> Iterator[None]:
+    def take(self: Settlement, *, everything: bool = False) -> Acks:
+        if not self._finished:
+            return Acks(None, [])
+        last = max(self._finished)
+        self._finished.clear()
+        if last <= self._upto:
+            return Acks(None, [])
+        self._upto = last
+        return Acks(last, [])
+
+    finish = Settlement.finish
+
+    def finish_once(self: Settlement, tag: int) -> None:
+        if tag > self._upto:
+            finish(self, tag)
+
+    with (
+        patch.object(Settlement, "take", take),
+        patch.object(Settlement, "finish", finish_once),
+    ):
+        yield
+
+
+@mutation("short")
+def a_dead_letter_is_recorded_before_it_is_confirmed() -> Iterator[None]:
+    def insist(self: Detour, message: Any, channel: Any, done: Any, *_: Any) -> None:
+        done()
+        self._later(0.3, lambda: self._link.send(message, lambda _error: None, again=False))
+
+    with patch.object(Detour, "_insist", insist):
+        yield
+
+
+# -- order
+
+
+@mutation("processes")
+def a_lane_runs_twice_at_once() -> Iterator[None]:
+    take = Lanes.take
+
+    def take_too_much(self: Lanes[Any], room: int, longest: int) -> list[Any]:
+        runs = take(self, room, longest)
+        for run in runs:
+            run.lane.running = False
+            if run.lane.tasks and not run.lane.queued:
+                self._queue(run.lane)
+        return runs
+
+    with patch.object(Lanes, "take", take_too_much):
+        yield
+
+
+@mutation("short")
+def a_retry_does_not_hold_its_lane() -> Iterator[None]:
+    def for_retry(self: Holds, task: Any, lane: Any, due: float) -> None:
+        left = [*lane.left]
+        lane.left.clear()
+
+        def again() -> None:
+            self._lanes.add(task, lane.place[1] if lane.place else None, lane.shard)
+
+        self._timers.at(due, again)
+        lane.left.extend(each for each in left if each is not task)
+
+    with (
+        patch.object(Holds, "for_retry", for_retry),
+        patch("worker.fate._back", lambda *_: False),
+    ):
+        yield

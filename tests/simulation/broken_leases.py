@@ -1,0 +1,151 @@
+"""Leases, hand-over and the change of shards, broken one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+from simulation.breaking import mutation
+from worker.executor import Executor
+from worker.leases.rules import Book, LeaseRow
+from worker.link import Link
+from worker.resharding import declared_by
+from worker.sharding.generations import Phase, Plan
+from worker.tenure import Tenure
+from worker.transport.inbound import QueueChannel
+
+# -- who may begin
+
+
+@mutation("sleepers", 3)
+def begins_without_looking_at_its_lease() -> Iterator[None]:
+    def careless(self: Executor, task: Any, now: float) -> int | None:
+        if self.draining or now > task.trusted_until:
+            return None
+        fence = self.fences.get(task.message.shard)
+        return max(self.fences.values(), default=1) if fence is None else fence
+
+    with (
+        patch.object(Executor, "_fence_for", careless),
+        patch.object(Executor, "is_trusted", lambda *_: True),
+    ):
+        yield
+
+
+@mutation("naps", 8)
+def leases_are_trusted_past_their_end() -> Iterator[None]:
+    with patch("worker.supervisor.keeper.trusted_until", lambda asked_at, ttl: asked_at + 2 * ttl):
+        yield
+
+
+# -- leases and hand-over
+
+
+@mutation("members")
+def a_lease_is_granted_while_it_is_owned() -> Iterator[None]:
+    sync = Book.sync
+
+    def grant(self: Book, said: Any, options: Any, *, now: float, floor: int) -> Any:
+        wanted = [*said.acquire]
+        if not self.leases or said.leaving:
+            return sync(self, said, options, now=now, floor=floor)
+        for name in [*self.leases]:
+            if self.leases[name].owner != said.member and not wanted and name.endswith("0"):
+                new = max(floor, self.granted + 1)
+                self.granted = new
+                self.leases[name] = LeaseRow(said.member, new, self.watched + options.ttl)
+        return sync(self, said, options, now=now, floor=floor)
+
+    with patch.object(Book, "sync", grant):
+        yield
+
+
+@mutation("naps", 8)
+def a_lease_ends_before_its_time() -> Iterator[None]:
+    def is_owned(self: Book, row: LeaseRow) -> bool:
+        return bool(row.owner) and row.until > self.watched + 1.7
+
+    with patch.object(Book, "_is_owned", is_owned):
+        yield
+
+
+@mutation("members")
+def the_epoch_does_not_rise() -> Iterator[None]:
+    sync = Book.sync
+
+    def keep(self: Book, said: Any, options: Any, *, now: float, floor: int) -> Any:
+        self.granted = 0
+        return sync(self, said, options, now=now, floor=1)
+
+    with patch.object(Book, "sync", keep):
+        yield
+
+
+@mutation("members")
+def given_before_running_handlers_end() -> Iterator[None]:
+    def give(self: Tenure, shards: Iterable[int]) -> None:
+        given = [shard for shard in shards if shard in self._executor.fences]
+        before(self, given)
+        self._finish([shard for shard in given if shard in self._leaving])
+
+    before = Tenure.give
+    with patch.object(Tenure, "give", give):
+        yield
+
+
+@mutation("members")
+def given_before_its_channel_is_closed() -> Iterator[None]:
+    def finish(self: Tenure, shards: list[int]) -> None:
+        given, self._given = self._given, lambda _shards: None
+        try:
+            if shards:
+                given(shards)
+            before(self, shards)
+        finally:
+            self._given = given
+
+    before = Tenure._finish
+    with patch.object(Tenure, "_finish", finish):
+        yield
+
+
+@mutation("members")
+def a_channel_is_left_open() -> Iterator[None]:
+    with patch.object(Link, "close_channel", lambda *_: None):
+        yield
+
+
+# -- the number of shards
+
+
+@mutation("reshard")
+def the_old_shards_are_not_drained() -> Iterator[None]:
+    advanced = Plan.advanced
+
+    def skip(self: Plan) -> Plan:
+        after = advanced(self)
+        return advanced(after) if after.phase is Phase.DRAIN else after
+
+    with patch.object(Plan, "advanced", skip):
+        yield
+
+
+@mutation("reshard")
+def a_shard_counts_as_drained_before_its_marker() -> Iterator[None]:
+    with patch.object(QueueChannel, "drained", property(lambda _: True)):
+        yield
+
+
+@mutation("reshard", 16)
+def the_new_shards_are_not_bound() -> Iterator[None]:
+    def unbound(app: Any, settings: Any, plan: Plan) -> tuple[Any, ...]:
+        declared = declared_by(app, settings, plan)
+        return declared if plan.target is None else (*declared[:-1], declared[-1].unbound())
+
+    with (
+        patch("worker.resharding.declared_by", unbound),
+        patch("worker.tenure.declared_by", unbound),
+        patch("worker.assembly.declared_by", unbound),
+    ):
+        yield
