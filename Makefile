@@ -17,7 +17,7 @@ IN_ORDER := --dist load --maxschedchunk 1
 TYPED := $(wildcard worker contrib tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo servers test chaos soak check bench peers clean
+.PHONY: help install demo servers test chaos mutations soak check bench peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,9 @@ test: $(DEV) servers ## run all but the long tests, against servers of their own
 chaos: $(DEV) servers ## run the long tests, then faults at random for five minutes
 	@$(BIN)/python -m pytest -m long --numprocesses 2 $(IN_ORDER)
 	@$(BIN)/python tests/chaos/campaign.py --minutes 5
+
+mutations: $(DEV) ## break one mechanism of the product after the other: the simulation has to notice
+	@$(BIN)/python tests/simulation/mutate.py
 
 soak: $(DEV) servers ## run faults at random for four hours
 	@$(BIN)/python tests/chaos/campaign.py --minutes 240 --record soak.jsonl

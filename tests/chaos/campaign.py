@@ -4,9 +4,10 @@
     python tests/chaos/campaign.py --kills 10000 --minutes 300 --record campaign.jsonl
     python tests/chaos/campaign.py --again 1234567
 
-A trial's workload, place, tier and faults follow from its seed; ``--again`` gives that trial once
-more. Each verdict is a line of JSON in the record, appended as soon as it is there, and the folder
-of a trial that broke a promise is kept. Ends with 1 where one did.
+A trial's workload, place, tier and faults follow from its seed (and from ``--seconds`` and
+``--storms``); ``--again`` gives that trial once more. Each verdict is a line of JSON in the record,
+appended as soon as it is there, and the folder of a trial that broke a promise is kept. Ends with 1
+where one did.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from worker.demo.history import made_up
 
 #: Seconds of faults in a trial, and between two of them: about, at the least and at the most.
 _SECONDS = 30.0
-_EVERY = (0.3, 2.0)
+_EVERY, _EVERY_KILL = (0.5, 2.0), (0.15, 0.4)
 _HISTORY = 3000
 _KILLING = [name for name in FAULTS if name.startswith(("kill", "crash"))]
 
@@ -55,17 +56,16 @@ class Trial:
     processes: int
 
     @classmethod
-    def of(cls, seed: int, seconds: float) -> Trial:
-        """Return the trial of a seed."""
+    def of(cls, seed: int, seconds: float, storms: float) -> Trial:
+        """Return the trial of a seed; so large a share of all are storms, of kills alone."""
         random = Random(f"trial {seed}")
         kinds = (Ledger(seed), Bank(seed), GitHistory(made_up(_HISTORY, seed)))
-        # Half of them have everything that there can be, half of them kills alone.
-        faults = () if random.random() < 0.5 else (*_KILLING, "terminate")
+        is_storm = random.random() < storms
         plan = Plan(
             seed=seed,
-            faults=faults,
+            faults=(*_KILLING, "terminate") if is_storm else (),
             seconds=seconds,
-            every=random.uniform(*_EVERY),
+            every=random.uniform(*(_EVERY_KILL if is_storm else _EVERY)),
             supervisors=random.choice([1, 2, 3]),
         )
         return cls(
@@ -186,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=10**9, help="end after so many kills")
     parser.add_argument("--minutes", type=float, default=20.0, help="end after so many minutes")
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="of faults, a trial")
+    parser.add_argument(
+        "--storms", type=float, default=0.5, help="the share of trials that are kills alone"
+    )
     parser.add_argument("--seed", type=int, help="of the campaign; otherwise any")
     parser.add_argument("--again", type=int, metavar="SEED", help="this one trial once more")
     parser.add_argument("--record", type=Path, help="append a line of JSON for each trial")
@@ -202,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rabbitmq = stack.enter_context(RabbitMQ(folder / "rabbitmq", guard))
         redis = stack.enter_context(RedisByClock(folder / "redis", guard))
         for seed in _seeds(first):
-            trial = Trial.of(seed, options.seconds)
+            trial = Trial.of(seed, options.seconds, options.storms)
             place = folder / f"trial-{seed}"
             place.mkdir()
             verdict = trial.play(place, guard, rabbitmq, redis)
