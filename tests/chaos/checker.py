@@ -21,12 +21,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chaos.excuses import Pair, by, effect_of, explains, outlived, overlaps
-from chaos.executions import Execution, Fault
+from chaos.excuses import Pair, by, effect_of, explains, is_broken_off, outlived, overlaps
+from chaos.executions import Execution, Fault, Kind
 from chaos.findings import Findings
 
 #: Handler and id of what has to end, once.
 Due = tuple[str, str]
+#: Faults that can be why something is done and set aside.
+_EXCUSES = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.AMNESIA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def check(case: Case) -> Findings:
     _check_fences(executions, found)
     for execution in executions:
         if execution.end is None:
-            struck = any(fault.met(execution) for fault in case.faults)
+            struck = is_broken_off(execution, case.faults)
             (found.broken_off if struck else found.unfinished).append(execution)
     return found
 

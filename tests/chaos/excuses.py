@@ -7,6 +7,7 @@ memory of ids is in the handler's own transaction there is no excuse at all.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -39,9 +40,11 @@ def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bo
 def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
     match fault.kind:
         case Kind.KILL:
-            waited = fault.since - effect_of(first)
-            late = WINDOW + _unable(faults, effect_of(first), fault.since)
-            return fault.met(first) and -_DYING <= waited <= late and fault.since < second.begin
+            effect = effect_of(first)
+            late = WINDOW + _unable(faults, effect, fault.since)
+            gone = fault.since if math.isinf(fault.until) else fault.until
+            struck = fault.since - late <= effect <= gone + _DYING
+            return fault.met(first) and struck and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
             struck = fault.since - WINDOW <= effect_of(older) and older.begin <= fault.until
@@ -73,8 +76,23 @@ def ended(execution: Execution, faults: Sequence[Fault]) -> float:
     """Return when it ended, or when it was broken off: after that its process did nothing."""
     if execution.end is not None:
         return execution.end
-    struck = [f.since for f in faults if f.met(execution) and f.since >= execution.begin]
-    return min(struck, default=execution.begin)
+    begin = execution.begin
+    struck = [max(f.since, begin) for f in faults if _breaks_off(f, execution)]
+    return min(struck, default=begin)
+
+
+def is_broken_off(execution: Execution, faults: Iterable[Fault]) -> bool:
+    """Tell whether a fault is why it has no end."""
+    return any(_breaks_off(fault, execution) for fault in faults)
+
+
+def _breaks_off(fault: Fault, execution: Execution) -> bool:
+    """Tell whether its process was killed, paused or cut off after it began."""
+    if fault.kind is Kind.KILL:
+        gone = fault.since if math.isinf(fault.until) else fault.until
+        return fault.met(execution) and execution.begin <= gone + _DYING
+    is_away = fault.kind in (Kind.PAUSE, Kind.CUT)
+    return is_away and fault.met(execution) and execution.begin <= fault.until
 
 
 def overlaps(

@@ -46,13 +46,19 @@ def terminate(stage: Stage, random: Random) -> None:
 
 
 def terminate_twice(stage: Stage, random: Random) -> None:
-    """Drain a supervisor, and lose patience."""
+    """Drain a supervisor, and lose patience: it stops at once, and abandons what runs."""
     with stage.one(random) as supervisor:
-        if supervisor is not None:
+        if supervisor is None:
+            return
+        supervisor.signal(signal.SIGTERM)
+        stage.last(random.uniform(0.0, 0.5))
+        pids = frozenset({supervisor.pid, *supervisor.children()})
+        since = monotonic()
+        if supervisor.running:
             supervisor.signal(signal.SIGTERM)
-            stage.last(random.uniform(0.0, 0.5))
-            if supervisor.running:
-                supervisor.signal(signal.SIGTERM)
+            supervisor.exit_code()
+            stop = Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, "stopped at once")
+            stage.note(stop)
 
 
 def reload(stage: Stage, random: Random) -> None:

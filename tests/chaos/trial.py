@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -138,7 +139,7 @@ def judge(
     )
     found.stuck = [*stuck]
     found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
-    kills = [fault for fault in trouble if fault.kind is Kind.KILL]
+    kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
     crashes: dict[str, int] = {}
     for fault in kills:
         if fault.what:

@@ -393,3 +393,28 @@ def test_the_story_of_a_key_tells_what_happened_around_it_and_no_more() -> None:
     assert "a#1" not in told
     assert "kill -9: alice pid 11" in told
     assert "bob" not in told
+
+
+def test_what_nobody_was_killed_by_excuses_no_handler_without_an_end() -> None:
+    broken_off = ran(0, ALICE, 1, None)
+    others = [outage(0.5, 2), Fault(Kind.OTHER, "", 0.5, 2), Fault(Kind.AMNESIA, "", 0.5, 2)]
+
+    assert check(Case(executions=[broken_off], wanted=(), faults=others)).unfinished
+    assert check(Case(executions=[broken_off], wanted=(), faults=[killed(ALICE, 0.5)])).unfinished
+    assert check(Case(executions=[broken_off], wanted=(), faults=[killed(ALICE, 0.9)])).held, (
+        "who notes its own death goes on for a moment"
+    )
+
+
+def test_what_began_as_its_process_died_does_not_run_on() -> None:
+    pair = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, killed(ALICE, 0.9), Fault(Kind.OTHER, "", 7, 8)).held
+
+
+def test_a_stop_at_once_takes_a_while() -> None:
+    twice = [ran(0, ALICE, 1, 4), ran(0, BOB, 6, 7, fence=2)]
+    stopped = Fault(Kind.KILL, "alice", 2, 4.5, frozenset({ALICE}))
+
+    assert judge(twice, stopped).held
+    assert judge(twice, replace(stopped, until=3)).repeated
