@@ -61,7 +61,7 @@ def _instead_of_busy(answer: Answer) -> Callable[..., Verdict]:
     return judge_otherwise
 
 
-@mutation("processes")
+@mutation("breaks")
 def busy_is_taken_for_a_duplicate() -> Iterator[None]:
     with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.DUPLICATE)):
         yield

@@ -17,7 +17,7 @@ COURSES = {
     # Two processes of one supervisor that die at any call.
     "short": Course(length=50, messages=8, rarity=10),
     # The same with everything that can happen to a process, and handlers that outlive claims.
-    "processes": Course(Shape(durations=_LONG), menu=Menu(_CHILDREN), rarity=14),
+    "processes": Course(Shape(handlers=2, durations=_LONG), menu=Menu(_CHILDREN), rarity=14),
     # Supervisors that come, go, die, sleep and are cut off.
     "members": Course(
         Shape(members=2, processes=1, shards=4),
@@ -71,7 +71,7 @@ COURSES = {
     ),
     # Several processes on each machine.
     "machines": Course(
-        Shape(members=2, processes=2, shards=5, durations=_LONG),
+        Shape(members=2, processes=2, shards=5, handlers=2, durations=_LONG),
         length=160,
         messages=24,
         menu=Menu(_MEMBERS, most_members=3),

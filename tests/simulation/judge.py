@@ -10,6 +10,7 @@ from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
 from simulation.ledger import SERVICE, Attempt
+from simulation.service import FALLIBLE
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
 
@@ -23,7 +24,7 @@ def check(world: World) -> list[Finding]:
     found = [*world.ledger.wrong]
     attempts = world.ledger.attempts
     for handler in world.app.handlers:
-        found += _check_effects(world, handler, dead, faults)
+        found += _check_effects(world, handler, dead if handler == FALLIBLE else set(), faults)
     everything = [_execution(each, sequence=0) for each in attempts]
     overlaps = checker.check(Case(executions=everything, wanted=(), faults=faults))
     keys = {str(e.key) for e in overlaps.unfinished}

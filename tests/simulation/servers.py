@@ -131,9 +131,9 @@ class Broker(Database):
         return [bytes(body) for (body,) in found.fetchall()]
 
     def queues_with(self, body: bytes) -> list[str]:
-        """Return the queues that hold a message of this body."""
+        """Return the queues that hold a message of this body, once for each."""
         found = self._connection.execute(
-            "SELECT DISTINCT q.name FROM broker_messages m JOIN broker_queues q ON q.id = m.queue"
+            "SELECT q.name FROM broker_messages m JOIN broker_queues q ON q.id = m.queue"
             " WHERE m.body = ?",
             (body,),
         )

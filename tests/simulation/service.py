@@ -1,4 +1,4 @@
-"""The service that a world runs: one handler that does, fails or rejects as its messages say."""
+"""The service that a world runs: a handler that fails or rejects as its messages say."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from worker.transport import memory
 #: Seconds that leases live.
 TTL = 2.0
 ATTEMPTS = 3
+#: The handler that does what its messages say; others do what they shall.
+FALLIBLE = "record"
 EXCHANGE, EVENT = "qw.events", "post"
 
 
@@ -53,12 +55,12 @@ def message_of(post: Post) -> amqp.Message:
 
 
 @cache
-def service_of(shards: int) -> tuple[App, Settings, Broker]:
+def service_of(shards: int, handlers: int) -> tuple[App, Settings, Broker]:
     """Return the app, its settings, and a broker on which all of it is declared."""
     app = App(SERVICE)
     policy = RetryPolicy(attempts=ATTEMPTS, wait="fixed", first_wait=0.2, jitter=0)
 
-    @app.on(EVENT, name="record", retry=policy)
+    @app.on(EVENT, name=FALLIBLE, retry=policy)
     def record(event: dict[str, Any], ctx: Context) -> None:
         Here.world.ledger.begin(ctx)
         plan = event["plan"]
@@ -67,6 +69,12 @@ def service_of(shards: int) -> tuple[App, Settings, Broker]:
             raise ValueError("by plan")
         if step == "reject":
             raise Reject("by plan")
+
+    if handlers > 1:
+
+        @app.on(EVENT, name="observe")
+        def observe(event: dict[str, Any], ctx: Context) -> None:
+            Here.world.ledger.begin(ctx)
 
     settings = Settings(
         app="bank:app",

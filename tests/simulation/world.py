@@ -38,6 +38,7 @@ class Shape:
     members: int = 1
     processes: int = 2
     shards: int = 3
+    handlers: int = 1
     #: How many handlers a process runs at once: one of these, for all.
     concurrency: Sequence[int] = (1, 2, 2, 3)
     prefetch: int = 8
@@ -75,7 +76,7 @@ class World:
         self.seams = Seams(random, self.kill)
         self.seams.trace = self.trace
         Lives.seams = self.seams
-        self.app, self.settings, template = service_of(shape.shards)
+        self.app, self.settings, template = service_of(shape.shards, shape.handlers)
         self.settings = replace(
             self.settings,
             concurrency=random.choice(shape.concurrency),
