@@ -266,7 +266,8 @@ class App:
     def publisher(self) -> Iterator[Publisher]:
         """Publish many: confirms are pipelined; leaving the block waits for all of them.
 
-        One block at a time: other threads wait for their turn.
+        Messages are sent as they are published, not at the end; ``flush`` waits for the confirms of
+        those so far. One block at a time: other threads wait for their turn.
         """
         if self._publisher is None:
             self._publisher = Publisher(Codec.of(self.name, self.settings), self.settings)

@@ -33,7 +33,22 @@ def broker_mistakes(urls: str) -> list[str]:
     if schemes & {"sqlite", "memory"} and ";" in urls:
         found.append("only amqp:// URLs can fail over to one another")
     found += filter(None, map(amqp_mistake, parts))
+    found += [
+        mistake for url in parts if url.startswith("sqlite:") and (mistake := file_mistake(url))
+    ]
     return found
+
+
+def file_mistake(url: str) -> str:
+    """Return what is wrong with a ``sqlite:`` URL; nothing where it names a file."""
+    parts = urlsplit(url)
+    path = parts.path.removeprefix("/")
+    if not url.startswith("sqlite://") or parts.netloc or parts.query or parts.fragment or not path:
+        return (
+            "write sqlite:///relative.db or sqlite:////absolute.db, without options ('?' in a name"
+            " is %3F, '#' is %23)"
+        )
+    return "records in memory are memory://NAME" if path == ":memory:" else ""
 
 
 def amqp_mistake(url: str) -> str:

@@ -92,7 +92,7 @@ class Settings:
         "",
         "where supervisors share shards: redis(s)://, sqlite:///file, postgresql:// or memory://",
         env="QWORKER_LEASES_URL",
-        shown="the dedup store",
+        shown="the file of an SQLite broker, else the dedup store",
     )
     single_active: bool = _option(False, "the whole service is consumed by one process at a time")
     drain_timeout: float = _option(25.0, "seconds from SIGTERM to the end", low=0, high=86400)

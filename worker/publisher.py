@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 
 #: Seconds between a connection that was lost with nothing confirmed on it, and the next.
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+#: Seconds in which the messages of a burst are gathered, to be written together.
+_BURST = 0.01
 
 
 class Publisher:
     """Publishes for one app. A context manager; inside the block it belongs to one thread.
 
-    ``publish`` returns as soon as the message is on its way; leaving the block waits until all
-    are confirmed. A broken connection is made anew and what was not confirmed is sent again, under
-    the same ids. A block within a block has its own messages confirmed. After a fork the child
-    makes a connection of its own.
+    ``publish`` does not wait: the message is sent at once or, in a burst, some milliseconds later
+    with those that follow. Leaving the block, or ``flush``, waits until all are confirmed. A broken
+    connection is made anew by the next call, and what was not confirmed is sent again, under the
+    same ids. A block within a block has its own messages confirmed. After a fork the child makes a
+    connection of its own.
     """
 
     def __init__(self, codec: Codec, settings: Settings) -> None:
@@ -54,6 +57,13 @@ class Publisher:
         self._unsent: list[Outgoing] = []
         self._pid = os.getpid()
         self._refused: list[PublishError] = []
+        #: Held by who uses what is above: the block's thread, and that of the timer.
+        self._gate = threading.RLock()
+        #: Until when a burst is gathered, or a broker that ended the connection is left alone.
+        self._quiet_until = 0.0
+        self._pause = 0.0
+        #: Runs while a burst is gathered: somebody who falls silent then has sent it all the same.
+        self._timer: threading.Timer | None = None
         #: Messages confirmed since it was made.
         self.confirmed = 0
 
@@ -66,10 +76,11 @@ class Publisher:
         try:
             if self._pid != os.getpid():
                 # The parent's; closing it here would close the parent's socket.
-                self._outbound = None
+                self._outbound, self._timer, self._gate = None, None, threading.RLock()
                 self._unsent, self._refused = [], []
                 self._pid = os.getpid()
-            self._move(until=0)
+            with self._gate:
+                self._move(until=0)
         except BaseException:
             self._lock.release()
             raise
@@ -93,8 +104,9 @@ class Publisher:
             if not told:
                 self.flush()
         finally:
-            self._unsent = []
-            del self._refused[self._blocks.pop() :]
+            with self._gate:
+                self._unsent = []
+                del self._refused[self._blocks.pop() :]
             self._lock.release()
 
     def publish(
@@ -123,17 +135,24 @@ class Publisher:
 
     def send(self, outgoing: Outgoing) -> None:
         """Put a message on its way that is encoded already. Raises BrokerUnreachable."""
-        outbound = self._outbound or self._connect()
-        if outbound.outstanding >= WINDOW:
-            self._move(until=WINDOW // 2)
+        with self._gate:
             outbound = self._outbound or self._connect()
-        outbound.send((outgoing,))
+            if outbound.outstanding >= WINDOW:
+                self._move(until=WINDOW // 2)
+                outbound = self._outbound or self._connect()
+            outbound.send((outgoing,))
+            if (left := self._quiet_until - monotonic()) <= 0:
+                self._write(outbound)
+            elif self._timer is None:
+                self._gather(outbound, left)
 
     def flush(self) -> None:
         """Wait until everything on its way is confirmed. Raises as leaving the block does."""
-        self._move(until=0)
-        before = self._blocks[-1]
-        refused, self._refused = self._refused[before:], self._refused[:before]
+        with self._gate:
+            self._move(until=0)
+            self._quiet_until = 0.0
+            before = self._blocks[-1]
+            refused, self._refused = self._refused[before:], self._refused[:before]
         if len(refused) == 1:
             raise refused[0]
         if refused:
@@ -141,7 +160,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
+        with self._lock, self._gate:
             if self._outbound is not None and self._pid == os.getpid():
                 self._outbound.close()
             self._outbound = None
@@ -175,6 +194,35 @@ class Publisher:
                     self._give_up(trouble)
                 elif (number := outbound.fileno()) is not None:
                     select.select([number], [], [], 0.1)
+
+    def _write(self, outbound: Outbound) -> None:
+        """Write what waits, and wait for nothing. What a lost connection had is sent later."""
+        try:
+            fates = outbound.pump()
+        except BrokerUnreachable:
+            self._drop(outbound)
+            self._pause = min(2 * self._pause + _PAUSE, _LONGEST_PAUSE)
+        else:
+            self._note(fates)
+            self._pause = 0.0 if fates else self._pause
+        self._quiet_until = monotonic() + max(_BURST, self._pause)
+
+    def _gather(self, outbound: Outbound, seconds: float) -> None:
+        """Write what waits, and what joins it, in so many seconds."""
+        self._timer = threading.Timer(seconds, self._end_burst)
+        self._timer.daemon = True
+        try:
+            self._timer.start()
+        except RuntimeError:  # no thread can be had; at the end of the interpreter, say
+            self._timer = None
+            self._write(outbound)
+
+    def _end_burst(self) -> None:
+        """Write what was gathered; the timer's thread calls it."""
+        with self._gate:
+            self._timer = None
+            if self._outbound is not None:
+                self._write(self._outbound)
 
     @property
     def _outstanding(self) -> int:

@@ -248,7 +248,7 @@ def test_after_a_change_a_start_that_sets_no_number_has_the_new_one(service: Ser
     hint = "--shards (QWORKER_SHARDS), where it is set, has to be 3 at the next start"
     assert hint in changed.err
     assert hint not in again.err
-    assert "the shards that it has" in texts(service.check()["settings"])
+    assert "later as many as there are" in texts(service.check()["settings"])
     shards = [q for q in service.topology()["queues"] if q["shard"] is not None]
     assert len(shards) == 3
     service.run("start", "--burst")

@@ -59,11 +59,12 @@ def test_a_reshard_goes_on_and_can_be_looked_at(shell: Shell) -> None:
     left = interrupted(watching, after=b"no supervisor of the service runs")
 
     assert left.startswith(b"qworker: interrupted: what was asked for goes on in the service;")
-    assert b"'qworker reshard' without --to shows how far it is" in left
-    shown = shell.run("reshard", "--no-wait").out
-    assert shown == "reshard from 1 to 3 shards: declares the new queues\n"
+    assert b"the same command waits for it again" in left
+    shown = shell.run("reshard")
+    assert shown.out == "reshard from 1 to 3 shards: declares the new queues\n"
+    assert "no supervisor of the service runs" in shown.err
     shell.start("start")
-    assert shell.run("reshard").out == "bank has 3 shards, generation 2\n"
+    assert shell.run("reshard", "--to", "3").out == "bank has 3 shards, generation 2\n"
     assert shell.run("reshard").out == "bank has 3 shards, generation 2\n", "nothing is under way"
 
 

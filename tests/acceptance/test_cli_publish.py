@@ -15,6 +15,7 @@ from acceptance.desk import PATIENCE
 from waiting import until
 from worker.config import mask_url
 from worker.ids import time_of_id
+from worker.stores.sqlite import path_of
 
 _APP = """\
 from decimal import Decimal
@@ -28,6 +29,7 @@ class UserDeposited(Event, name="user.deposited", key="user_id"):
     user_id: str
     amount: Decimal
     note: str = ""
+    times: int = 0
 
 
 class Charge(Command, name="bank.charge", to="bank", key=lambda command: command.card.upper()):
@@ -83,8 +85,10 @@ def embedded_bench(tmp_path: Path, embedded: Place) -> Bench:
 
 @pytest.fixture
 def bare_bench(tmp_path: Path, embedded: Place) -> Bench:
-    """For what is refused before anybody looks for a broker."""
-    return Bench(tmp_path, embedded)
+    """For what is refused before anybody connects to the broker, whose file is empty."""
+    bench = Bench(tmp_path, embedded)
+    path_of(bench.broker, "broker").touch()
+    return bench
 
 
 def line(**facts: Any) -> str:
@@ -191,7 +195,7 @@ def test_the_app_refuses_what_its_handlers_could_not_take(
 
     assert said in result.err
     assert "Traceback" not in result.err
-    assert not (bare_bench.folder / "qworker.db").exists()
+    assert not path_of(bare_bench.broker, "broker").stat().st_size, "nobody has connected"
 
 
 def test_a_field_that_the_class_does_not_have_is_sent_and_told(embedded_bench: Bench) -> None:
@@ -292,6 +296,21 @@ def test_a_broken_line_is_told(bare_bench: Bench, broken: str, said: str) -> Non
     assert result.err.startswith("qworker: line 1: ")
     assert said in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_broker_that_is_not_there_is_not_made(tmp_path: Path, embedded: Place) -> None:
+    bench = Bench(tmp_path, embedded)
+    for arguments in (("user.deposited",), ("bank.close", "--command", "--to", "bank"), ("-",)):
+        result = bench.publish(*arguments, stdin=line(), code=2)
+        assert "there is no such file, so no service has ever run there" in result.err
+    assert not path_of(bench.broker, "broker").exists()
+
+
+def test_a_field_that_is_text_is_told_how_it_becomes_a_number(bare_bench: Bench) -> None:
+    fields = ("user_id=u1", "amount=10", "times=2")
+    result = bare_bench.publish("--app", "handlers", "user.deposited", *fields, code=2)
+
+    assert "(FIELD=TEXT is text; a number, say, is FIELD:=JSON, as in amount:=10)" in result.err
 
 
 def test_a_broken_line_stops_after_all_before_it_are_confirmed_and_tells_how_to_go_on(

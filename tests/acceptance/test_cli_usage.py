@@ -212,12 +212,13 @@ def test_a_reader_that_goes_away_is_no_error(shell: Shell) -> None:
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(shell: Shell) -> None:
+    database = shell.folder / "qworker.db"
+    database.touch()
     process = shell.start("publish", "-")
     assert process.stdin is not None
     process.stdin.write(b'{"name": "user.deposited"}\n')
     process.stdin.flush()
-    database = shell.folder / "qworker.db"
-    until(database.exists, 30, "it has connected to the broker")
+    until(lambda: database.stat().st_size, 30, "it has connected to the broker")
 
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)

@@ -75,6 +75,23 @@ def test_what_a_confirm_or_a_timer_makes_ready_is_gone_on_with_at_once(amqp_url:
     app.close()
 
 
+def test_what_is_published_arrives_while_the_block_is_open(amqp_url: str) -> None:
+    app = App("bank", broker=amqp_url)
+    done: list[str] = []
+
+    @app.on(Child)
+    def child(event: Child) -> None:
+        done.append(event.line)
+
+    settings = app.configure({"dedup": "memory://", "shards": 1})
+    with consuming(app, settings), app.publisher() as out:
+        out.publish(Child(line="a"))
+        until(lambda: done == ["a"], PATIENCE, "the first is done")
+        out.publish(Child(line="b"))  # soon enough to be of the same burst
+        until(lambda: done == ["a", "b"], PATIENCE, "the second is done")
+    app.close()
+
+
 @contextmanager
 def alarm(rabbitmq: RabbitMQ) -> Iterator[None]:
     """The broker reads no connection that publishes, as when its memory is full."""

@@ -96,7 +96,7 @@ def _settings(settings: Settings) -> str:
     if settings.shards:
         told = f"{count(settings.shards, 'shard')} in {processes}"
     else:
-        told = f"the shards that it has, 1 at the first start, in {processes} at most"
+        told = f"1 shard at the first start, later as many as there are, in {processes} at most"
     if settings.handlers:
         told += f", only {', '.join(settings.handlers)}"
     return told

@@ -49,6 +49,8 @@ class Wanted:
     headers: Mapping[str, Any] = field(default_factory=dict)
     priority: int | None = None
     transient: bool = False
+    #: Whether its fields were given one by one, where it is easy to send text for a number.
+    from_texts: bool = False
 
 
 class Composer:
@@ -149,7 +151,10 @@ class Composer:
         try:
             event = decode(Message(message_id, wanted.name, None, wanted.payload, {}, {}))
         except Unfit as error:
-            raise WrongMessage(f"{wanted.name}: {error}") from None
+            hint = ""
+            if wanted.from_texts and "got `str`" in str(error):
+                hint = " (FIELD=TEXT is text; a number, say, is FIELD:=JSON, as in amount:=10)"
+            raise WrongMessage(f"{wanted.name}: {error}{hint}") from None
         sent: dict[str, msgspec.Raw] = _fields_sent.decode(wanted.payload)
         self._strange.update((wanted.name, each) for each in sent.keys() - _fields(kind))
         try:

@@ -86,7 +86,9 @@ class Group(click.Group):
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             if ctx.resilient_parsing:  # of shell completion
                 return None, None, args[1:]
-            near = get_close_matches(name, self.list_commands(ctx), n=1)
+            names = self.list_commands(ctx)
+            begun = [each for each in names if each.startswith(name)]
+            near = begun if len(begun) == 1 else get_close_matches(name, names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)

@@ -40,6 +40,11 @@ class Known:
     where: str = ""
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether the store has nothing of the service at all."""
+        return self.plan is None and not self.version and not self.members
+
+    @property
     def members(self) -> Mapping[str, Facts]:
         """The facts of each member that the store counts as living."""
         return {member: Facts.load(text) for member, text in self.view.members.items()}

@@ -29,7 +29,7 @@ _DOING = {
     Phase.BIND: "binds the new queues, so that what is published goes to both",
     Phase.SEAL: "seals the old queues",
     Phase.DRAIN: "drains the old queues",
-    Phase.REMOVE: "removes the old queues, and consumes the new ones",
+    Phase.REMOVE: "consumes the new queues, and removes the old ones",
 }
 
 

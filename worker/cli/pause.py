@@ -165,7 +165,7 @@ def _changed(
     generation, number = 1, place.settings.first_shards
     if plan is not None:
         generation, number = plan.consumed.number, plan.consumed.shards
-    elif place.app is None and not (known.version or known.members):
+    elif place.app is None and known.is_unknown:
         raise UsageError(
             f"{never_ran(place.service, known.where)}: look at that name, and at --leases (or"
             " --dedup, --broker). To pause it before it ever ran, say --app instead of --service"

@@ -16,8 +16,9 @@ from worker.cli.output import emit, interruptible, note
 from worker.cli.stream import Stream
 from worker.codec import Codec
 from worker.config import load_settings, mask_url
-from worker.errors import Unroutable
+from worker.errors import Unroutable, UsageError
 from worker.publisher import Publisher
+from worker.stores.sqlite import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,6 +91,7 @@ def publish(options: dict[str, Any], event: str | None, file: str | None, **give
             headers=headers,
             priority=given["priority"],
             transient=given["transient"],
+            from_texts=given["payload"] is None,
         )
         return _publish_one(options, wanted)
     bare = None
@@ -97,6 +99,7 @@ def publish(options: dict[str, Any], event: str | None, file: str | None, **give
         bare = Bare(given["name"], given["key_field"], given["id_field"], given["to"])
     read = reader(bare, headers, given["priority"], transient=given["transient"])
     app, settings = _setting(options)
+    _check_there(settings.broker)
     source = Source(str(file))
     publisher, composer = _parts(app, settings)
     try:
@@ -110,6 +113,7 @@ def _publish_one(options: Mapping[str, object], wanted: Wanted) -> int:
     app, settings = _setting(options)
     publisher, composer = _parts(app, settings)
     outgoing = composer.compose(wanted)
+    _check_there(settings.broker)
     try:
         with interruptible(_UNCLEAR.format(outgoing.message_id)), publisher:
             publisher.send(outgoing)
@@ -136,6 +140,16 @@ def _setting(options: Mapping[str, object]) -> tuple[App | None, Settings]:
 def _parts(app: App | None, settings: Settings) -> tuple[Publisher, Composer]:
     codec = Codec.of(app.name if app is not None else _SERVICE, settings)
     return Publisher(codec, settings), Composer(codec, app, settings.broker)
+
+
+def _check_there(broker: str) -> None:
+    """Raise UsageError for an SQLite broker without a file: publishing would make an empty one."""
+    if broker.startswith("sqlite:") and not path_of(broker, "broker").exists():
+        raise UsageError(
+            f"{broker}: there is no such file, so no service has ever run there, and nothing was"
+            " published: start the service there once (or 'qworker topology --declare'), or say"
+            " another --broker"
+        )
 
 
 def _check_usage(event: str | None, file: str | None, given: Mapping[str, Any]) -> None:

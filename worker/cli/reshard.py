@@ -21,8 +21,11 @@ from worker.cli.overview import overview, progress
 from worker.config import FIELDS
 from worker.errors import LeasesUnavailable, UsageError
 from worker.topology import front_exchange
+from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.cli.leasing import Known, Leasing
     from worker.sharding.generations import Generation, Plan
 
@@ -32,8 +35,11 @@ _EXIT_OTHERWISE = 1
 _LONELY = 2.0
 #: What a Ctrl-C leaves behind.
 _GOES_ON = (
-    "what was asked for goes on in the service; 'qworker reshard' without --to shows how far it is"
+    "what was asked for goes on in the service; the same command waits for it again, and without"
+    " --to it shows how far it is"
 )
+#: What is said, after some seconds, where nobody carries it out.
+_NOBODY = "no supervisor of the service runs: it goes on when one is started"
 _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
 
 
@@ -53,9 +59,9 @@ _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
     "shards",
     type=WholeNumber(1, _MOST_SHARDS),
     metavar="M",
-    help="How many shards there shall be. Without it, only show the change that is under way.",
+    help="How many shards there shall be. Without it, show how far a change is, and end.",
 )
-@click.option("--no-wait", is_flag=True, help="Do not wait: the supervisors carry it out.")
+@click.option("--no-wait", is_flag=True, help="Ask for it, show how far it is, and end.")
 @json_option
 def reshard(
     options: dict[str, Any],
@@ -68,7 +74,7 @@ def reshard(
     """Change the number of shards while publishers publish: nothing is lost or reordered.
 
     The supervisors of the service carry it out; this command asks for it and shows how it goes.
-    Interrupted, it goes on all the same; without --to the command shows how far it is. Members that
+    Interrupted, it goes on all the same: given again, the command waits for it again. Members that
     die are replaced by others. Afterwards --shards, where it is set, has to be the new number.
 
     The last step, the removal of the old queues, waits until retries that wait in the broker have
@@ -79,15 +85,17 @@ def reshard(
     never end.
 
     Exit codes: 0 done, or asked for; 1 somebody else has called it off, or asked for another number
-    since; 2 another change is under way; 3 the app or its settings are wrong, or the leases are in
-    the memory of another process; 4 the lease store is not reachable.
+    since; 2 wrong usage, a service that never ran, or another change under way; 3 the app or its
+    settings are wrong, or the leases are in the memory of another process; 4 the lease store is not
+    reachable.
     """
-    with leasing(target(options, service)) as leases:
+    place = target(options, service)
+    with leasing(place) as leases:
         before = leases.reshard(lambda known: _changed(leases.service, known, shards))
         former = None if before is None or shards is None else before.target
         if former is not None and former.shards != shards:
-            note(_called_off(leases.service, former))
-        if not no_wait:
+            note(_called_off(leases.service, former, place.settings.broker))
+        if shards is not None and not no_wait:
             _watch(leases, quiet=as_json)
         known = leases.look()
         _tell(leases.service, known, as_json=as_json)
@@ -112,17 +120,27 @@ def _tell(service: str, known: Known, *, as_json: bool) -> None:
         emit_json({**told, "shards": len(facts["shards"])})
     elif facts["reshard"] is not None:
         emit(progress(facts["reshard"]))
+        if not _runs(facts):
+            note(_NOBODY)
     elif known.plan is not None:
         current = known.plan.current
         emit(f"{service} has {current.counted}, generation {current.number}")
 
 
-def _called_off(service: str, target: Generation) -> str:
+def _called_off(service: str, target: Generation, broker: str) -> str:
     queues, number = front_exchange(service, target.number), count(target.shards, "shard")
+    rest = f"remove {queues} and {queues}.* from the broker, where they are empty"
+    if capabilities_of(broker).embedded:  # no command removes them, and they are a few rows
+        rest = f"let {queues} and {queues}.* be"
     return (
         f"the change to {number} is called off. What was declared for it gets no messages and is in"
-        f" nobody's way: remove {queues} and {queues}.* from the broker, where they are empty"
+        f" nobody's way: {rest}"
     )
+
+
+def _runs(facts: Mapping[str, Any]) -> bool:
+    """Tell whether a member of the service gives signs of life."""
+    return any(not member["silent_for"] for member in facts["members"])
 
 
 def _changed(service: str, known: Known, shards: int | None) -> Plan:
@@ -133,23 +151,25 @@ def _changed(service: str, known: Known, shards: int | None) -> Plan:
 
 
 def _watch(leases: Leasing, *, quiet: bool) -> None:
-    """Show what is done, until it is."""
+    """Show what is done, until it is; where ``quiet``, show only what keeps it from going on."""
     shown, seen = "", monotonic()
     while True:
+        text = trouble = ""
         try:
             known = leases.look()
         except LeasesUnavailable as error:
-            seen, text = monotonic(), f"the lease store is away: {error}"
+            seen, trouble = monotonic(), f"the lease store is away: {error}"
         else:
             if known.plan is None or known.plan.target is None:
                 return
             facts = overview(leases.service, known, None, time())
-            if any(not member["silent_for"] for member in facts["members"]):
+            if _runs(facts):
                 seen = monotonic()
             text = progress(facts["reshard"])
         if monotonic() - seen > _LONELY:
-            text = "no supervisor of the service runs: it goes on when one is started"
-        if text != shown and not quiet:
-            note(text)
-        shown = text
+            trouble = _NOBODY
+        told = trouble or ("" if quiet else text)
+        if told != shown and told:
+            note(told)
+        shown = told
         sleep(_LOOK)

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.leasing import SETTINGS, Leasing, leasing
+from worker.cli.leasing import SETTINGS, Leasing, leasing, never_ran
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import clean, emit, emit_json, emit_table, is_terminal, note
 from worker.cli.overview import footlines, headlines, member_table, overview, shard_table
 from worker.cli.parked import ParkedKeys
 from worker.config import mask_url
-from worker.errors import LeasesUnavailable
+from worker.errors import LeasesUnavailable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from worker.cli.loading import Target
 
 _PAUSE = 1.0
 #: Lines of a terminal that are not rows of shards: headings, and the tables' own.
@@ -49,12 +50,14 @@ def status(options: dict[str, Any], *, service: str | None, watch: bool, as_json
     flight; for how long the oldest message has been here; and the keys that are held, for a retry
     say.
 
-    Exit codes: 0 shown; 2 usage; 3 the app or its settings are wrong, or the leases are in the
-    memory of another process; 4 the lease store is not reachable.
+    Exit codes: 0 shown; 2 wrong usage, or a --service that never ran there; 3 the app or its
+    settings are wrong, or the leases are in the memory of another process; 4 the lease store is not
+    reachable.
     """
     place = target(options, service)
     with ExitStack() as stack:
         store = stack.enter_context(leasing(place))
+        _check_name(place, store)
         parked = ParkedKeys(place)
         stack.callback(parked.close)
         if watch:
@@ -69,6 +72,16 @@ def status(options: dict[str, Any], *, service: str | None, watch: bool, as_json
     if parked.problem:
         note(f"qworker: the parked keys are not known: {parked.problem}")
     return 0
+
+
+def _check_name(place: Target, store: Leasing) -> None:
+    """Raise UsageError for a name that nobody knows: with --service it may be mistyped."""
+    known = store.look()
+    if place.app is None and known.is_unknown:
+        raise UsageError(
+            f"{never_ran(place.service, known.where)}: look at that name, and at --leases (or"
+            " --dedup, --broker)"
+        )
 
 
 def _overview(store: Leasing, parked: ParkedKeys) -> dict[str, Any]:

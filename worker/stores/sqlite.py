@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from worker.brokerurl import file_mistake
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -183,16 +184,9 @@ def path_of(url: str, kind: str) -> Path:
 
     Raises ConfigurationError.
     """
-    parts = urlsplit(url)
-    path = unquote(parts.path.removeprefix("/"))
-    if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or not path:
-        raise ConfigurationError(
-            f"{kind} URL {url!r}: write sqlite:///relative.db or sqlite:////absolute.db,"
-            " without options ('?' in a name is %3F, '#' is %23)"
-        )
-    if path == ":memory:":
-        raise ConfigurationError(f"{kind} URL {url!r}: records in memory are memory://NAME")
-    return Path(path)
+    if mistake := file_mistake(url):
+        raise ConfigurationError(f"{kind} URL {url!r}: {mistake}")
+    return Path(unquote(urlsplit(url).path.removeprefix("/")))
 
 
 def _primary_code(error: sqlite3.Error) -> int:
