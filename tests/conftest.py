@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     before, would be read as it was.
     """
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    # A shell has its background jobs ignore Ctrl-C, and so would the commands under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # a worker's controller has done it
         for folder in _IMPORTED:
             compileall.compile_dir(_ROOT / folder, quiet=2)

@@ -238,9 +238,9 @@ def test_the_file_may_be_somebody_elses_too(path: Path, open_store: Open) -> Non
 def test_a_layout_of_another_version_is_refused(path: Path, open_store: Open) -> None:
     open_store()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE dedup_meta SET value = '2' WHERE name = 'version'")
+        db.execute("UPDATE dedup_meta SET value = '9' WHERE name = 'version'")
     db.close()
-    with pytest.raises(ConfigurationError, match="layout is version 2"):
+    with pytest.raises(ConfigurationError, match="layout is version 9"):
         open_store()
 
 

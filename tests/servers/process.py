@@ -13,6 +13,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -205,13 +206,13 @@ def free_ports(count: int) -> list[int]:
     Otherwise, while a server is stopped, another socket could take its port, or a client that
     keeps trying to reconnect could reach itself (both ends of a loopback connection being equal).
     So does the port 10,000 above each, which is free too: there is the bus of a Redis Cluster.
-    Workers of one run take theirs from sets of their own.
+    Workers of one run take theirs from sets of their own, and take each once in a long while: a
+    server that was given one may not listen before some seconds have passed.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
     ports: list[int] = []
     with ExitStack() as held:
         while len(ports) < count:
-            port = random.randrange(15_000 + worker, 22_000, _WORKERS)
+            port = next(_PORTS)
             try:
                 for number in (port, port + 10_000):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", number))
@@ -219,6 +220,17 @@ def free_ports(count: int) -> list[int]:
                 continue
             ports.append(port)
     return ports
+
+
+def _own_ports() -> Iterator[int]:
+    """Yield the ports of this worker, again and again, from one at random on."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    ports = range(15_000 + worker, 22_000, _WORKERS)
+    first = random.randrange(len(ports))
+    return cycle([*ports[first:], *ports[:first]])
+
+
+_PORTS = _own_ports()
 
 
 def find_program(name: str, *, package: str, places: Sequence[Path] = ()) -> Path:

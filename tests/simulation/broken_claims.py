@@ -42,7 +42,9 @@ def every_claim_is_fresh() -> Iterator[None]:
         self: memory.Records, entry: Claim, dead: object, now: float, options: Any
     ) -> Verdict:
         self.done.pop(entry.record, None)
-        self.held[entry.record] = Held(entry.token, now + options.claim_ttl, 1, 0)
+        self.held[entry.record] = Held(
+            entry.token, now + options.claim_ttl, options.claim_ttl, 1, 0
+        )
         return Verdict(Answer.FRESH, 1)
 
     with patch.object(memory.Records, "_claim", claim):

@@ -276,13 +276,23 @@ class Held(NamedTuple):
     """A record that is not done: claimed by ``token``, or idle where that is None.
 
     ``deadline`` is the end of the claim; of an idle record it is when it was given back. One that
-    was given back with a wait has the token NOBODY, and its deadline is the end of that.
+    was given back with a wait has the token NOBODY, and its deadline is the end of that. ``span``
+    are the seconds that the deadline was away when it was set.
     """
 
     token: bytes | None
     deadline: float
+    span: float
     attempts: int
     crashes: int
+
+    def seen(self, now: float) -> Held:
+        """Return the record as whoever looks at it writes it back: its end is never farther away.
+
+        A clock that is set back by an hour must not keep a claim, or a wait, for an hour. From the
+        look on it lasts as long as it was meant to in all, and its owner renews it well before.
+        """
+        return self._replace(deadline=min(self.deadline, now + self.span))
 
 
 def judge_claim(
@@ -295,7 +305,7 @@ def judge_claim(
     if held is None or held.deadline + options.claim_memory <= now:
         owner, deadline, attempts, crashes = None, now, 0, 0
     else:
-        owner, deadline, attempts, crashes = held
+        owner, deadline, _, attempts, crashes = held
     if owner == NOBODY and deadline > now:
         return Verdict(Answer.LATER, attempts, crashes, deadline - now)
     if owner in {None, NOBODY}:

@@ -94,20 +94,23 @@ class Records:
         if held is None or held.token != entry.token:
             return Answer.STALE
         if entry.wait > 0:
-            self.held[entry.record] = held._replace(token=NOBODY, deadline=now + entry.wait)
+            self.held[entry.record] = held._replace(
+                token=NOBODY, deadline=now + entry.wait, span=entry.wait
+            )
             return Answer.KEPT
         attempts = held.attempts - entry.refund
         if attempts == 0:  # then crashes is too: each came with an attempt
             del self.held[entry.record]
         else:
-            self.held[entry.record] = Held(None, now, attempts, held.crashes)
+            self.held[entry.record] = Held(None, now, 0.0, attempts, held.crashes)
         return Answer.KEPT
 
     def _renew(self, entry: Renew, now: float, options: StoreOptions) -> Answer:
         held = self.held.get(entry.record)
         if held is None or held.token != entry.token:
             return Answer.STALE
-        self.held[entry.record] = held._replace(deadline=now + options.claim_ttl)
+        ttl = options.claim_ttl
+        self.held[entry.record] = held._replace(deadline=now + ttl, span=ttl)
         return Answer.KEPT
 
     def _claim(
@@ -116,10 +119,14 @@ class Records:
         finished = self.done.get(entry.record)
         if finished is not None and finished.expires > now:
             return _DUPLICATE if finished.fingerprint == entry.fingerprint else _CONFLICT
-        verdict = judge_claim(entry, self.held.get(entry.record), dead, now, options)
+        held = self.held.get(entry.record)
+        if held is not None:
+            held = self.held[entry.record] = held.seen(now)
+        verdict = judge_claim(entry, held, dead, now, options)
         if verdict.answer is Answer.FRESH:
+            ttl = options.claim_ttl
             self.held[entry.record] = Held(
-                entry.token, now + options.claim_ttl, verdict.attempts, verdict.crashes
+                entry.token, now + ttl, ttl, verdict.attempts, verdict.crashes
             )
         return verdict
 

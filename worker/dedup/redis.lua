@@ -12,7 +12,8 @@
 --
 -- done     PREFIX{TAG}GENERATION, a hash: the last FIELD bytes of the record -> fingerprint.
 --          Tag and field share no bits: 95 of them at 32,768 slots tell one id from another.
--- held     PREFIX{TAG}:RECORD: token, deadline in ms (0: idle, nobody owns it), attempts, crashes
+-- held     PREFIX{TAG}:RECORD: token, deadline in ms (0: idle, nobody owns it), the span in ms that it
+--          was away when it was set, attempts, crashes
 --          The token is NOBODY where it is idle; where it was given back with a wait there is a
 --          deadline too: the end of that
 --
@@ -24,7 +25,7 @@ local ASIDE, WAIT, FORGET = 65, 87, 88   -- A: completed without effect; W, whos
                                          -- milliseconds to wait; X
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
 local FIRST, DETAILED, FRESH, BUSY, SUSPECT, LATER = '\9', '\0', 1, 3, 5, 10
-local DEADLINE, HELD, DETAIL = '>I6', '>I6I4I4', '>BI4I4I8'
+local DEADLINE, HELD, DETAIL = '>I6', '>I6I6I4I4', '>BI4I4I8'
 local NOBODY = string.rep('\0', TOKEN)
 local MOST_KEYS = 1000   -- of one command: Lua's stack holds 8000
 
@@ -53,7 +54,7 @@ end
 local held_for = string.format('%d', claim_ttl + claim_memory)
 local idle_for = string.format('%d', claim_memory)
 local done_until = string.format('%d', generation_end + math.max(width, retention))
-local first_claim = pack(HELD, deadline, 1, 0)
+local first_claim = pack(HELD, deadline, claim_ttl, 1, 0)
 
 local dead = {}
 for at = 1, #dead_owners, OWNER do
@@ -87,8 +88,8 @@ local function mark_done(base, field, fingerprint)
   end
 end
 
-local function hold(key, token, until_, attempts, crashes)
-  call('SET', key, token .. pack(HELD, until_, attempts, crashes), 'PX', held_for)
+local function hold(key, token, attempts, crashes)
+  call('SET', key, token .. pack(HELD, deadline, claim_ttl, attempts, crashes), 'PX', held_for)
 end
 
 local answers, details = {}, {}
@@ -134,22 +135,22 @@ end
 local function change(at, kind, key, token)
   local value = call('GET', key)
   if not value or sub(value, 1, TOKEN) ~= token then return STALE end
-  local until_, attempts, crashes = unpack(HELD, value, TOKEN + 1)
+  local _, _, attempts, crashes = unpack(HELD, value, TOKEN + 1)
   if kind == RENEW then
-    hold(key, token, deadline, attempts, crashes)
+    hold(key, token, attempts, crashes)
     return KEPT
   end
   if kind == WAIT then
     local wait = unpack('>I4', fingerprint_of(at))
     local held_until = string.format('%d', wait + claim_memory)
-    call('SET', key, NOBODY .. pack(HELD, now + wait, attempts, crashes), 'PX', held_until)
+    call('SET', key, NOBODY .. pack(HELD, now + wait, wait, attempts, crashes), 'PX', held_until)
     return KEPT
   end
   if kind == REFUND then attempts = attempts - 1 end
   if attempts == 0 then   -- then crashes is too: each came with an attempt
     call('DEL', key)
   else
-    call('SET', key, NOBODY .. pack(HELD, 0, attempts, crashes), 'PX', idle_for)
+    call('SET', key, NOBODY .. pack(HELD, 0, 0, attempts, crashes), 'PX', idle_for)
   end
   return KEPT
 end
@@ -161,7 +162,13 @@ local function claim(at, base, key, token)
   end
   if call('SET', key, token .. first_claim, 'PX', held_for, 'NX') then return FIRST end
   local value = call('GET', key)
-  local owner, until_, attempts, crashes = sub(value, 1, TOKEN), unpack(HELD, value, TOKEN + 1)
+  local owner = sub(value, 1, TOKEN)
+  local until_, span, attempts, crashes = unpack(HELD, value, TOKEN + 1)
+  -- As Held.seen in base.py: the clock may have been set back.
+  if until_ > now + span then
+    until_ = now + span
+    call('SETRANGE', key, TOKEN, pack(DEADLINE, until_))
+  end
   local verdict, wait = FRESH, 0
   if owner == NOBODY and until_ > now then
     verdict, wait = LATER, until_ - now
@@ -176,7 +183,7 @@ local function claim(at, base, key, token)
       attempts, crashes = attempts + 1, crashes + 1
     end
   end
-  if verdict == FRESH then hold(key, token, deadline, attempts, crashes) end
+  if verdict == FRESH then hold(key, token, attempts, crashes) end
   details[#details + 1] = pack(DETAIL, verdict, attempts, crashes, wait)
   return DETAILED
 end

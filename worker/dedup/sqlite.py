@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from worker.dedup.base import Claim, Complete, Release, StoreOptions
 
 #: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back. It is
-#: NOBODY where it was given back with a wait, which ends at its ``deadline``.
+#: NOBODY where it was given back with a wait, which ends at its ``deadline``. ``span`` is as
+#: ``Held`` has it: the clock is the machine's, and may be set back.
 #: ``deadline`` is in seconds since 1970 and ``expires`` in whole ones, rounded up: there are few
 #: of the former and millions of the latter.
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS dedup_held (
-        record BLOB PRIMARY KEY, token BLOB, deadline REAL NOT NULL,
+        record BLOB PRIMARY KEY, token BLOB, deadline REAL NOT NULL, span REAL NOT NULL,
         attempts INTEGER NOT NULL, crashes INTEGER NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS dedup_done (
         record BLOB PRIMARY KEY, fingerprint BLOB NOT NULL, expires INTEGER NOT NULL
@@ -45,25 +46,27 @@ _SCHEMA = (
         service BLOB NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
         PRIMARY KEY (service, key)) WITHOUT ROWID""",
 )
-_LAYOUT = Layout("dedup", "dedup_meta", 1, _SCHEMA, DedupUnavailable)
+_LAYOUT = Layout("dedup", "dedup_meta", 2, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 _LOOK_DONE = "SELECT fingerprint FROM dedup_done WHERE record = ? AND expires > ?"
 _MARK_DONE = """INSERT INTO dedup_done VALUES (?, ?, ?) ON CONFLICT (record) DO UPDATE
     SET fingerprint = excluded.fingerprint, expires = excluded.expires
     WHERE dedup_done.expires <= ?"""
-_LOOK_HELD = "SELECT token, deadline, attempts, crashes FROM dedup_held WHERE record = ?"
-_HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?)"
+_LOOK_HELD = "SELECT token, deadline, span, attempts, crashes FROM dedup_held WHERE record = ?"
+_HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?, ?)"
 #: zeroblob(12) is NOBODY.
 _LET_GO = """DELETE FROM dedup_held
     WHERE record = ? AND (token = ? OR ? AND (token IS NULL OR token = zeroblob(12)))"""
 _GIVE_BACK = """UPDATE dedup_held
-    SET token = NULL, deadline = ?, attempts = attempts - ?
+    SET token = NULL, deadline = ?, span = 0, attempts = attempts - ?
     WHERE record = ? AND token = ?"""
-_LET_WAIT = "UPDATE dedup_held SET token = ?, deadline = ? WHERE record = ? AND token = ?"
+_LET_WAIT = """UPDATE dedup_held
+    SET token = ?, deadline = ?, span = ? WHERE record = ? AND token = ?"""
 _LOOK_CLAIMED = """SELECT 1 FROM dedup_held
     WHERE record = ? AND token != zeroblob(12) AND deadline > ?"""
-_RENEW = "UPDATE dedup_held SET deadline = ? WHERE record = ? AND token = ?"
+_RENEW = "UPDATE dedup_held SET deadline = ?, span = ? WHERE record = ? AND token = ?"
+_SEE = "UPDATE dedup_held SET deadline = ? WHERE record = ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
 #: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
@@ -120,12 +123,12 @@ class SqliteStore(DedupStore):
         dead = frozenset(batch.dead)
         with self._file.transaction(durable=bool(batch.completes)) as db:
             (now,) = db.execute(_NOW).fetchone()
-            until = now + self._options.claim_ttl
+            ttl = self._options.claim_ttl
             answers = Answers(
                 [self._complete(db, entry, now) for entry in batch.completes],
                 [_release(db, entry, now) for entry in batch.releases],
                 [
-                    _kept(db.execute(_RENEW, (until, record, token)))
+                    _kept(db.execute(_RENEW, (now + ttl, ttl, record, token)))
                     for record, token in batch.renewals
                 ],
                 [self._claim(db, entry, dead, now) for entry in batch.claims],
@@ -204,11 +207,13 @@ class SqliteStore(DedupStore):
         if done is not None:
             return _DUPLICATE if done[0] == fingerprint else _CONFLICT
         row = db.execute(_LOOK_HELD, (record,)).fetchone()
-        held = None if row is None else Held(*row)
+        held = None if row is None else Held(*row).seen(now)
+        if held is not None and held.deadline != row[1]:
+            db.execute(_SEE, (held.deadline, record))
         verdict = judge_claim(entry, held, dead, now, self._options)
         if verdict.answer is Answer.FRESH:
-            until = now + self._options.claim_ttl
-            db.execute(_HOLD, (record, token, until, verdict.attempts, verdict.crashes))
+            ttl = self._options.claim_ttl
+            db.execute(_HOLD, (record, token, now + ttl, ttl, verdict.attempts, verdict.crashes))
         return verdict
 
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
@@ -223,7 +228,7 @@ class SqliteStore(DedupStore):
 def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:
     record, token, refund, wait = entry
     if wait > 0:
-        return _kept(db.execute(_LET_WAIT, (NOBODY, now + wait, record, token)))
+        return _kept(db.execute(_LET_WAIT, (NOBODY, now + wait, wait, record, token)))
     return _kept(db.execute(_GIVE_BACK, (now, refund, record, token)))
 
 
