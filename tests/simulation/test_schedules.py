@@ -17,9 +17,9 @@ from simulation.schedule import simulate
 
 #: How many schedules of each kind are run with every change, and in how many parts.
 USUAL = {
-    "short": 150,
-    "processes": 50,
-    "members": 60,
+    "short": 100,
+    "processes": 30,
+    "members": 40,
     "sleepers": 20,
     "naps": 24,
     "cuts": 24,

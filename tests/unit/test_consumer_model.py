@@ -136,7 +136,7 @@ def publish(worker: TestWorker, posts: list[Post]) -> Iterator[None]:
 
 
 any_day = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -608,6 +608,6 @@ class DealerMachine(RuleBasedStateMachine):
 
 
 DealerMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
 )
 TestDealing = DealerMachine.TestCase

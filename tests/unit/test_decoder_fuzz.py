@@ -344,31 +344,31 @@ CLOUD = struct.pack(">H", 0x8000) + short("application/cloudevents+json")
 # -- the runs ------------------------------------------------------------------------------------
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(raw=envelopes(), body=bodies)
 def test_any_properties_of_the_right_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(raw=mutated(envelopes()) | st.binary(max_size=60), body=bodies)
 def test_properties_of_the_wrong_form(raw: bytes, body: bytes) -> None:
     check(body, raw)
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(body=bodies)
 def test_any_body(body: bytes) -> None:
     check(body, GOOD)
 
 
-@fuzz(600)
+@fuzz(250)
 @given(event=cloud_events.map(dumped), body=st.none() | mutated(cloud_events.map(dumped)))
 def test_any_cloudevent(event: bytes, body: bytes | None) -> None:
     check(event if body is None else body, CLOUD)
 
 
-@fuzz(500)
+@fuzz(200)
 @given(
     properties=st.dictionaries(
         st.sampled_from(["message_id", "type", "timestamp", "content_type", "application_headers"]),
@@ -391,7 +391,7 @@ def test_properties_that_no_broker_would_hand_on(properties: dict[str, Any], bod
     check_arrival(arrival, body)
 
 
-@fuzz(500)
+@fuzz(200)
 @given(routing_key=surrogates)
 @example(routing_key="")
 @example(routing_key="user." * 40)

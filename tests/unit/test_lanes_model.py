@@ -261,7 +261,7 @@ class SharedLanesMachine(LanesMachine):
 
 for machine in (LanesMachine, SharedLanesMachine):
     machine.TestCase.settings = settings(
-        max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
+        max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
     )
 TestLanes = LanesMachine.TestCase
 TestSharedLanes = SharedLanesMachine.TestCase
