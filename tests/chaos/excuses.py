@@ -41,7 +41,7 @@ def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: E
     match fault.kind:
         case Kind.KILL:
             effect = effect_of(first)
-            late = WINDOW + _unable(faults, effect, fault.since)
+            late = WINDOW + _unable(faults, first, fault.since)
             gone = fault.since if math.isinf(fault.until) else fault.until
             struck = fault.since - late <= effect <= gone + _DYING
             return fault.met(first) and struck and fault.since < second.begin
@@ -54,13 +54,16 @@ def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: E
     return False
 
 
-def _unable(faults: Iterable[Fault], since: float, until: float) -> float:
-    """Return for how long after ``since`` nobody could record anything, up to ``until``."""
+def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
+    """Return for how long after its effect it could not be recorded, up to ``until``."""
+    since = effect_of(first)
     return max(
         (
             min(fault.until, until) - since
             for fault in faults
-            if fault.kind is Kind.OUTAGE and fault.since - WINDOW <= since <= fault.until
+            if fault.kind in (Kind.OUTAGE, Kind.CUT)
+            and fault.met(first)
+            and fault.since - WINDOW <= since <= fault.until
         ),
         default=0.0,
     )

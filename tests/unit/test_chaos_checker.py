@@ -317,6 +317,16 @@ def test_a_kill_explains_what_could_not_be_recorded_since_an_outage_began() -> N
     assert judge(twice, outage(1.5, 7)).repeated, "it could record it after that"
 
 
+def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
+    cut = Fault(Kind.CUT, "alice", 1.5, 7)
+
+    assert judge(twice, killed(ALICE, 7), cut).held
+    assert judge(twice, killed(ALICE, 7), replace(cut, until=4)).repeated, "it had time"
+    assert judge(twice, killed(ALICE, 7), replace(cut, supervisor="bob")).repeated
+    assert judge(twice, cut).repeated, "it could record it after that"
+
+
 def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
     twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
     forgot = Fault(Kind.AMNESIA, "", 5, 6)
