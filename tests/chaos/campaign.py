@@ -3,11 +3,12 @@
     python tests/chaos/campaign.py --minutes 20
     python tests/chaos/campaign.py --kills 10000 --minutes 300 --record campaign.jsonl
     python tests/chaos/campaign.py --again 1234567
+    python tests/chaos/campaign.py --table campaign.jsonl
 
 A trial's workload, place, tier and faults follow from its seed (and from ``--seconds`` and
 ``--storms``); ``--again`` gives that trial once more. Each verdict is a line of JSON in the record,
-appended as soon as it is there, and the folder of a trial that broke a promise is kept. Ends with 1
-where one did.
+appended as soon as it is there; ``--table`` sums up what several campaigns appended. The folder of
+a trial that broke a promise is kept. Ends with 1 where one did.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from worker.demo.history import made_up
 _SECONDS = 30.0
 _EVERY, _EVERY_KILL = (0.5, 2.0), (0.15, 0.4)
 _HISTORY = 3000
+_KEYS = (10, 100, 1000, 10_000)
 _KILLING = [name for name in FAULTS if name.startswith(("kill", "crash"))]
 
 
@@ -59,7 +61,8 @@ class Trial:
     def of(cls, seed: int, seconds: float, storms: float) -> Trial:
         """Return the trial of a seed; so large a share of all are storms, of kills alone."""
         random = Random(f"trial {seed}")
-        kinds = (Ledger(seed), Bank(seed), GitHistory(made_up(_HISTORY, seed)))
+        ledger = Ledger(seed, random.choice(_KEYS))
+        kinds = (ledger, Bank(seed), GitHistory(made_up(_HISTORY, seed)))
         is_storm = random.random() < storms
         plan = Plan(
             seed=seed,
@@ -192,7 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the campaign; otherwise any")
     parser.add_argument("--again", type=int, metavar="SEED", help="this one trial once more")
     parser.add_argument("--record", type=Path, help="append a line of JSON for each trial")
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="only sum up a record")
     options = parser.parse_args(arguments)
+    if options.table is not None:
+        print(table([json.loads(line) for line in options.table.read_text().splitlines()]))
+        return 0
     first = options.again or options.seed or Random().randrange(10**9)
     print(f"campaign {first}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 from random import Random
 from typing import ClassVar
@@ -66,10 +66,10 @@ class Ledger(Workload):
         """Yield events of the keys of this publisher, those of the first keys most often."""
         random = Random(f"{self._seed} publisher {number}")
         keys = range(number, self._keys, publishers)
-        weights = [1 / (rank + 1) for rank in range(len(keys))]
+        weights = [*accumulate(1 / (rank + 1) for rank in range(len(keys)))]
         sequences = Counter[str]()
         while True:
-            (key,) = random.choices(keys, weights)
+            (key,) = random.choices(keys, cum_weights=weights)
             name = f"key-{key}"
             sequence = sequences[name]
             sequences[name] += 1
