@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
 
-from worker.errors import DeclarationMismatch
+from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.sharding.slots import slot_routing_key
 
 if TYPE_CHECKING:
+    from kombu.connection import Connection
+
     from worker.topology import Exchange, Queue, Topology
 
 
@@ -92,3 +94,23 @@ def declare_queue(channel: Any, queue: Queue) -> None:
             f"the broker has the queue {queue.name!r} with other properties: {error}; empty and"
             " remove it there, or set the settings (queue_type, max_priority) to what it is"
         ) from None
+
+
+def declare_or_find(exchange: Exchange, connection: Connection) -> None:
+    """Declare an exchange; a user who may only publish finds it there.
+
+    RabbitMQ asks for no permission where a declaration is passive ("Access Control").
+    """
+    channel = connection.channel()
+    try:
+        declare_exchange(channel, exchange)
+    except amqp.exceptions.AccessRefused as refusal:
+        channel = connection.channel()  # a refusal ends a channel
+        try:
+            channel.exchange_declare(exchange.name, exchange.type, passive=True)
+        except (amqp.exceptions.AccessRefused, amqp.exceptions.NotFound) as error:
+            raise ConfigurationError(
+                f"this user may not declare the exchange {exchange.name!r}, and it is not there:"
+                f" start a service that has it, or let the user configure it ({refusal}; {error})"
+            ) from None
+    channel.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 import threading
+import weakref
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
-from amqp.exceptions import AccessRefused, NotFound
+from amqp.exceptions import AccessRefused
 
-from worker.declaring import declare_exchange
+from worker.declaring import declare_or_find
 from worker.errors import BrokerUnreachable, ConfigurationError, ConfirmTimeout, PublishError
 from worker.patience import patiently
 from worker.topology import public_exchanges
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from kombu.connection import Connection
-
     from worker.codec import Codec
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
-    from worker.topology import Exchange
     from worker.transport.outbound import Sent
 
 #: Seconds between a connection that was lost with nothing confirmed on it, and the next.
@@ -36,14 +34,26 @@ _PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _BURST = 0.01
 
 
+#: Every publisher of the process: a child that is forked has to make each anew before it is used.
+_living: weakref.WeakSet[Publisher] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for publisher in [*_living]:
+        publisher.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Publisher:
     """Publishes for one app. A context manager; inside the block it belongs to one thread.
 
-    ``publish`` does not wait: the message is sent at once or, in a burst, some milliseconds later
-    with those that follow. Leaving the block, or ``flush``, waits until all are confirmed. A broken
-    connection is made anew by the next call, and what was not confirmed is sent again, under the
-    same ids. A block within a block has its own messages confirmed. After a fork the child makes a
-    connection of its own.
+    ``publish`` does not wait for the confirm: the message is sent at once or, in a burst, some
+    milliseconds later with those that follow. Leaving the block, or ``flush``, waits until all are
+    confirmed. A broken connection is made anew by the next call, and what was not confirmed is sent
+    again, under the same ids. A block within a block has its own messages confirmed. After a fork
+    the child makes a connection of its own, and leaves to the parent what was published before.
     """
 
     def __init__(self, codec: Codec, settings: Settings) -> None:
@@ -52,10 +62,11 @@ class Publisher:
         self._lock = threading.RLock()
         #: For each block that is open, how much was refused before it.
         self._blocks: list[int] = []
+        #: The thread whose they are, or were.
+        self._owner = 0
         self._outbound: Outbound | None = None
         #: What a lost connection did not confirm; the next one sends it first.
         self._unsent: list[Outgoing] = []
-        self._pid = os.getpid()
         self._refused: list[PublishError] = []
         #: Held by who uses what is above: the block's thread, and that of the timer.
         self._gate = threading.RLock()
@@ -66,6 +77,7 @@ class Publisher:
         self._timer: threading.Timer | None = None
         #: Messages confirmed since it was made.
         self.confirmed = 0
+        _living.add(self)
 
     def __enter__(self) -> Self:
         """Take the publisher for this thread. Within a block, wait until that one is confirmed.
@@ -74,17 +86,13 @@ class Publisher:
         """
         self._lock.acquire()
         try:
-            if self._pid != os.getpid():
-                # The parent's; closing it here would close the parent's socket.
-                self._outbound, self._timer, self._gate = None, None, threading.RLock()
-                self._unsent, self._refused = [], []
-                self._pid = os.getpid()
             with self._gate:
                 self._move(until=0)
         except BaseException:
             self._lock.release()
             raise
         self._blocks.append(len(self._refused))
+        self._owner = threading.get_ident()
         return self
 
     def __exit__(
@@ -159,11 +167,36 @@ class Publisher:
             raise ExceptionGroup(f"{len(refused)} messages were not published", refused)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection.
+
+        What is not confirmed in an open block (of a thread that a signal interrupted, say) is sent
+        again by the end of that block.
+        """
         with self._lock, self._gate:
-            if self._outbound is not None and self._pid == os.getpid():
-                self._outbound.close()
-            self._outbound = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            outbound, self._outbound = self._outbound, None
+            if outbound is not None:
+                self._note(outbound.decided())
+                self._unsent = outbound.unconfirmed() if self._blocks else []
+                outbound.close()
+
+    def forked(self) -> None:
+        """Begin anew in the child, whose one thread this is; the parent's connection is left alone.
+
+        Closing it here would end the parent's session, and its locks may be held by threads that
+        the child does not have.
+        """
+        self._lock, self._gate = threading.RLock(), threading.RLock()
+        self._outbound = self._timer = None
+        self._unsent, self._refused = [], []
+        if self._owner == threading.get_ident():
+            self._blocks = [0] * len(self._blocks)
+            for _ in self._blocks:
+                self._lock.acquire()
+        else:
+            self._blocks = []
 
     def _move(self, until: int) -> None:
         """Write and take confirms until at most ``until`` messages are outstanding."""
@@ -268,7 +301,7 @@ class Publisher:
         )
         try:
             for exchange in public_exchanges(self._settings):
-                _declare(exchange, connection)
+                declare_or_find(exchange, connection)
         except BaseException as error:
             release(connection)
             if isinstance(error, losses(connection)):
@@ -276,23 +309,3 @@ class Publisher:
                 raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
         return Outbound(connection, self._settings.broker)
-
-
-def _declare(exchange: Exchange, connection: Connection) -> None:
-    """Declare an exchange; a user who may only publish finds it there.
-
-    RabbitMQ asks for no permission where a declaration is passive ("Access Control").
-    """
-    channel = connection.channel()
-    try:
-        declare_exchange(channel, exchange)
-    except AccessRefused as refusal:
-        channel = connection.channel()  # a refusal ends a channel
-        try:
-            channel.exchange_declare(exchange.name, exchange.type, passive=True)
-        except (AccessRefused, NotFound) as error:
-            raise ConfigurationError(
-                f"this user may not declare the exchange {exchange.name!r}, and it is not there:"
-                f" start a service that has it, or let the user configure it ({refusal}; {error})"
-            ) from None
-    channel.close()

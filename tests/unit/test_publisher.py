@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +168,61 @@ def test_each_block_is_told_of_its_own_messages(app: App) -> None:
 
     with pytest.raises(Unroutable, match=outer.event_id):
         publish_both()
+
+
+def test_what_is_not_confirmed_when_somebody_closes_is_sent_by_the_end_of_the_block(
+    app: App,
+) -> None:
+    with app.publisher() as out:
+        out.publish(Deposited(user="alice"))
+        out.publish(Deposited(user="bob"))  # gathered
+        assert out.confirmed == 1
+        out.close()
+    assert out.confirmed == 2
+
+
+def in_a_child(act: Callable[[], object]) -> int:
+    """Fork; return the exit code of the child: that of what ``act`` answers, 9 for an error."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)  # one that hangs is ended
+        code = 9
+        try:
+            code = int(bool(act()))
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_a_child_that_is_forked_while_a_burst_is_written_closes_and_publishes(app: App) -> None:
+    with app.publisher() as out:
+        out.publish(Deposited(user="alice"))
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with out._gate:  # as the timer's thread does
+            held.set()
+            go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        assert in_a_child(out.close) == 0
+        assert in_a_child(lambda: app.publish(Deposited(user="bob"))) == 1
+    finally:
+        go.set()
+        thread.join()
+
+
+def test_a_child_that_is_forked_in_a_block_leaves_its_messages_to_the_parent(app: App) -> None:
+    def leave_and_publish() -> bool:
+        out.__exit__(None, None, None)
+        return out.confirmed == 1 and bool(app.publish(Deposited(user="carol")))
+
+    with app.publisher() as out:
+        out.publish(Deposited(user="alice"))
+        out.publish(Deposited(user="bob"))  # gathered
+        assert in_a_child(leave_and_publish) == 1
+    assert out.confirmed == 2

@@ -175,12 +175,12 @@ class RedisStore(DedupStore):
         """Settle or read the layout. Raises RedisError, ConfigurationError."""
         retention = _milliseconds(self._options.retention)
         name = self._prefix + b"layout"
-        wanted = b"slots=%d width=%d" % (self._slots or 32768, retention)
+        wanted = b"version=2 slots=%d width=%d" % (self._slots or 32768, retention)
         replies = self._servers.exchange(
             [(name, ("SET", name, wanted, "NX")), (name, ("GET", name))]
         )
         layout: bytes = checked(replies)[1] or b""
-        found = re.fullmatch(rb"slots=(\d+) width=([1-9]\d*)", layout)
+        found = re.fullmatch(rb"version=2 slots=(\d+) width=([1-9]\d*)", layout)
         if found is None or int(found[1]) not in SLOTS:
             raise self._servers.mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
