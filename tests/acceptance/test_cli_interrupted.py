@@ -68,6 +68,15 @@ def test_a_reshard_goes_on_and_can_be_looked_at(shell: Shell) -> None:
     assert shell.run("reshard").out == "bank has 3 shards, generation 2\n", "nothing is under way"
 
 
+def test_a_burst_goes_on_until_what_is_published_is_consumed(shell: Shell) -> None:
+    shell.run("reshard", "--to", "3", "--no-wait")
+
+    shell.run("start", "--burst")
+
+    last = "reshard from 1 to 3 shards: consumes the new queues, and removes the old ones\n"
+    assert shell.run("reshard").out in {last, "bank has 3 shards, generation 2\n"}
+
+
 def test_to_look_at_a_change_of_a_service_that_never_ran_is_a_mistake(shell: Shell) -> None:
     assert "bank2 never ran" in shell.run("reshard", "--service", "bank2", code=2).err
 

@@ -224,6 +224,15 @@ def test_a_redis_that_may_forget_ids(project: Service, servers: Place, redis_ser
     assert "set it to noeviction" in text
 
 
+@pytest.mark.parametrize("dedup", ["redis//localhost", "redis://localhost:1/zero"])
+def test_a_first_start_that_fails_settles_no_number_of_shards(project: Service, dedup: str) -> None:
+    code, _ = told(project, "--dedup", dedup)
+    assert code == 3
+    assert not [line for line in project.log.splitlines() if line.startswith("{")], "nothing else"
+
+    project.start_ready("--shards", "3")
+
+
 @long_on("servers")
 def test_another_number_of_shards_would_leave_messages_to_nobody(
     place: Place, serve: Serve

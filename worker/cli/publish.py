@@ -202,5 +202,6 @@ def _json(text: str, what: str) -> bytes:
 def _split(text: str, what: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip(":"):
-        raise click.UsageError(f"{what} {text!r}: write NAME=TEXT")
+        json_too = ", or NAME:=JSON (a number, say)" if what == "field" else ""
+        raise click.UsageError(f"{what} {text!r}: write NAME=TEXT{json_too}")
     return name, value

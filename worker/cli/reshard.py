@@ -40,6 +40,7 @@ _GOES_ON = (
 )
 #: What is said, after some seconds, where nobody carries it out.
 _NOBODY = "no supervisor of the service runs: it goes on when one is started"
+_WAITS = f"{_NOBODY} (Ctrl-C, or --no-wait, ends the command and not the change)"
 _MOST_SHARDS = int(FIELDS["shards"].metadata["high"])
 
 
@@ -167,7 +168,7 @@ def _watch(leases: Leasing, *, quiet: bool) -> None:
                 seen = monotonic()
             text = progress(facts["reshard"])
         if monotonic() - seen > _LONELY:
-            trouble = _NOBODY
+            trouble = _WAITS
         told = trouble or ("" if quiet else text)
         if told != shown and told:
             note(told)

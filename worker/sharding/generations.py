@@ -177,6 +177,11 @@ class Plan:
             return self.current
         return self.target
 
+    @property
+    def is_between(self) -> bool:
+        """Whether messages come, or may come, to a generation that is not consumed yet."""
+        return self.phase in (Phase.BIND, Phase.SEAL, Phase.DRAIN)
+
     def reshard(self, shards: int) -> Plan:
         """Return the plan that leads to ``shards``.
 

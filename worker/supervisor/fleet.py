@@ -342,7 +342,7 @@ class Fleet:
         self.abandoned = self.abandoned or (self._closing and child.abandoned)
         expected = child.dismissed or child.fatal is not None or child.finish == "DRAINED"
         level = logging.INFO if expected else logging.WARNING
-        if child.unneeded:
+        if child.unneeded or (child.fatal is not None and not self.booted):  # that will be told
             level = logging.DEBUG
         logger.log(level, "process %d ended (pid %d): %s", slot.index, child.pid, child.epitaph())
         if child.dismissed:

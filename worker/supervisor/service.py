@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.config import load_settings
 from worker.consumer import Consumer
+from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
 from worker.found import find_generations
 from worker.importing import BrokenApp, load_app
@@ -56,7 +57,12 @@ def _consumer(app: App, settings: Settings, plan: Plan, owner: bytes) -> Consume
 
 
 def _look(app: App, settings: Settings) -> list[Generation]:
-    """Return the generations that the broker has of the service."""
+    """Return the generations that the broker has of the service.
+
+    Of the first supervisor they settle what the service has, so a dedup store that cannot be meant
+    is found before: a start that fails for it settles nothing.
+    """
+    patiently(lambda: open_settled(settings), settings.connect_timeout).close()
 
     def look() -> list[Generation]:
         asked = settings.first_shards

@@ -257,6 +257,10 @@ class Supervisor:
         if not self._fleet.burst.over(child.pid for child in self._fleet.children()):
             return
         left = self._pausing.left_over(gauges(c.statistics for c in self._fleet.children()))
+        plan = self._fleet.dealer.plan
+        if not left and plan is not None and plan.is_between:
+            self._fleet.burst.clear()  # some queues are not empty: those of the next generation
+            return
         self._left_over = bool(left)
         if left:
             logger.warning("%s; their messages are left, every other queue is empty", left)

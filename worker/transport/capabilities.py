@@ -90,7 +90,7 @@ def connect(url: str, *, heartbeat: float, timeout: float, name: str) -> Connect
         except amqp.exceptions.AccessRefused as error:
             connection.release()
             refusal = "" if able.embedded else "the broker refuses the user or the virtual host: "
-            raise ConfigurationError(f"{shown}: {refusal}{error}") from None
+            raise ConfigurationError(f"{shown}: {refusal}{error.reply_text or error}") from None
         except ssl.SSLCertVerificationError as error:
             connection.release()
             raise ConfigurationError(
