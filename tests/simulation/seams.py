@@ -49,7 +49,7 @@ _MODULES_OF_TIME = (
     ),
 )
 _MODULES_OF_MONOTONIC = (
-    "worker.supervisor.process",
+    "worker.supervisor.stage",
     "worker.transport.outbound",
     "worker.deadletters",
 )
