@@ -18,7 +18,7 @@ from worker.transport.inbound import QueueChannel
 # -- who may begin
 
 
-@mutation("sleepers", 3)
+@mutation("sleepers", 3, off="fence check")
 def begins_without_looking_at_its_lease() -> Iterator[None]:
     def careless(self: Executor, task: Any, now: float) -> int | None:
         if self.draining or now > task.trusted_until:
@@ -33,7 +33,7 @@ def begins_without_looking_at_its_lease() -> Iterator[None]:
         yield
 
 
-@mutation("naps", 8)
+@mutation("naps", 8, off="trust in a lease")
 def leases_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.supervisor.keeper.trusted_until", lambda asked_at, ttl: asked_at + 2 * ttl):
         yield
@@ -42,7 +42,7 @@ def leases_are_trusted_past_their_end() -> Iterator[None]:
 # -- leases and hand-over
 
 
-@mutation("members")
+@mutation("members", off="one owner of a lease")
 def a_lease_is_granted_while_it_is_owned() -> Iterator[None]:
     sync = Book.sync
 
@@ -61,7 +61,7 @@ def a_lease_is_granted_while_it_is_owned() -> Iterator[None]:
         yield
 
 
-@mutation("naps", 8)
+@mutation("naps", 8, off="length of a lease")
 def a_lease_ends_before_its_time() -> Iterator[None]:
     def is_owned(self: Book, row: LeaseRow) -> bool:
         return bool(row.owner) and row.until > self.watched + 1.7
@@ -70,7 +70,7 @@ def a_lease_ends_before_its_time() -> Iterator[None]:
         yield
 
 
-@mutation("members")
+@mutation("members", off="rising fences")
 def the_epoch_does_not_rise() -> Iterator[None]:
     sync = Book.sync
 
@@ -82,7 +82,7 @@ def the_epoch_does_not_rise() -> Iterator[None]:
         yield
 
 
-@mutation("members")
+@mutation("members", off="hand-over: finish first")
 def given_before_running_handlers_end() -> Iterator[None]:
     def give(self: Tenure, shards: Iterable[int]) -> None:
         given = [shard for shard in shards if shard in self._executor.fences]
@@ -94,7 +94,7 @@ def given_before_running_handlers_end() -> Iterator[None]:
         yield
 
 
-@mutation("members")
+@mutation("members", off="hand-over: close, then give")
 def given_before_its_channel_is_closed() -> Iterator[None]:
     def finish(self: Tenure, shards: list[int]) -> None:
         given, self._given = self._given, lambda _shards: None
@@ -110,7 +110,7 @@ def given_before_its_channel_is_closed() -> Iterator[None]:
         yield
 
 
-@mutation("members")
+@mutation("members", off="hand-over: close, then give")
 def a_channel_is_left_open() -> Iterator[None]:
     with patch.object(Link, "close_channel", lambda *_: None):
         yield
@@ -119,7 +119,7 @@ def a_channel_is_left_open() -> Iterator[None]:
 # -- the number of shards
 
 
-@mutation("reshard")
+@mutation("reshard", off="reshard: drain")
 def the_old_shards_are_not_drained() -> Iterator[None]:
     advanced = Plan.advanced
 
@@ -131,13 +131,13 @@ def the_old_shards_are_not_drained() -> Iterator[None]:
         yield
 
 
-@mutation("reshard")
+@mutation("reshard", off="reshard: markers")
 def a_shard_counts_as_drained_before_its_marker() -> Iterator[None]:
     with patch.object(QueueChannel, "drained", property(lambda _: True)):
         yield
 
 
-@mutation("reshard", 16)
+@mutation("reshard", 16, off="reshard: bind")
 def the_new_shards_are_not_bound() -> Iterator[None]:
     def unbound(app: Any, settings: Any, plan: Plan) -> tuple[Any, ...]:
         declared = declared_by(app, settings, plan)

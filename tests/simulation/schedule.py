@@ -15,7 +15,8 @@ from random import Random
 
 from simulation.children import Child
 from simulation.incidents import Incidents, Menu
-from simulation.judge import Finding, check
+from simulation.judge import check
+from simulation.ledger import Finding
 from simulation.members import Member
 from simulation.seams import CLOCK
 from simulation.service import Post
@@ -192,7 +193,8 @@ class Schedule:
         deadline = CLOCK.now + _PATIENCE
         while backlog := world.backlog():
             if CLOCK.now > deadline:
-                world.ledger.complain(None, f"not done in time: {', '.join(backlog[:5])}")
+                text = f"not done in time: {', '.join(backlog[:5])}"
+                world.ledger.complain(None, text, backlog[0].partition(" ")[0])
                 return
             rounds = 0
             while self._go_round() and rounds < _ROUNDS_AT_ONCE:

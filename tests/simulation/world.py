@@ -91,7 +91,7 @@ class World:
         memory._databases[NAME] = self.broker  # type: ignore[assignment]  # what it takes for its own
         self.memory = Memory()
         self.memory.parked[SERVICE] = {ALL_KNOWN: 1}
-        self.leases = Leases(self.seams, LeaseOptions(TTL, 1.0), self.clock)
+        self.leases = Leases(self, LeaseOptions(TTL, 1.0))
         self.leases.write(SERVICE, PLAN, 0, Plan(Generation(1, shape.shards)).dump())
         self.ledger = Ledger(self)
         self.members: list[Member] = []
@@ -225,6 +225,18 @@ class World:
 
     def duration(self) -> float:
         return self.random.choice(self.shape.durations)
+
+    def member_of(self, id_: str) -> str:
+        """Return which supervisor has this name in the lease store; the name itself of none."""
+        return next((m.name for m in self.members if m.id == id_), id_ or "nobody")
+
+    def named(self, record: bytes) -> tuple[str, str]:
+        """Return the message and the handler of a record."""
+        for name, handler in self.app.handlers.items():
+            for id_, known in self._records(handler):
+                if known == record:
+                    return id_, name
+        return record.hex(), "an unknown handler"
 
     def plan(self) -> Plan:
         """Return the plan of the service, as the lease store has it."""
