@@ -36,7 +36,7 @@ def completes_whoever_owns_it() -> Iterator[None]:
         yield
 
 
-@mutation("short", off="the record of what is done")
+@mutation("short", off="record of what is done", sees="a second effect")
 def every_claim_is_fresh() -> Iterator[None]:
     def claim(
         self: memory.Records, entry: Claim, dead: object, now: float, options: Any

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
+
+from amqp.exceptions import RecoverableConnectionError
 
 from simulation.breaking import mutation
 from worker.executor import Executor
@@ -13,12 +16,12 @@ from worker.link import Link
 from worker.resharding import declared_by
 from worker.sharding.generations import Phase, Plan
 from worker.tenure import Tenure
-from worker.transport.inbound import QueueChannel
+from worker.transport.inbound import Inbound, QueueChannel, _tag
 
 # -- who may begin
 
 
-@mutation("sleepers", 3, off="fence check")
+@mutation("sleepers", 3, off="fence check when it begins")
 def begins_without_looking_at_its_lease() -> Iterator[None]:
     def careless(self: Executor, task: Any, now: float) -> int | None:
         if self.draining or now > task.trusted_until:
@@ -33,7 +36,7 @@ def begins_without_looking_at_its_lease() -> Iterator[None]:
         yield
 
 
-@mutation("naps", 8, off="trust in a lease")
+@mutation("naps", 8, off="trust in a lease, its margin")
 def leases_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.supervisor.keeper.trusted_until", lambda asked_at, ttl: asked_at + 2 * ttl):
         yield
@@ -113,6 +116,65 @@ def given_before_its_channel_is_closed() -> Iterator[None]:
 @mutation("members", off="hand-over: close, then give")
 def a_channel_is_left_open() -> Iterator[None]:
     with patch.object(Link, "close_channel", lambda *_: None):
+        yield
+
+
+def _cancel(channel: QueueChannel) -> None:
+    """End the consumer of a channel; what it holds it goes on holding."""
+    with suppress(RecoverableConnectionError):
+        channel.channel.basic_cancel(_tag(channel.shard))
+
+
+@mutation("sleepers", 4, off="hand-over: close, never cancel", sees="out of order")
+def cancelled_before_it_is_closed() -> Iterator[None]:
+    """A channel that is left is cancelled at once, and closed when its handlers have ended."""
+
+    def give(self: Tenure, shards: Iterable[int]) -> None:
+        given = [*shards]
+        before(self, given)
+        for channel in self._channels(given):
+            if channel.leaving and not channel.closed:
+                _cancel(channel)
+
+    def lose(self: Tenure, shards: Collection[int]) -> None:
+        self.give(shards)
+        self._lost.update(shard for shard in shards if shard in self._leaving)
+
+    before = Tenure.give
+    with patch.object(Tenure, "give", give), patch.object(Tenure, "lose", lose):
+        yield
+
+
+@mutation("naps", off="hand-over: close, never cancel", sees="out of order")
+def cancelled_when_it_is_given_and_closed_later() -> Iterator[None]:
+    """Its lease is released with the cancel, and the channel closed a moment after that."""
+    late: dict[Tenure, list[tuple[float, QueueChannel]]] = {}
+
+    def finish(self: Tenure, shards: list[int]) -> None:
+        def cancel(_: Inbound, channel: QueueChannel) -> None:
+            channel.closed = channel.leaving = True
+            _cancel(channel)
+            late.setdefault(self, []).append((self._clock() + 0.5, channel))
+
+        with patch.object(Inbound, "close_channel", cancel):
+            before(self, shards)
+
+    def check(self: Tenure, now: float) -> None:
+        checked(self, now)
+        for due, channel in [*late.get(self, ())]:
+            if due <= now:
+                late[self].remove((due, channel))
+                with suppress(RecoverableConnectionError):
+                    channel.channel.close()
+
+    before, checked = Tenure._finish, Tenure.check
+    with patch.object(Tenure, "_finish", finish), patch.object(Tenure, "check", check):
+        yield
+
+
+@mutation("sleepers", 4, off="fence check when it ends")
+def it_is_not_said_who_outlived_its_lease() -> Iterator[None]:
+    with patch.object(Tenure, "witnessing", lambda _, resolve: resolve):
         yield
 
 

@@ -33,7 +33,17 @@ def check(world: World) -> list[Finding]:
     ):
         found += [_pair(what, first, second) for first, second in pairs]
     found += [Finding(key, "a handler ended without an end") for key in sorted(keys)]
-    return found + _check_queues(world)
+    return found + _check_outlived(world) + _check_queues(world)
+
+
+def _check_outlived(world: World) -> list[Finding]:
+    """Who comes back after the lease of its shard ended, hears that its fence is stale."""
+    return [
+        Finding(each.key, f"outlived its lease unsaid: {each}", (each.id,))
+        for each in world.ledger.attempts
+        if each.outlived and each.end is not None and not world.ledger.is_said(each)
+        if not world.was_killed(each.child, each.end)
+    ]
 
 
 def _check_queues(world: World) -> list[Finding]:

@@ -41,6 +41,19 @@ class Lives(Alive):
         return False
 
 
+def as_of_quorum_queues(ready: str) -> str:
+    """Return the query for the consumers that are served, with a single active one as RabbitMQ's.
+
+    The embedded broker serves the next consumer once its predecessor holds nothing. A quorum queue
+    serves it as soon as its predecessor is cancelled, ahead of what that one still holds; which
+    returns when its channel closes (tried on RabbitMQ 3.10).
+    """
+    oldest = "WHERE o.queue = c.queue))"
+    if not ready.endswith(oldest):
+        raise LookupError("the embedded broker asks for its consumers in another way now")
+    return f"{ready.removesuffix(oldest)}WHERE o.queue = c.queue AND o.state = 1))"
+
+
 class Broker(Database):
     """The embedded broker's database: each transaction of a process is a call to the broker."""
 

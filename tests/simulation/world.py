@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -94,6 +95,8 @@ class World:
         self.leases = Leases(self, LeaseOptions(TTL, 1.0))
         self.leases.write(SERVICE, PLAN, 0, Plan(Generation(1, shape.shards)).dump())
         self.ledger = Ledger(self)
+        self._hearing = ExitStack()
+        self._hearing.enter_context(self.app.telemetry.subscribe(self.ledger.hear))
         self.members: list[Member] = []
         #: Everything that runs, in the order of its start.
         self.processes: dict[int, Process] = {}
@@ -107,6 +110,7 @@ class World:
         self._publisher: Any = self._channel.channel()
 
     def close(self) -> None:
+        self._hearing.close()
         del memory._databases[NAME]
         self.broker.forget()
 
@@ -181,6 +185,11 @@ class World:
     def was_troubled(self, child: Child, since: float, until: float) -> bool:
         """Tell whether something kept a process in that time from telling what it did."""
         return any(trouble.struck(child, since, until) for trouble in self.troubles)
+
+    def was_killed(self, child: Child, since: float) -> bool:
+        """Tell whether a process died then or later, of what it is not to blame for."""
+        kills = (trouble for trouble in self.troubles if trouble.kind == "KILL")
+        return any(trouble.struck(child, since, math.inf) for trouble in kills)
 
     def pause(self, process: Process) -> Trouble:
         """Stop a process, until ``Trouble.until`` is set by :meth:`wake`."""
