@@ -15,6 +15,8 @@ from worker.leases.rules import Book, LeaseRow
 from worker.link import Link
 from worker.resharding import declared_by
 from worker.sharding.generations import Phase, Plan
+from worker.supervisor.process import ChildProcess
+from worker.supervisor.resharder import _CONNECTED, Resharder
 from worker.tenure import Tenure
 from worker.transport.inbound import Inbound, QueueChannel, _tag
 
@@ -210,4 +212,49 @@ def the_new_shards_are_not_bound() -> Iterator[None]:
         patch("worker.tenure.declared_by", unbound),
         patch("worker.assembly.declared_by", unbound),
     ):
+        yield
+
+
+@mutation("releases", 51, off="reshard: all follow before it seals")
+def nobody_is_waited_for_before_the_old_shards_are_sealed() -> Iterator[None]:
+    """What only a newer release takes is bound by nobody else, and lost until it does."""
+
+    def lead(self: Resharder, plan: Plan, children: Any, now: float) -> None:
+        if plan.phase is Phase.BIND:
+            self._advance(plan, now)
+        else:
+            before(self, plan, children, now)
+
+    before = Resharder._lead
+    with patch.object(Resharder, "_lead", lead):
+        yield
+
+
+@mutation("releases", 111, off="reshard: all follow before it seals")
+def who_has_no_process_is_not_waited_for() -> Iterator[None]:
+    """The same, where the only process that could bind it has just died."""
+
+    def drive(self: Resharder, children: Iterable[ChildProcess], now: float) -> None:
+        listed = [*children]
+        before(self, listed, now)
+        if not any(child.stage in _CONNECTED for child in listed):
+            self.followed = self.version
+
+    before = Resharder.drive
+    with patch.object(Resharder, "drive", drive):
+        yield
+
+
+@mutation("flickers", 38, off="reshard: all follow before it removes", sees="left of an earlier")
+def nobody_is_waited_for_before_the_old_shards_are_removed() -> Iterator[None]:
+    """Who does not know yet, and connects anew, brings them back."""
+
+    def lead(self: Resharder, plan: Plan, children: Any, now: float) -> None:
+        if plan.phase is Phase.REMOVE:
+            self._take_step(plan, children, now)
+        else:
+            before(self, plan, children, now)
+
+    before = Resharder._lead
+    with patch.object(Resharder, "_lead", lead):
         yield

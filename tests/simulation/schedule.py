@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from simulation.children import Child
@@ -19,11 +19,10 @@ from simulation.judge import check
 from simulation.ledger import Finding
 from simulation.members import Member
 from simulation.seams import CLOCK
-from simulation.service import Post
+from simulation.service import EXCHANGE, PARTNER, Post
 from simulation.troubles import Process
 from simulation.world import Shape, World
 
-_STEPS = (0.0, 0.001, 0.005, 0.02, 0.02, 0.1, 0.25, 0.25)
 _LONGEST_SILENCE = 0.25
 #: Seconds within which everything has to be done once the troubles are over.
 _PATIENCE = 90.0
@@ -48,6 +47,8 @@ class Course:
     menu: Menu = field(default_factory=Menu)
     #: One choice of so many is an incident.
     rarity: int = 12
+    #: The seconds that pass at once, one of these.
+    steps: Sequence[float] = (0.0, 0.001, 0.005, 0.02, 0.02, 0.1, 0.25, 0.25)
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class Schedule:
         elif choice < 0.2 and self._posts:
             self._publish()
         elif choice < 0.45:
-            self._pass_time(random.choice(_STEPS))
+            self._pass_time(random.choice(self._course.steps))
         else:
             self._let_one()
 
@@ -203,10 +204,13 @@ class Schedule:
 
     def _make_posts(self) -> list[Post]:
         random = self._random
-        return [
+        posts = [
             Post(f"p{n}", random.choice(_KEYS), random.choice(_PLANS))
             for n in range(self._course.messages)
         ]
+        if self._course.shape.releases > 1:
+            posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
+        return posts
 
 
 def _turns(process: Process) -> list[Callable[[], None]]:
