@@ -215,7 +215,7 @@ def the_new_shards_are_not_bound() -> Iterator[None]:
         yield
 
 
-@mutation("releases", 51, off="reshard: all follow before it seals")
+@mutation("releases", 2, off="reshard: all follow before it seals")
 def nobody_is_waited_for_before_the_old_shards_are_sealed() -> Iterator[None]:
     """What only a newer release takes is bound by nobody else, and lost until it does."""
 

@@ -98,6 +98,10 @@ class Schedule:
         for _ in range(self._random.choice((2, 12, 12))):
             self._go_round()
             self._pass_time(0.02)
+        # What a release takes is promised from when the service knows of it.
+        while self._course.shape.releases > 1 and not self.world.all_known:
+            self._go_round()
+            self._pass_time(0.02)
 
     def _step(self) -> None:
         random = self._random

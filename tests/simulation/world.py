@@ -264,6 +264,12 @@ class World:
                     return id_, name
         return record.hex(), "an unknown handler"
 
+    @property
+    def all_known(self) -> bool:
+        """Whether the service knows of every supervisor."""
+        known = self.leases.look(SERVICE).members
+        return all(member.id in known for member in self.members)
+
     def plan(self) -> Plan:
         """Return the plan of the service, as the lease store has it."""
         return Plan.load(self.leases.look(SERVICE).documents[PLAN].text)
