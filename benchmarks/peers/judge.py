@@ -29,9 +29,9 @@ class Verdict:
 
 def judge(history: Sequence[Entry]) -> Verdict:
     """Return what happened."""
-    confirmed = {entry.ident for entry in history if entry.what == CONFIRMED}
+    confirmed = {entry.id for entry in history if entry.what == CONFIRMED}
     effects = [entry for entry in history if entry.what == EFFECT]
-    times = Counter(entry.ident for entry in effects)
+    times = Counter(entry.id for entry in effects)
     moments = sorted(entry.at for entry in effects)
     pauses = [later - before for before, later in pairwise(moments)]
     return Verdict(
@@ -46,10 +46,10 @@ def judge(history: Sequence[Entry]) -> Verdict:
 
 def missing(history: Iterable[Entry]) -> int:
     """Return how many confirmed messages have no effect yet."""
-    idents: dict[str, set[str]] = {CONFIRMED: set(), BEGIN: set(), EFFECT: set()}
+    ids: dict[str, set[str]] = {CONFIRMED: set(), BEGIN: set(), EFFECT: set()}
     for entry in history:
-        idents[entry.what].add(entry.ident)
-    return len(idents[CONFIRMED] - idents[EFFECT])
+        ids[entry.what].add(entry.id)
+    return len(ids[CONFIRMED] - ids[EFFECT])
 
 
 def _reordered(effects: Iterable[Entry]) -> int:
@@ -57,9 +57,9 @@ def _reordered(effects: Iterable[Entry]) -> int:
     highest: dict[str, int] = {}
     late = 0
     for entry in effects:
-        if entry.ident in seen:
+        if entry.id in seen:
             continue
-        seen.add(entry.ident)
+        seen.add(entry.id)
         if entry.sequence < highest.get(entry.key, -1):
             late += 1
         else:
@@ -72,7 +72,7 @@ def _overlapped(history: Iterable[Entry]) -> int:
     begun: dict[tuple[int, int, str], int] = {}
     executions: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, entry in enumerate(history):
-        execution = entry.pid, entry.thread, entry.ident
+        execution = entry.pid, entry.thread, entry.id
         if entry.what == BEGIN:
             begun[execution] = place
         elif entry.what == EFFECT and execution in begun:

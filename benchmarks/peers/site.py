@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.contenders import Contender, argv
-from peers.history import BEGIN, Reader
+from peers.history import BEGIN, History
 from peers.judge import missing
 from peers.unit import Unit, spawn
 from processes import is_alive
@@ -22,6 +22,8 @@ from servers import Guard, RabbitMQ, Redis
 from waiting import until
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
+#: With the history that they write.
+TESTS = BENCHMARKS.parent / "tests"
 _PATIENCE = 60.0
 #: Each waits for its confirms, a few milliseconds each: one could not keep up the rate.
 _PUBLISHERS = 4
@@ -60,7 +62,7 @@ class Site:
         self.redis = redis
         self._folder = folder
         self._guard = guard
-        self.history = Reader(folder / "history")
+        self.history = History(folder / "history")
         self._vhost = ""
         self._environ: dict[str, str] = {}
         self.unit: Unit
@@ -72,7 +74,7 @@ class Site:
             self._vhost = broker.rpartition("/")[2]
             self._environ = {
                 **os.environ,
-                "PYTHONPATH": str(BENCHMARKS),
+                "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{TESTS}",
                 "PYTHONUNBUFFERED": "1",
                 "BOOKINGS": str(self._folder / "history"),
                 "BROKER_URL": broker,
@@ -111,8 +113,8 @@ class Site:
 
     def busy(self, seconds: float) -> list[int]:
         """Return the processes that have begun a handler in the last seconds, and live."""
-        since = time.time() - seconds
-        begun = [e for e in self.history.entries() if e.what == BEGIN and e.at > since]
+        since = time.monotonic() - seconds
+        begun = [e for e in self.history.entries(BEGIN) if e.at > since]
         return [pid for pid in sorted({e.pid for e in begun}) if is_alive(pid)]
 
     def queues(self) -> Queues:

@@ -36,6 +36,8 @@ class Entry:
     what: str
     at: float
     pid: int = 0
+    #: The thread, where one process begins an event more than once at a time.
+    thread: int = 0
     id: str = ""
     key: str = ""
     #: The place of the event among those of its key, from 0; -1: nobody said.

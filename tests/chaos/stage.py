@@ -114,10 +114,10 @@ class Stage:
         return supervisor
 
     def leave(self, name: str) -> None:
-        """Let a supervisor drain, and start it no more."""
+        """Let a supervisor drain, and start it no more. It may have ended by itself."""
         with self._lock:
             supervisor = self.supervisors.pop(name)
-        self._note_end(name, supervisor.drain())
+        self._note_end(name, supervisor.drain() if supervisor.running else supervisor.exit_code())
 
     def until_ready(self) -> None:
         """Wait until every process of all supervisors consumes.

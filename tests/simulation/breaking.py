@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
+from simulation.ledger import Finding
+from simulation.schedule import Result
+
 Broken = Callable[[], AbstractContextManager[object]]
 
 
@@ -16,17 +19,27 @@ class Mutation(NamedTuple):
     course: str
     #: A seed that noticed it once, to begin with. The others are tried after it.
     first: int
+    #: The mechanism of the product that is turned off by it.
+    mechanism: str
+    #: What the finding that counts begins with; any does where it is empty.
+    sees: str
+
+    def noticed(self, result: Result) -> Finding | None:
+        """Return the first finding that shows it."""
+        return next((each for each in result.findings if each.text.startswith(self.sees)), None)
 
 
 #: By what is broken, in words.
 MUTATIONS: dict[str, Mutation] = {}
 
 
-def mutation(course: str, first: int = 0) -> Callable[[Callable[[], Iterator[None]]], None]:
+def mutation(
+    course: str, first: int = 0, *, off: str, sees: str = ""
+) -> Callable[[Callable[[], Iterator[None]]], None]:
     """Put a function into the table that breaks something until it is gone on with."""
 
     def note(function: Callable[[], Iterator[None]]) -> None:
         name = function.__name__.replace("_", " ")
-        MUTATIONS[name] = Mutation(contextmanager(function), course, first)
+        MUTATIONS[name] = Mutation(contextmanager(function), course, first, off, sees)
 
     return note

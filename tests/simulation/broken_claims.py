@@ -19,13 +19,13 @@ from worker.sharding.lanes import Lanes
 # -- claims and records
 
 
-@mutation("cuts", 23)
+@mutation("cuts", 23, off="deadline of a claim")
 def claims_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.dialogue._TRUST_SHARE", 3.0):
         yield
 
 
-@mutation("sleepers", 82)
+@mutation("sleepers", 82, off="compare-and-set on complete")
 def completes_whoever_owns_it() -> Iterator[None]:
     def complete(self: memory.Records, entry: Complete, now: float, options: Any) -> Answer:
         self.held.pop(entry.record, None)
@@ -36,7 +36,7 @@ def completes_whoever_owns_it() -> Iterator[None]:
         yield
 
 
-@mutation("short")
+@mutation("short", off="record of what is done", sees="a second effect")
 def every_claim_is_fresh() -> Iterator[None]:
     def claim(
         self: memory.Records, entry: Claim, dead: object, now: float, options: Any
@@ -63,19 +63,19 @@ def _instead_of_busy(answer: Answer) -> Callable[..., Verdict]:
     return judge_otherwise
 
 
-@mutation("breaks")
+@mutation("breaks", off="hold on busy")
 def busy_is_taken_for_a_duplicate() -> Iterator[None]:
     with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.DUPLICATE)):
         yield
 
 
-@mutation("processes")
+@mutation("processes", off="hold on busy")
 def busy_is_taken_for_fresh() -> Iterator[None]:
     with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.FRESH)):
         yield
 
 
-@mutation("breaks", 50)
+@mutation("breaks", 50, off="renewal of claims")
 def claims_are_not_renewed() -> Iterator[None]:
     with patch.object(Dialogue, "_renewals", lambda *_: []):
         yield
@@ -84,7 +84,7 @@ def claims_are_not_renewed() -> Iterator[None]:
 # -- settlement
 
 
-@mutation("short")
+@mutation("short", off="order of done and ack")
 def acknowledged_before_it_is_recorded() -> Iterator[None]:
     complete = Dialogue.complete
     settled = Consumer._settled
@@ -109,7 +109,7 @@ def acknowledged_before_it_is_recorded() -> Iterator[None]:
         yield
 
 
-@mutation("short")
+@mutation("short", off="order of done and ack")
 def acknowledged_when_it_is_delivered() -> Iterator[None]:
     def deliver(self: Settlement, tag: int) -> None:
         self._highest = tag
@@ -119,7 +119,7 @@ def acknowledged_when_it_is_delivered() -> Iterator[None]:
         yield
 
 
-@mutation("short", 34)
+@mutation("short", 34, off="contiguous ack")
 def acknowledged_beyond_a_gap() -> Iterator[None]:
     def take(self: Settlement, *, everything: bool = False) -> Acks:
         if not self._finished:
@@ -144,7 +144,7 @@ def acknowledged_beyond_a_gap() -> Iterator[None]:
         yield
 
 
-@mutation("short")
+@mutation("short", off="order of confirm and done")
 def a_dead_letter_is_recorded_before_it_is_confirmed() -> Iterator[None]:
     def insist(self: Detour, message: Any, channel: Any, done: Any, *_: Any) -> None:
         done()
@@ -157,7 +157,7 @@ def a_dead_letter_is_recorded_before_it_is_confirmed() -> Iterator[None]:
 # -- order
 
 
-@mutation("processes")
+@mutation("processes", off="lanes")
 def a_lane_runs_twice_at_once() -> Iterator[None]:
     take = Lanes.take
 
@@ -173,7 +173,7 @@ def a_lane_runs_twice_at_once() -> Iterator[None]:
         yield
 
 
-@mutation("short")
+@mutation("short", off="hold of a retry")
 def a_retry_does_not_hold_its_lane() -> Iterator[None]:
     def for_retry(self: Holds, task: Any, lane: Any, due: float) -> None:
         left = [*lane.left]

@@ -153,7 +153,7 @@ class Child(Process):
         world = self.world
         self.owner = owner
         self.consumer = consumer = Watched(
-            world.app,
+            self.parent.app,
             world.settings,
             plan=plan,
             owner=owner,
@@ -173,7 +173,7 @@ class Child(Process):
         return consumer
 
     def make_steps(self) -> Resharding:
-        return Resharding(self.world.app, self.world.settings, self.world.clock)
+        return Resharding(self.parent.app, self.world.settings, self.world.clock)
 
     def _make_pool(self, executor: Any, size: int, finished: Any, wake: Any) -> Pool:
         self.pool = Pool(self, executor, size, finished)

@@ -84,4 +84,38 @@ COURSES = {
         menu=Menu((*_MEMBERS, *["reshard"] * 8), reshards=(8, 3), most_members=3),
         rarity=10,
     ),
+    # The same while one machine runs a newer release, which takes messages from one exchange more.
+    # Both stay: what the newer one takes is promised for as long as somebody runs it.
+    "releases": Course(
+        Shape(members=2, processes=1, shards=2, releases=2),
+        length=160,
+        messages=40,
+        menu=Menu(
+            (
+                *("doom", "doom", "doom", "kill", "kill", "kill", "connections", "pause"),
+                *("cut member", "cut member", "cut member", "pause member", "pause member"),
+                *["reshard"] * 8,
+            ),
+            pauses=(0.4, 1.0),
+            cuts=(0.5, 1.0, 1.5),
+            reshards=(4, 1, 3),
+            most_members=2,
+        ),
+        rarity=8,
+    ),
+    # The number of shards changes while one of two machines, mostly the idle one, hears nothing of
+    # it, and connects anew. Leases are as long as usual beside what a removal of queues waits for.
+    "flickers": Course(
+        Shape(members=2, processes=1, shards=1, lease_ttl=10.0),
+        length=250,
+        messages=10,
+        menu=Menu(
+            (*["flicker"] * 3, *["reshard"] * 4),
+            cuts=(7.0, 8.0, 8.4),
+            reshards=(2, 1, 2),
+            most_members=2,
+        ),
+        rarity=10,
+        steps=(0.05, 0.1, 0.25, 0.25),
+    ),
 }

@@ -56,6 +56,7 @@ class Incidents:
             "pause member": self._pause_member,
             "cut member": lambda member: self._cut(member, LEASES),
             "join": self._join,
+            "flicker": self._flicker,
             "leave": lambda member: self._signal(member, signal.SIGTERM),
             "reload": lambda member: self._signal(member, signal.SIGHUP),
             "reshard": self._reshard,
@@ -107,8 +108,8 @@ class Incidents:
     def _waker(self, process: Process, trouble: Trouble) -> Callable[[], None]:
         return lambda: self._world.wake(process, trouble)
 
-    def _cut(self, process: Process, server: str) -> None:
-        """Cut a process off from a server for a while."""
+    def _cut(self, process: Process, server: str, length: float | None = None) -> None:
+        """Cut a process off from a server, for so long or for a while."""
         world = self._world
         if server in process.cuts:
             return
@@ -123,7 +124,21 @@ class Incidents:
             if trouble is not None and not process.dead:
                 trouble.until = CLOCK.now
 
-        self._end_at(CLOCK.now + self._random.choice(self._menu.cuts), mend)
+        if length is None:
+            length = self._random.choice(self._menu.cuts)
+        self._end_at(CLOCK.now + length, mend)
+
+    def _flicker(self, member: Member) -> None:
+        """Cut a supervisor off from the lease store; its processes lose the broker, but shorter."""
+        length = self._random.choice(self._menu.cuts)
+        self._cut(member, LEASES, length)
+        lost_at = CLOCK.now + length * self._random.uniform(0.5, 1.0)
+
+        def lose() -> None:
+            for child in member.children.values():
+                self._world.lose_connections(child)
+
+        self._end_at(lost_at, lose)
 
     def _join(self, _: Member) -> None:
         if len(self._world.members) < self._menu.most_members:

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
-from simulation.ledger import SERVICE, Attempt
+from simulation.ledger import SERVICE, Attempt, Finding
 from simulation.service import FALLIBLE
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
 
-Finding = tuple[str | None, str]
-
 
 def check(world: World) -> list[Finding]:
-    """Return what is wrong, in words, each with the key that it is about (None: with none)."""
+    """Return what is wrong."""
     dead = _dead(world)
     faults = [_fault(trouble) for trouble in world.troubles]
     found = [*world.ledger.wrong]
@@ -33,9 +31,19 @@ def check(world: World) -> list[Finding]:
         (overlaps.owner_overlaps, "two processes of a shard at once"),
         (overlaps.fallen_fences, "a fence that fell"),
     ):
-        found += [(second.key, f"{what}: {first} then {second}") for first, second in pairs]
-    found += [(key, "a handler ended without an end") for key in sorted(keys)]
-    return found + _check_queues(world)
+        found += [_pair(what, first, second) for first, second in pairs]
+    found += [Finding(key, "a handler ended without an end") for key in sorted(keys)]
+    return found + _check_outlived(world) + _check_queues(world)
+
+
+def _check_outlived(world: World) -> list[Finding]:
+    """Who comes back after the lease of its shard ended, hears that its fence is stale."""
+    return [
+        Finding(each.key, f"outlived its lease unsaid: {each}", (each.id,))
+        for each in world.ledger.attempts
+        if each.outlived and each.end is not None and not world.ledger.is_said(each)
+        if not world.was_killed(each.child, each.end)
+    ]
 
 
 def _check_queues(world: World) -> list[Finding]:
@@ -47,7 +55,7 @@ def _check_queues(world: World) -> list[Finding]:
     now = f"{front}{plan.current.number}."
     names = [*world.broker.names("queues"), *world.broker.names("exchanges")]
     left = [n for n in names if n.startswith(front) and not f"{n}.".startswith(now)]
-    return [(None, f"left of an earlier generation: {', '.join(left)}")] if left else []
+    return [Finding(None, f"left of an earlier generation: {', '.join(left)}")] if left else []
 
 
 def _check_effects(
@@ -62,18 +70,24 @@ def _check_effects(
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
     wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
     judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
-    found: list[Finding] = [(None, f"lost: {each}") for each in judged.lost]
-    found += [(e.key, f"out of order: {e}") for e in judged.out_of_order]
+    found = [Finding(None, f"lost: {each}", (each.rpartition(" ")[2],)) for each in judged.lost]
+    found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]
     for pair in [*judged.repeated, *judged.explained]:
         first, second = sorted(pair, key=lambda e: e.begin)
         # That the first was not recorded is known: the second began under a claim of its own.
         if not world.was_troubled(of[id(first)].child, first.begin, second.begin):
-            found.append((first.key, f"a second effect: {first} then {second}"))
+            found.append(_pair("a second effect", first, second))
     for id_ in sorted(dead & done):
         effect = next(each for each in effects if each.id == id_)
         if not world.was_troubled(effect.child, effect.begin, math.inf):
-            found.append((effect.key, f"both done and a dead letter: {effect}"))
+            text = f"both done and a dead letter: {effect.id}, {effect}"
+            found.append(Finding(effect.key, text, (effect.id,)))
     return found
+
+
+def _pair(what: str, first: Execution, second: Execution) -> Finding:
+    text = f"{what}: {first.id}, {first} then {second.id}, {second}"
+    return Finding(second.key, text, (first.id, second.id))
 
 
 def _sequences(world: World, dead: set[str]) -> dict[str, int]:

@@ -8,19 +8,33 @@ whether what is given or acknowledged may be.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from simulation.troubles import BROKER
 from worker.message import Context
 from worker.sharding.generations import lease_of
+from worker.telemetry import LeaseOutlived
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
     from simulation.children import Child
     from simulation.world import World
+    from worker.leases.rules import LeaseRow
     from worker.task import Delivery, Task
+    from worker.telemetry import RuntimeEvent
 
 SERVICE = "bank"
+
+
+class Finding(NamedTuple):
+    """Something that is wrong."""
+
+    #: The key that it is about; None: with none.
+    key: str | None
+    #: What is wrong, a colon, and where.
+    text: str
+    #: The messages that it is about.
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -35,15 +49,24 @@ class Attempt:
     shard: int
     fence: int
     begin: float
+    #: The name of the lease that it begins under, and whose that is.
+    lease: str
+    member_id: str
     #: When it returned, or raised; None while it runs, or where its process died.
     end: float | None = None
     effect: bool = False
+    #: It ended when its lease was somebody's else, or nobody's.
+    outlived: bool = False
 
     def __str__(self) -> str:
         return (
             f"{self.handler} {self.id} key {self.key} attempt {self.number} shard {self.shard}"
             f" fence {self.fence} in {self.child}"
         )
+
+    def is_under(self, lease: LeaseRow | None) -> bool:
+        """Tell whether this lease, as the lease store has it, is the one that it began under."""
+        return lease is not None and (lease.owner, lease.epoch) == (self.member_id, self.fence)
 
 
 class Ledger:
@@ -52,11 +75,13 @@ class Ledger:
     def __init__(self, world: World) -> None:
         self._world = world
         self.attempts: list[Attempt] = []
-        #: What is wrong already, in words, with the key that it is about.
-        self.wrong: list[tuple[str | None, str]] = []
+        #: What is wrong already.
+        self.wrong: list[Finding] = []
         self._expected: Attempt | None = None
         self._owners: dict[tuple[int, int], str] = {}
         self._ended: set[tuple[str, str]] = set()
+        #: Handler, message and fence of what was said to have outlived its lease.
+        self._said: set[tuple[str, str, int]] = set()
 
     def expect(self, child: Child, task: Task) -> Attempt:
         """Note who is about to begin what."""
@@ -71,6 +96,8 @@ class Ledger:
             message.shard,
             0,
             self._world.clock(),
+            lease_of(child.generation, message.shard),
+            child.member_id,
         )
         return self._expected
 
@@ -92,36 +119,52 @@ class Ledger:
         if effect:
             self._ended.add((attempt.handler, attempt.id))
         self._world.note("effect of" if effect else "fails", attempt)
+        attempt.outlived = not attempt.is_under(self._lease(attempt))
 
     def has_effect(self, handler: str, id_: str) -> bool:
         return (handler, id_) in self._ended
 
-    def complain(self, key: str | None, text: str) -> None:
-        self.wrong.append((key, text))
+    def hear(self, event: RuntimeEvent) -> None:
+        """Note what a process says of itself."""
+        if isinstance(event, LeaseOutlived):
+            self._said.add((event.handler, event.message_id, event.fence))
+
+    def is_said(self, attempt: Attempt) -> bool:
+        """Tell whether it was said of a handler that it outlived its lease."""
+        return (attempt.handler, attempt.id, attempt.fence) in self._said
+
+    def complain(self, key: str | None, text: str, *ids: str) -> None:
+        self.wrong.append(Finding(key, text, ids))
         self._world.note("WRONG", text)
+
+    def _complain_of(self, attempt: Attempt, text: str) -> None:
+        self.complain(attempt.key, text, attempt.id)
 
     def _check_lease(self, attempt: Attempt) -> None:
         """It begins under a lease that is its supervisor's, as the lease store has it."""
-        child = attempt.child
-        name = lease_of(child.generation, attempt.shard)
-        book = self._world.leases._books.get(SERVICE)
-        row = book.leases.get(name) if book is not None else None
-        if row is None or (row.owner, row.epoch) != (child.member_id, attempt.fence):
-            self.complain(attempt.key, f"begins without its lease, which is {row}: {attempt}")
+        child, row = attempt.child, self._lease(attempt)
+        if not attempt.is_under(row):
+            has = "nobody" if row is None else f"{self._world.member_of(row.owner)}, {row.epoch}"
+            self._complain_of(attempt, f"begins without its lease: {attempt}; it is of {has}")
         owner = self._owners.setdefault((attempt.shard, attempt.fence), child.member)
         if owner != child.member:
-            self.complain(attempt.key, f"has the fence that {owner} had: {attempt}")
+            self._complain_of(attempt, f"has the fence of another: {attempt}, which {owner} had")
+
+    def _lease(self, attempt: Attempt) -> LeaseRow | None:
+        """Return the lease that it began under, as the lease store has it."""
+        book = self._world.leases._books.get(SERVICE)
+        return None if book is None else book.leases.get(attempt.lease)
 
     def _check_claim(self, attempt: Attempt, task: Task) -> None:
         """It begins under a claim that is its own, as the dedup store has it."""
         records = self._world.memory.records
         held = records.held.get(task.record)
         if task.record in records.done:
-            self.complain(attempt.key, f"begins and is recorded as done already: {attempt}")
+            self._complain_of(attempt, f"begins and is recorded as done already: {attempt}")
         elif held is None or held.token != task.token:
-            self.complain(attempt.key, f"begins without its claim: {attempt}")
+            self._complain_of(attempt, f"begins without its claim: {attempt}")
         elif held.deadline <= attempt.begin:
-            self.complain(attempt.key, f"begins when its claim is over: {attempt}")
+            self._complain_of(attempt, f"begins when its claim is over: {attempt}")
 
     def _check_alone(self, attempt: Attempt) -> None:
         """Nobody else is at the same message, but who cannot know that its claim is over."""
@@ -130,7 +173,7 @@ class Ledger:
                 if (other.handler, other.id) != (attempt.handler, attempt.id):
                     continue
                 if not self._world.was_troubled(other.child, other.begin, attempt.begin):
-                    self.complain(attempt.key, f"begins while it runs: {other} and {attempt}")
+                    self._complain_of(attempt, f"begins while it runs: {other} and {attempt}")
 
     def check_settled(self, delivery: Delivery) -> None:
         """A task of it needs nothing more: it is recorded, or the message set aside."""
@@ -142,18 +185,20 @@ class Ledger:
         missing = [each.name for each in handlers if each.record_id(message.id) not in done]
         if len(missing) >= delivery.open_tasks > 0 and not self._is_aside(message.body):
             names = " and ".join(missing)
-            self.complain(message.key, f"{message.id} is settled before {names} is recorded")
+            text = f"settled before it is recorded: {message.id} at {names}"
+            self.complain(message.key, text, message.id)
 
     def check_given(self, child: Child, shards: list[int]) -> None:
         """What is given is not consumed any more, and nothing of it runs."""
+        self._world.note(child, "gives", *(lease_of(child.generation, shard) for shard in shards))
         if BROKER not in child.cuts:
             consumed = self._world.broker.consumed_by(child.connection)
             for shard in shards:
                 if shard_queue(SERVICE, child.generation, shard) in consumed:
-                    self.complain(None, f"{child} gives shard {shard} and consumes it")
+                    self.complain(None, f"given before it is closed: {child}, shard {shard}")
         for each in child.attempts():
             if each.shard in shards:
-                self.complain(each.key, f"gives its shard while it runs: {each}")
+                self._complain_of(each, f"gives its shard while it runs: {each}")
 
     def _is_aside(self, body: bytes) -> bool:
         """Tell whether it was set aside, or comes again: out of a retry queue, say."""

@@ -17,6 +17,7 @@ from worker.supervisor.supervisor import Supervisor
 if TYPE_CHECKING:
     from simulation.children import Child
     from simulation.world import World
+    from worker import App
 
 _KILLED = signal.SIGKILL
 #: Seconds that its loop sleeps at most.
@@ -57,9 +58,11 @@ class Rounds(Keeper):
 class Member(Process):
     """A supervisor, as one machine has it."""
 
-    def __init__(self, world: World, name: str, pid: int) -> None:
+    def __init__(self, world: World, name: str, pid: int, app: App) -> None:
         super().__init__(name, name, pid)
         self.world = world
+        #: The release that it runs.
+        self.app = app
         self.keeper: Rounds | None = None
         #: The children that live, and those that ended and were not reaped, with their statuses.
         self.children: dict[int, Child] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Seconds that leases live.
+TTL = 2.0
 _START, _WALL = 1000.0, 1_700_000_000.0
 
 

@@ -1,7 +1,7 @@
 """Breaks one mechanism of the product at a time, and demands that the judge turns red.
 
-    python tests/simulation/mutate.py                        # all of them
-    python tests/simulation/mutate.py --only 'every claim is fresh' --story
+    python tests/simulation/mutate.py                        # all of them, the story of each red
+    python tests/simulation/mutate.py --only 'every claim is fresh' --whole
 
 Each has so many schedules (``--budget``), from the first seed on: whether it is noticed must not
 hang on the seed that noticed it once. Ends with 1 where one is not noticed.
@@ -14,47 +14,76 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simulation import seams
 from simulation.courses import COURSES
+from simulation.ledger import Finding
 from simulation.mutations import MUTATIONS, Mutation
-from simulation.reports import told
 from simulation.schedule import Result, simulate
+from simulation.stories import story
 
 _BUDGET = 300
 
 
-def first_red(broken: Mutation, budget: int) -> tuple[int, Result | None]:
+class Red(NamedTuple):
+    """A schedule that showed what is broken."""
+
+    result: Result
+    finding: Finding
+
+
+def first_red(broken: Mutation, budget: int) -> tuple[int, Red | None]:
     """Return how many schedules it took, and the one that turned red; None: none did."""
     with seams.in_place(), broken.breaks():
         for seed in range(budget):
             result = simulate(seed, COURSES[broken.course])
-            if result.findings:
-                return seed + 1, result
+            finding = broken.noticed(result)
+            if finding is not None:
+                return seed + 1, Red(result, finding)
     return budget, None
+
+
+def told(name: str, course: str, red: Red | None, *, whole: bool) -> str:
+    """Return what is printed of one that is broken: the story of its red."""
+    if red is None:
+        return f"{name}: NOT NOTICED by the schedules of {course!r}\n"
+    lines = story(red.finding, red.result.trace)
+    if whole:
+        lines = [lines[0], *red.result.trace]
+    return "\n".join([f"{name} (seed {red.result.seed} of {course!r}):", *_indented(lines)]) + "\n"
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=int, default=_BUDGET, help="schedules for each")
-    parser.add_argument("--only", choices=MUTATIONS, help="this one alone")
-    parser.add_argument("--story", action="store_true", help="tell all of what happened")
+    parser.add_argument("--only", choices=MUTATIONS, metavar="NAME", help="this one alone")
+    parser.add_argument(
+        "--whole", action="store_true", help="all of what happened, not its story alone"
+    )
     options = parser.parse_args(arguments)
-    missed = 0
-    print("| broken | schedules | seconds | what the judge says first |\n|---|---|---|---|")
+    missed = []
+    rows = ["| turned off | how | schedules | seconds | what the judge says |", "|---" * 5 + "|"]
     for name in [options.only] if options.only else MUTATIONS:
         broken = MUTATIONS[name]
         began = monotonic()
         number, red = first_red(broken, options.budget)
         seconds = monotonic() - began
-        said = red.findings[0][1].partition(":")[0] if red is not None else "NOT NOTICED"
-        missed += red is None
-        print(f"| {name} | {number} of '{broken.course}' | {seconds:.1f} | {said} |", flush=True)
-        if red is not None and options.story:
-            print("\n" + told(broken.course, red) + "\n", flush=True)
+        print(told(name, broken.course, red, whole=options.whole), flush=True)
+        said = "NOT NOTICED" if red is None else red.finding.text.partition(":")[0]
+        took = f"{number} of *{broken.course}* | {seconds:.1f}"
+        rows.append(f"| {broken.mechanism} | {name} | {took} | {said} |")
+        missed += [name] if red is None else []
+    print("\n".join(rows))
+    if missed:
+        print(f"\n{len(missed)} of {len(rows) - 2} not noticed: {', '.join(missed)}")
     return 1 if missed else 0
 
 

@@ -10,10 +10,10 @@ _MOST_LINES = 80
 def told(course: str, result: Result) -> str:
     """Return what was found, the part of the trace that concerns it, and how to see it again."""
     lines = [f"{course}, seed {result.seed}:"]
-    lines += [f"  {text}" for _, text in result.findings[:5]]
+    lines += [f"  {found.text}" for found in result.findings[:5]]
     if result.findings[5:]:
         lines.append(f"  … {len(result.findings)} in all")
-    keys = {key for key, _ in result.findings if key is not None}
+    keys = {found.key for found in result.findings if found.key is not None}
     lines += ["", "what happened to its keys, and around them:", *shortened(result.trace, keys)]
     lines += [
         "",

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from simulation.children import Child
 from simulation.incidents import Incidents, Menu
-from simulation.judge import Finding, check
+from simulation.judge import check
+from simulation.ledger import Finding
 from simulation.members import Member
 from simulation.seams import CLOCK
-from simulation.service import Post
+from simulation.service import EXCHANGE, PARTNER, Post
 from simulation.troubles import Process
 from simulation.world import Shape, World
 
-_STEPS = (0.0, 0.001, 0.005, 0.02, 0.02, 0.1, 0.25, 0.25)
 _LONGEST_SILENCE = 0.25
 #: Seconds within which everything has to be done once the troubles are over.
 _PATIENCE = 90.0
@@ -47,6 +47,8 @@ class Course:
     menu: Menu = field(default_factory=Menu)
     #: One choice of so many is an incident.
     rarity: int = 12
+    #: The seconds that pass at once, one of these.
+    steps: Sequence[float] = (0.0, 0.001, 0.005, 0.02, 0.02, 0.1, 0.25, 0.25)
 
 
 @dataclass(slots=True)
@@ -96,6 +98,10 @@ class Schedule:
         for _ in range(self._random.choice((2, 12, 12))):
             self._go_round()
             self._pass_time(0.02)
+        # What a release takes is promised from when the service knows of it.
+        while self._course.shape.releases > 1 and not self.world.all_known:
+            self._go_round()
+            self._pass_time(0.02)
 
     def _step(self) -> None:
         random = self._random
@@ -105,7 +111,7 @@ class Schedule:
         elif choice < 0.2 and self._posts:
             self._publish()
         elif choice < 0.45:
-            self._pass_time(random.choice(_STEPS))
+            self._pass_time(random.choice(self._course.steps))
         else:
             self._let_one()
 
@@ -192,7 +198,8 @@ class Schedule:
         deadline = CLOCK.now + _PATIENCE
         while backlog := world.backlog():
             if CLOCK.now > deadline:
-                world.ledger.complain(None, f"not done in time: {', '.join(backlog[:5])}")
+                text = f"not done in time: {', '.join(backlog[:5])}"
+                world.ledger.complain(None, text, backlog[0].partition(" ")[0])
                 return
             rounds = 0
             while self._go_round() and rounds < _ROUNDS_AT_ONCE:
@@ -201,10 +208,13 @@ class Schedule:
 
     def _make_posts(self) -> list[Post]:
         random = self._random
-        return [
+        posts = [
             Post(f"p{n}", random.choice(_KEYS), random.choice(_PLANS))
             for n in range(self._course.messages)
         ]
+        if self._course.shape.releases > 1:
+            posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
+        return posts
 
 
 def _turns(process: Process) -> list[Callable[[], None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import faulthandler
 import gc
 import importlib
@@ -23,6 +24,7 @@ from simulation.children import Steps
 from simulation.members import Member, Rounds
 from simulation.moments import Clock, Ordered, Stand
 from worker.sharding.ring import Ring
+from worker.transport.embedded.broker import _READY
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -49,7 +51,7 @@ _MODULES_OF_TIME = (
     ),
 )
 _MODULES_OF_MONOTONIC = (
-    "worker.supervisor.process",
+    "worker.supervisor.stage",
     "worker.transport.outbound",
     "worker.deadletters",
 )
@@ -146,6 +148,7 @@ def _parts() -> Iterator[tuple[str, str, Any]]:
     yield "worker.supervisor.keeper", "patiently", _at_once
     yield "worker.supervisor.keeper", "open_leases", lambda *_: Here.world.leases
     yield f"{_EMBEDDED}presence", "Process", servers.Lives
+    yield f"{_EMBEDDED}broker", "_READY", servers.as_of_quorum_queues(_READY)
     yield "worker.transport.sqlite", "_LEASE", 2.0  # each world has its own
     for module in ("dispatch", "dialogue"):
         yield f"worker.{module}", "set", Ordered
@@ -162,7 +165,10 @@ def in_place() -> Iterator[None]:
     try:
         for name, attribute, part in _parts():
             module = importlib.import_module(name)
-            before.append((module, attribute, module.__dict__.get(attribute, missing)))
+            was = module.__dict__.get(attribute, missing)
+            if was is missing and not hasattr(builtins, attribute):
+                raise LookupError(f"{name} has no {attribute!r} any more")
+            before.append((module, attribute, was))
             setattr(module, attribute, part)
         yield
     finally:

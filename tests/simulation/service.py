@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import amqp
 import orjson
 
 from simulation.ledger import SERVICE
+from simulation.moments import TTL
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
 from simulation.troubles import Seams
@@ -21,12 +22,12 @@ from worker.resharding import Resharding
 from worker.sharding.generations import Generation, Plan
 from worker.transport import memory
 
-#: Seconds that leases live.
-TTL = 2.0
 ATTEMPTS = 3
 #: The handler that does what its messages say; others do what they shall.
 FALLIBLE = "record"
 EXCHANGE, EVENT = "qw.events", "post"
+#: From where only a newer release takes messages too.
+PARTNER = "partner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Post:
     id: str
     key: str | None
     plan: Sequence[str] = ()
+    exchange: str = EXCHANGE
 
     @property
     def body(self) -> bytes:
@@ -54,9 +56,16 @@ def message_of(post: Post) -> amqp.Message:
     )
 
 
-@cache
-def service_of(shards: int, handlers: int) -> tuple[App, Settings, Broker]:
-    """Return the app, its settings, and a broker on which all of it is declared."""
+class Made(NamedTuple):
+    """A service: its releases, the older one first, their settings, and what is declared."""
+
+    apps: Sequence[App]
+    settings: Settings
+    #: A broker on which all of it is declared.
+    broker: Broker
+
+
+def _app(handlers: int) -> App:
     app = App(SERVICE)
     policy = RetryPolicy(attempts=ATTEMPTS, wait="fixed", first_wait=0.2, jitter=0)
 
@@ -76,6 +85,15 @@ def service_of(shards: int, handlers: int) -> tuple[App, Settings, Broker]:
         def observe(event: dict[str, Any], ctx: Context) -> None:
             Here.world.ledger.begin(ctx)
 
+    return app
+
+
+@cache
+def service_of(shards: int, handlers: int, *, releases: int) -> Made:
+    """Return a service with one release, or two."""
+    apps = [_app(handlers) for _ in range(releases)]
+    for newer in apps[1:]:
+        newer.bind(exchange=PARTNER, type="fanout")
     settings = Settings(
         app="bank:app",
         broker=f"memory://{NAME}",
@@ -91,6 +109,7 @@ def service_of(shards: int, handlers: int) -> tuple[App, Settings, Broker]:
     seams = Seams(Random(0), lambda *_: None)
     broker = Broker.empty(seams)
     memory._databases[NAME] = broker  # type: ignore[assignment]  # as above
-    Resharding(app, settings).declare(Plan(Generation(1, shards)))
+    for app in apps:
+        Resharding(app, settings).declare(Plan(Generation(1, shards)))
     del memory._databases[NAME]
-    return app, settings, broker
+    return Made(apps, settings, broker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation import seams
+from simulation import mutate, seams
 from simulation.courses import COURSES
 from simulation.mutations import MUTATIONS
 from simulation.schedule import simulate
@@ -15,9 +15,31 @@ BUDGET = 300
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_it_is_noticed_what_is_broken(name: str) -> None:
-    breaks, course, first = MUTATIONS[name]
-    with seams.in_place(), breaks():
-        for seed in (first, *range(BUDGET - 1)):
-            if simulate(seed, COURSES[course]).findings:
+    broken = MUTATIONS[name]
+    with seams.in_place(), broken.breaks():
+        for seed in (broken.first, *range(BUDGET - 1)):
+            if broken.noticed(simulate(seed, COURSES[broken.course])):
                 return
-    pytest.fail(f"{name!r}: not noticed in {BUDGET} schedules of {course!r}")
+    pytest.fail(f"{name!r}: not noticed in {BUDGET} schedules of {broken.course!r}")
+
+
+def test_the_command_tells_the_story_of_a_red_and_a_table_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert mutate.main(["--only", "acknowledged before it is recorded"]) == 0
+
+    told, _, table = capsys.readouterr().out.partition("\n\n")
+    of_which, what, *lines = told.splitlines()
+    assert of_which == "acknowledged before it is recorded (seed 0 of 'short'):"
+    assert what.startswith("  settled before it is recorded: p")
+    assert 2 < len(lines) < 20
+    assert "effect of record" in lines[-1]
+    assert table.splitlines()[2].startswith("| order of done and ack | acknowledged before")
+
+
+def test_the_command_fails_where_something_is_not_noticed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert mutate.main(["--only", "completes whoever owns it", "--budget", "1"]) == 1
+
+    assert "1 of 1 not noticed: completes whoever owns it" in capsys.readouterr().out

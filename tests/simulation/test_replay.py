@@ -30,10 +30,20 @@ def _digest(trace: list[str]) -> str:
     return hashlib.sha256("\n".join(trace).encode()).hexdigest()
 
 
-def elsewhere(hash_seed: str) -> list[str]:
-    """Return the same from another process, in which sets have another order."""
+#: Sets its clocks, before anybody imports them, and says what ``prints`` found.
+_PROGRAM = """
+import sys, time
+for name in ("monotonic", "time"):
+    setattr(time, name, lambda clock=getattr(time, name): clock() + float(sys.argv[1]))
+import simulation.test_replay
+print(*simulation.test_replay.prints().values())
+"""
+
+
+def elsewhere(hash_seed: str, ahead: float) -> list[str]:
+    """Return the same from another process: sets have another order there, and clocks go ahead."""
     done = subprocess.run(
-        [sys.executable, "-c", "import simulation.test_replay as t; print(*t.prints().values())"],
+        [sys.executable, "-c", _PROGRAM, str(ahead)],
         env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
@@ -47,4 +57,6 @@ def test_a_seed_is_a_replay_here_and_in_another_process() -> None:
 
     assert len({*first.values()}) == len(first)
     assert prints() == first
-    assert elsewhere("1") == [*first.values()]
+    # Nothing goes by the clock of this machine, be it ahead of the simulation's or behind it.
+    assert elsewhere("1", 1e6) == [*first.values()]
+    assert elsewhere("2", -1e6) == [*first.values()]

@@ -26,6 +26,8 @@ USUAL = {
     "breaks": 24,
     "machines": 16,
     "reshard": 20,
+    "releases": 20,
+    "flickers": 20,
 }
 PARTS = 2
 

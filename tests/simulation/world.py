@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -12,11 +13,13 @@ from typing import Any
 from simulation.children import Child
 from simulation.ledger import SERVICE, Ledger
 from simulation.members import Member
+from simulation.moments import TTL
 from simulation.seams import CLOCK, Here
 from simulation.servers import NAME, Leases, Lives, Store
-from simulation.service import EVENT, EXCHANGE, TTL, Post, message_of, service_of
+from simulation.service import EVENT, Post, message_of, service_of
 from simulation.troubles import Killed, Process, Seams
 from simulation.wires import End
+from worker import App
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import Memory
 from worker.handler import Handler
@@ -43,6 +46,10 @@ class Shape:
     concurrency: Sequence[int] = (1, 2, 2, 3)
     prefetch: int = 8
     crash_limit: int = 100
+    #: 2: one of the first members runs a newer one, which takes messages from one exchange more.
+    releases: int = 1
+    #: The seconds that leases live.
+    lease_ttl: float = TTL
     #: The seconds that handlers take, one of these each.
     durations: Sequence[float] = (0.0, 0.0, 0.0, 0.02, 0.1, 0.3)
 
@@ -76,9 +83,10 @@ class World:
         self.seams = Seams(random, self.kill)
         self.seams.trace = self.trace
         Lives.seams = self.seams
-        self.app, self.settings, template = service_of(shape.shards, shape.handlers)
+        made = service_of(shape.shards, shape.handlers, releases=shape.releases)
+        self.apps = made.apps
         self.settings = replace(
-            self.settings,
+            made.settings,
             concurrency=random.choice(shape.concurrency),
             prefetch=shape.prefetch,
             crash_limit=shape.crash_limit,
@@ -87,13 +95,16 @@ class World:
         self.claim_ttl = random.choice((TTL, TTL, 5.0))
         sqlite._LEASE = random.choice((TTL, 6.0))
         self.settings = replace(self.settings, claim_ttl=self.claim_ttl)
-        self.broker = template.copy(self.seams)
+        self.broker = made.broker.copy(self.seams)
         memory._databases[NAME] = self.broker  # type: ignore[assignment]  # what it takes for its own
         self.memory = Memory()
         self.memory.parked[SERVICE] = {ALL_KNOWN: 1}
-        self.leases = Leases(self.seams, LeaseOptions(TTL, 1.0), self.clock)
+        self.leases = Leases(self, LeaseOptions(shape.lease_ttl, 1.0))
         self.leases.write(SERVICE, PLAN, 0, Plan(Generation(1, shape.shards)).dump())
         self.ledger = Ledger(self)
+        self._hearing = ExitStack()
+        for app in self.apps:
+            self._hearing.enter_context(app.telemetry.subscribe(self.ledger.hear))
         self.members: list[Member] = []
         #: Everything that runs, in the order of its start.
         self.processes: dict[int, Process] = {}
@@ -103,10 +114,15 @@ class World:
         self.confirmed: list[Post] = []
         self._known: dict[str, list[tuple[str, bytes]]] = {}
         self._numbers = 0
+        #: The members that run the newest release.
+        self._newer: set[int] = set()
+        if shape.releases > 1:
+            self._newer.add(random.randint(1, shape.members))
         self._channel: Any = connect(self.settings.broker, heartbeat=0, timeout=1, name="publisher")
         self._publisher: Any = self._channel.channel()
 
     def close(self) -> None:
+        self._hearing.close()
         del memory._databases[NAME]
         self.broker.forget()
 
@@ -123,7 +139,7 @@ class World:
     def join(self) -> Member:
         """Start a supervisor on a machine of its own."""
         number = self.unique()
-        member = Member(self, f"m{number}", number)
+        member = Member(self, f"m{number}", number, self.apps[number in self._newer])
         self.members.append(member)
         self.processes[member.pid] = member
         self.note(member, "joins")
@@ -182,6 +198,11 @@ class World:
         """Tell whether something kept a process in that time from telling what it did."""
         return any(trouble.struck(child, since, until) for trouble in self.troubles)
 
+    def was_killed(self, child: Child, since: float) -> bool:
+        """Tell whether a process died then or later, of what it is not to blame for."""
+        kills = (trouble for trouble in self.troubles if trouble.kind == "KILL")
+        return any(trouble.struck(child, since, math.inf) for trouble in kills)
+
     def pause(self, process: Process) -> Trouble:
         """Stop a process, until ``Trouble.until`` is set by :meth:`wake`."""
         self.note(process, "is paused")
@@ -202,6 +223,11 @@ class World:
 
     # -- the service
 
+    @property
+    def app(self) -> App:
+        """The handlers, which all releases have."""
+        return self.apps[0]
+
     def store(self) -> Store:
         options = StoreOptions(self.claim_ttl, 3600.0)
         return Store(self, options, self.memory)
@@ -217,14 +243,32 @@ class World:
             drain_timeout=3.0,
             watchdog=4.0,
             connect_timeout=0.1,
-            lease_ttl=TTL,
+            lease_ttl=self.shape.lease_ttl,
             lease_timeout=0.5,
         )
-        look = partial(_look, self.app, self.settings)
+        look = partial(_look, child.parent.app, self.settings)
         return Service(terms, child.make_consumer, child.make_steps(), look)
 
     def duration(self) -> float:
         return self.random.choice(self.shape.durations)
+
+    def member_of(self, id_: str) -> str:
+        """Return which supervisor has this name in the lease store; the name itself of none."""
+        return next((m.name for m in self.members if m.id == id_), id_ or "nobody")
+
+    def named(self, record: bytes) -> tuple[str, str]:
+        """Return the message and the handler of a record."""
+        for name, handler in self.app.handlers.items():
+            for id_, known in self._records(handler):
+                if known == record:
+                    return id_, name
+        return record.hex(), "an unknown handler"
+
+    @property
+    def all_known(self) -> bool:
+        """Whether the service knows of every supervisor."""
+        known = self.leases.look(SERVICE).members
+        return all(member.id in known for member in self.members)
 
     def plan(self) -> Plan:
         """Return the plan of the service, as the lease store has it."""
@@ -236,7 +280,7 @@ class World:
         """Publish, in order; every post once more for each further time."""
         for _ in range(times):
             self._publisher.publish_many(
-                [(message_of(post), EXCHANGE, EVENT, False) for post in posts]
+                [(message_of(post), post.exchange, EVENT, False) for post in posts]
             )
 
     def confirm(self, posts: Sequence[Post]) -> None:

@@ -13,8 +13,17 @@ def history(*words: str) -> list[Entry]:
     entries = []
     for at, word in enumerate(words):
         name, _, pid = word.partition("@")
+        number = int(name[1:])
         entries.append(
-            Entry(what[name[0]], f"key-{name[1:]}", "key", int(name[1:]), int(pid or 1), 1, at)
+            Entry(
+                what=what[name[0]],
+                id=f"key-{number}",
+                key="key",
+                sequence=number,
+                pid=int(pid or 1),
+                thread=1,
+                at=at,
+            )
         )
     return entries
 

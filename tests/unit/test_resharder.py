@@ -129,6 +129,19 @@ def test_a_step_that_failed_or_cannot_be_finished_is_tried_again_later() -> None
     assert desk.steps() == [1, 1]
 
 
+def test_a_member_whose_only_process_died_follows_with_the_next() -> None:
+    desk = Desk(Process(1, followed=VERSION - 1))
+    desk.hear(Phase.BIND, leads=False)
+
+    del desk.processes[0]
+    desk.drive()
+    assert desk.resharder.followed != VERSION
+
+    desk.processes.append(Process(2))
+    desk.drive()
+    assert desk.resharder.followed == VERSION
+
+
 def test_an_answer_to_an_earlier_plan_proposes_nothing() -> None:
     desk = Desk(Process(1))
     desk.hear(Phase.REMOVE)

@@ -8,9 +8,10 @@ processes follow, and which shards are drained.
 ``bind`` ends, and ``remove`` begins, when all processes of all members have declared what the plan
 says. A process that cannot connect, or is refused, is waited for as long as it lives: it has a
 connection by an earlier plan, or may be making one. Meanwhile the others consume, and in ``remove``
-the new queues. One that dies, or hangs until the watchdog ends it, is not waited for, nor is a
-member whom the lease store has not heard for ``lease_ttl``: its trust has ended before, and without
-trust nothing is declared.
+the new queues. One that dies, or hangs until the watchdog ends it, is not waited for where its
+member has another that follows; else its successor is, as nobody else may know the bindings of its
+code. Nor is a member whom the lease store has not heard for ``lease_ttl``: its trust has ended
+before, and without trust nothing is declared.
 
 One member leads: the one that owns the lease for it. It has the steps on the broker taken by one
 of its processes, and writes the plan that comes next by compare-and-set; so where it dies, or
@@ -108,7 +109,7 @@ class Resharder:
             behind = child.told != self.version or now >= child.follow_at
             if behind and child.stage is not Stage.OPENING:
                 child.follow(plan, self.version)
-        if all(child.followed == self.version for child in children):
+        if children and all(child.followed == self.version for child in children):
             self.followed = self.version
         if now >= self._proposed_at + _AFTER_ERROR:
             self._proposed = 0  # it was written, and went with a store that went back
