@@ -25,7 +25,8 @@ class Place:
     rabbitmq: RabbitMQ | None = None
     redis: Redis | None = None
     disk: SmallDisk | None = None
-    #: Who shares a file shares a machine, and so its clock.
+    #: Who shares a file shares a machine, and so its clock: no namespace has a time of day of its
+    #: own (time_namespaces(7)). What differing ones would do is in docs/shards.md (Limits).
     clock: Clock | None = None
 
     @classmethod
