@@ -85,9 +85,7 @@ class Settings:
         high=_MAX_SHARDS,
         shown="1 at the first start, then what the service has",
     )
-    processes: int = _option(
-        0, "handler processes", low=0, high=256, shown="0, which is min(cores, shards)"
-    )
+    processes: int = _option(0, "handler processes", low=0, high=256, shown="min(cores, shards)")
     concurrency: int = _option(16, "handlers running at once in one process", low=1, high=1024)
     prefetch: int = _option(256, "unacknowledged messages a shard", low=1, high=65535)
     leases: str = _option(
