@@ -33,30 +33,49 @@ def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
 
 
 def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
-    """Tell whether the faults are why an id had two effects, in this order."""
+    """Tell whether the faults are why an id had two outcomes, in this order."""
     return any(_explains(fault, faults, first, second) for fault in faults)
+
+
+def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether faults kept an outcome from being recorded, whoever came after it."""
+    for fault in faults:
+        match fault.kind:
+            case Kind.KILL if _killed_at(fault, faults, first):
+                return True
+            case Kind.PAUSE | Kind.CUT if _kept_away(fault, first):
+                return True
+    return False
 
 
 def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
     match fault.kind:
         case Kind.KILL:
-            effect = effect_of(first)
-            late = WINDOW + _unable(faults, first, fault.since)
-            gone = fault.since if math.isinf(fault.until) else fault.until
-            struck = fault.since - late <= effect <= gone + _DYING
-            return fault.met(first) and struck and fault.since < second.begin
+            return _killed_at(fault, faults, first) and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
-            struck = fault.since - WINDOW <= effect_of(older) and older.begin <= fault.until
-            return older.fence < newer.fence and fault.met(older) and struck
+            return older.fence < newer.fence and _kept_away(fault, older)
         case Kind.AMNESIA:
-            return effect_of(first) <= fault.until and second.begin >= fault.since
+            return outcome_of(first) <= fault.until and second.begin >= fault.since
     return False
+
+
+def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether its process was killed before it could record the outcome."""
+    late = WINDOW + _unable(faults, first, fault.since)
+    gone = fault.since if math.isinf(fault.until) else fault.until
+    return fault.met(first) and fault.since - late <= outcome_of(first) <= gone + _DYING
+
+
+def _kept_away(fault: Fault, older: Execution) -> bool:
+    """Tell whether its process was paused or cut off before it could record the outcome."""
+    struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
+    return fault.met(older) and struck
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
     """Return for how long after its effect it could not be recorded, up to ``until``."""
-    since = effect_of(first)
+    since = outcome_of(first)
     return max(
         (
             min(fault.until, until) - since
@@ -73,6 +92,12 @@ def effect_of(execution: Execution) -> float:
     """Return when the effect happened of an execution that had one."""
     assert execution.effect is not None
     return execution.effect
+
+
+def outcome_of(execution: Execution) -> float:
+    """Return when there was something to record: its effect, or else that it failed."""
+    times = (execution.effect, execution.end, execution.begin)
+    return next(time for time in times if time is not None)
 
 
 def ended(execution: Execution, faults: Sequence[Fault]) -> float:

@@ -21,6 +21,10 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     #: Effects of what was set aside too.
     twofold: list[Execution] = field(default_factory=list)
+    #: Effects of a key behind what is parked of it, and what that is; and what is parked of a key
+    #: behind its successor.
+    past_parked: list[tuple[Execution, str]] = field(default_factory=list)
+    parked_in_no_order: list[str] = field(default_factory=list)
     #: Executions that came before their predecessor, or after their successor.
     out_of_order: list[Execution] = field(default_factory=list)
     #: Effects of one id that nothing explains: the earlier and the later.
@@ -72,6 +76,8 @@ class Findings:
         return [
             ("lost", self.lost),
             ("done and set aside", self.twofold),
+            ("done past a parked message", self.past_parked),
+            ("parked in no order", self.parked_in_no_order),
             ("out of order", self.out_of_order),
             ("second effects that nothing explains", self.repeated),
             ("two handlers of a key at once", self.key_overlaps),

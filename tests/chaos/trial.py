@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -130,11 +131,13 @@ def judge(
             executions=join(entries),
             wanted=_wanted(stage),
             faults=trouble,
-            set_aside=aside,
+            set_aside=stage.dead_letters,
+            parked=stage.parked,
             optional={published[id_] for id_ in published.keys() - confirmed},
             unordered=stage.workload.unordered,
             transactional=stage.database is not None,
             published=published,
+            published_again=_again(entries),
         )
     )
     found.stuck = [*stuck]
@@ -158,6 +161,12 @@ def judge(
 
 def _wanted(stage: Stage) -> set[tuple[str, str]]:
     return stage.workload.wanted(stage.history.entries("confirmed"))
+
+
+def _again(entries: Sequence[Entry]) -> set[str]:
+    """Return the ids that publishers sent more than once, since they heard of no confirm."""
+    times = Counter(entry.id for entry in entries if entry.what == "invoke")
+    return {id_ for id_, number in times.items() if number > 1}
 
 
 def _entries(stage: Stage) -> list[Entry]:
