@@ -116,11 +116,15 @@ def faults(entries: Iterable[Entry]) -> list[Fault]:
 
 
 def join(entries: Iterable[Entry]) -> list[Execution]:
-    """Return the executions that a history tells of, in the order of their beginning."""
+    """Return the executions that a history tells of, in the order of their beginning.
+
+    Where nobody counted the calls of a handler, two of them for one id in one process come one
+    after the other.
+    """
     begun: dict[tuple[object, ...], list[Entry]] = {}
     found: list[Execution] = []
     for entry in entries:
-        place = entry.pid, entry.handler, entry.id
+        place = entry.pid, entry.handler, entry.id, entry.run
         if entry.what == "begin":
             if place in begun:
                 found.append(_joined(begun[place]))

@@ -52,6 +52,21 @@ def test_the_lines_of_a_ledger_become_executions() -> None:
     assert (found[0].shard, found[0].fence, found[0].supervisor) == (3, 7, "alice")
 
 
+def test_two_calls_for_one_id_at_once_in_one_process_are_two_executions() -> None:
+    def line(what: str, run: int, at: float) -> Entry:
+        return Entry(
+            what=what, at=at, pid=ALICE, id="a#0", key="a", sequence=0, handler="h", run=run
+        )
+
+    lines = [line("begin", 1, 1), line("begin", 2, 2)]
+    lines += [line("effect", 1, 3), line("effect", 2, 4), line("end", 1, 5), line("end", 2, 6)]
+    found = join(lines)
+
+    assert [(e.begin, e.effect, e.end) for e in found] == [(1, 3, 5), (2, 4, 6)]
+    verdict = check(Case(executions=found, wanted=()))
+    assert len(verdict.repeated) == len(verdict.key_overlaps) == 1
+
+
 def test_gaps_are_times_without_a_begin() -> None:
     begins = [1.0, 2.0, 3.0, 7.0, 8.0]
     one = [ran(n, ALICE, at, at) for n, at in enumerate(begins)]
