@@ -17,14 +17,17 @@ from chaos.executions import Execution, Fault, Kind
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
+#: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
+#: no sign of life of it, makes it show its stack for a second and kills it.
+_AFTERMATH = 2.0
 
 Pair = tuple[Execution, Execution]
 
 
 def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
-    """Tell whether the process was paused or cut off while this ran."""
+    """Tell whether the process lost its leases while this ran: paused, cut off, not renewed."""
     return any(
-        fault.kind in (Kind.PAUSE, Kind.CUT)
+        fault.kind in (Kind.PAUSE, Kind.CUT, Kind.LAPSE)
         and fault.met(execution)
         and fault.since <= ended(execution, faults)
         and execution.begin <= fault.until
@@ -104,23 +107,35 @@ def ended(execution: Execution, faults: Sequence[Fault]) -> float:
     """Return when it ended, or when it was broken off: after that its process did nothing."""
     if execution.end is not None:
         return execution.end
-    begin = execution.begin
-    struck = [max(f.since, begin) for f in faults if _breaks_off(f, execution)]
-    return min(struck, default=begin)
+    struck = [max(at, execution.begin) for at in _broken_off(execution, faults)]
+    return min(struck, default=execution.begin)
 
 
-def is_broken_off(execution: Execution, faults: Iterable[Fault]) -> bool:
+def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
     """Tell whether a fault is why it has no end."""
-    return any(_breaks_off(fault, execution) for fault in faults)
+    return any(True for _ in _broken_off(execution, faults))
 
 
-def _breaks_off(fault: Fault, execution: Execution) -> bool:
-    """Tell whether its process was killed, paused or cut off after it began."""
-    if fault.kind is Kind.KILL:
-        gone = fault.since if math.isinf(fault.until) else fault.until
-        return fault.met(execution) and execution.begin <= gone + _DYING
-    is_away = fault.kind in (Kind.PAUSE, Kind.CUT)
-    return is_away and fault.met(execution) and execution.begin <= fault.until
+def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
+    """Yield when its process was killed, or did its last before it died of a pause or a cut.
+
+    A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
+    excuse, during the fault or just after it; and who was cut off ran until then.
+    """
+    for fault in faults:
+        if not fault.met(execution):
+            continue
+        if fault.kind is Kind.KILL:
+            gone = fault.since if math.isinf(fault.until) else fault.until
+            if execution.begin <= gone + _DYING:
+                yield fault.since
+        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
+            for why in faults:
+                if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
+                    continue
+                if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
+                    stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
+                    yield why.since if stood_still else fault.until
 
 
 def overlaps(

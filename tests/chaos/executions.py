@@ -48,6 +48,10 @@ class Kind(Enum):
     KILL = "kill -9"
     PAUSE = "pause"
     CUT = "cut"
+    #: Nobody renewed its leases, since its supervisor stood still. It runs on, and records it.
+    LAPSE = "no leases renewed"
+    #: The process was there no more, whoever did it: seen alive at ``since``, gone at ``until``.
+    GONE = "gone"
     #: The dedup store did not answer, to anybody.
     OUTAGE = "outage of the dedup store"
     #: The dedup store lost what it knew.

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
 from chaos.checker import Due
+from chaos.deaths import Watch
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
@@ -79,10 +80,15 @@ class Stage:
 
     def __enter__(self) -> Self:
         self._closing.callback(self._writer.close)
+        self._closing.enter_context(Watch(self._running, self.note))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._closing.close()
+
+    def _running(self) -> list[Supervisor]:
+        with self._lock:
+            return [*self.supervisors.values()]
 
     # The service
 

@@ -10,6 +10,7 @@ from time import monotonic
 
 from chaos.checker import Case, check
 from chaos.database import effects
+from chaos.deaths import logs_in, unexplained
 from chaos.executions import Kind, faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
@@ -142,6 +143,7 @@ def judge(
     )
     found.stuck = [*stuck]
     found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
+    found.wrong += unexplained(logs_in(stage.folder), trouble)
     kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
     crashes: dict[str, int] = {}
     for fault in kills:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from chaos.checker import Case, check
 from chaos.executions import Fault, Kind
-from judged import ALICE, BOB, judge, killed, outage, paused, ran
+from judged import ALICE, BOB, NAMES, judge, killed, outage, paused, ran
 
 
 def test_a_second_effect_that_nothing_explains_is_a_broken_promise() -> None:
@@ -152,3 +152,51 @@ def test_a_stop_at_once_takes_a_while() -> None:
 
     assert judge(twice, stopped).held
     assert judge(twice, replace(stopped, until=3)).repeated
+
+
+def gone(pid: int, since: float, until: float) -> Fault:
+    return Fault(Kind.GONE, NAMES[pid], since, until, frozenset({pid}))
+
+
+def test_a_cut_or_a_pause_ends_no_handler() -> None:
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
+
+    for fault in (Fault(Kind.CUT, "alice", 25, 30), paused(ALICE, 25, 30), paused(ALICE, 5.1, 9)):
+        assert check(replace(hung, faults=[fault])).unfinished, fault
+
+
+def test_who_died_of_a_cut_or_a_pause_left_its_handlers_without_an_end() -> None:
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
+    death = gone(ALICE, 26, 26.1)
+
+    assert check(replace(hung, faults=[death])).unfinished, "nobody knows why"
+    for fault in (Fault(Kind.CUT, "alice", 25, 30), paused(ALICE, 25, 30), paused(ALICE, 20, 25)):
+        assert check(replace(hung, faults=[fault, death])).broken_off, fault
+    others = (paused(ALICE, 10, 15), paused(ALICE, 27, 30), paused(BOB, 25, 30), outage(25, 30))
+    for fault in others:
+        assert check(replace(hung, faults=[fault, death])).unfinished, fault
+    later = Case(executions=[ran(0, ALICE, 28, None)], wanted=())
+    assert check(replace(later, faults=[paused(ALICE, 25, 30), death])).unfinished
+
+
+def test_who_was_cut_off_ran_until_it_died_and_who_stood_still_did_not() -> None:
+    pair = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+    death = gone(ALICE, 7, 7.1)
+
+    cut = judge(pair, Fault(Kind.CUT, "alice", 2, 8), death)
+    assert (cut.held, cut.stale) == (True, [tuple(pair)])
+    still = judge(pair, paused(ALICE, 2, 8), death)
+    assert (still.held, still.stale) == (True, [])
+    same = [pair[0], replace(pair[1], fence=1)]
+    assert judge(same, Fault(Kind.CUT, "alice", 2, 8), death).owner_overlaps == [tuple(same)]
+
+
+def test_a_supervisor_that_stands_still_alone_stops_nobody_and_renews_for_nobody() -> None:
+    lapse = Fault(Kind.LAPSE, "alice", 2, 8)
+    slow = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(slow, lapse).stale == [tuple(slow)]
+    twice = [ran(0, BOB, 5, 6, fence=2), ran(0, ALICE, 1, 9)]
+    assert judge(twice, lapse).repeated, "it could record its effect"
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=(), faults=[lapse, gone(ALICE, 7, 7.1)])
+    assert check(hung).unfinished
