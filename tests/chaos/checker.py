@@ -3,15 +3,17 @@
 For each handler and key the sequence must rise by one from 0. No two executions of a key, and no
 two *processes* on a shard, may overlap; with ``single_active`` no two processes at all. The fence
 of a shard must not fall in the order in which handlers began. Everything that was confirmed must
-have its effect, or lie where it was set aside.
+have its effect, or lie where it was set aside, and nothing both (:mod:`chaos.accounting`).
 
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
 * A *second effect*, where the process of the first was killed, paused or cut off before it could
-  record it: within a moment, or while the handler ran.
-* A *stale* execution, of a process that was paused or cut off while its handler ran, and so has
-  outlived its lease: it overlaps what the shard's next owner, with a higher fence, does.
+  record it: within a moment, or while the handler ran; and no more than it can have had no time for
+  (:mod:`chaos.recording`).
+* A *stale* execution, of a process that was paused or cut off while its handler ran, or whose
+  supervisor was, and so has outlived its lease: it overlaps what the shard's next owner, with a
+  higher fence, does.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from chaos.accounting import Accounts
 from chaos.excuses import Pair, by, effect_of, explains, is_broken_off, outlived, overlaps
 from chaos.executions import Execution, Fault
 from chaos.findings import Findings
+from chaos.recording import check_recording
 
 #: Handler and id of what has to end, once.
 Due = tuple[str, str]
@@ -54,6 +57,10 @@ class Case:
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     #: The ids that the broker may have got more than once.
     published_again: Collection[str] = ()
+    #: Handlers that publish: their record waits for the broker's confirm.
+    parents: Collection[str] = ()
+    #: How many handlers a process runs at once; 0: it is not known.
+    concurrency: int = 0
 
 
 def check(case: Case) -> Findings:
@@ -67,6 +74,7 @@ def check(case: Case) -> Findings:
     stale = {id(execution) for execution, _ in found.stale}
     _check_keys(case, executions, stale, found)
     _check_effects(case, effects, found)
+    check_recording(case, effects, found)
     times = Counter((e.handler, e.id) for e in effects)
     superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
     lies = accounts.lies

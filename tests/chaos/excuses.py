@@ -40,6 +40,17 @@ def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bo
     return any(_explains(fault, faults, first, second) for fault in faults)
 
 
+def kill_of(faults: Sequence[Fault], first: Execution, second: Execution) -> Fault | None:
+    """Return the kill that explains two outcomes of an id, the one that came next; None: none."""
+    kills = (f for f in faults if f.kind is Kind.KILL and _explains(f, faults, first, second))
+    return min(kills, key=lambda kill: abs(kill.since - outcome_of(first)), default=None)
+
+
+def age_at(faults: Sequence[Fault], first: Execution, kill: Fault) -> float:
+    """Return for how long an outcome could have been recorded until the kill."""
+    return kill.since - outcome_of(first) - _unable(faults, first, kill.since)
+
+
 def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
     """Tell whether faults kept an outcome from being recorded, whoever came after it."""
     for fault in faults:

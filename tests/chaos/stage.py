@@ -86,6 +86,11 @@ class Stage:
     def __exit__(self, *exc_info: object) -> None:
         self._closing.close()
 
+    @property
+    def concurrency(self) -> int:
+        """How many handlers a process runs at once."""
+        return int(self._options[self._options.index("--concurrency") + 1])
+
     def _running(self) -> list[Supervisor]:
         with self._lock:
             return [*self.supervisors.values()]

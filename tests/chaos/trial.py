@@ -74,6 +74,7 @@ class Verdict:
             f" overlaps {len(found.key_overlaps) + len(found.owner_overlaps)},"
             f" fences fallen {len(found.fallen_fences)},"
             f" second effects {len(found.explained)} + {len(found.repeated)} unexplained,"
+            f" up to {max(found.ages, default=0.0):.3f} s old,"
             f" recovered in {self.recovery:.1f} s"
         )
 
@@ -139,6 +140,8 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             published_again=_again(entries),
+            parents=stage.workload.parents,
+            concurrency=stage.concurrency,
         )
     )
     found.stuck = [*stuck]
