@@ -11,9 +11,9 @@ that explains them (:mod:`chaos.excuses`). They are counted and shown:
 * A *second effect*, where the process of the first was killed, paused or cut off before it could
   record it: within a moment, or while the handler ran; and no more than it can have had no time for
   (:mod:`chaos.recording`).
-* A *stale* execution, of a process that was paused or cut off while its handler ran, or whose
-  supervisor was, and so has outlived its lease: it overlaps what the shard's next owner, with a
-  higher fence, does.
+* A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
+  to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
+  the shard's next owner, with a higher fence, does.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from chaos.excuses import Pair, by, effect_of, explains, is_broken_off, outlived
 from chaos.executions import Execution, Fault
 from chaos.findings import Findings
 from chaos.recording import check_recording
+from chaos.waking import begun_before
 
 #: Handler and id of what has to end, once.
 Due = tuple[str, str]
@@ -65,7 +66,7 @@ class Case:
 
 def check(case: Case) -> Findings:
     """Return the verdict."""
-    executions = sorted(case.executions, key=lambda e: e.begin)
+    executions = begun_before(sorted(case.executions, key=lambda e: e.begin), case.faults)
     effects = sorted((e for e in executions if e.effect is not None), key=effect_of)
     found = Findings(len(executions), len(effects))
     accounts = Accounts(case, effects)

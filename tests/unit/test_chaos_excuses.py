@@ -200,3 +200,38 @@ def test_a_supervisor_that_stands_still_alone_stops_nobody_and_renews_for_nobody
     assert judge(twice, lapse).repeated, "it could record its effect"
     hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=(), faults=[lapse, gone(ALICE, 7, 7.1)])
     assert check(hung).unfinished
+
+
+def test_who_was_stopped_right_before_its_handler_begins_it_on_waking_and_is_stale() -> None:
+    others = [ran(0, BOB, 5, 6, key="b", fence=2), ran(1, BOB, 8.06, 9, key="b", fence=2)]
+    woken = ran(0, ALICE, 8.05, 8.1)
+
+    found = judge([*others, woken], paused(ALICE, 2, 8))
+    assert found.held
+    assert [(older.id, newer) for older, newer in found.stale] == [(woken.id, others[0])]
+    for fault in (paused(ALICE, 2, 7), paused(BOB, 2, 8), Fault(Kind.CUT, "alice", 2, 8)):
+        assert judge([*others, woken], fault).fallen_fences, fault
+
+
+def test_no_more_than_one_handler_is_about_to_begin_when_its_process_is_stopped() -> None:
+    other = ran(0, BOB, 5, 6, key="b", fence=2)
+    woken = [ran(0, ALICE, 8.05, 8.1), ran(0, ALICE, 8.06, 8.1, key="c")]
+
+    assert judge([other, *woken], paused(ALICE, 2, 8)).fallen_fences == [(other, woken[1])]
+    other_two = ran(1, BOB, 17, 18, key="b", fence=4)
+    again = ran(0, ALICE, 20.05, 20.1, key="d", fence=3)
+    pauses = paused(ALICE, 2, 8), paused(ALICE, 14, 20)
+    assert judge([other, woken[0], other_two, again], *pauses).held
+
+
+def test_who_wakes_up_and_still_has_its_lease_begins_then() -> None:
+    one, next_one = ran(0, ALICE, 1, 8.01), ran(1, ALICE, 8.02, 8.03)
+
+    assert judge([one, next_one], paused(ALICE, 2, 8)).undisturbed
+
+
+def test_what_ended_as_the_stop_was_sent_came_before_what_had_begun() -> None:
+    one, woken = ran(0, ALICE, 1, 2.01), ran(1, ALICE, 8.05, 8.1)
+    other = ran(0, BOB, 5, 6, key="b", fence=2)
+
+    assert judge([one, other, woken], paused(ALICE, 2, 8)).held
