@@ -45,6 +45,7 @@ class Watch:
         self._note = note
         #: By pid: whose it is, and when it was seen alive.
         self._alive: dict[int, tuple[str, float]] = {}
+        self._gone = set[int]()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deaths", daemon=True)
 
@@ -65,13 +66,14 @@ class Watch:
         now = monotonic()
         for supervisor in [*self._supervisors()]:
             if (pid := supervisor.last_pid) is not None:
-                for each in (pid, *children_of(pid)):
+                for each in {pid, *children_of(pid)} - self._gone:
                     self._alive.setdefault(each, (supervisor.name, now))
         for pid, (name, seen) in [*self._alive.items()]:
             if is_alive(pid):
                 self._alive[pid] = name, now
             else:
                 del self._alive[pid]
+                self._gone.add(pid)
                 self._note(Fault(Kind.GONE, name, seen, monotonic(), frozenset({pid})))
 
 

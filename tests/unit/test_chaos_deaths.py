@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
 
-from chaos.deaths import unexplained
+from chaos.deaths import Watch, unexplained
+from chaos.executions import Fault, Kind
 from judged import ALICE, BOB, killed
+from waiting import until
 
 
 def told(*lines: str) -> list[tuple[str, str]]:
@@ -50,3 +56,28 @@ def test_a_traceback_between_handlers_is_told() -> None:
         "alice log.1: the process cannot go on"
     ]
     assert unexplained(told("ledger.count failed at attempt 1"), []) == []
+
+
+def test_the_watch_notes_once_who_is_gone_and_since_when() -> None:
+    noted: list[Fault] = []
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        supervisor: Any = SimpleNamespace(name="alice", last_pid=process.pid)
+        watch = Watch(lambda: [supervisor], noted.append)
+        watch.look()
+        assert noted == []
+        process.kill()
+
+        def is_noted() -> bool:
+            watch.look()
+            return bool(noted)
+
+        until(is_noted, message="it is gone")
+        watch.look()
+
+    (fault,) = noted
+    assert (fault.kind, fault.supervisor, fault.pids) == (
+        Kind.GONE,
+        "alice",
+        frozenset({process.pid}),
+    )
+    assert fault.since <= fault.until
