@@ -3,32 +3,35 @@
 For each handler and key the sequence must rise by one from 0. No two executions of a key, and no
 two *processes* on a shard, may overlap; with ``single_active`` no two processes at all. The fence
 of a shard must not fall in the order in which handlers began. Everything that was confirmed must
-have its effect, or lie where it was set aside.
+have its effect, or lie where it was set aside, and nothing both (:mod:`chaos.accounting`).
 
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
 * A *second effect*, where the process of the first was killed, paused or cut off before it could
-  record it: within a moment, or while the handler ran.
-* A *stale* execution, of a process that was paused or cut off while its handler ran, and so has
-  outlived its lease: it overlaps what the shard's next owner, with a higher fence, does.
+  record it: within a moment, or while the handler ran; and no more than it can have had no time for
+  (:mod:`chaos.recording`).
+* A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
+  to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
+  the shard's next owner, with a higher fence, does.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from chaos.accounting import Accounts
 from chaos.excuses import Pair, by, effect_of, explains, is_broken_off, outlived, overlaps
-from chaos.executions import Execution, Fault, Kind
+from chaos.executions import Execution, Fault
 from chaos.findings import Findings
+from chaos.recording import check_recording
+from chaos.waking import begun_before
 
 #: Handler and id of what has to end, once.
 Due = tuple[str, str]
-#: Faults that can be why something is done and set aside.
-_EXCUSES = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.AMNESIA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,11 @@ class Case:
     #: What has to end: in its effect, or by being set aside.
     wanted: Collection[Due]
     faults: Sequence[Fault] = ()
-    #: What lies in the dead-letter and the parked queue; the handler is empty where it is for all.
+    #: What lies in the dead-letter queue; the handler is empty where it reached none.
     set_aside: Collection[Due] = ()
+    #: What lies in the parked queue, of each key in the order in which it would return; the handler
+    #: is that which could not do it, and empty where an earlier one of the key was parked.
+    parked: Sequence[Due] = ()
     #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
     optional: Collection[tuple[str, int]] = ()
     #: Handlers whose events have no order.
@@ -50,21 +56,30 @@ class Case:
     transactional: bool = False
     #: Key and sequence of each id, where it is not to be seen from its executions.
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    #: The ids that the broker may have got more than once.
+    published_again: Collection[str] = ()
+    #: Handlers that publish: their record waits for the broker's confirm.
+    parents: Collection[str] = ()
+    #: How many handlers a process runs at once; 0: it is not known.
+    concurrency: int = 0
 
 
 def check(case: Case) -> Findings:
     """Return the verdict."""
-    executions = sorted(case.executions, key=lambda e: e.begin)
+    executions = begun_before(sorted(case.executions, key=lambda e: e.begin), case.faults)
     effects = sorted((e for e in executions if e.effect is not None), key=effect_of)
     found = Findings(len(executions), len(effects))
-    _check_ends(case, effects, found)
+    accounts = Accounts(case, effects)
+    accounts.check(found)
     _check_owners(case, executions, found)
     stale = {id(execution) for execution, _ in found.stale}
     _check_keys(case, executions, stale, found)
     _check_effects(case, effects, found)
+    check_recording(case, effects, found)
     times = Counter((e.handler, e.id) for e in effects)
     superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
-    _check_order(case, [e for e in effects if id(e) not in superseded], found)
+    lies = accounts.lies
+    _check_order(case, lies, [e for e in effects if id(e) not in superseded], found)
     _check_fences(executions, found)
     for execution in executions:
         if execution.end is None:
@@ -74,17 +89,6 @@ def check(case: Case) -> Findings:
 
 
 # -- one promise each ------------------------------------------------------------------------------
-
-
-def _check_ends(case: Case, effects: Sequence[Execution], found: Findings) -> None:
-    """All that was confirmed is done, dead or parked; and nothing is both, without excuse."""
-    aside, whole = set(case.set_aside), {id_ for handler, id_ in case.set_aside if not handler}
-    done = {(e.handler, e.id) for e in effects}
-    missing = (p for p in case.wanted if p not in done | aside and p[1] not in whole)
-    found.lost = sorted(" ".join(place) for place in missing)
-    troubled = {(e.handler, e.id) for e in case.executions if any(f.met(e) for f in case.faults)}
-    both = (e for e in effects if (e.handler, e.id) in aside - troubled)
-    found.twofold = sorted(both, key=effect_of)
 
 
 def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
@@ -122,10 +126,16 @@ def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) ->
         (found.explained if is_allowed else found.repeated).append((first, second))
 
 
-def _check_order(case: Case, effects: Sequence[Execution], found: Findings) -> None:
-    """Sequence numbers of a key rise by one; what is repeated goes on from there."""
+def _check_order(
+    case: Case, lies: Callable[[Due], bool], effects: Sequence[Execution], found: Findings
+) -> None:
+    """Sequence numbers of a key rise by one; what is repeated goes on from there.
+
+    ``lies`` tells what is set aside: nothing of its key comes where that is parked, of which
+    :mod:`chaos.accounting` tells.
+    """
     optional = set(case.optional)
-    aside = {(h, *case.published[i]) for h, i in case.set_aside if i in case.published}
+    ids = {place: id_ for id_, place in case.published.items()}
     ordered = [e for e in effects if e.handler not in case.unordered]
     for times in by(ordered, lambda e: (e.handler, e.key)).values():
         handler, key = times[0].handler, times[0].key
@@ -134,7 +144,7 @@ def _check_order(case: Case, effects: Sequence[Execution], found: Findings) -> N
             missing = (
                 n
                 for n in range(last + 1, execution.sequence)
-                if (key, n) not in optional and not {(handler, key, n), ("", key, n)} & aside
+                if (key, n) not in optional and not lies((handler, ids.get((key, n), "")))
             )
             is_new = execution.sequence not in seen
             if any(True for _ in missing) or (is_new and execution.sequence <= last):

@@ -12,11 +12,11 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS effects (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, pid INTEGER, id TEXT, key TEXT,
-    sequence INTEGER, handler TEXT, attempt INTEGER, shard INTEGER, fence INTEGER,
+    sequence INTEGER, handler TEXT, run INTEGER, attempt INTEGER, shard INTEGER, fence INTEGER,
     supervisor TEXT, detail TEXT);
 """
 _EFFECTS = (
-    "SELECT at, pid, id, key, sequence, handler, attempt, shard, fence, supervisor, detail"
+    "SELECT at, pid, id, key, sequence, handler, run, attempt, shard, fence, supervisor, detail"
     " FROM effects ORDER BY number"
 )
 #: Seconds that a write waits for those of other processes.

@@ -17,14 +17,17 @@ from chaos.executions import Execution, Fault, Kind
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
+#: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
+#: no sign of life of it, makes it show its stack for a second and kills it.
+_AFTERMATH = 2.0
 
 Pair = tuple[Execution, Execution]
 
 
 def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
-    """Tell whether the process was paused or cut off while this ran."""
+    """Tell whether the process lost its leases while this ran: paused, cut off, not renewed."""
     return any(
-        fault.kind in (Kind.PAUSE, Kind.CUT)
+        fault.kind in (Kind.PAUSE, Kind.CUT, Kind.LAPSE)
         and fault.met(execution)
         and fault.since <= ended(execution, faults)
         and execution.begin <= fault.until
@@ -33,30 +36,60 @@ def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
 
 
 def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
-    """Tell whether the faults are why an id had two effects, in this order."""
+    """Tell whether the faults are why an id had two outcomes, in this order."""
     return any(_explains(fault, faults, first, second) for fault in faults)
+
+
+def kill_of(faults: Sequence[Fault], first: Execution, second: Execution) -> Fault | None:
+    """Return the kill that explains two outcomes of an id, the one that came next; None: none."""
+    kills = (f for f in faults if f.kind is Kind.KILL and _explains(f, faults, first, second))
+    return min(kills, key=lambda kill: abs(kill.since - outcome_of(first)), default=None)
+
+
+def age_at(faults: Sequence[Fault], first: Execution, kill: Fault) -> float:
+    """Return for how long an outcome could have been recorded until the kill."""
+    return kill.since - outcome_of(first) - _unable(faults, first, kill.since)
+
+
+def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether faults kept an outcome from being recorded, whoever came after it."""
+    for fault in faults:
+        match fault.kind:
+            case Kind.KILL if _killed_at(fault, faults, first):
+                return True
+            case Kind.PAUSE | Kind.CUT if _kept_away(fault, first):
+                return True
+    return False
 
 
 def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
     match fault.kind:
         case Kind.KILL:
-            effect = effect_of(first)
-            late = WINDOW + _unable(faults, first, fault.since)
-            gone = fault.since if math.isinf(fault.until) else fault.until
-            struck = fault.since - late <= effect <= gone + _DYING
-            return fault.met(first) and struck and fault.since < second.begin
+            return _killed_at(fault, faults, first) and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
-            struck = fault.since - WINDOW <= effect_of(older) and older.begin <= fault.until
-            return older.fence < newer.fence and fault.met(older) and struck
+            return older.fence < newer.fence and _kept_away(fault, older)
         case Kind.AMNESIA:
-            return effect_of(first) <= fault.until and second.begin >= fault.since
+            return outcome_of(first) <= fault.until and second.begin >= fault.since
     return False
+
+
+def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether its process was killed before it could record the outcome."""
+    late = WINDOW + _unable(faults, first, fault.since)
+    gone = fault.since if math.isinf(fault.until) else fault.until
+    return fault.met(first) and fault.since - late <= outcome_of(first) <= gone + _DYING
+
+
+def _kept_away(fault: Fault, older: Execution) -> bool:
+    """Tell whether its process was paused or cut off before it could record the outcome."""
+    struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
+    return fault.met(older) and struck
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
     """Return for how long after its effect it could not be recorded, up to ``until``."""
-    since = effect_of(first)
+    since = outcome_of(first)
     return max(
         (
             min(fault.until, until) - since
@@ -75,27 +108,45 @@ def effect_of(execution: Execution) -> float:
     return execution.effect
 
 
+def outcome_of(execution: Execution) -> float:
+    """Return when there was something to record: its effect, or else that it failed."""
+    times = (execution.effect, execution.end, execution.begin)
+    return next(time for time in times if time is not None)
+
+
 def ended(execution: Execution, faults: Sequence[Fault]) -> float:
     """Return when it ended, or when it was broken off: after that its process did nothing."""
     if execution.end is not None:
         return execution.end
-    begin = execution.begin
-    struck = [max(f.since, begin) for f in faults if _breaks_off(f, execution)]
-    return min(struck, default=begin)
+    struck = [max(at, execution.begin) for at in _broken_off(execution, faults)]
+    return min(struck, default=execution.begin)
 
 
-def is_broken_off(execution: Execution, faults: Iterable[Fault]) -> bool:
+def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
     """Tell whether a fault is why it has no end."""
-    return any(_breaks_off(fault, execution) for fault in faults)
+    return any(True for _ in _broken_off(execution, faults))
 
 
-def _breaks_off(fault: Fault, execution: Execution) -> bool:
-    """Tell whether its process was killed, paused or cut off after it began."""
-    if fault.kind is Kind.KILL:
-        gone = fault.since if math.isinf(fault.until) else fault.until
-        return fault.met(execution) and execution.begin <= gone + _DYING
-    is_away = fault.kind in (Kind.PAUSE, Kind.CUT)
-    return is_away and fault.met(execution) and execution.begin <= fault.until
+def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
+    """Yield when its process was killed, or did its last before it died of a pause or a cut.
+
+    A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
+    excuse, during the fault or just after it; and who was cut off ran until then.
+    """
+    for fault in faults:
+        if not fault.met(execution):
+            continue
+        if fault.kind is Kind.KILL:
+            gone = fault.since if math.isinf(fault.until) else fault.until
+            if execution.begin <= gone + _DYING:
+                yield fault.since
+        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
+            for why in faults:
+                if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
+                    continue
+                if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
+                    stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
+                    yield why.since if stood_still else fault.until
 
 
 def overlaps(

@@ -48,6 +48,10 @@ class Kind(Enum):
     KILL = "kill -9"
     PAUSE = "pause"
     CUT = "cut"
+    #: Nobody renewed its leases, since its supervisor stood still. It runs on, and records it.
+    LAPSE = "no leases renewed"
+    #: The process was there no more, whoever did it: seen alive at ``since``, gone at ``until``.
+    GONE = "gone"
     #: The dedup store did not answer, to anybody.
     OUTAGE = "outage of the dedup store"
     #: The dedup store lost what it knew.
@@ -116,11 +120,15 @@ def faults(entries: Iterable[Entry]) -> list[Fault]:
 
 
 def join(entries: Iterable[Entry]) -> list[Execution]:
-    """Return the executions that a history tells of, in the order of their beginning."""
+    """Return the executions that a history tells of, in the order of their beginning.
+
+    Where nobody counted the calls of a handler, two of them for one id in one process come one
+    after the other.
+    """
     begun: dict[tuple[object, ...], list[Entry]] = {}
     found: list[Execution] = []
     for entry in entries:
-        place = entry.pid, entry.handler, entry.id
+        place = entry.pid, entry.handler, entry.id, entry.run
         if entry.what == "begin":
             if place in begun:
                 found.append(_joined(begun[place]))

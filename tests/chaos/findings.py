@@ -13,7 +13,7 @@ _MOST_TOLD = 5
 
 @dataclass(slots=True)
 class Findings:
-    """What the history tells. All but the last three empty: every promise was held."""
+    """What the history tells. All but the last four empty: every promise was held."""
 
     executions: int = 0
     effects: int = 0
@@ -21,10 +21,17 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     #: Effects of what was set aside too.
     twofold: list[Execution] = field(default_factory=list)
+    #: Effects of a key behind what is parked of it, and what that is; and what is parked of a key
+    #: behind its successor.
+    past_parked: list[tuple[Execution, str]] = field(default_factory=list)
+    parked_in_no_order: list[str] = field(default_factory=list)
     #: Executions that came before their predecessor, or after their successor.
     out_of_order: list[Execution] = field(default_factory=list)
     #: Effects of one id that nothing explains: the earlier and the later.
     repeated: list[Pair] = field(default_factory=list)
+    #: Of these, what had an excuse but for what was recorded after it, or in its stead.
+    forgotten: list[Pair] = field(default_factory=list)
+    too_many: list[str] = field(default_factory=list)
     #: Executions of one key at once.
     key_overlaps: list[Pair] = field(default_factory=list)
     #: Executions of one shard (or service) at once, by different processes.
@@ -37,8 +44,11 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
-    #: Second effects that a fault explains, and the executions that one left without an end.
+    #: Second effects that a fault explains.
     explained: list[Pair] = field(default_factory=list)
+    #: The seconds for which these could have been recorded before the kill, in order.
+    ages: list[float] = field(default_factory=list)
+    #: Executions that a fault left without an end.
     broken_off: list[Execution] = field(default_factory=list)
     #: Executions that outlived their lease, each with the first of its successor's.
     stale: list[Pair] = field(default_factory=list)
@@ -64,6 +74,9 @@ class Findings:
                 lines += [f"  {_shown(fact)}" for fact in facts[:_MOST_TOLD]]
             if facts[_MOST_TOLD:]:
                 lines.append("  …")
+        if self.ages:
+            middle, most = self.ages[len(self.ages) // 2], self.ages[-1]
+            lines.append(f"seconds from such an effect to the kill: {middle:.3f}, up to {most:.3f}")
         return "\n".join(lines)
 
     @property
@@ -72,8 +85,12 @@ class Findings:
         return [
             ("lost", self.lost),
             ("done and set aside", self.twofold),
+            ("done past a parked message", self.past_parked),
+            ("parked in no order", self.parked_in_no_order),
             ("out of order", self.out_of_order),
             ("second effects that nothing explains", self.repeated),
+            ("not recorded, but what ended later was", self.forgotten),
+            ("more second effects than can be under way", self.too_many),
             ("two handlers of a key at once", self.key_overlaps),
             ("two processes of a shard at once", self.owner_overlaps),
             ("fences that fell", self.fallen_fences),

@@ -43,6 +43,9 @@ class Entry:
     #: The place of the event among those of its key, from 0; -1: nobody said.
     sequence: int = -1
     handler: str = ""
+    #: The number of the handler's call in its process, which no other call there has; 0: nobody
+    #: counted.
+    run: int = 0
     attempt: int = 0
     shard: int = -1
     fence: int = 0

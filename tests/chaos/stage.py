@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
 from chaos.checker import Due
+from chaos.deaths import Watch
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
@@ -63,6 +64,9 @@ class Stage:
         self.healing = threading.Event()
         #: How supervisors ended that should not have ended so.
         self.bad_ends: list[str] = []
+        #: What was set aside when that was looked at last; what is parked, in the order of return.
+        self.dead_letters: list[Due] = []
+        self.parked: list[Due] = []
         self._writer = Writer(self.history.file)
         self._guard = guard
         self._options = options
@@ -76,10 +80,20 @@ class Stage:
 
     def __enter__(self) -> Self:
         self._closing.callback(self._writer.close)
+        self._closing.enter_context(Watch(self._running, self.note))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._closing.close()
+
+    @property
+    def concurrency(self) -> int:
+        """How many handlers a process runs at once."""
+        return int(self._options[self._options.index("--concurrency") + 1])
+
+    def _running(self) -> list[Supervisor]:
+        with self._lock:
+            return [*self.supervisors.values()]
 
     # The service
 
@@ -204,11 +218,12 @@ class Stage:
 
     def set_aside(self) -> list[Due]:
         """Return handler and id of all dead letters and parked messages."""
-        found: list[Due] = []
-        for options in ((), ("--parked",)):
-            done = self._ask("dlq", "list", "--json", "--limit", "0", *options)
-            found += [(self._whole(letter["handler"]), letter["id"]) for letter in done]
-        return found
+        self.dead_letters, self.parked = self._listed(), self._listed("--parked")
+        return self.dead_letters + self.parked
+
+    def _listed(self, *options: str) -> list[Due]:
+        listed = self._ask("dlq", "list", "--json", "--limit", "0", *options)
+        return [(self._whole(letter["handler"]), letter["id"]) for letter in listed]
 
     def _whole(self, handler: str | None) -> str:
         """Return the name of a handler as its context has it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 from chaos.checker import Case, check
 from chaos.database import effects
+from chaos.deaths import logs_in, unexplained
 from chaos.executions import Kind, faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
@@ -72,6 +74,7 @@ class Verdict:
             f" overlaps {len(found.key_overlaps) + len(found.owner_overlaps)},"
             f" fences fallen {len(found.fallen_fences)},"
             f" second effects {len(found.explained)} + {len(found.repeated)} unexplained,"
+            f" up to {max(found.ages, default=0.0):.3f} s old,"
             f" recovered in {self.recovery:.1f} s"
         )
 
@@ -130,15 +133,20 @@ def judge(
             executions=join(entries),
             wanted=_wanted(stage),
             faults=trouble,
-            set_aside=aside,
+            set_aside=stage.dead_letters,
+            parked=stage.parked,
             optional={published[id_] for id_ in published.keys() - confirmed},
             unordered=stage.workload.unordered,
             transactional=stage.database is not None,
             published=published,
+            published_again=_again(entries),
+            parents=stage.workload.parents,
+            concurrency=stage.concurrency,
         )
     )
     found.stuck = [*stuck]
     found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
+    found.wrong += unexplained(logs_in(stage.folder), trouble)
     kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
     crashes: dict[str, int] = {}
     for fault in kills:
@@ -158,6 +166,12 @@ def judge(
 
 def _wanted(stage: Stage) -> set[tuple[str, str]]:
     return stage.workload.wanted(stage.history.entries("confirmed"))
+
+
+def _again(entries: Sequence[Entry]) -> set[str]:
+    """Return the ids that publishers sent more than once, since they heard of no confirm."""
+    times = Counter(entry.id for entry in entries if entry.what == "invoke")
+    return {id_ for id_, number in times.items() if number > 1}
 
 
 def _entries(stage: Stage) -> list[Entry]:

@@ -30,6 +30,8 @@ class Workload(ABC):
     #: The handlers of an event, by its name.
     handlers: ClassVar[Mapping[str, Sequence[str]]]
     unordered: ClassVar[Collection[str]] = ()
+    #: The handlers that publish.
+    parents: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
@@ -90,6 +92,7 @@ class Bank(Workload):
     app = "chaos.apps.bank"
     handlers: ClassVar[Mapping[str, Sequence[str]]] = {"bank.transfer": ("bank.withdraw",)}
     unordered = ("bank.deposit",)
+    parents = ("bank.withdraw",)
 
     def __init__(self, seed: int, accounts: int = 50) -> None:
         self._seed = seed

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from acceptance.running import STEPS, Ledger, eventually
 from chaos.checker import Case, check
+from chaos.deaths import Watch
 from chaos.executions import Execution, Fault, Kind, gaps, join, owners
 from chaos.findings import Findings
 from machines.load import SteadyLoad
@@ -56,9 +57,11 @@ class Site:
         self._guard = guard
         self._network = network
         self._machines: dict[str, Machine] = {}
+        self._supervisors: list[Supervisor] = []
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
+        self._closing.enter_context(Watch(self._supervisors.copy, self.faults.append))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -88,6 +91,7 @@ class Site:
             **settings,
         )
         self._closing.callback(made.end)
+        self._supervisors.append(made)
         return made
 
     def started(self, *names: str, options: Sequence[str], **settings: Any) -> list[Supervisor]:

@@ -72,6 +72,11 @@ class Supervisor(Service):
             self._process.wait(10)
             self._guard.forget(self.pid)
 
+    @property
+    def last_pid(self) -> int | None:
+        """The pid of its last start, if there was one."""
+        return None if self._process is None else self._process.pid
+
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
@@ -92,9 +97,9 @@ class Supervisor(Service):
             until(lambda: all(map(stands_still, pids)), message="they stand still")
             yield pids
         finally:
-            # A supervisor that stands still renews for none of its processes.
-            whose = frozenset(pids) if part is Part.CHILD else None
-            self._note(Fault(Kind.PAUSE, self.name, since, monotonic(), whose))
+            self._note(Fault(Kind.PAUSE, self.name, since, monotonic(), frozenset(pids)))
+            if part is Part.SUPERVISOR:  # its processes go on
+                self._note(Fault(Kind.LAPSE, self.name, since, monotonic()))
             self._send(signal.SIGCONT, part, pids)
 
     def _pids(self, part: Part) -> list[int]:

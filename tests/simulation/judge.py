@@ -126,5 +126,9 @@ def _execution(each: Attempt, *, sequence: int, effect: float | None = None) -> 
 
 
 def _fault(trouble: Trouble) -> Fault:
-    kinds = {"KILL": Kind.KILL, "PAUSE": Kind.PAUSE, "CUT": Kind.CUT}
-    return Fault(kinds[trouble.kind], trouble.member, trouble.since, trouble.until, trouble.pids)
+    kind, pids = Kind[trouble.kind], trouble.pids
+    if pids is None:
+        # What befalls a supervisor alone stops none of its processes, but nobody renews for them.
+        # Those of a dead one end by themselves, before their leases do.
+        kind, pids = (kind, frozenset()) if kind is Kind.KILL else (Kind.LAPSE, None)
+    return Fault(kind, trouble.member, trouble.since, trouble.until, pids)

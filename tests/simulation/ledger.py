@@ -18,6 +18,7 @@ from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
     from simulation.children import Child
+    from simulation.troubles import Process
     from simulation.world import World
     from worker.leases.rules import LeaseRow
     from worker.task import Delivery, Task
@@ -187,6 +188,11 @@ class Ledger:
             names = " and ".join(missing)
             text = f"settled before it is recorded: {message.id} at {names}"
             self.complain(message.key, text, message.id)
+
+    def check_drained(self, process: Process) -> None:
+        """Who ends in order has ended everything that it began; nothing excuses the rest."""
+        for each in process.attempts():
+            self._complain_of(each, f"drained and runs still: {each}")
 
     def check_given(self, child: Child, shards: list[int]) -> None:
         """What is given is not consumed any more, and nothing of it runs."""

@@ -27,7 +27,7 @@ from worker.leases.base import LeaseOptions
 from worker.parking import ALL_KNOWN
 from worker.sharding.generations import PLAN, Generation, Plan
 from worker.supervisor.child import Service
-from worker.supervisor.control import Terms
+from worker.supervisor.control import EXIT_CODES, Terms
 from worker.supervisor.service import _look
 from worker.topology import shard_queue
 from worker.transport import memory, sqlite
@@ -170,7 +170,9 @@ class World:
     def exit(self, process: Process, code: int) -> None:
         """A process ended by itself."""
         self.note(process, "exits", code)
-        if process.attempts():
+        if code == EXIT_CODES["DRAINED"]:
+            self.ledger.check_drained(process)
+        elif process.attempts():
             self.blame("KILL", process)  # it abandoned what runs, as it was told to
         self._gone(process, code << 8)
 

@@ -4,26 +4,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from acceptance.apps.events import Step
 from chaos.history import Writer
 from worker import Context, Event
 
+#: Numbers of the calls in this process; any thread may take the next one.
+_runs = count(1)
+
 
 @contextmanager
 def noted(event: Step, context: Context) -> Iterator[None]:
     """Note that the handler began, and, where the block ends well, its effect."""
-    note("begin", event, context)
+    run = next(_runs)
+    note("begin", event, context, run)
     yield
-    note("effect", event, context)
+    note("effect", event, context, run)
 
 
-def note(what: str, event: Event, context: Context) -> None:
+def note(what: str, event: Event, context: Context, run: int = 0) -> None:
     """Append one line."""
     _writer().note(
         what,
         handler=context.handler,
+        run=run,
         id=context.message_id,
         key=context.key or "",
         sequence=event.sequence if isinstance(event, Step) else 0,

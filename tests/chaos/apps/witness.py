@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -25,6 +26,8 @@ from worker.errors import AlreadyDone
 
 _DATABASE = os.environ.get("CHAOS_DATABASE", "")
 _own = threading.local()
+#: Numbers of the calls in this process; any thread may take the next one.
+_runs = count(1)
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def witnessed(context: Context, sequence: int = -1) -> Iterator[dict[str, Any]]:
         "id": context.message_id,
         "key": context.key or "",
         "sequence": sequence,
+        "run": next(_runs),
         "attempt": context.attempt,
         "shard": context.shard,
         "fence": context.fence,

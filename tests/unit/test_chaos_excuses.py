@@ -1,0 +1,237 @@
+"""What a fault explains to the judge, and what it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chaos.checker import Case, check
+from chaos.executions import Fault, Kind
+from judged import ALICE, BOB, NAMES, judge, killed, outage, paused, ran
+
+
+def test_a_second_effect_that_nothing_explains_is_a_broken_promise() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+
+    assert judge(twice).repeated == [tuple(twice)]
+    assert not judge(twice).held
+
+
+def test_a_second_effect_is_explained_by_the_kill_of_who_had_the_first() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+
+    found = judge(twice, killed(ALICE, 2.1))
+
+    assert found.held
+    assert found.explained == [tuple(twice)]
+    assert "second effects that a fault explains: 1" in found.summary
+
+
+def test_a_kill_of_another_or_before_or_long_after_the_effect_explains_no_second_one() -> None:
+    twice = [ran(0, ALICE, 10, 11), ran(0, BOB, 20, 21, fence=2)]
+
+    for fault in (killed(BOB, 11.1), killed(ALICE, 10.5), killed(ALICE, 15), killed(ALICE, 20.5)):
+        assert judge(twice, fault).repeated, fault
+
+
+def test_a_pause_explains_a_second_effect_only_of_who_lost_the_shard_by_it() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    other = ran(0, BOB, 5, 6, fence=2)
+
+    assert judge([sleeper, other], paused(ALICE, 2, 8)).explained == [(other, sleeper)]
+    assert judge([sleeper, other], paused(BOB, 2, 8)).repeated
+    later = [ran(0, ALICE, 1, 2), ran(0, BOB, 5, 6)]
+    assert judge(later, paused(ALICE, 2.1, 4)).repeated, "with the same fence it lost nothing"
+
+
+def test_a_cut_explains_a_second_effect_that_could_not_be_recorded() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+
+    assert judge(twice, Fault(Kind.CUT, "alice", 1.9, 8)).held
+    assert judge(twice, Fault(Kind.CUT, "alice", 5, 8)).repeated
+
+
+def test_who_slept_beyond_its_lease_is_stale_and_told() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    others = [ran(0, BOB, 5, 6, fence=2), ran(1, BOB, 7, 8, fence=2)]
+
+    found = judge([sleeper, *others], paused(ALICE, 2, 8.5))
+
+    assert found.held
+    assert found.stale == [(sleeper, others[0])]
+    assert "handlers that outlived their lease: 1" in found.summary
+
+
+def test_what_a_sleeper_alone_did_belongs_to_the_order_of_its_key() -> None:
+    sleeper = ran(0, ALICE, 1, 9)
+    others = [ran(0, BOB, 5, 6, key="b", fence=2), ran(1, BOB, 9.5, 10, fence=2)]
+
+    assert judge([sleeper, *others], paused(ALICE, 2, 8.5)).held
+
+
+def test_who_slept_and_has_no_lower_fence_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 1, 9, fence=2), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 2, 8)).owner_overlaps
+
+
+def test_a_pause_of_the_newer_owner_is_no_excuse_for_the_older_one() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(BOB, 2, 8)).owner_overlaps
+
+
+def test_what_a_pause_before_its_beginning_left_over_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 4, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 2, 3)).owner_overlaps
+
+
+def test_what_was_killed_ends_with_its_process() -> None:
+    killed_first = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(killed_first, killed(ALICE, 2)).owner_overlaps == []
+    assert judge(killed_first, killed(ALICE, 5.5)).owner_overlaps
+
+
+def test_a_kill_explains_what_could_not_be_recorded_since_an_outage_began() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+
+    assert judge(twice, killed(ALICE, 7)).repeated
+    assert judge(twice, killed(ALICE, 7), outage(1.5, 7)).held
+    assert judge(twice, killed(ALICE, 7), outage(1.5, 4)).repeated, "it had time to record it"
+    assert judge(twice, outage(1.5, 7)).repeated, "it could record it after that"
+
+
+def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
+    cut = Fault(Kind.CUT, "alice", 1.5, 7)
+
+    assert judge(twice, killed(ALICE, 7), cut).held
+    assert judge(twice, killed(ALICE, 7), replace(cut, until=4)).repeated, "it had time"
+    assert judge(twice, killed(ALICE, 7), replace(cut, supervisor="bob")).repeated
+    assert judge(twice, cut).repeated, "it could record it after that"
+
+
+def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+    forgot = Fault(Kind.AMNESIA, "", 5, 6)
+
+    assert judge(twice, forgot).held
+    assert judge(twice, replace(forgot, since=11, until=12)).repeated
+    assert judge(twice, replace(forgot, since=0, until=1)).repeated
+
+
+def test_where_effect_and_memory_are_one_transaction_nothing_explains_a_second_effect() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[killed(ALICE, 2.1)])
+
+    assert check(case).held
+    assert check(replace(case, transactional=True)).repeated == [tuple(twice)]
+
+
+def test_what_nobody_was_killed_by_excuses_no_handler_without_an_end() -> None:
+    broken_off = ran(0, ALICE, 1, None)
+    others = [outage(0.5, 2), Fault(Kind.OTHER, "", 0.5, 2), Fault(Kind.AMNESIA, "", 0.5, 2)]
+
+    assert check(Case(executions=[broken_off], wanted=(), faults=others)).unfinished
+    assert check(Case(executions=[broken_off], wanted=(), faults=[killed(ALICE, 0.5)])).unfinished
+    assert check(Case(executions=[broken_off], wanted=(), faults=[killed(ALICE, 0.9)])).held, (
+        "who notes its own death goes on for a moment"
+    )
+
+
+def test_what_began_as_its_process_died_does_not_run_on() -> None:
+    pair = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(pair, killed(ALICE, 0.9), Fault(Kind.OTHER, "", 7, 8)).held
+
+
+def test_a_stop_at_once_takes_a_while() -> None:
+    twice = [ran(0, ALICE, 1, 4), ran(0, BOB, 6, 7, fence=2)]
+    stopped = Fault(Kind.KILL, "alice", 2, 4.5, frozenset({ALICE}))
+
+    assert judge(twice, stopped).held
+    assert judge(twice, replace(stopped, until=3)).repeated
+
+
+def gone(pid: int, since: float, until: float) -> Fault:
+    return Fault(Kind.GONE, NAMES[pid], since, until, frozenset({pid}))
+
+
+def test_a_cut_or_a_pause_ends_no_handler() -> None:
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
+
+    for fault in (Fault(Kind.CUT, "alice", 25, 30), paused(ALICE, 25, 30), paused(ALICE, 5.1, 9)):
+        assert check(replace(hung, faults=[fault])).unfinished, fault
+
+
+def test_who_died_of_a_cut_or_a_pause_left_its_handlers_without_an_end() -> None:
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
+    death = gone(ALICE, 26, 26.1)
+
+    assert check(replace(hung, faults=[death])).unfinished, "nobody knows why"
+    for fault in (Fault(Kind.CUT, "alice", 25, 30), paused(ALICE, 25, 30), paused(ALICE, 20, 25)):
+        assert check(replace(hung, faults=[fault, death])).broken_off, fault
+    others = (paused(ALICE, 10, 15), paused(ALICE, 27, 30), paused(BOB, 25, 30), outage(25, 30))
+    for fault in others:
+        assert check(replace(hung, faults=[fault, death])).unfinished, fault
+    later = Case(executions=[ran(0, ALICE, 28, None)], wanted=())
+    assert check(replace(later, faults=[paused(ALICE, 25, 30), death])).unfinished
+
+
+def test_who_was_cut_off_ran_until_it_died_and_who_stood_still_did_not() -> None:
+    pair = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
+    death = gone(ALICE, 7, 7.1)
+
+    cut = judge(pair, Fault(Kind.CUT, "alice", 2, 8), death)
+    assert (cut.held, cut.stale) == (True, [tuple(pair)])
+    still = judge(pair, paused(ALICE, 2, 8), death)
+    assert (still.held, still.stale) == (True, [])
+    same = [pair[0], replace(pair[1], fence=1)]
+    assert judge(same, Fault(Kind.CUT, "alice", 2, 8), death).owner_overlaps == [tuple(same)]
+
+
+def test_a_supervisor_that_stands_still_alone_stops_nobody_and_renews_for_nobody() -> None:
+    lapse = Fault(Kind.LAPSE, "alice", 2, 8)
+    slow = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    assert judge(slow, lapse).stale == [tuple(slow)]
+    twice = [ran(0, BOB, 5, 6, fence=2), ran(0, ALICE, 1, 9)]
+    assert judge(twice, lapse).repeated, "it could record its effect"
+    hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=(), faults=[lapse, gone(ALICE, 7, 7.1)])
+    assert check(hung).unfinished
+
+
+def test_who_was_stopped_right_before_its_handler_begins_it_on_waking_and_is_stale() -> None:
+    others = [ran(0, BOB, 5, 6, key="b", fence=2), ran(1, BOB, 8.06, 9, key="b", fence=2)]
+    woken = ran(0, ALICE, 8.05, 8.1)
+
+    found = judge([*others, woken], paused(ALICE, 2, 8))
+    assert found.held
+    assert [(older.id, newer) for older, newer in found.stale] == [(woken.id, others[0])]
+    for fault in (paused(ALICE, 2, 7), paused(BOB, 2, 8), Fault(Kind.CUT, "alice", 2, 8)):
+        assert judge([*others, woken], fault).fallen_fences, fault
+
+
+def test_no_more_than_one_handler_is_about_to_begin_when_its_process_is_stopped() -> None:
+    other = ran(0, BOB, 5, 6, key="b", fence=2)
+    woken = [ran(0, ALICE, 8.05, 8.1), ran(0, ALICE, 8.06, 8.1, key="c")]
+
+    assert judge([other, *woken], paused(ALICE, 2, 8)).fallen_fences == [(other, woken[1])]
+    other_two = ran(1, BOB, 17, 18, key="b", fence=4)
+    again = ran(0, ALICE, 20.05, 20.1, key="d", fence=3)
+    pauses = paused(ALICE, 2, 8), paused(ALICE, 14, 20)
+    assert judge([other, woken[0], other_two, again], *pauses).held
+
+
+def test_who_wakes_up_and_still_has_its_lease_begins_then() -> None:
+    one, next_one = ran(0, ALICE, 1, 8.01), ran(1, ALICE, 8.02, 8.03)
+
+    assert judge([one, next_one], paused(ALICE, 2, 8)).undisturbed
+
+
+def test_what_ended_as_the_stop_was_sent_came_before_what_had_begun() -> None:
+    one, woken = ran(0, ALICE, 1, 2.01), ran(1, ALICE, 8.05, 8.1)
+    other = ran(0, BOB, 5, 6, key="b", fence=2)
+
+    assert judge([one, other, woken], paused(ALICE, 2, 8)).held
