@@ -4,7 +4,7 @@ They cost nothing when off: the runtime knows nothing of them. Where ``CHAOS_POI
 Python itself (``startup/sitecustomize.py``) calls :func:`install` in each process, which wraps the
 functions that the table names; handlers of the harness call :func:`reach` at theirs. The file says
 how likely a process dies at each point, and is looked at again all the time, so that a trial arms
-and disarms points while processes run.
+and disarms points (:class:`Board`) while processes run.
 
 A process that dies notes it in the history first, as the fault that it is.
 """
@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -157,6 +159,41 @@ POINTS: Mapping[str, Point] = {
 }
 #: Points that handlers of the harness reach by themselves.
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
+
+
+class Board:
+    """The file, as the trial writes it. Any thread may."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._armed: list[Mapping[str, float]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def armed(self, points: Mapping[str, float]) -> Iterator[None]:
+        """Let processes die at these points while the block runs, each time as likely as that.
+
+        What several blocks arm adds up, and each takes back its own.
+        """
+        mine = dict(points)
+        with self._lock:
+            self._armed.append(mine)
+            self._write()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._armed = [theirs for theirs in self._armed if theirs is not mine]
+                self._write()
+
+    def _write(self) -> None:
+        likely: dict[str, float] = {}
+        for points in self._armed:
+            for name, each in points.items():
+                likely[name] = min(1.0, likely.get(name, 0.0) + each)
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(likely))
+        new.replace(self._file)  # nobody reads half of it
 
 
 class _Arming:

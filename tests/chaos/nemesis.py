@@ -86,11 +86,8 @@ def pause(part: Part, stage: Stage, random: Random) -> None:
 def crash(stage: Stage, random: Random) -> None:
     """Let processes die between two lines, at some of the points."""
     names = random.sample([*POINTS, *IN_HANDLERS], 4)
-    stage.arm(dict.fromkeys(names, _LIKELY))
-    try:
+    with stage.armed(dict.fromkeys(names, _LIKELY)):
         stage.last(_ARMED)
-    finally:
-        stage.arm({})
 
 
 def scale(stage: Stage, random: Random) -> None:
@@ -231,7 +228,6 @@ class Nemesis:
             self._stage.revive()
             self._threads[-1].join(0.1)
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-        self._stage.arm({})
         self._stage.healing.clear()
         self._stage.revive()
         if self._errors:

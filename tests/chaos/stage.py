@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
 from chaos.checker import Due
+from chaos.crashpoints import Board
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
@@ -68,6 +69,7 @@ class Stage:
         self._options = options
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
+        self._board = Board(self._points)
         self._struck: set[str] = set()
         self._wirings: dict[str, Wiring] = {}
         self._lock = threading.RLock()
@@ -171,11 +173,9 @@ class Stage:
         """Write a fault into the history."""
         self._writer.note("fault", detail=fault.dump())
 
-    def arm(self, points: Mapping[str, float]) -> None:
-        """Let processes die at these crash points from now on, each time as likely as that."""
-        new = self._points.with_suffix(".new")
-        new.write_text(json.dumps(points))
-        new.replace(self._points)  # nobody reads half of it
+    def armed(self, points: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Let processes die at these crash points while a block runs (:meth:`Board.armed`)."""
+        return self._board.armed(points)
 
     def last(self, seconds: float) -> None:
         """Wait so long, or until all faults have to end."""
