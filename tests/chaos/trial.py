@@ -55,15 +55,19 @@ class Verdict:
     crashes: Mapping[str, int] = field(default_factory=dict)
     #: Seconds from the end of the faults until everything had come to its end.
     recovery: float = 0.0
+    #: What went wrong with the harness itself, so that nothing could be judged.
+    error: str = ""
 
     @property
     def held(self) -> bool:
-        """Whether every promise was held."""
-        return self.findings.held
+        """Whether every promise was held, and seen to be."""
+        return self.findings.held and not self.error
 
     @property
     def line(self) -> str:
         """All of it in one line."""
+        if self.error:
+            return f"seed {self.plan.seed}: the harness failed, {self.error}"
         found = self.findings
         return (
             f"seed {self.plan.seed}: {self.published} events, {self.kills} kills,"
