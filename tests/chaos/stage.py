@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
@@ -33,8 +34,12 @@ from waiting import until
 #: came while the interpreter started.
 _FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
 _STARTUP = Path(__file__).with_name("startup")
+#: Seconds after the last fault within which everything comes to its end.
+LIVENESS = 90.0
 #: Seconds within which every process consumes.
 _READY = 60.0
+#: Seconds between two looks at what goes on.
+_LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
 _SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
 
@@ -62,8 +67,8 @@ class Stage:
         self.supervisors: dict[str, Supervisor] = {}
         #: Set when all faults have to end.
         self.healing = threading.Event()
-        #: How supervisors ended that should not have ended so.
-        self.bad_ends: list[str] = []
+        #: How supervisors and publishers ended that should not have ended so.
+        self.wrong: list[str] = []
         self._writer = Writer(self.history.file)
         self._guard = guard
         self._options = options
@@ -73,7 +78,6 @@ class Stage:
         self._struck: set[str] = set()
         self._wirings: dict[str, Wiring] = {}
         self._lock = threading.RLock()
-        self._publishers: list[Publisher] = []
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -147,7 +151,7 @@ class Stage:
     def _note_end(self, name: str, code: int) -> None:
         if code not in _FINE_ENDS:
             last = self.supervisors[name].log.splitlines()[-1:] if name in self.supervisors else []
-            self.bad_ends.append(f"{name} ended with exit code {code}: {' '.join(last)}")
+            self.wrong.append(f"{name} ended with exit code {code}: {' '.join(last)}")
 
     # Faults
 
@@ -185,20 +189,34 @@ class Stage:
 
     @contextmanager
     def load(self, *, publishers: int, rate: float) -> Iterator[None]:
-        """Publish while the block runs, so many events a second in all."""
-        for number in range(publishers):
-            stream = self.workload.stream(number, publishers)
-            each = rate / publishers
-            publisher = Publisher(
-                f"publisher-{number}", self.place.broker, stream, self._writer, rate=each
+        """Publish while the block runs, so many events a second in all.
+
+        What is begun by then is published to its end, if that can be within LIVENESS.
+        """
+        mine = [
+            Publisher(
+                f"publisher-{number}",
+                self.place.broker,
+                self.workload.stream(number, publishers),
+                self._writer,
+                rate=rate / publishers,
             )
+            for number in range(publishers)
+        ]
+        for publisher in mine:
             publisher.start()
-            self._publishers.append(publisher)
         try:
             yield
+            for publisher in mine:
+                publisher.end()
+            deadline = monotonic() + LIVENESS
+            while monotonic() < deadline and not all(p.is_done for p in mine):
+                self.revive()
+                self.last(_LOOK)
         finally:
-            for publisher in self._publishers:
-                publisher.stop(_READY)
+            for publisher in mine:
+                publisher.give_up()
+            self.wrong += filter(None, [publisher.trouble() for publisher in mine])
 
     # What is set aside
 

@@ -13,14 +13,18 @@ from chaos.executions import Kind, faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
 from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
-from chaos.stage import Stage
+from chaos.stage import LIVENESS, Stage
 from chaos.story import story
-from waiting import until
 
-#: Seconds after the last fault within which everything has come to its end.
-LIVENESS = 90.0
+#: Seconds for which publishers go on after the last fault.
+_CALM = 1.0
+#: Seconds between two looks at the history.
+_PAUSE = 0.25
 #: Seconds between two looks at what is set aside: a look takes half a second of a core.
 _LOOK = 2.0
+#: The share of the events that publishers would publish, were there no faults, of which there has
+#: to be something in a trial: a tenth of what the worst ones reach.
+_LEAST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +93,9 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
     stage.until_ready()
     with stage.load(publishers=plan.publishers, rate=plan.rate):
         Nemesis(stage, available).strike(blows)
-        stage.last(1.0)
-    healed = monotonic()
-    stuck = settle(stage)
+        healed = monotonic()
+        stage.last(_CALM)
+    stuck = settle(stage, healed)
     recovery = monotonic() - healed
     aside = stage.set_aside()
     stage.drain()
@@ -100,25 +104,24 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
     return verdict
 
 
-def settle(stage: Stage) -> list[str]:
-    """Wait until everything has come to its end; return what has not, in time."""
-    looked_at, aside = float("-inf"), set[tuple[str, str]]()
+def settle(stage: Stage, healed: float | None = None) -> list[str]:
+    """Wait until everything has come to its end; return what has not, in time.
 
-    def missing() -> list[str]:
-        nonlocal looked_at, aside
+    ``healed`` is when the last fault ended: now, if nothing is said.
+    """
+    deadline = LIVENESS + (monotonic() if healed is None else healed)
+    looked_at, aside = float("-inf"), set[tuple[str, str]]()
+    while True:
         stage.revive()
         left = _wanted(stage) - {(e.handler, e.id) for e in _entries(stage) if e.what == "effect"}
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
         whole = {id_ for handler, id_ in aside if not handler}
-        return [f"{h} {i}" for h, i in left - aside if i not in whole]
-
-    try:
-        until(lambda: not missing(), LIVENESS, "everything has come to its end")
-    except AssertionError:
-        return missing()
-    return []
+        missing = sorted(f"{h} {i}" for h, i in left - aside if i not in whole)
+        if not missing or monotonic() > deadline:
+            return missing
+        stage.last(_PAUSE)
 
 
 def judge(
@@ -141,8 +144,12 @@ def judge(
             published=published,
         )
     )
-    found.stuck = [*stuck]
-    found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
+    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
+    found.wrong = [
+        *stage.workload.mistakes(entries, stage.database),
+        *stage.wrong,
+        *too_few(plan, len(confirmed), found.effects),
+    ]
     kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
     crashes: dict[str, int] = {}
     for fault in kills:
@@ -158,6 +165,16 @@ def judge(
         kills=sum(len(fault.pids or ()) for fault in kills),
         crashes=crashes,
     )
+
+
+def too_few(plan: Plan, events: int, effects: int) -> list[str]:
+    """Tell where so little happened in a trial that it shows nothing."""
+    least = _LEAST * plan.rate * plan.seconds
+    return [
+        f"there are only {number} {what}, where {least:g} are the least"
+        for what, number in (("confirmed events", events), ("effects", effects))
+        if number < least
+    ]
 
 
 def _wanted(stage: Stage) -> set[tuple[str, str]]:
