@@ -113,7 +113,9 @@ def settle(stage: Stage, healed: float | None = None) -> list[str]:
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
     while True:
         stage.revive()
-        left = _wanted(stage) - {(e.handler, e.id) for e in _entries(stage) if e.what == "effect"}
+        entries = _entries(stage)
+        done = {(e.handler, e.id) for e in entries if e.what == "effect"}
+        left = stage.workload.wanted(entries) - done
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
@@ -135,7 +137,7 @@ def judge(
     found = check(
         Case(
             executions=join(entries),
-            wanted=_wanted(stage),
+            wanted=stage.workload.wanted(entries),
             faults=trouble,
             set_aside=aside,
             optional={published[id_] for id_ in published.keys() - confirmed},
@@ -146,7 +148,7 @@ def judge(
     )
     found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
     found.wrong = [
-        *stage.workload.mistakes(entries, stage.database),
+        *stage.workload.mistakes(entries, stage.database, aside),
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
     ]
@@ -175,10 +177,6 @@ def too_few(plan: Plan, events: int, effects: int) -> list[str]:
         for what, number in (("confirmed events", events), ("effects", effects))
         if number < least
     ]
-
-
-def _wanted(stage: Stage) -> set[tuple[str, str]]:
-    return stage.workload.wanted(stage.history.entries("confirmed"))
 
 
 def _entries(stage: Stage) -> list[Entry]:
