@@ -223,7 +223,11 @@ class _Arming:
         return bool(likely) and _random.random() < likely
 
     def die(self, name: str) -> None:
-        """Note it, and die."""
+        """Note it, and die.
+
+        Without waiting for the disk: other threads would have effects meanwhile, in a process that
+        counts as dead; and a line that is written outlives its writer.
+        """
         fault = Fault(
             Kind.KILL,
             os.environ.get("SUPERVISOR", ""),
@@ -231,7 +235,7 @@ class _Arming:
             pids=frozenset({os.getpid()}),
             what=f"kill -9, {name}",
         )
-        Writer(self._history).note("fault", detail=fault.dump())
+        Writer(self._history, sync=False).note("fault", detail=fault.dump())
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -35,6 +35,8 @@ _ARMED, _LIKELY = 3.0, 0.02
 #: Longer than a lease (3 s), so that it is somebody else's.
 _SLEEP = 5.0
 _MOST_AT_ONCE = 4
+#: What it is called where a process ends at once by itself: no kill -9, but it records no more.
+STOPPED = "stopped at once"
 _MOST_SUPERVISORS = 6
 
 
@@ -57,8 +59,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
         if supervisor.running:
             supervisor.signal(signal.SIGTERM)
             supervisor.exit_code()
-            stop = Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, "stopped at once")
-            stage.note(stop)
+            stage.note(Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, STOPPED))
 
 
 def reload(stage: Stage, random: Random) -> None:
@@ -107,7 +108,9 @@ def trouble(name: str, stage: Stage, random: Random) -> None:
     whose = random.choice(sorted(stage.supervisors))
     own = {"to_rabbitmq", "to_redis"} | ({"clocks"} if stage.place.clock is None else set())
     is_shared = wanted.to not in own
-    room = _ROOMS[wanted.to] if is_shared else nullcontext(True)
+    # A link has several troubles at once; a clock that two set would stay where one left it.
+    is_alone = is_shared or wanted.to == "clocks"
+    room = _ROOMS[wanted.to, "" if is_shared else whose] if is_alone else nullcontext(True)
     setting = stage.setting(whose, random)
     seconds = random.uniform(0.5, 1.0) * min(wanted.hold, _SLEEP)
     with room as is_free:
@@ -138,8 +141,8 @@ class _Room:
             self._lock.release()
 
 
-#: A server can be stopped, or hang, but not both at once.
-_ROOMS = defaultdict[str, _Room](_Room)
+#: A server can be stopped, or hang, but not both at once; so for what is a supervisor's own.
+_ROOMS = defaultdict[tuple[str, str], _Room](_Room)
 _KINDS = {
     Excuse.OTHER: Kind.OTHER,
     Excuse.CUT: Kind.CUT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -12,7 +11,7 @@ from chaos.database import effects
 from chaos.executions import Kind, faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
-from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
+from chaos.nemesis import FAULTS, STOPPED, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
 
@@ -152,7 +151,7 @@ def judge(
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
     ]
-    kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
+    kills = [f for f in trouble if f.kind is Kind.KILL and f.what != STOPPED]
     crashes: dict[str, int] = {}
     for fault in kills:
         if fault.what:

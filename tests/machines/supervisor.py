@@ -79,8 +79,9 @@ class Supervisor(Service):
     def kill(self, part: Part = Part.GROUP) -> None:
         """End it at once with SIGKILL."""
         pids = self._pids(part)
+        since = monotonic()  # from now on somebody else may take over
         self._send(signal.SIGKILL, part, pids)
-        self._note(Fault(Kind.KILL, self.name, monotonic(), pids=frozenset(pids)))
+        self._note(Fault(Kind.KILL, self.name, since, monotonic(), frozenset(pids)))
 
     @contextmanager
     def paused(self, part: Part) -> Iterator[list[int]]:

@@ -1,15 +1,19 @@
-"""Crash points are armed by several faults at once, each of which takes back its own."""
+"""Crash points that several faults arm at once; and what somebody does who dies at one."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chaos.crashpoints import Board
+from chaos.crashpoints import Board, _Arming
+from chaos.executions import faults
+from chaos.history import History
 
 
 @pytest.fixture
@@ -63,3 +67,20 @@ def test_many_threads_arm_and_disarm_at_once(file: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(arm, range(8)))
     assert told(file) == {}
+
+
+def test_who_dies_notes_it_and_waits_for_no_disk(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(os, "fdatasync", lambda _: done.append("waits"))
+    monkeypatch.setattr(os, "kill", lambda pid, number: done.append((pid, number)))
+    history = tmp_path / "history"
+
+    with Board(file).armed({"here": 1.0}):
+        _Arming(file, history).reach("here")
+
+    assert done == [(os.getpid(), signal.SIGKILL)]
+    (fault,) = faults(History(history).entries("fault"))
+    assert fault.pids == frozenset({os.getpid()})
+    assert fault.what == "kill -9, here"
