@@ -14,6 +14,7 @@ import pytest
 from chaos.crashpoints import Board, _Arming
 from chaos.executions import faults
 from chaos.history import History
+from processes import printed_elsewhere
 
 
 @pytest.fixture
@@ -84,3 +85,20 @@ def test_who_dies_notes_it_and_waits_for_no_disk(
     (fault,) = faults(History(history).entries("fault"))
     assert fault.pids == frozenset({os.getpid()})
     assert fault.what == "kill -9, here"
+
+
+PROGRAM = """
+import os, sys
+os.environ |= {"CHAOS_POINTS": "points", "CHAOS_HISTORY": "history"}
+from chaos import crashpoints
+crashpoints.install()
+imported = [m for m in sys.modules if m.partition(".")[0] in ("worker", "kombu", "amqp")]
+import worker.tenure, worker.supervisor.keeper
+points = [p for p in crashpoints.POINTS.values() if p.module in sys.modules]
+wrapped = [hasattr(crashpoints.resolve(p)[2], "__wrapped__") for p in points]
+print(imported, len(wrapped) > 5, all(wrapped))
+"""
+
+
+def test_a_module_is_wrapped_where_it_is_imported_and_not_imported_for_that() -> None:
+    assert printed_elsewhere(PROGRAM) == "[] True True"
