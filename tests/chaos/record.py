@@ -22,8 +22,11 @@ def record(facts: Record, verdict: Verdict) -> dict[str, Any]:
         "seed": verdict.plan.seed,
         **facts,
         "held": verdict.held,
-        "kills": verdict.kills,
-        "crashes": dict(verdict.crashes),
+        "kills": verdict.toll.kills,
+        "at_work": verdict.toll.at_work,
+        "in_handlers": verdict.toll.in_handlers,
+        "crashes": dict(verdict.toll.crashes),
+        "pace": round(verdict.toll.pace, 1),
         "events": verdict.published,
         "unknown": verdict.unknown,
         "executions": found.executions,
@@ -63,7 +66,7 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def total(records: Sequence[Record], name: str) -> int:
+def total(records: Sequence[Record], name: str) -> Any:
     """Return the sum of a number; a record of before there was such a thing has none of it."""
     return sum(each.get(name, 0) for each in records)
 
@@ -79,9 +82,12 @@ _ROWS: Mapping[str, Callable[[Sequence[Record]], float]] = {
     "trials": len,
     "broken trials": lambda some: sum(not each["held"] for each in some),
     "kills": _summed("kills"),
+    "killed at work": _summed("at_work"),
+    "killed in the midst of handlers": _summed("in_handlers"),
     "events": _summed("events"),
     "effects": _summed("effects"),
     "set aside": _summed("set_aside"),
+    "effects a second under fire": lambda some: round(total(some, "pace") / max(1, len(some)), 1),
     **{name: _summed(name) for name in _BROKEN},
     "harness errors": lambda some: sum(bool(each.get(ERROR)) for each in some),
     "second effects in the crash window": _summed("explained"),

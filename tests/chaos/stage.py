@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
+from chaos.toll import JUST_NOW
 from chaos.workloads import Workload
 from machines.supervisor import Supervisor
+from processes import is_alive
 from servers import Guard
 from waiting import until
 
@@ -156,10 +158,17 @@ class Stage:
     # Faults
 
     @contextmanager
-    def one(self, random: Random) -> Iterator[Supervisor | None]:
-        """Give a supervisor that runs and that no other fault strikes; None where there is none."""
+    def one(
+        self, random: Random, among: Collection[int] | None = None
+    ) -> Iterator[Supervisor | None]:
+        """Give a supervisor that runs and that no other fault strikes; None where there is none.
+
+        ``among``: it has one of these processes.
+        """
         with self._lock:
             free = [n for n, s in self.supervisors.items() if n not in self._struck and s.running]
+            if among is not None:
+                free = [n for n in free if {*among} & {*self.supervisors[n].children()}]
             name = random.choice(free) if free else None
             if name is not None:
                 self._struck.add(name)
@@ -168,6 +177,17 @@ class Stage:
         finally:
             with self._lock:
                 self._struck.discard(name or "")
+
+    def at_work(self, seconds: float = 0.0) -> set[int]:
+        """Return the processes that have begun a handler just now, and the first one so long ago.
+
+        Or one at that time, at least. ``seconds`` are a few at most.
+        """
+        now = monotonic()
+        begun = [*self.history.latest("begin", now - max(JUST_NOW, 2 * seconds))]
+        just_now = {e.pid for e in begun if e.at >= now - JUST_NOW}
+        long_ago = {e.pid for e in begun if e.at <= now - seconds}
+        return {pid for pid in just_now & long_ago if is_alive(pid)}
 
     def setting(self, name: str, random: Random) -> Setting:
         """Return what of the place, and of the links and the clock of a supervisor, has faults."""

@@ -8,12 +8,13 @@ from time import monotonic
 
 from chaos.checker import Case, check
 from chaos.database import effects
-from chaos.executions import Kind, faults, join
+from chaos.executions import faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
-from chaos.nemesis import FAULTS, STOPPED, Fault, Nemesis, schedule
+from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
+from chaos.toll import Toll, toll
 
 #: Seconds for which publishers go on after the last fault.
 _CALM = 1.0
@@ -36,6 +37,8 @@ class Plan:
     seconds: float = 20.0
     #: Seconds between two faults, about.
     every: float = 2.0
+    #: Faults at once, at most: more of them wait for their turn.
+    at_once: int = 4
     supervisors: int = 2
     publishers: int = 3
     #: Events a second.
@@ -53,9 +56,7 @@ class Verdict:
     #: Publications of which nobody heard whether the broker has them, for a while or for ever.
     unknown: int = 0
     set_aside: int = 0
-    kills: int = 0
-    #: Processes that died at each crash point.
-    crashes: Mapping[str, int] = field(default_factory=dict)
+    toll: Toll = field(default_factory=Toll)
     #: Seconds from the end of the faults until everything had come to its end.
     recovery: float = 0.0
     #: What went wrong with the harness itself, so that nothing could be judged.
@@ -73,9 +74,10 @@ class Verdict:
             return f"seed {self.plan.seed}: the harness failed, {self.error}"
         found = self.findings
         return (
-            f"seed {self.plan.seed}: {self.published} events, {self.kills} kills,"
-            f" {found.effects} effects, {self.set_aside} set aside, lost {len(found.lost)},"
-            f" out of order {len(found.out_of_order)},"
+            f"seed {self.plan.seed}: {self.published} events, {self.toll.kills} kills,"
+            f" {self.toll.at_work} of them at work, {found.effects} effects,"
+            f" {self.toll.pace:.0f} a second under fire, {self.set_aside} set aside,"
+            f" lost {len(found.lost)}, out of order {len(found.out_of_order)},"
             f" overlaps {len(found.key_overlaps) + len(found.owner_overlaps)},"
             f" fences fallen {len(found.fallen_fences)},"
             f" second effects {len(found.explained)} + {len(found.repeated)} unexplained,"
@@ -91,7 +93,7 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
         stage.join(f"supervisor-{number}")
     stage.until_ready()
     with stage.load(publishers=plan.publishers, rate=plan.rate):
-        Nemesis(stage, available).strike(blows)
+        Nemesis(stage, available, plan.at_once).strike(blows)
         healed = monotonic()
         stage.last(_CALM)
     stuck = settle(stage, healed)
@@ -130,12 +132,12 @@ def judge(
 ) -> Verdict:
     """Return the verdict on what the history of a stage tells."""
     entries = _entries(stage)
-    trouble = faults(entries)
+    executions, trouble = join(entries), faults(entries)
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
     found = check(
         Case(
-            executions=join(entries),
+            executions=executions,
             wanted=stage.workload.wanted(entries),
             faults=trouble,
             set_aside=aside,
@@ -151,11 +153,6 @@ def judge(
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
     ]
-    kills = [f for f in trouble if f.kind is Kind.KILL and f.what != STOPPED]
-    crashes: dict[str, int] = {}
-    for fault in kills:
-        if fault.what:
-            crashes[fault.what] = crashes.get(fault.what, 0) + 1
     return Verdict(
         plan,
         found,
@@ -163,8 +160,7 @@ def judge(
         published=len(confirmed),
         unknown=sum(e.what == "unknown" for e in entries),
         set_aside=len(aside),
-        kills=sum(len(fault.pids or ()) for fault in kills),
-        crashes=crashes,
+        toll=toll(executions, trouble),
     )
 
 
