@@ -8,7 +8,8 @@
 A trial's workload, place, tier and faults follow from its seed (and from ``--seconds`` and
 ``--storms``); ``--again`` gives that trial once more. Each verdict is a line of JSON in the record,
 appended as soon as it is there; ``--table`` sums up what several campaigns appended. The folder of
-a trial that broke a promise is kept. Ends with 1 where one did.
+a trial that broke a promise is kept. Ends with 1 where one did, or where the harness itself failed:
+that is told, and the next trial begins.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections import Counter, defaultdict
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -30,8 +32,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chaos.faults.redis_clock import RedisByClock
-from chaos.nemesis import FAULTS, possible
+from chaos.findings import Findings
+from chaos.nemesis import possible
 from chaos.places import Place
+from chaos.record import ERROR, held, record, table, total
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, run
 from chaos.workloads import Bank, GitHistory, Ledger, Workload
@@ -43,7 +47,19 @@ _SECONDS = 30.0
 _EVERY, _EVERY_KILL = (0.5, 2.0), (0.15, 0.4)
 _HISTORY = 3000
 _KEYS = (10, 100, 1000, 10_000)
-_KILLING = [name for name in FAULTS if name.startswith(("kill", "crash"))]
+#: So many trials in a row that the harness could not carry out are the machine's fault.
+_HOPELESS = 3
+#: What a storm is made of. One process alone is killed most often: its supervisor has the next one
+#: ready soon, while the work of a whole supervisor waits until its leases have ended.
+_STORM: Sequence[str] = (
+    *["kill one child alone, at work"] * 8,
+    "kill one child alone",
+    "kill the supervisor alone, at work",
+    "kill all of it, at work",
+    "kill all of it",
+    *["crash points"] * 3,
+    "terminate",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,7 @@ class Trial:
     place: str
     transactional: bool
     processes: int
+    shards: int
 
     @classmethod
     def of(cls, seed: int, seconds: float, storms: float) -> Trial:
@@ -66,17 +83,20 @@ class Trial:
         is_storm = random.random() < storms
         plan = Plan(
             seed=seed,
-            faults=(*_KILLING, "terminate") if is_storm else (),
+            faults=_STORM if is_storm else (),
             seconds=seconds,
             every=random.uniform(*(_EVERY_KILL if is_storm else _EVERY)),
-            supervisors=random.choice([1, 2, 3]),
+            at_once=8 if is_storm else 4,
+            supervisors=random.choice([2, 3] if is_storm else [1, 2, 3]),
         )
         return cls(
             plan,
             random.choice(kinds),
             random.choice(["servers", "servers", "embedded"]),
             transactional=random.random() < 0.5,
-            processes=random.choice([2, 3]),
+            processes=4 if is_storm else random.choice([2, 3]),
+            # Every process has some, so that all are at work, and every death leaves some behind.
+            shards=12 if is_storm else 4,
         )
 
     @property
@@ -85,6 +105,12 @@ class Trial:
         if self.transactional:
             return "transaction of the handler"
         return "Redis" if self.place == "servers" else "SQLite"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept of it."""
+        name = type(self.workload).__name__
+        return {"workload": name, "place": self.place, "tier": self.tier}
 
     def play(self, folder: Path, guard: Guard, rabbitmq: RabbitMQ, redis: RedisByClock) -> Verdict:
         """Carry it out."""
@@ -95,7 +121,7 @@ class Trial:
                 else Place.on_a_file(folder)
             )
             place = stack.enter_context(where)
-            shards = ("--shards", "4", "--processes", str(self.processes), "--concurrency", "8")
+            numbers = {"shards": self.shards, "processes": self.processes}
             stage = stack.enter_context(
                 Stage(
                     folder / "stage",
@@ -103,7 +129,7 @@ class Trial:
                     self.workload,
                     place,
                     transactional=self.transactional,
-                    options=shards,
+                    options=tuple(f"--{name}={number}" for name, number in numbers.items()),
                 )
             )
             plan = self.plan
@@ -112,68 +138,29 @@ class Trial:
             return run(stage, plan)
 
 
-def record(trial: Trial, verdict: Verdict) -> dict[str, Any]:
-    """Return what is kept of a trial."""
-    found = verdict.findings
-    return {
-        "seed": trial.plan.seed,
-        "workload": type(trial.workload).__name__,
-        "place": trial.place,
-        "tier": trial.tier,
-        "held": verdict.held,
-        "kills": verdict.kills,
-        "crashes": dict(verdict.crashes),
-        "events": verdict.published,
-        "unknown": verdict.unknown,
-        "executions": found.executions,
-        "effects": found.effects,
-        "set_aside": verdict.set_aside,
-        **{name: len(facts) for name, facts in found.broken},
-        "explained": len(found.explained),
-        "stale": len(found.stale),
-        "recovery": round(verdict.recovery, 2),
-    }
+def carry_out(trial: Trial, folder: Path, play: Callable[[], Verdict]) -> dict[str, Any]:
+    """Carry a trial out in its folder and tell what came of it; return what is kept of it.
+
+    An error of the harness breaks the trial, and the trial alone.
+    """
+    folder.mkdir()
+    try:
+        verdict = play()
+        if verdict.held:
+            shutil.rmtree(folder)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next trial has another seed
+        verdict = failed(trial.plan, error)
+    name = f"{type(trial.workload).__name__}, {trial.place}, {trial.tier}"
+    print(f"{'held  ' if verdict.held else 'BROKEN'} {name}: {verdict.line}", flush=True)
+    if not verdict.held:
+        print("\n".join(["", *verdict.story, f"kept in {folder}", ""]), flush=True)
+    return record(trial.facts, verdict)
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Return what a campaign found, as a table in Markdown."""
-    groups = defaultdict[str, list[dict[str, Any]]](list)
-    for each in records:
-        groups[f"{each['place']}, {each['tier']}"].append(each)
-    columns: dict[str, Callable[[Sequence[dict[str, Any]]], float]] = {
-        "trials": len,
-        "kills": lambda some: _sum(some, "kills"),
-        "events": lambda some: _sum(some, "events"),
-        "effects": lambda some: _sum(some, "effects"),
-        "lost": lambda some: _sum(some, "lost", "stuck after the last fault"),
-        "out of order": lambda some: _sum(some, "out of order"),
-        "overlaps": lambda some: _sum(
-            some, "two handlers of a key at once", "two processes of a shard at once"
-        ),
-        "fences fallen": lambda some: _sum(some, "fences that fell"),
-        "second effects, unexplained": lambda some: _sum(
-            some, "second effects that nothing explains"
-        ),
-        "in the crash window": lambda some: _sum(some, "explained"),
-        "longest recovery, s": lambda some: max(each["recovery"] for each in some),
-    }
-    lines = [
-        f"| place, memory of ids | {' | '.join(columns)} |",
-        "|---|" + "---|" * len(columns),
-    ]
-    for name, some in [*sorted(groups.items()), ("all", [*records])]:
-        cells = (f"{column(some):,}" for column in columns.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    crashes = Counter[str]()
-    for each in records:
-        crashes.update(each["crashes"])
-    lines += ["", "Killed at crash points:", ""]
-    lines += [f"- {name.removeprefix('kill -9, ')}: {n}" for name, n in crashes.most_common()]
-    return "\n".join(lines)
-
-
-def _sum(records: Sequence[dict[str, Any]], *names: str) -> int:
-    return sum(each[name] for each in records for name in names)
+def failed(plan: Plan, error: Exception) -> Verdict:
+    """Return the verdict on a trial that the harness could not carry out."""
+    story = "".join(traceback.format_exception(error)).splitlines()
+    return Verdict(plan, Findings(), story, error=f"{type(error).__name__}: {error}")
 
 
 def _seeds(first: int) -> Iterator[int]:
@@ -198,8 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, metavar="RECORD", help="only sum up a record")
     options = parser.parse_args(arguments)
     if options.table is not None:
-        print(table([json.loads(line) for line in options.table.read_text().splitlines()]))
-        return 0
+        records = [json.loads(line) for line in options.table.read_text().splitlines()]
+    else:
+        records = _campaign(options)
+    print(f"\n{table(records)}")
+    return 0 if held(records) else 1
+
+
+def _campaign(options: argparse.Namespace) -> list[dict[str, Any]]:
     first = options.again or options.seed or Random().randrange(10**9)
     print(f"campaign {first}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
@@ -214,23 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for seed in _seeds(first):
             trial = Trial.of(seed, options.seconds, options.storms)
             place = folder / f"trial-{seed}"
-            place.mkdir()
-            verdict = trial.play(place, guard, rabbitmq, redis)
-            records.append(record(trial, verdict))
+            play = partial(trial.play, place, guard, rabbitmq, redis)
+            records.append(carry_out(trial, place, play))
             if options.record is not None:
                 with options.record.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
-            name = f"{type(trial.workload).__name__}, {trial.place}, {trial.tier}"
-            print(f"{'held  ' if verdict.held else 'BROKEN'} {name}: {verdict.line}", flush=True)
-            if verdict.held:
-                shutil.rmtree(place)
-            else:
-                print("\n".join(["", *verdict.story, f"kept in {place}", ""]), flush=True)
-            enough = _sum(records, "kills") >= options.kills or monotonic() > end
+            if all(each[ERROR] for each in records[-_HOPELESS:]) and len(records) >= _HOPELESS:
+                print(f"{_HOPELESS} errors of the harness in a row: it goes on no more")
+                break
+            enough = total(records, "kills") >= options.kills or monotonic() > end
             if options.again is not None or enough:
                 break
-    print(f"\n{table(records)}")
-    return 0 if all(each["held"] for each in records) else 1
+    return records
 
 
 if __name__ == "__main__":

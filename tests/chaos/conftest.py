@@ -15,7 +15,7 @@ from chaos.stage import Stage
 from chaos.workloads import Workload
 from servers import Guard
 
-_OPTIONS = ("--shards", "4", "--processes", "2", "--concurrency", "8")
+_OPTIONS = ("--shards", "4", "--processes", "2")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ They cost nothing when off: the runtime knows nothing of them. Where ``CHAOS_POI
 Python itself (``startup/sitecustomize.py``) calls :func:`install` in each process, which wraps the
 functions that the table names; handlers of the harness call :func:`reach` at theirs. The file says
 how likely a process dies at each point, and is looked at again all the time, so that a trial arms
-and disarms points while processes run.
+and disarms points (:class:`Board`) while processes run.
 
 A process that dies notes it in the history first, as the fault that it is.
 """
@@ -14,14 +14,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from random import SystemRandom
+from types import ModuleType
 from typing import Any
 
 from chaos.executions import Fault, Kind
@@ -159,6 +165,41 @@ POINTS: Mapping[str, Point] = {
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
 
 
+class Board:
+    """The file, as the trial writes it. Any thread may."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._armed: list[Mapping[str, float]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def armed(self, points: Mapping[str, float]) -> Iterator[None]:
+        """Let processes die at these points while the block runs, each time as likely as that.
+
+        What several blocks arm adds up, and each takes back its own.
+        """
+        mine = dict(points)
+        with self._lock:
+            self._armed.append(mine)
+            self._write()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._armed = [theirs for theirs in self._armed if theirs is not mine]
+                self._write()
+
+    def _write(self) -> None:
+        likely: dict[str, float] = {}
+        for points in self._armed:
+            for name, each in points.items():
+                likely[name] = min(1.0, likely.get(name, 0.0) + each)
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(likely))
+        new.replace(self._file)  # nobody reads half of it
+
+
 class _Arming:
     """What the file says, as of a moment ago."""
 
@@ -186,7 +227,11 @@ class _Arming:
         return bool(likely) and _random.random() < likely
 
     def die(self, name: str) -> None:
-        """Note it, and die."""
+        """Note it, and die.
+
+        Without waiting for the disk: other threads would have effects meanwhile, in a process that
+        counts as dead; and a line that is written outlives its writer.
+        """
         fault = Fault(
             Kind.KILL,
             os.environ.get("SUPERVISOR", ""),
@@ -194,7 +239,7 @@ class _Arming:
             pids=frozenset({os.getpid()}),
             what=f"kill -9, {name}",
         )
-        Writer(self._history).note("fault", detail=fault.dump())
+        Writer(self._history, sync=False).note("fault", detail=fault.dump())
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -207,8 +252,38 @@ def install() -> None:
     if "CHAOS_POINTS" not in os.environ or _arming is not None:
         return
     _arming = _Arming(Path(os.environ["CHAOS_POINTS"]), Path(os.environ["CHAOS_HISTORY"]))
-    for name, point in POINTS.items():
-        _wrap(name, point, _arming)
+    sys.meta_path.insert(0, _Wrapping(_arming))
+
+
+class _Wrapping(MetaPathFinder):
+    """Wraps what the table names of a module as soon as that is imported.
+
+    And imports none: a supervisor does without most of them, and starts in half the time.
+    """
+
+    def __init__(self, arming: _Arming) -> None:
+        self._arming = arming
+        self._points: dict[str, list[str]] = {}
+        for name, point in POINTS.items():
+            self._points.setdefault(point.module, []).append(name)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let the others find the module, and see to it that it is wrapped."""
+        if fullname not in self._points:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_wrap(module: ModuleType) -> None:
+                execute(module)
+                for name in self._points[fullname]:
+                    _wrap(name, POINTS[name], self._arming)
+
+            spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]  # its own one
+        return spec
 
 
 def reach(name: str) -> None:

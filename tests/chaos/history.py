@@ -92,6 +92,17 @@ class History:
         self._read()
         return [e for e in self._entries if what in ("", e.what) and handler in ("", e.handler)]
 
+    def latest(self, what: str, since: float) -> list[Entry]:
+        """Return the lines of that kind from ``since`` on, or nearly all: who wrote may be late."""
+        self._read()
+        found: list[Entry] = []
+        for entry in reversed(self._entries):
+            if entry.at < since:
+                break
+            if entry.what == what:
+                found.append(entry)
+        return found[::-1]
+
     def _read(self) -> None:
         if not self.file.exists():
             return

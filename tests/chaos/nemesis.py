@@ -26,6 +26,7 @@ from chaos.faults.catalog import CATALOG, Excuse
 from chaos.faults.redis_clock import RedisByClock
 from chaos.places import Place
 from chaos.stage import Stage
+from chaos.toll import STOPPED
 from machines.supervisor import Part
 
 Fault = Callable[[Stage, Random], None]
@@ -34,7 +35,11 @@ Fault = Callable[[Stage, Random], None]
 _ARMED, _LIKELY = 3.0, 0.02
 #: Longer than a lease (3 s), so that it is somebody else's.
 _SLEEP = 5.0
-_MOST_AT_ONCE = 4
+#: Seconds for which a kill waits for somebody who is at work, and between two looks for one; and
+#: those for which that one has been at work, at most.
+_AT_WORK, _LOOK, _MOMENT = 5.0, 0.05, 2.0
+#: Seconds between two looks at who ended, and has to be started again.
+_TURN = 0.1
 _MOST_SUPERVISORS = 6
 
 
@@ -57,8 +62,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
         if supervisor.running:
             supervisor.signal(signal.SIGTERM)
             supervisor.exit_code()
-            stop = Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, "stopped at once")
-            stage.note(stop)
+            stage.note(Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, STOPPED))
 
 
 def reload(stage: Stage, random: Random) -> None:
@@ -69,10 +73,26 @@ def reload(stage: Stage, random: Random) -> None:
 
 
 def kill(part: Part, stage: Stage, random: Random) -> None:
-    """Kill one process, a supervisor alone, or all of it."""
+    """Kill one process, a supervisor alone, or all of it, whatever it does."""
     with stage.one(random) as supervisor:
         if supervisor is not None:
             supervisor.kill(part)
+
+
+def kill_at_work(part: Part, stage: Stage, random: Random) -> None:
+    """Do the same once it has been at work for a moment: who only starts has nothing to lose.
+
+    Nobody is killed where nobody works for a while.
+    """
+    moment = random.uniform(0.0, _MOMENT)
+    end = monotonic() + _AT_WORK
+    while monotonic() < end and not stage.healing.is_set():
+        busy = stage.at_work(moment)
+        with stage.one(random, busy) as supervisor:
+            if supervisor is not None:
+                supervisor.kill(part, busy)
+                return
+        stage.last(_LOOK)
 
 
 def pause(part: Part, stage: Stage, random: Random) -> None:
@@ -86,11 +106,8 @@ def pause(part: Part, stage: Stage, random: Random) -> None:
 def crash(stage: Stage, random: Random) -> None:
     """Let processes die between two lines, at some of the points."""
     names = random.sample([*POINTS, *IN_HANDLERS], 4)
-    stage.arm(dict.fromkeys(names, _LIKELY))
-    try:
+    with stage.armed(dict.fromkeys(names, _LIKELY)):
         stage.last(_ARMED)
-    finally:
-        stage.arm({})
 
 
 def scale(stage: Stage, random: Random) -> None:
@@ -110,7 +127,9 @@ def trouble(name: str, stage: Stage, random: Random) -> None:
     whose = random.choice(sorted(stage.supervisors))
     own = {"to_rabbitmq", "to_redis"} | ({"clocks"} if stage.place.clock is None else set())
     is_shared = wanted.to not in own
-    room = _ROOMS[wanted.to] if is_shared else nullcontext(True)
+    # A link has several troubles at once; a clock that two set would stay where one left it.
+    is_alone = is_shared or wanted.to == "clocks"
+    room = _ROOMS[wanted.to, "" if is_shared else whose] if is_alone else nullcontext(True)
     setting = stage.setting(whose, random)
     seconds = random.uniform(0.5, 1.0) * min(wanted.hold, _SLEEP)
     with room as is_free:
@@ -141,8 +160,8 @@ class _Room:
             self._lock.release()
 
 
-#: A server can be stopped, or hang, but not both at once.
-_ROOMS = defaultdict[str, _Room](_Room)
+#: A server can be stopped, or hang, but not both at once; so for what is a supervisor's own.
+_ROOMS = defaultdict[tuple[str, str], _Room](_Room)
 _KINDS = {
     Excuse.OTHER: Kind.OTHER,
     Excuse.CUT: Kind.CUT,
@@ -160,6 +179,7 @@ FAULTS: Mapping[str, Fault] = {
     "terminate twice": terminate_twice,
     "reload": reload,
     **{f"kill {part.value}": partial(kill, part) for part in Part},
+    **{f"kill {part.value}, at work": partial(kill_at_work, part) for part in Part},
     **{f"pause {part.value}": partial(pause, part) for part in Part},
     "crash points": crash,
     "scale": scale,
@@ -206,14 +226,17 @@ def schedule(seed: int, faults: Sequence[str], *, seconds: float, every: float) 
 
 
 class Nemesis:
-    """Carries out a schedule on a stage. ``faults`` are those that it may name."""
+    """Carries out a schedule on a stage, so many faults at once at most.
 
-    def __init__(self, stage: Stage, faults: Mapping[str, Fault] = FAULTS) -> None:
+    ``faults`` are those that it may name.
+    """
+
+    def __init__(self, stage: Stage, faults: Mapping[str, Fault], at_once: int) -> None:
         self._stage = stage
         self._faults = faults
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
-        self._room = threading.Semaphore(_MOST_AT_ONCE)
+        self._room = threading.Semaphore(at_once)
 
     def strike(self, blows: Iterable[Blow]) -> None:
         """Carry out the schedule while the stage's service is kept alive; then heal everything.
@@ -221,27 +244,33 @@ class Nemesis:
         Raises what went wrong with a fault itself.
         """
         begin = monotonic()
-        for blow in self._in_time(blows, begin):
-            self._room.acquire()
-            thread = threading.Thread(target=self._carry_out, args=(blow,), name=blow.fault)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for blow in self._in_time(blows, begin):
+                while not self._room.acquire(timeout=_TURN):
+                    self._stage.revive()
+                thread = threading.Thread(target=self._carry_out, args=(blow,), name=blow.fault)
+                thread.start()
+                self._threads.append(thread)
+        finally:
+            self._heal()
+        if self._errors:
+            raise self._errors[0]
+
+    def _heal(self) -> None:
+        """Wait until every fault has undone what outlasts it."""
         self._stage.healing.set()
         while any(thread.is_alive() for thread in self._threads):
             self._stage.revive()
-            self._threads[-1].join(0.1)
+            self._threads[-1].join(_TURN)
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-        self._stage.arm({})
         self._stage.healing.clear()
         self._stage.revive()
-        if self._errors:
-            raise self._errors[0]
 
     def _in_time(self, blows: Iterable[Blow], begin: float) -> Iterator[Blow]:
         for blow in blows:
             while (left := begin + blow.at - monotonic()) > 0:
                 self._stage.revive()
-                self._stage.healing.wait(min(left, 0.1))
+                self._stage.last(min(left, _TURN))
             yield blow
 
     def _carry_out(self, blow: Blow) -> None:

@@ -41,11 +41,12 @@ class Place:
     def on_a_file(cls, folder: Path) -> Iterator[Place]:
         """Give one SQLite file, on a small disk where that can be made."""
         with ExitStack() as stack:
-            disk = None
+            disk, home = None, folder
             if can_mount():
-                folder = folder / "disk"
-                disk = stack.enter_context(SmallDisk(folder, megabytes=64))
-            broker = f"sqlite:///{folder / 'qworker.db'}"
+                home = folder / "disk"
+                disk = stack.enter_context(SmallDisk(home, megabytes=64))
+            broker = f"sqlite:///{home / 'qworker.db'}"
+            # The clock is the machine's: it goes on where the disk is full.
             yield cls(broker=broker, disk=disk, clock=Clock(folder / "clock"))
 
 

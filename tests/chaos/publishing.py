@@ -61,26 +61,35 @@ class Publisher:
         """Publish from now on."""
         self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """Begin nothing new; what is begun is confirmed, or unknown after ``timeout`` seconds.
-
-        Raises what a publisher must not meet.
-        """
+    def end(self) -> None:
+        """Begin nothing new; what is begun is published to its end."""
         self._ends.set()
-        self._thread.join(timeout)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, and all that it began is confirmed, unless it gave up."""
+        return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """End; what is not confirmed by now stays unknown."""
+        self._ends.set()
         self._gives_up.set()
+
+    def trouble(self) -> str:
+        """Wait for the end of one that gave up; return what a publisher must not meet, if any."""
         self._thread.join(2 * _PATIENCE)
-        assert not self._thread.is_alive(), "the publisher hangs"
+        if self._thread.is_alive():
+            return f"{self._thread.name} hangs"
         self._app.close()
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        return f"{self._thread.name} met {type(error).__name__}: {error}" if error else ""
 
     def _run(self) -> None:
         try:
             while not self._ends.is_set():
                 self._publish(list(islice(self._stream, _BATCH)))
                 self._ends.wait(self._pause)
-        except BaseException as error:  # noqa: BLE001 - told where it is stopped
+        except BaseException as error:  # noqa: BLE001 - told by trouble()
             self._error = error
 
     def _publish(self, batch: list[Publication]) -> None:

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
 from chaos.checker import Due
+from chaos.crashpoints import Board
 from chaos.deaths import Watch
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
+from chaos.toll import JUST_NOW
 from chaos.workloads import Workload
 from machines.supervisor import Supervisor
+from processes import is_alive
 from servers import Guard
 from waiting import until
 
@@ -33,14 +37,21 @@ from waiting import until
 #: came while the interpreter started.
 _FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
 _STARTUP = Path(__file__).with_name("startup")
+#: Seconds after the last fault within which everything comes to its end.
+LIVENESS = 90.0
 #: Seconds within which every process consumes.
 _READY = 60.0
+#: Seconds between two looks at what goes on.
+_LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
 _SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
 
 
 class Stage:
     """A service at a place, with a folder of its own. A context manager."""
+
+    #: How many handlers a process runs at once.
+    concurrency = 8
 
     def __init__(  # noqa: PLR0913 - what a stage is made of
         self,
@@ -62,20 +73,20 @@ class Stage:
         self.supervisors: dict[str, Supervisor] = {}
         #: Set when all faults have to end.
         self.healing = threading.Event()
-        #: How supervisors ended that should not have ended so.
-        self.bad_ends: list[str] = []
+        #: How supervisors and publishers ended that should not have ended so.
+        self.wrong: list[str] = []
         #: What was set aside when that was looked at last; what is parked, in the order of return.
         self.dead_letters: list[Due] = []
         self.parked: list[Due] = []
         self._writer = Writer(self.history.file)
         self._guard = guard
-        self._options = options
+        self._options = (*options, "--concurrency", str(self.concurrency))
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
+        self._board = Board(self._points)
         self._struck: set[str] = set()
         self._wirings: dict[str, Wiring] = {}
         self._lock = threading.RLock()
-        self._publishers: list[Publisher] = []
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -85,11 +96,6 @@ class Stage:
 
     def __exit__(self, *exc_info: object) -> None:
         self._closing.close()
-
-    @property
-    def concurrency(self) -> int:
-        """How many handlers a process runs at once."""
-        return int(self._options[self._options.index("--concurrency") + 1])
 
     def _running(self) -> list[Supervisor]:
         with self._lock:
@@ -159,15 +165,22 @@ class Stage:
     def _note_end(self, name: str, code: int) -> None:
         if code not in _FINE_ENDS:
             last = self.supervisors[name].log.splitlines()[-1:] if name in self.supervisors else []
-            self.bad_ends.append(f"{name} ended with exit code {code}: {' '.join(last)}")
+            self.wrong.append(f"{name} ended with exit code {code}: {' '.join(last)}")
 
     # Faults
 
     @contextmanager
-    def one(self, random: Random) -> Iterator[Supervisor | None]:
-        """Give a supervisor that runs and that no other fault strikes; None where there is none."""
+    def one(
+        self, random: Random, among: Collection[int] | None = None
+    ) -> Iterator[Supervisor | None]:
+        """Give a supervisor that runs and that no other fault strikes; None where there is none.
+
+        ``among``: it has one of these processes.
+        """
         with self._lock:
             free = [n for n, s in self.supervisors.items() if n not in self._struck and s.running]
+            if among is not None:
+                free = [n for n in free if {*among} & {*self.supervisors[n].children()}]
             name = random.choice(free) if free else None
             if name is not None:
                 self._struck.add(name)
@@ -177,6 +190,17 @@ class Stage:
             with self._lock:
                 self._struck.discard(name or "")
 
+    def at_work(self, seconds: float = 0.0) -> set[int]:
+        """Return the processes that have begun a handler just now, and the first one so long ago.
+
+        Or one at that time, at least. ``seconds`` are a few at most.
+        """
+        now = monotonic()
+        begun = [*self.history.latest("begin", now - max(JUST_NOW, 2 * seconds))]
+        just_now = {e.pid for e in begun if e.at >= now - JUST_NOW}
+        long_ago = {e.pid for e in begun if e.at <= now - seconds}
+        return {pid for pid in just_now & long_ago if is_alive(pid)}
+
     def setting(self, name: str, random: Random) -> Setting:
         """Return what of the place, and of the links and the clock of a supervisor, has faults."""
         return self._wirings[name].setting(random)
@@ -185,11 +209,9 @@ class Stage:
         """Write a fault into the history."""
         self._writer.note("fault", detail=fault.dump())
 
-    def arm(self, points: Mapping[str, float]) -> None:
-        """Let processes die at these crash points from now on, each time as likely as that."""
-        new = self._points.with_suffix(".new")
-        new.write_text(json.dumps(points))
-        new.replace(self._points)  # nobody reads half of it
+    def armed(self, points: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Let processes die at these crash points while a block runs (:meth:`Board.armed`)."""
+        return self._board.armed(points)
 
     def last(self, seconds: float) -> None:
         """Wait so long, or until all faults have to end."""
@@ -199,20 +221,34 @@ class Stage:
 
     @contextmanager
     def load(self, *, publishers: int, rate: float) -> Iterator[None]:
-        """Publish while the block runs, so many events a second in all."""
-        for number in range(publishers):
-            stream = self.workload.stream(number, publishers)
-            each = rate / publishers
-            publisher = Publisher(
-                f"publisher-{number}", self.place.broker, stream, self._writer, rate=each
+        """Publish while the block runs, so many events a second in all.
+
+        What is begun by then is published to its end, if that can be within LIVENESS.
+        """
+        mine = [
+            Publisher(
+                f"publisher-{number}",
+                self.place.broker,
+                self.workload.stream(number, publishers),
+                self._writer,
+                rate=rate / publishers,
             )
+            for number in range(publishers)
+        ]
+        for publisher in mine:
             publisher.start()
-            self._publishers.append(publisher)
         try:
             yield
+            for publisher in mine:
+                publisher.end()
+            deadline = monotonic() + LIVENESS
+            while monotonic() < deadline and not all(p.is_done for p in mine):
+                self.revive()
+                self.last(_LOOK)
         finally:
-            for publisher in self._publishers:
-                publisher.stop(_READY)
+            for publisher in mine:
+                publisher.give_up()
+            self.wrong += filter(None, [publisher.trouble() for publisher in mine])
 
     # What is set aside
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
@@ -62,7 +62,7 @@ def test_processes_die_in_the_transactions_of_their_handlers(
 @places
 def test_who_leads_a_reshard_dies_at_each_point(stage: Callable[..., Stage], place: str) -> None:
     """Once at each of them, while the number of shards changes again and again."""
-    made = stage(place, Ledger(1), options=("--processes", "2", "--concurrency", "8"), shards=4)
+    made = stage(place, Ledger(1), options=("--processes", "2"), shards=4)
     with touring(made) as verdicts:
         for turn, name in enumerate(_RESHARD):
             reshard(made, name, 3 if turn % 2 else 6)
@@ -96,9 +96,8 @@ def kill_at(stage: Stage, name: str) -> None:
             _move(stage)
         return died(stage, name)
 
-    stage.arm({name: 0.5})
-    eventually(is_dead, f"a process dies: {name}")
-    stage.arm({})
+    with stage.armed({name: 0.5}):
+        eventually(is_dead, f"a process dies: {name}")
     if "mover" in stage.supervisors:
         stage.leave("mover")
 
@@ -114,15 +113,13 @@ def _move(stage: Stage) -> None:
 
 def reshard(stage: Stage, name: str, shards: int) -> None:
     """Change the number of shards, and wait until somebody dies at a point, and it is done."""
-    stage.arm({name: 1.0})
-    asked = next(iter(stage.supervisors.values())).begin("reshard", "--to", str(shards))
-    try:
-        eventually(lambda: _alive(stage) and died(stage, name), f"a process dies: {name}")
-        stage.arm({})
+    with ExitStack() as stack:
+        with stage.armed({name: 1.0}):
+            asked = next(iter(stage.supervisors.values())).begin("reshard", "--to", str(shards))
+            stack.callback(asked.wait)
+            stack.callback(asked.kill)
+            eventually(lambda: _alive(stage) and died(stage, name), f"a process dies: {name}")
         eventually(lambda: _alive(stage) and asked.poll() is not None, "the reshard is over")
-    finally:
-        asked.kill()
-        asked.wait()
 
 
 def died(stage: Stage, name: str) -> bool:

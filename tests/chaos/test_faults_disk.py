@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chaos.faults.disk import SmallDisk, can_mount
+from chaos.places import Place
 from waiting import until
 
 HOLD = """
@@ -53,6 +54,18 @@ def test_sqlite_on_a_full_disk(disk: SmallDisk, journal: str) -> None:
         write(100)
         assert db.execute("SELECT count(*) FROM box").fetchone()[0] > 100
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_the_clock_of_a_place_ticks_on_where_its_disk_is_full(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    disk.close()  # there are privileges for the place's own
+    with Place.on_a_file(tmp_path) as place:
+        assert place.disk is not None
+        assert place.clock is not None
+        with place.disk.full(), place.clock.stepped(60.0):
+            assert place.clock.ahead == 60.0
+        assert place.clock.ahead == 0.0
 
 
 def test_a_disk_goes_with_who_made_it(disk: SmallDisk, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +10,23 @@ from time import monotonic
 from chaos.checker import Case, check
 from chaos.database import effects
 from chaos.deaths import logs_in, unexplained
-from chaos.executions import Kind, faults, join
+from chaos.executions import faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
 from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
-from chaos.stage import Stage
+from chaos.stage import LIVENESS, Stage
 from chaos.story import story
-from waiting import until
+from chaos.toll import Toll, toll
 
-#: Seconds after the last fault within which everything has come to its end.
-LIVENESS = 90.0
+#: Seconds for which publishers go on after the last fault.
+_CALM = 1.0
+#: Seconds between two looks at the history.
+_PAUSE = 0.25
 #: Seconds between two looks at what is set aside: a look takes half a second of a core.
 _LOOK = 2.0
+#: The share of the events that publishers would publish, were there no faults, of which there has
+#: to be something in a trial: a tenth of what the worst ones reach.
+_LEAST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,8 @@ class Plan:
     seconds: float = 20.0
     #: Seconds between two faults, about.
     every: float = 2.0
+    #: Faults at once, at most: more of them wait for their turn.
+    at_once: int = 4
     supervisors: int = 2
     publishers: int = 3
     #: Events a second.
@@ -52,25 +58,28 @@ class Verdict:
     #: Publications of which nobody heard whether the broker has them, for a while or for ever.
     unknown: int = 0
     set_aside: int = 0
-    kills: int = 0
-    #: Processes that died at each crash point.
-    crashes: Mapping[str, int] = field(default_factory=dict)
+    toll: Toll = field(default_factory=Toll)
     #: Seconds from the end of the faults until everything had come to its end.
     recovery: float = 0.0
+    #: What went wrong with the harness itself, so that nothing could be judged.
+    error: str = ""
 
     @property
     def held(self) -> bool:
-        """Whether every promise was held."""
-        return self.findings.held
+        """Whether every promise was held, and seen to be."""
+        return self.findings.held and not self.error
 
     @property
     def line(self) -> str:
         """All of it in one line."""
+        if self.error:
+            return f"seed {self.plan.seed}: the harness failed, {self.error}"
         found = self.findings
         return (
-            f"seed {self.plan.seed}: {self.published} events, {self.kills} kills,"
-            f" {found.effects} effects, {self.set_aside} set aside, lost {len(found.lost)},"
-            f" out of order {len(found.out_of_order)},"
+            f"seed {self.plan.seed}: {self.published} events, {self.toll.kills} kills,"
+            f" {self.toll.at_work} of them at work, {found.effects} effects,"
+            f" {self.toll.pace:.0f} a second under fire, {self.set_aside} set aside,"
+            f" lost {len(found.lost)}, out of order {len(found.out_of_order)},"
             f" overlaps {len(found.key_overlaps) + len(found.owner_overlaps)},"
             f" fences fallen {len(found.fallen_fences)},"
             f" second effects {len(found.explained)} + {len(found.repeated)} unexplained,"
@@ -87,10 +96,10 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
         stage.join(f"supervisor-{number}")
     stage.until_ready()
     with stage.load(publishers=plan.publishers, rate=plan.rate):
-        Nemesis(stage, available).strike(blows)
-        stage.last(1.0)
-    healed = monotonic()
-    stuck = settle(stage)
+        Nemesis(stage, available, plan.at_once).strike(blows)
+        healed = monotonic()
+        stage.last(_CALM)
+    stuck = settle(stage, healed)
     recovery = monotonic() - healed
     aside = stage.set_aside()
     stage.drain()
@@ -99,25 +108,26 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
     return verdict
 
 
-def settle(stage: Stage) -> list[str]:
-    """Wait until everything has come to its end; return what has not, in time."""
-    looked_at, aside = float("-inf"), set[tuple[str, str]]()
+def settle(stage: Stage, healed: float | None = None) -> list[str]:
+    """Wait until everything has come to its end; return what has not, in time.
 
-    def missing() -> list[str]:
-        nonlocal looked_at, aside
+    ``healed`` is when the last fault ended: now, if nothing is said.
+    """
+    deadline = LIVENESS + (monotonic() if healed is None else healed)
+    looked_at, aside = float("-inf"), set[tuple[str, str]]()
+    while True:
         stage.revive()
-        left = _wanted(stage) - {(e.handler, e.id) for e in _entries(stage) if e.what == "effect"}
+        entries = _entries(stage)
+        done = {(e.handler, e.id) for e in entries if e.what == "effect"}
+        left = stage.workload.wanted(entries) - done
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
         whole = {id_ for handler, id_ in aside if not handler}
-        return [f"{h} {i}" for h, i in left - aside if i not in whole]
-
-    try:
-        until(lambda: not missing(), LIVENESS, "everything has come to its end")
-    except AssertionError:
-        return missing()
-    return []
+        missing = sorted(f"{h} {i}" for h, i in left - aside if i not in whole)
+        if not missing or monotonic() > deadline:
+            return missing
+        stage.last(_PAUSE)
 
 
 def judge(
@@ -125,13 +135,13 @@ def judge(
 ) -> Verdict:
     """Return the verdict on what the history of a stage tells."""
     entries = _entries(stage)
-    trouble = faults(entries)
+    executions, trouble = join(entries), faults(entries)
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
     found = check(
         Case(
-            executions=join(entries),
-            wanted=_wanted(stage),
+            executions=executions,
+            wanted=stage.workload.wanted(entries),
             faults=trouble,
             set_aside=stage.dead_letters,
             parked=stage.parked,
@@ -144,14 +154,13 @@ def judge(
             concurrency=stage.concurrency,
         )
     )
-    found.stuck = [*stuck]
-    found.wrong = [*stage.workload.mistakes(entries, stage.database), *stage.bad_ends]
-    found.wrong += unexplained(logs_in(stage.folder), trouble)
-    kills = [f for f in trouble if f.kind is Kind.KILL and math.isinf(f.until)]
-    crashes: dict[str, int] = {}
-    for fault in kills:
-        if fault.what:
-            crashes[fault.what] = crashes.get(fault.what, 0) + 1
+    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
+    found.wrong = [
+        *stage.workload.mistakes(entries, stage.database, aside),
+        *stage.wrong,
+        *too_few(plan, len(confirmed), found.effects),
+        *unexplained(logs_in(stage.folder), trouble),
+    ]
     return Verdict(
         plan,
         found,
@@ -159,13 +168,18 @@ def judge(
         published=len(confirmed),
         unknown=sum(e.what == "unknown" for e in entries),
         set_aside=len(aside),
-        kills=sum(len(fault.pids or ()) for fault in kills),
-        crashes=crashes,
+        toll=toll(executions, trouble),
     )
 
 
-def _wanted(stage: Stage) -> set[tuple[str, str]]:
-    return stage.workload.wanted(stage.history.entries("confirmed"))
+def too_few(plan: Plan, events: int, effects: int) -> list[str]:
+    """Tell where so little happened in a trial that it shows nothing."""
+    least = _LEAST * plan.rate * plan.seconds
+    return [
+        f"there are only {number} {what}, where {least:g} are the least"
+        for what, number in (("confirmed events", events), ("effects", effects))
+        if number < least
+    ]
 
 
 def _again(entries: Sequence[Entry]) -> set[str]:

@@ -18,6 +18,7 @@ from chaos.database import balances
 from chaos.history import Entry
 from chaos.publishing import Publication
 from worker.demo.history import Change
+from worker.ids import derived_id
 
 _SECONDS = 0.005
 
@@ -37,12 +38,22 @@ class Workload(ABC):
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
         """Yield the events of one of several publishers: no two have a key in common."""
 
-    def wanted(self, confirmed: Iterable[Entry]) -> set[Due]:
-        """Return what has to end because these events were confirmed."""
-        return {(handler, e.id) for e in confirmed for handler in self.handlers[e.detail]}
+    def wanted(self, entries: Iterable[Entry]) -> set[Due]:
+        """Return what has to end because of what these lines of the history tell."""
+        return {
+            (handler, e.id)
+            for e in entries
+            if e.what == "confirmed"
+            for handler in self.handlers[e.detail]
+        }
 
-    def mistakes(self, entries: Sequence[Entry], database: Path | None) -> list[str]:
-        """Return what is wrong in the end that no execution tells."""
+    def mistakes(
+        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+    ) -> list[str]:
+        """Return what is wrong in the end that no execution tells.
+
+        ``aside`` is what is a dead letter or parked; the handler is empty where it is for all.
+        """
         return []
 
 
@@ -93,6 +104,7 @@ class Bank(Workload):
     handlers: ClassVar[Mapping[str, Sequence[str]]] = {"bank.transfer": ("bank.withdraw",)}
     unordered = ("bank.deposit",)
     parents = ("bank.withdraw",)
+    _FIRST, _SECOND = "bank.withdraw", "bank.deposit"
 
     def __init__(self, seed: int, accounts: int = 50) -> None:
         self._seed = seed
@@ -114,10 +126,19 @@ class Bank(Workload):
             yield Publication(transfer, sequences[source])
             sequences[source] += 1
 
-    def mistakes(self, entries: Sequence[Entry], database: Path | None) -> list[str]:
+    def wanted(self, entries: Iterable[Entry]) -> set[Due]:
+        """Return all transfers that were confirmed; and the second half of all that are begun."""
+        entries = [*entries]
+        second = {(self._SECOND, _child(e)) for e in entries if _has_effect(e, self._FIRST)}
+        return super().wanted(entries) | second
+
+    def mistakes(
+        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+    ) -> list[str]:
         """Tell of money that was made or lost, beside what second effects explain.
 
-        The one who counts is ``balances``: of the database, or else of all effects together.
+        The one who counts is ``balances``: of the database, or else of all effects together. The
+        money of a second half that was set aside is under way: whoever replays it brings it on.
         """
         have = balances(database) if database is not None else _balances(entries)
         total = sum(have.values())
@@ -127,9 +148,19 @@ class Bank(Workload):
             if entry.what == "effect":
                 moved[entry.handler, entry.id].append(_amount(entry))
         twice = sum(sum(amounts[1:]) for amounts in moved.values())
-        if total - twice:
-            return [f"the accounts have {total}, of which second effects made {twice}; not 0"]
+        under_way = sum(self._under_way(entries, aside).values())
+        if total - twice + under_way:
+            made = f"of which second effects made {twice}"
+            return [f"the accounts have {total}, {made}, and {under_way} is under way; not 0"]
         return []
+
+    def _under_way(self, entries: Iterable[Entry], aside: Collection[Due]) -> dict[str, int]:
+        """Return the amount of each second half that is set aside and not done."""
+        entries = [*entries]
+        done = {e.id for e in entries if _has_effect(e, self._SECOND)}
+        waiting = {id_ for handler, id_ in aside if handler in ("", self._SECOND)} - done
+        first = {_child(e): -_amount(e) for e in entries if _has_effect(e, self._FIRST)}
+        return {id_: amount for id_, amount in first.items() if id_ in waiting}
 
 
 class GitHistory(Workload):
@@ -154,6 +185,15 @@ class GitHistory(Workload):
 def hash_of(text: str) -> int:
     """Return a number that is the same in every process."""
     return sum(text.encode())
+
+
+def _has_effect(entry: Entry, handler: str) -> bool:
+    return entry.what == "effect" and entry.handler == handler
+
+
+def _child(entry: Entry) -> str:
+    """Return the id of the only message that a handler publishes."""
+    return derived_id(entry.id, entry.handler, 0)
 
 
 def _balances(entries: Iterable[Entry]) -> dict[str, int]:

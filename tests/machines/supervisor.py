@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
@@ -12,7 +12,7 @@ from time import monotonic
 
 from acceptance.running import Ledger, Service
 from chaos.executions import Fault, Kind
-from processes import children_of, stands_still
+from processes import children_of, is_alive, stands_still
 from servers import Guard
 from waiting import until
 
@@ -81,11 +81,12 @@ class Supervisor(Service):
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
 
-    def kill(self, part: Part = Part.GROUP) -> None:
-        """End it at once with SIGKILL."""
-        pids = self._pids(part)
+    def kill(self, part: Part = Part.GROUP, among: Collection[int] | None = None) -> None:
+        """End it at once with SIGKILL; ``among``: one child alone is one of these."""
+        pids = [pid for pid in self._pids(part, among) if is_alive(pid)]
+        since = monotonic()  # from now on somebody else may take over
         self._send(signal.SIGKILL, part, pids)
-        self._note(Fault(Kind.KILL, self.name, monotonic(), pids=frozenset(pids)))
+        self._note(Fault(Kind.KILL, self.name, since, monotonic(), frozenset(pids)))
 
     @contextmanager
     def paused(self, part: Part) -> Iterator[list[int]]:
@@ -102,12 +103,12 @@ class Supervisor(Service):
                 self._note(Fault(Kind.LAPSE, self.name, since, monotonic()))
             self._send(signal.SIGCONT, part, pids)
 
-    def _pids(self, part: Part) -> list[int]:
+    def _pids(self, part: Part, among: Collection[int] | None = None) -> list[int]:
         match part:
             case Part.SUPERVISOR:
                 return [self.pid]
             case Part.CHILD:
-                return self.children()[:1]
+                return [pid for pid in self.children() if among is None or pid in among][:1]
             case Part.GROUP:
                 return [self.pid, *self.children()]
 

@@ -1,0 +1,85 @@
+"""Who is at work on a stage, as its history tells; and that such a one is who is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from chaos.history import History, Writer
+from chaos.places import Place
+from chaos.stage import Stage
+from chaos.workloads import Ledger
+from servers import Guard
+
+ME = os.getpid()
+#: No process has it: it is beyond what the kernel gives.
+NOBODY = 2**22 + 1
+Begin = Callable[..., None]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with (
+        Guard() as guard,
+        Stage(
+            tmp_path / "stage",
+            guard,
+            Ledger(1),
+            Place(broker="memory://"),
+            transactional=False,
+            options=(),
+        ) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def begin(stage: Stage) -> Iterator[Begin]:
+    """Note that a process began a handler, so many seconds ago."""
+    writer = Writer(stage.history.file, sync=False)
+    yield lambda ago, pid=ME: writer.note("begin", at=monotonic() - ago, pid=pid)
+    writer.close()
+
+
+def test_who_began_something_just_now_is_at_work(stage: Stage, begin: Begin) -> None:
+    assert stage.at_work() == set()
+    begin(0.0)
+    assert stage.at_work() == {ME}
+
+
+def test_who_began_nothing_for_a_while_is_idle(stage: Stage, begin: Begin) -> None:
+    begin(1.0)
+    assert stage.at_work() == set()
+
+
+def test_who_is_dead_is_not_at_work(stage: Stage, begin: Begin) -> None:
+    begin(0.0, NOBODY)
+    assert stage.at_work() == set()
+
+
+def test_who_has_only_begun_to_work_is_not_at_work_for_a_while(stage: Stage, begin: Begin) -> None:
+    begin(0.1)
+    assert stage.at_work(1.0) == set()
+
+
+def test_who_has_worked_for_a_while_and_still_does(stage: Stage, begin: Begin) -> None:
+    begin(1.2)
+    begin(0.1)
+    assert stage.at_work(1.0) == {ME}
+    assert stage.at_work(3.0) == set()
+
+
+def test_the_latest_lines_of_a_history(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    writer = Writer(file, sync=False)
+    for at in (1.0, 2.0, 3.0):
+        for what in ("begin", "end"):
+            writer.note(what, at=at)
+    writer.close()
+
+    assert [entry.at for entry in History(file).latest("begin", 2.0)] == [2.0, 3.0]
+    assert History(file).latest("begin", 3.5) == []

@@ -1,0 +1,73 @@
+"""What the workload *bank* waits for, and how it counts its money."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos.database import connect
+from chaos.history import Entry
+from chaos.workloads import Bank
+from worker.ids import derived_id
+
+BANK = Bank(1)
+CONFIRMED = Entry(what="confirmed", at=1.0, id="t", detail="bank.transfer")
+DEPOSIT = derived_id("t", "bank.withdraw", 0)
+
+
+def withdrawn(at: float = 2.0) -> Entry:
+    return Entry(what="effect", at=at, id="t", handler="bank.withdraw", detail="account-1:-57")
+
+
+def deposited(at: float = 3.0) -> Entry:
+    return Entry(what="effect", at=at, id=DEPOSIT, handler="bank.deposit", detail="account-2:57")
+
+
+def test_a_transfer_is_not_over_before_its_money_has_come() -> None:
+    assert BANK.wanted([CONFIRMED]) == {("bank.withdraw", "t")}
+    assert BANK.wanted([CONFIRMED, withdrawn()]) == {
+        ("bank.withdraw", "t"),
+        ("bank.deposit", DEPOSIT),
+    }
+
+
+def test_money_that_comes_is_neither_made_nor_lost() -> None:
+    assert BANK.mistakes([withdrawn(), deposited()], None, []) == []
+
+
+def test_money_that_does_not_come_is_lost() -> None:
+    assert "-57" in BANK.mistakes([withdrawn()], None, [])[0]
+
+
+def test_money_that_nobody_sent_is_made() -> None:
+    assert BANK.mistakes([deposited()], None, []) != []
+
+
+def test_money_of_a_deposit_that_is_set_aside_is_under_way() -> None:
+    assert BANK.mistakes([withdrawn()], None, [("bank.deposit", DEPOSIT)]) == []
+    assert BANK.mistakes([withdrawn()], None, [("", DEPOSIT)]) == [], "for all handlers"
+
+
+def test_what_another_handler_or_event_left_aside_brings_no_money() -> None:
+    for aside in [("bank.withdraw", DEPOSIT), ("bank.deposit", "another")]:
+        assert BANK.mistakes([withdrawn()], None, [aside]) != [], aside
+
+
+def test_what_is_done_and_set_aside_has_come_already() -> None:
+    aside = [("bank.deposit", DEPOSIT)]
+    assert BANK.mistakes([withdrawn(), deposited()], None, aside) == []
+
+
+def test_second_effects_are_for_the_judge_of_executions() -> None:
+    entries = [withdrawn(), deposited(), deposited(4.0)]
+    assert BANK.mistakes(entries, None, []) == []
+    assert BANK.mistakes([withdrawn(), withdrawn(2.5)], None, [("bank.deposit", DEPOSIT)]) == []
+
+
+def test_the_accounts_of_the_database_are_what_counts(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.db"
+    with connect(file) as db:
+        db.execute("INSERT INTO accounts VALUES ('account-1', -57)")
+    db.close()
+
+    assert BANK.mistakes([withdrawn()], file, [("bank.deposit", DEPOSIT)]) == []
+    assert BANK.mistakes([withdrawn(), deposited()], file, []) != []
