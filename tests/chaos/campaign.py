@@ -1,7 +1,8 @@
 """Trial after trial, each of another seed, until so many processes were killed or the time is over.
 
     python tests/chaos/campaign.py --minutes 20
-    python tests/chaos/campaign.py --kills 10000 --minutes 300 --record campaign.jsonl
+    python tests/chaos/campaign.py --storms 1 --seconds 120 --kills 10000 --minutes 120
+    python tests/chaos/campaign.py --minutes 240 --record campaign.jsonl
     python tests/chaos/campaign.py --again 1234567
     python tests/chaos/campaign.py --table campaign.jsonl
 

@@ -35,10 +35,10 @@ Fault = Callable[[Stage, Random], None]
 _ARMED, _LIKELY = 3.0, 0.02
 #: Longer than a lease (3 s), so that it is somebody else's.
 _SLEEP = 5.0
-#: Seconds for which a kill waits for somebody who is at work, and between two looks for one; and
-#: those for which that one has been at work, at most.
-_AT_WORK, _LOOK, _MOMENT = 5.0, 0.05, 2.0
-#: Seconds between two looks at who ended, and has to be started again.
+#: Seconds for which a kill waits for somebody who is at work; and those for which that one has been
+#: at work, at most.
+_AT_WORK, _MOMENT = 3.0, 2.0
+#: Seconds between two looks at who is at work, or has ended and has to be started again.
 _TURN = 0.1
 _MOST_SUPERVISORS = 6
 
@@ -92,7 +92,7 @@ def kill_at_work(part: Part, stage: Stage, random: Random) -> None:
             if supervisor is not None:
                 supervisor.kill(part, busy)
                 return
-        stage.last(_LOOK)
+        stage.last(_TURN)
 
 
 def pause(part: Part, stage: Stage, random: Random) -> None:

@@ -24,8 +24,8 @@ _CALM = 1.0
 _PAUSE = 0.25
 #: Seconds between two looks at what is set aside: a look takes half a second of a core.
 _LOOK = 2.0
-#: The share of the events that publishers would publish, were there no faults, of which there has
-#: to be something in a trial: a tenth of what the worst ones reach.
+#: The share of the events that publishers would publish, were there no faults, that has to be
+#: confirmed, and to have effects. The worst trials that were seen reach eight times that.
 _LEAST = 0.05
 
 
