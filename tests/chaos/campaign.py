@@ -74,6 +74,9 @@ class Trial:
     transactional: bool
     processes: int
     shards: int
+    #: After so many deaths of its process a message is a dead letter. Innocent ones die often in a
+    #: storm.
+    crash_limit: int
 
     @classmethod
     def of(cls, seed: int, seconds: float, storms: float) -> Trial:
@@ -98,6 +101,7 @@ class Trial:
             processes=4 if is_storm else random.choice([2, 3]),
             # Every process has some, so that all are at work, and every death leaves some behind.
             shards=12 if is_storm else 4,
+            crash_limit=100 if is_storm else 3,
         )
 
     @property
@@ -131,6 +135,7 @@ class Trial:
                     place,
                     transactional=self.transactional,
                     options=tuple(f"--{name}={number}" for name, number in numbers.items()),
+                    crash_limit=self.crash_limit,
                 )
             )
             plan = self.plan

@@ -119,7 +119,7 @@ def settle(stage: Stage, healed: float | None = None) -> list[str]:
         stage.revive()
         entries = _entries(stage)
         done = {(e.handler, e.id) for e in entries if e.what == "effect"}
-        left = stage.workload.wanted(entries) - done
+        left = stage.workload.wanted(entries, aside) - done
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
@@ -141,7 +141,7 @@ def judge(
     found = check(
         Case(
             executions=executions,
-            wanted=stage.workload.wanted(entries),
+            wanted=stage.workload.wanted(entries, {*aside}),
             faults=trouble,
             set_aside=stage.dead_letters,
             parked=stage.parked,
@@ -156,7 +156,7 @@ def judge(
     )
     found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
     found.wrong = [
-        *stage.workload.mistakes(entries, stage.database, aside),
+        *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
         *unexplained(logs_in(stage.folder), trouble),

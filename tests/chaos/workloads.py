@@ -38,8 +38,11 @@ class Workload(ABC):
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
         """Yield the events of one of several publishers: no two have a key in common."""
 
-    def wanted(self, entries: Iterable[Entry]) -> set[Due]:
-        """Return what has to end because of what these lines of the history tell."""
+    def wanted(self, entries: Iterable[Entry], aside: Collection[Due]) -> set[Due]:
+        """Return what has to end because of what these lines of the history tell.
+
+        ``aside`` is what is a dead letter or parked; the handler is empty where it is for all.
+        """
         return {
             (handler, e.id)
             for e in entries
@@ -50,10 +53,7 @@ class Workload(ABC):
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
     ) -> list[str]:
-        """Return what is wrong in the end that no execution tells.
-
-        ``aside`` is what is a dead letter or parked; the handler is empty where it is for all.
-        """
+        """Return what is wrong in the end that no execution tells; ``aside`` as for ``wanted``."""
         return []
 
 
@@ -126,11 +126,19 @@ class Bank(Workload):
             yield Publication(transfer, sequences[source])
             sequences[source] += 1
 
-    def wanted(self, entries: Iterable[Entry]) -> set[Due]:
-        """Return all transfers that were confirmed; and the second half of all that are begun."""
+    def wanted(self, entries: Iterable[Entry], aside: Collection[Due]) -> set[Due]:
+        """Return all transfers that were confirmed; and the second half of all that are begun.
+
+        What is set aside after its effect, because its process died each time, brings it on when it
+        is replayed.
+        """
         entries = [*entries]
-        second = {(self._SECOND, _child(e)) for e in entries if _has_effect(e, self._FIRST)}
-        return super().wanted(entries) | second
+        second = {
+            (self._SECOND, _child(e))
+            for e in entries
+            if _has_effect(e, self._FIRST) and not _is_aside(e, aside)
+        }
+        return super().wanted(entries, aside) | second
 
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
@@ -138,7 +146,7 @@ class Bank(Workload):
         """Tell of money that was made or lost, beside what second effects explain.
 
         The one who counts is ``balances``: of the database, or else of all effects together. The
-        money of a second half that was set aside is under way: whoever replays it brings it on.
+        money of a half that was set aside is under way: whoever replays it brings it on.
         """
         have = balances(database) if database is not None else _balances(entries)
         total = sum(have.values())
@@ -155,12 +163,17 @@ class Bank(Workload):
         return []
 
     def _under_way(self, entries: Iterable[Entry], aside: Collection[Due]) -> dict[str, int]:
-        """Return the amount of each second half that is set aside and not done."""
+        """Return the amount of each second half that is not done, as it or the first is aside."""
         entries = [*entries]
         done = {e.id for e in entries if _has_effect(e, self._SECOND)}
-        waiting = {id_ for handler, id_ in aside if handler in ("", self._SECOND)} - done
-        first = {_child(e): -_amount(e) for e in entries if _has_effect(e, self._FIRST)}
-        return {id_: amount for id_, amount in first.items() if id_ in waiting}
+        waiting = {id_ for handler, id_ in aside if handler in ("", self._SECOND)}
+        return {
+            child: -_amount(e)
+            for e in entries
+            if _has_effect(e, self._FIRST)
+            and (child := _child(e)) not in done
+            and (child in waiting or _is_aside(e, aside))
+        }
 
 
 class GitHistory(Workload):
@@ -189,6 +202,10 @@ def hash_of(text: str) -> int:
 
 def _has_effect(entry: Entry, handler: str) -> bool:
     return entry.what == "effect" and entry.handler == handler
+
+
+def _is_aside(entry: Entry, aside: Collection[Due]) -> bool:
+    return (entry.handler, entry.id) in aside or ("", entry.id) in aside
 
 
 def _child(entry: Entry) -> str:

@@ -23,11 +23,18 @@ def deposited(at: float = 3.0) -> Entry:
 
 
 def test_a_transfer_is_not_over_before_its_money_has_come() -> None:
-    assert BANK.wanted([CONFIRMED]) == {("bank.withdraw", "t")}
-    assert BANK.wanted([CONFIRMED, withdrawn()]) == {
-        ("bank.withdraw", "t"),
-        ("bank.deposit", DEPOSIT),
-    }
+    assert BANK.wanted([CONFIRMED], ()) == {("bank.withdraw", "t")}
+    both = {("bank.withdraw", "t"), ("bank.deposit", DEPOSIT)}
+    assert BANK.wanted([CONFIRMED, withdrawn()], ()) == both
+    assert BANK.wanted([CONFIRMED, withdrawn()], [("bank.deposit", "t")]) == both
+
+
+def test_a_first_half_that_is_set_aside_after_its_effect_sends_nothing_before_its_replay() -> None:
+    for handler in ("bank.withdraw", ""):
+        aside = [(handler, "t")]
+        assert BANK.wanted([CONFIRMED, withdrawn()], aside) == {("bank.withdraw", "t")}
+        assert BANK.mistakes([withdrawn()], None, aside) == []
+        assert BANK.mistakes([withdrawn(), deposited()], None, aside) == []
 
 
 def test_money_that_comes_is_neither_made_nor_lost() -> None:
