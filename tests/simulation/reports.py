@@ -18,7 +18,8 @@ def told(course: str, result: Result) -> str:
     lines += [
         "",
         "again, with all of the trace in the captured output:",
-        f"  SIMULATION_SEED={result.seed} python -m pytest tests/simulation -k 'held and {course}'",
+        f"  SIMULATION_SEED={result.seed} .venv/bin/python -m pytest tests/simulation"
+        f" -k 'held and {course}'",
     ]
     return "\n".join(lines)
 
