@@ -76,9 +76,11 @@ def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: E
 
 def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     """Tell whether its process was killed before it could record the outcome."""
+    if not fault.met(first):  # first, as most are of others: what follows looks at all faults
+        return False
     late = WINDOW + _unable(faults, first, fault.since)
     gone = fault.since if math.isinf(fault.until) else fault.until
-    return fault.met(first) and fault.since - late <= outcome_of(first) <= gone + _DYING
+    return fault.since - late <= outcome_of(first) <= gone + _DYING
 
 
 def _kept_away(fault: Fault, older: Execution) -> bool:

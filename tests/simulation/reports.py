@@ -15,11 +15,11 @@ def told(course: str, result: Result) -> str:
         lines.append(f"  … {len(result.findings)} in all")
     keys = {found.key for found in result.findings if found.key is not None}
     lines += ["", "what happened to its keys, and around them:", *shortened(result.trace, keys)]
+    command = f".venv/bin/python -m pytest tests/simulation -k 'held and {course}'"
     lines += [
         "",
         "again, with all of the trace in the captured output:",
-        f"  SIMULATION_SEED={result.seed} .venv/bin/python -m pytest tests/simulation"
-        f" -k 'held and {course}'",
+        f"  SIMULATION_SEED={result.seed} {command}",
     ]
     return "\n".join(lines)
 
