@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 
 import pytest
@@ -38,6 +39,10 @@ _OTHERS = (
 )
 
 
+def has_more_effects(service: Service, than: int) -> bool:
+    return len(service.ledger.entries("effect")) > than
+
+
 @pytest.mark.parametrize(
     ("place", "victim"),
     [*_FIRST, *(pytest.param(*each, marks=pytest.mark.long) for each in _OTHERS)],
@@ -63,8 +68,8 @@ def test_a_busy_key_returns_in_order(place: Place, serve: Serve, load: Load, vic
         (service.folder / "mended").touch()
         for _ in range(2):
             assert is_free(kill=True) or victim != "nobody", "it is set free although it is busy"
-            before = len(service.ledger.entries("effect"))
-            eventually(lambda: len(service.ledger.entries("effect")) > before, "work goes on")  # noqa: B023 - called before the loop goes on
+            n = len(service.ledger.entries("effect"))
+            eventually(partial(has_more_effects, service, n), "work goes on")
     eventually(lambda: is_free(kill=False), "the key is free")
 
     eventually(lambda: service.ledger.has(load.confirmed, HANDLER), "all is done")

@@ -35,6 +35,10 @@ def quick(site: Site, tell: Tell) -> HandOver:
     return partial(site.hand_over, shards=SHARDS, handler=HANDLER, tell=tell)
 
 
+def has_processes(supervisor: Supervisor, number: int) -> bool:
+    return len(supervisor.processes()) == number
+
+
 def replaced(supervisor: Supervisor, before: list[int]) -> bool:
     """Tell whether a supervisor is ready with processes that are all new."""
     now = supervisor.processes()
@@ -52,7 +56,7 @@ def test_fresh_code_by_sighup(site: Site, load: SteadyLoad, quick: HandOver) -> 
             for supervisor in (one, two):
                 before = supervisor.processes()
                 supervisor.signal(signal.SIGHUP)
-                eventually(lambda: replaced(supervisor, before), "its processes are new")  # noqa: B023 - called before the loop goes on
+                eventually(partial(replaced, supervisor, before), "its processes are new")
                 some_more(supervisor)
             assert site.owners() == owners, "no lease changed hands"
 
@@ -70,7 +74,7 @@ def test_both_get_fresh_code_at_once(site: Site, load: SteadyLoad, quick: HandOv
             for supervisor in both:
                 supervisor.signal(signal.SIGHUP)
             for supervisor in both:
-                eventually(lambda: replaced(supervisor, before[supervisor.name]), "it is new")  # noqa: B023 - called before the loop goes on
+                eventually(partial(replaced, supervisor, before[supervisor.name]), "it is new")
             some_more(both[0])
 
     site.judge(load, *both, undisturbed=True)
@@ -124,7 +128,7 @@ def test_a_process_more_and_a_process_fewer(site: Site, load: SteadyLoad, quick:
                 (signal.SIGTTOU, 1),
             ):
                 one.signal(number)
-                eventually(lambda: len(one.processes()) == processes, "so many processes consume")  # noqa: B023 - called before the loop goes on
+                eventually(partial(has_processes, one, processes), "so many processes consume")
                 some_more(one)
             assert site.owners() == owners, "no lease changed hands"
 
