@@ -166,7 +166,9 @@ _KINDS = {
     Excuse.OTHER: Kind.OTHER,
     Excuse.CUT: Kind.CUT,
     Excuse.OUTAGE: Kind.OUTAGE,
+    Excuse.HANG: Kind.HANG,
     Excuse.AMNESIA: Kind.AMNESIA,
+    Excuse.CLOCK: Kind.CLOCK,
 }
 #: Faults of everything but processes; a queue that an operator deletes is lost, which has a trial
 #: of its own.
