@@ -47,7 +47,7 @@ def terminate(stage: Stage, random: Random) -> None:
     """Drain a supervisor; it comes back."""
     with stage.one(random) as supervisor:
         if supervisor is not None:
-            supervisor.signal(signal.SIGTERM)
+            supervisor.terminate()
 
 
 def terminate_twice(stage: Stage, random: Random) -> None:
@@ -55,7 +55,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
     with stage.one(random) as supervisor:
         if supervisor is None:
             return
-        supervisor.signal(signal.SIGTERM)
+        supervisor.terminate()
         stage.last(random.uniform(0.0, 0.5))
         pids = frozenset({supervisor.pid, *supervisor.children()})
         since = monotonic()

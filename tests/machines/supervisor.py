@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -52,6 +53,9 @@ class Supervisor(Service):
         self.use_ledger(ledger)
         self._note = note
         self._guard = guard
+        #: The start that was asked to drain; two faults may want that at once.
+        self._asked: int | None = None
+        self._asking = threading.Lock()
 
     def start(self, *options: str) -> None:
         """Run ``qworker start``; it dies with this process at the latest."""
@@ -80,6 +84,18 @@ class Supervisor(Service):
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
+
+    def terminate(self) -> None:
+        """Ask it to drain, by SIGTERM: once, because a second one stops it at once."""
+        with self._asking:
+            if self._asked != self.pid:
+                self._asked = self.pid
+                self.signal(signal.SIGTERM)
+
+    def drain(self) -> int:
+        """Let it drain and return the exit code."""
+        self.terminate()
+        return self.exit_code()
 
     def kill(self, part: Part = Part.GROUP, among: Collection[int] | None = None) -> None:
         """End it at once with SIGKILL; ``among``: one child alone is one of these."""
