@@ -13,7 +13,7 @@ from time import monotonic
 
 from acceptance.running import Ledger, Service
 from chaos.executions import Fault, Kind
-from processes import children_of, is_alive, stands_still
+from processes import children_of, group_of, is_alive, stands_still
 from servers import Guard
 from waiting import until
 
@@ -126,7 +126,8 @@ class Supervisor(Service):
             case Part.CHILD:
                 return [pid for pid in self.children() if among is None or pid in among][:1]
             case Part.GROUP:
-                return [self.pid, *self.children()]
+                # Whoever outlived its supervisor for a moment is struck too.
+                return sorted({self.pid, *group_of(self.pid)})
 
     def _send(self, number: signal.Signals, part: Part, pids: list[int]) -> None:
         if part is Part.GROUP:
