@@ -17,6 +17,8 @@ from chaos.executions import Execution, Fault, Kind
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
+#: Seconds from the last try of a process that ends to record what it did, until it is gone.
+_LAST_TRY = 0.25
 #: Seconds for which a process waits for a broker that hangs, at most, before it gives it up; while
 #: it waits it records nothing (docs/reliability.md).
 _PATIENCE = 15.0
@@ -62,6 +64,8 @@ def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
                 return True
             case Kind.PAUSE | Kind.CUT if _kept_away(fault, first):
                 return True
+            case Kind.GONE if _gave_up(fault, faults, first):
+                return True
     return False
 
 
@@ -91,6 +95,8 @@ def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: E
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
             return older.fence < newer.fence and _kept_away(fault, older)
+        case Kind.GONE:
+            return _gave_up(fault, faults, first) and fault.since < second.begin
         case Kind.AMNESIA:
             return outcome_of(first) <= fault.until and second.begin >= fault.since
     return False
@@ -103,6 +109,17 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     late = WINDOW + _unable(faults, first, fault.since)
     gone = fault.since if math.isinf(fault.until) else fault.until
     return fault.since - late <= outcome_of(first) <= gone + _DYING
+
+
+def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether its process ended, as one whose supervisor is dead, before it could record it.
+
+    It tries to until it ends, so it has to have been unable all the while.
+    """
+    if not gone.met(first) or outcome_of(first) > gone.until:
+        return False
+    unable = _unable(faults, first, gone.since)
+    return unable > 0 and outcome_of(first) + unable >= gone.since - _LAST_TRY
 
 
 def _kept_away(fault: Fault, older: Execution) -> bool:

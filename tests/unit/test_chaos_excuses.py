@@ -102,6 +102,17 @@ def test_a_kill_explains_what_could_not_be_recorded_since_an_outage_began() -> N
     assert judge(twice, outage(1.5, 7)).repeated, "it could record it after that"
 
 
+def test_who_ends_while_nothing_can_be_recorded_leaves_it_to_be_done_again() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+    end = gone(ALICE, 4.4, 4.5)
+
+    assert judge(twice, outage(1.5, 5), end).held
+    assert judge(twice, outage(1.5, 3.6), end).repeated, "it had a last try"
+    assert judge(twice, end).repeated
+    assert judge(twice, outage(1.5, 5), gone(BOB, 4.4, 4.5)).repeated
+    assert judge(twice, outage(1.5, 12), gone(ALICE, 10.5, 10.6)).repeated, "it ended after that"
+
+
 def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
     twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
     cut = Fault(Kind.CUT, "alice", 1.5, 7)
