@@ -1,0 +1,50 @@
+"""Dramatiq, with its defaults."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.middleware import AsyncIO, CurrentMessage
+
+from speed.apps.work import WORK, note, work_async, work_once
+from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, Stream
+
+broker = RabbitmqBroker(url=os.environ["BROKER_URL"])
+dramatiq.set_broker(broker)
+_options: dict[str, Any] = {"max_retries": 0 if WORK == REJECTING else 3, "min_backoff": 1}
+
+if WORK == ASYNCHRONOUS:
+    broker.add_middleware(AsyncIO())
+
+    @dramatiq.actor(**_options)
+    async def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+        """Work in the event loop."""
+        await work_async(number)
+else:
+    if WORK == RETRYING:
+        broker.add_middleware(CurrentMessage())
+
+    @dramatiq.actor(**_options)
+    def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+        """Work."""
+        if WORK == REJECTING:
+            note(number)
+            raise RuntimeError("no")
+        if WORK == RETRYING and number % 2 and not _attempts():
+            raise RuntimeError("not yet")
+        work_once(ident, number)
+
+
+def _attempts() -> int:
+    message = CurrentMessage.get_current_message()
+    return int(message.options.get("retries", 0)) if message else 0
+
+
+def publish_all(stream: Stream) -> None:
+    """Publish without confirms, which is its default."""
+    for message in stream:
+        tick.send(*message)
+    broker.close()
