@@ -82,8 +82,12 @@ class Servers:
             if contender.broker == RABBITMQ:
                 vhost = stack.enter_context(self.rabbitmq.vhost())
             yield Site(contender, load, Place(folder, vhost, database), self.guard)
-            with redis.Redis.from_url(database) as client:
-                client.flushdb()
+            self.empty(database)
+
+    def empty(self, database: str) -> None:
+        """Remove what a run left in Redis."""
+        with redis.Redis.from_url(database) as client:
+            client.flushdb()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +145,16 @@ class Site:
         if contender.is_qworker:
             self._declare()
 
-    def fill(self) -> dict[str, float]:
-        """Publish the load before anybody consumes; return what that took."""
-        done = self._finished(self.filling())
+    def fill(self, load: Load | None = None, **environ: str) -> dict[str, float]:
+        """Publish the site's load, or another, in a process of its own.
+
+        Returns how many ``events`` left in how many ``seconds`` and ``cpu`` seconds, but for the
+        first few. Raises Unfinished.
+        """
+        environ = {**self.environ, "SPEED_LOAD": (load or self.load).dump(), **environ}
+        done = self._run([sys.executable, "-m", "speed.fill", self.contender.app], environ)
         report: dict[str, float] = json.loads(done.splitlines()[-1])
         return report
-
-    def filling(self, **environ: str) -> subprocess.Popen[bytes]:
-        """Begin to publish the load, in a process of its own."""
-        command = [sys.executable, "-m", "speed.fill", self.contender.app]
-        with (self.place.folder / "fill.log").open("wb") as log:
-            return spawn(command, self.place.folder, {**self.environ, **environ}, log)
-
-    def _finished(self, process: subprocess.Popen[bytes]) -> str:
-        code = process.wait()
-        text = (self.place.folder / "fill.log").read_text(errors="replace")
-        if code:
-            raise Unfinished(f"could not publish: {text[-_LOG_CHARACTERS:]}")
-        return text
 
     def moments(self, name: str) -> tuple[Moments, Path]:
         """Make a file of a moment for each event."""
@@ -181,12 +177,21 @@ class Site:
         """Make the queues: an event that nobody has a queue for is not kept."""
         shards = self.contender.command[self.contender.command.index("--shards") + 1]
         words = ("topology", "--declare", "--app", self.contender.app, "--shards", shards)
+        self._run([sys.executable, "-m", "worker.cli", *words], self.environ)
+
+    def _run(self, command: list[str], environ: Mapping[str, str]) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "worker.cli", *words],
-            env=self.environ, cwd=self.place.folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            command,
+            env=environ,
+            cwd=self.place.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
-            raise Unfinished(f"could not declare: {done.stderr}")
+            what = " ".join(command[2:])
+            raise Unfinished(f"{what}: {done.stdout}{done.stderr[-_LOG_CHARACTERS:]}")
+        return done.stdout
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from dramatiq.middleware import AsyncIO, CurrentMessage
 from speed.apps.work import WORK, note, work_async, work_once
 from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, Stream
 
-broker = RabbitmqBroker(url=os.environ["BROKER_URL"])
+_CONFIRMS = bool(os.environ.get("SPEED_CONFIRMS"))
+broker = RabbitmqBroker(url=os.environ["BROKER_URL"], confirm_delivery=_CONFIRMS)
 dramatiq.set_broker(broker)
 _options: dict[str, Any] = {"max_retries": 0 if WORK == REJECTING else 3, "min_backoff": 1}
 
@@ -44,7 +45,7 @@ def _attempts() -> int:
 
 
 def publish_all(stream: Stream) -> None:
-    """Publish without confirms, which is its default."""
+    """Publish; without confirms by default."""
     for message in stream:
         tick.send(*message)
     broker.close()
