@@ -20,9 +20,9 @@ from speed.site import Servers, Unfinished
 from speed.table import Table, markdown, told
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the scenarios, print their tables and keep what they gave."""
-    options = _options()
+    options = _options(arguments)
     with tempfile.TemporaryDirectory() as folder, Servers(Path(folder)) as servers:
         for name in options.scenarios:
             scenario = SCENARIOS[name]
@@ -96,7 +96,7 @@ def _wanted(case: Case, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch(case.name, pattern) for pattern in patterns)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     width = max(map(len, SCENARIOS))
     listed = "\n".join(f"  {name:{width}}  {each.title}" for name, each in SCENARIOS.items())
     parser = argparse.ArgumentParser(
@@ -111,7 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--most", type=int, help="likewise, how far a scenario goes up")
     parser.add_argument("--only", nargs="+", default=[], help="cases, by patterns as of a shell")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder to keep them in")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.scenarios == ["all"]:
         options.scenarios = list(SCENARIOS)
     if unknown := [name for name in options.scenarios if name not in SCENARIOS]:

@@ -27,6 +27,8 @@ class Contender:
     app: str
     command: tuple[str, ...]
     settings: str
+    #: How many of its processes run handlers.
+    processes: int = 2
     broker: str = RABBITMQ
     #: qworker's own store.
     dedup: str = ""
@@ -74,6 +76,7 @@ def qworker(
         distribution="qworker-runtime",
         app=_QWORKER,
         command=("worker.cli", "start", "--app", _QWORKER, *amount, "--log-level", "warning"),
+        processes=processes,
         settings=f"processes: {processes}, shards: {shards}, dedup: {dedup}",
         broker=broker,
         dedup=dedup,
@@ -89,6 +92,7 @@ def kombu() -> Contender:
         distribution="kombu",
         app=app,
         command=(app,),
+        processes=1,
         settings="one process, quorum queue, an ack for 50 messages, no handler",
     )
 
@@ -109,6 +113,7 @@ def peers() -> Iterator[Contender]:
         distribution="celery",
         app=app,
         command=(*common, "8", "--pool", "threads"),
+        processes=1,
         settings="8 threads; acks_late, prefetch multiplier 64",
     )
     app = "speed.apps.dramatiq_app"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from speed.scenario import Case, Metric
 from speed.site import Servers, Site
 
-#: The share of the events after which the clock runs: what is before is the start of processes.
-_WARM = 0.05
+#: The share of the events after which the clock runs, at the earliest and at the latest. What is
+#: before is the start of processes: all run handlers then.
+_WARM, _LATEST = 0.05, 0.5
 
 PER_SECOND = Metric("per_second", "events/s", ratio=True)
 CPU = Metric("cpu", "CPU µs an event", ",.1f", ratio=True)
@@ -26,11 +27,11 @@ def worked_off(site: Site, *, times: int = 1) -> dict[str, float]:
     """
     events = site.load.events * times
     with site.at_work() as worker:
-        first = worker.reach(max(1, int(events * _WARM)))
+        worker.reach(max(1, int(events * _WARM)))
+        first = worker.join(site.contender.processes, int(events * _LATEST))
         last = worker.reach(events)
     count = last.count - first.count
     return {
         "per_second": count / (last.at - first.at),
         "cpu": (last.cpu - first.cpu) / count * 1e6,
-        "first": first.at - worker.began,
     }

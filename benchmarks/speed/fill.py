@@ -14,8 +14,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from speed.load import Load, Stream
+from speed.load import Load
 from speed.sharedmemory import Moments
+from speed.stream import Stream
 
 
 def main() -> None:

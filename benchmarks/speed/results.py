@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -44,7 +45,7 @@ class Result:
 class Record:
     """All runs of a scenario."""
 
-    environment: Mapping[str, object]
+    environment: Mapping[str, Any]
     results: list[Result]
 
 
@@ -66,7 +67,7 @@ def read(path: Path) -> Record:
     return Record(environment, [Result(**line) for line in lines])
 
 
-def environment(servers: Servers, facts: Mapping[str, object]) -> dict[str, object]:
+def environment(servers: Servers, facts: Mapping[str, object]) -> dict[str, Any]:
     """Return what the figures depend on: versions, cores, and how the scenario was run."""
     with redis.Redis.from_url(servers.redis.url) as client:
         redis_version = client.info("server")["redis_version"]

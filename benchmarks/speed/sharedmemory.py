@@ -21,7 +21,11 @@ _BYTES = (1 + _SLOTS) * _LINE * 8
 
 
 class Counts:
-    """The counting of handlers. The first line of the file says how many slots are taken."""
+    """The counting of handlers.
+
+    The first line of the file says how many slots are taken; each other one has a thread's count,
+    and its process.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("r+b")
@@ -50,6 +54,11 @@ class Counts:
         end = (1 + self._view[0]) * _LINE
         return sum(self._view[_LINE:end:_LINE])
 
+    def processes(self) -> int:
+        """Return how many processes have counted."""
+        end = (1 + self._view[0]) * _LINE
+        return len({pid for pid in self._view[_LINE + 1 : end : _LINE] if pid})
+
     def _take(self) -> int:
         with self._lock:
             # The kernel's lock is the process's: it keeps out other processes alone.
@@ -61,6 +70,7 @@ class Counts:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
         if number > _SLOTS:
             raise RuntimeError(f"more than {_SLOTS} threads ran handlers")
+        self._view[number * _LINE + 1] = os.getpid()
         return number * _LINE
 
     def _reset(self) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,14 +75,21 @@ class Servers:
     @contextmanager
     def site(self, contender: Contender, load: Load) -> Iterator[Site]:
         """Give a contender an empty place for one run, which is gone afterwards."""
+        unfinished: Unfinished | None = None
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._folder)))
             database = self.redis.fresh_url()
             vhost = ""
             if contender.broker == RABBITMQ:
                 vhost = stack.enter_context(self.rabbitmq.vhost())
-            yield Site(contender, load, Place(folder, vhost, database), self.guard)
+            try:
+                yield Site(contender, load, Place(folder, vhost, database), self.guard)
+            except Unfinished as error:
+                # The next one must not meet what this one left.
+                unfinished = error
             self.empty(database)
+        if unfinished is not None:
+            raise unfinished
 
     def empty(self, database: str) -> None:
         """Remove what a run left in Redis."""
@@ -233,18 +240,27 @@ class Worker:
         count = self.count
         return Snapshot(time.monotonic(), count, self.tree.cpu())
 
-    def reach(self, count: int, patience: float = PATIENCE) -> Snapshot:
+    def reach(self, count: int) -> Snapshot:
         """Wait until it has come so far. Raises Unfinished where it comes no further."""
+        return self._wait(lambda seen: seen >= count, count)
+
+    def join(self, processes: int, count: int) -> Snapshot:
+        """Wait until so many processes have run handlers, or so many events are done."""
+        return self._wait(
+            lambda seen: self._counts.processes() >= processes or seen >= count, count
+        )
+
+    def _wait(self, is_there: Callable[[int], bool], count: int) -> Snapshot:
         seen = self.count
-        deadline = time.monotonic() + patience
-        while seen < count:
+        deadline = time.monotonic() + PATIENCE
+        while not is_there(seen):
             if time.monotonic() > deadline:
-                raise Unfinished(self._told(seen, count, f"nothing for {patience:g} s"))
+                raise Unfinished(self._told(seen, count, f"nothing for {PATIENCE:g} s"))
             if (code := self._process.poll()) is not None:
                 raise Unfinished(self._told(seen, count, f"ended with code {code}"))
             time.sleep(_LOOK)
             if (now := self.count) != seen:
-                seen, deadline = now, time.monotonic() + patience
+                seen, deadline = now, time.monotonic() + PATIENCE
         return self.snapshot()
 
     def drain(self) -> tuple[float, int]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from celery import Celery
 from celery.exceptions import Reject
 
 from speed.apps.work import WORK, note, work_once
-from speed.load import REJECTING, RETRYING, Stream
+from speed.load import REJECTING, RETRYING
+
+if TYPE_CHECKING:
+    from speed.stream import Stream
 
 app = Celery("speed", broker=os.environ["BROKER_URL"])
 app.conf.update(

@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from faststream import FastStream
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from pydantic import BaseModel
 
-from speed.apps.work import work_once_async
-from speed.load import Stream
+from speed.apps.coroutines import work_once
+
+if TYPE_CHECKING:
+    from speed.stream import Stream
 
 _CONFIRMS = bool(os.environ.get("SPEED_CONFIRMS"))
 
@@ -33,15 +36,15 @@ class Tick(BaseModel):
 @broker.subscriber(ticks)
 async def tick(event: Tick) -> None:
     """Work."""
-    await work_once_async(event.ident, event.number)
+    await work_once(event.ident, event.number)
 
 
-def publish_all(stream: Stream) -> None:
+def publish_all(stream: "Stream") -> None:
     """Publish persistent messages, each awaited."""
     asyncio.run(_publish(stream))
 
 
-async def _publish(stream: Stream) -> None:
+async def _publish(stream: "Stream") -> None:
     await broker.connect()
     await broker.declare_queue(ticks)
     async for ident, key, number, padding in stream:

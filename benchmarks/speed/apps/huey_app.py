@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from huey import RedisHuey, SqliteHuey
 
 from speed.apps.work import work_once
-from speed.load import Stream
+
+if TYPE_CHECKING:
+    from speed.stream import Stream
 
 _file = os.environ.get("HUEY_FILE")
 huey = (

@@ -6,7 +6,7 @@ python -m speed.apps.kombu_app
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from kombu.connection import Connection
@@ -14,7 +14,9 @@ from kombu.entity import Queue
 from kombu.messaging import Consumer, Producer
 
 from speed.apps.work import note
-from speed.load import Stream
+
+if TYPE_CHECKING:
+    from speed.stream import Stream
 
 _QUEUE = os.environ.get("KOMBU_QUEUE_TYPE", "quorum")
 _BATCH = 50

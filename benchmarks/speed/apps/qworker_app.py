@@ -4,10 +4,14 @@
 """
 
 import os
+from typing import TYPE_CHECKING
 
-from speed.apps.work import WORK, note, work, work_async
-from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, Message, Stream
+from speed.apps.work import WORK, note, work
+from speed.load import ASYNCHRONOUS, REJECTING, RETRYING
 from worker import App, Context, Event, Reject, RetryPolicy
+
+if TYPE_CHECKING:
+    from speed.stream import Message, Stream
 
 app = App("speed", broker=os.environ["QWORKER_BROKER_URL"])
 
@@ -29,11 +33,12 @@ class Loose(Event, name="speed.loose"):
 
 
 if WORK == ASYNCHRONOUS:
+    from speed.apps import coroutines
 
     @app.on(Tick)
     async def tick(event: Tick) -> None:
         """Work in the event loop."""
-        await work_async(event.number)
+        await coroutines.work(event.number)
 
 elif WORK == REJECTING:
 
@@ -65,11 +70,11 @@ else:
         work(event.number)
 
 
-def publish_all(stream: Stream) -> None:
+def publish_all(stream: "Stream") -> None:
     """Publish with confirms: a window of them, or one by one where the load says so."""
     kind = Tick if stream.load.ordered else Loose
 
-    def event(message: Message) -> Event:
+    def event(message: "Message") -> Event:
         return kind(
             event_id=message.ident,
             key=message.key,

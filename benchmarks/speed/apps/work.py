@@ -6,19 +6,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from pathlib import Path
 
-import redis
-import redis.asyncio
-
-from speed.load import COMPUTING, NOTHING, SLEEPING, Load
+from speed.load import COMPUTING, SLEEPING, Load
 from speed.sharedmemory import Counts, Moments
 
-_DAY = 86_400
-_SLEEP = 0.001
+SLEEP = 0.001
+DAY = 86_400
 _COMPUTE = 200e-6
 
 WORK = Load.read(os.environ["SPEED_LOAD"]).work
@@ -26,8 +22,12 @@ MARK = bool(os.environ.get("SPEED_MARK"))
 
 _counts = Counts(Path(os.environ["SPEED_COUNTS"])) if "SPEED_COUNTS" in os.environ else None
 _arrivals = Moments(Path(os.environ["SPEED_ARRIVALS"])) if "SPEED_ARRIVALS" in os.environ else None
-_store = redis.Redis.from_url(os.environ["REDIS_URL"])
-_async_store = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
+
+# Nobody else's memory holds what this imports.
+if MARK:
+    import redis
+
+    _store = redis.Redis.from_url(os.environ["REDIS_URL"])
 
 
 def note(number: int) -> None:
@@ -41,35 +41,19 @@ def note(number: int) -> None:
 def work(number: int) -> None:
     """Do what a plain handler does."""
     if WORK == SLEEPING:
-        time.sleep(_SLEEP)
+        time.sleep(SLEEP)
     elif WORK == COMPUTING:
-        _compute()
-    note(number)
-
-
-async def work_async(number: int) -> None:
-    """Do what a coroutine does."""
-    if WORK in {NOTHING, COMPUTING}:
-        if WORK == COMPUTING:
-            _compute()
-    else:
-        await asyncio.sleep(_SLEEP)
+        compute()
     note(number)
 
 
 def work_once(ident: str, number: int) -> None:
     """Do it unless Redis says that it was done."""
-    if not MARK or _store.set(f"done:{ident}", 1, nx=True, ex=_DAY):
+    if not MARK or _store.set(f"done:{ident}", 1, nx=True, ex=DAY):
         work(number)
 
 
-async def work_once_async(ident: str, number: int) -> None:
-    """Do it unless Redis says that it was done."""
-    if not MARK or await _async_store.set(f"done:{ident}", 1, nx=True, ex=_DAY):
-        await work_async(number)
-
-
-def _compute() -> None:
+def compute() -> None:
     """Use the CPU for so long, by the thread's own clock: a busy machine takes longer."""
     end = time.thread_time() + _COMPUTE
     while time.thread_time() < end:

@@ -63,5 +63,5 @@ FOOTPRINT = Scenario(
     ),
     bars=_bars,
     plots=[Plot("pss", "memory of all processes", "MiB (PSS)")],
-    scale=Scale(seconds=10.0),
+    scale=Scale(seconds=20.0),
 )

@@ -16,7 +16,7 @@ from speed.site import Servers
 from speed.table import Table
 
 _KEYS = (10, 100, 1_000, 10_000, 100_000)
-_SHARDS = (1, 4, 16, 64, 256)
+_SHARDS = (1, 4, 8, 16, 64, 256)
 _SKEWS = (0.0, 0.5, 1.0, 1.5)
 _SKEWED_KEYS = 10_000
 #: How much more the greatest may cost than the exponent says, over many powers of ten.
@@ -53,7 +53,7 @@ def _skews(scale: Scale) -> Iterator[Case]:
 
 def _shards(scale: Scale) -> Iterator[Case]:
     for shards in _SHARDS:
-        # So few as there are shards, so that all cases have as many as can be.
+        # One process, because one shard has no use for two.
         contender = qworker("redis", shards=shards, processes=1, slug="qworker-redis-1")
         yield case_of("shards", shards, contender, Load(events=scale.events, keys=10_000))
 

@@ -1,4 +1,4 @@
-"""From publishing to the handler, at a steady rate, on a machine that is idle and one that is not."""
+"""From publishing to the handler, at a steady rate, on a machine that is idle or busy with more."""
 
 from __future__ import annotations
 

@@ -24,12 +24,14 @@ def _cases(work: str, scale: Scale) -> Iterator[Case]:
 
 def _bars(table: Table) -> Sequence[Bar]:
     best = table.best("", "per_second", lambda case: case.endswith("-setnx"))
-    celery = table.best("", "per_second", lambda case: _is(case, "celery", marked=False))
+    celery = table.best(
+        "", "per_second", lambda case: case.startswith("celery") and case.endswith("-setnx")
+    )
     huey = "huey-sqlite"
     ratio = partial(_ratio, table)
     return (
         Bar(f"Redis dedup to the best peer with SET NX ({best})", ratio("qworker-redis", best), 5),
-        Bar(f"Redis dedup to Celery ({celery})", ratio("qworker-redis", celery), 9),
+        Bar(f"Redis dedup to Celery with SET NX ({celery})", ratio("qworker-redis", celery), 9),
         Bar(
             "CPU an event with Redis dedup to the bare kombu loop",
             table.ratio("", "qworker-redis", "kombu", "cpu"),
@@ -38,10 +40,6 @@ def _bars(table: Table) -> Sequence[Bar]:
         ),
         Bar("embedded SQLite with dedup to huey's SQLite", ratio("qworker-on-sqlite", huey), 4),
     )
-
-
-def _is(case: str, name: str, *, marked: bool) -> bool:
-    return case.startswith(name) and case.endswith("-setnx") == marked
 
 
 def _ratio(table: Table, own: str, other: str | None) -> float | None:
