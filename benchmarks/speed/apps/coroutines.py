@@ -11,7 +11,8 @@ from speed.load import ASYNCHRONOUS, COMPUTING, SLEEPING
 if MARK:
     import redis.asyncio
 
-    _store = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
+    # 100 by default: more coroutines at once would fail, and their messages be lost.
+    _store = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"], max_connections=256)
 
 
 async def work(number: int) -> None:

@@ -19,6 +19,8 @@ broker = RabbitBroker(
     os.environ["BROKER_URL"],
     # Without a prefetch it takes the whole queue into its memory.
     default_channel=Channel(prefetch_count=128, publisher_confirms=_CONFIRMS),
+    # By default it writes two lines for each event, whatever the level.
+    logger=None,
 )
 app = FastStream(broker)
 ticks = RabbitQueue("ticks", durable=True)
