@@ -34,6 +34,8 @@ QUEUE = "qw-dead-queue"
 TIME = "qw-dead-time"
 ATTEMPTS = "qw-dead-attempts"
 RECORD = "qw-dead-record"
+#: The key, where the message has it in another place than publishers of the runtime put it.
+KEY = "qw-dead-key"
 DETAIL = "qw-dead-detail"
 MALFORMED = "qw-dead-malformed"
 PROPERTIES = "qw-dead-properties"
@@ -151,11 +153,13 @@ def dead_letter_facts(  # noqa: PLR0913 - all that there is to tell
     handler: str = "",
     attempts: int = 0,
     record: bytes = b"",
+    key: str = "",
     detail: str = "",
 ) -> dict[str, str | int]:
     """Return the headers that tell people why a message was set aside.
 
-    ``record`` is what the dedup store remembers of it, which a replay makes forgotten.
+    ``record`` is what the dedup store remembers of it, which a replay makes forgotten; ``key`` is
+    for messages that do not show it by themselves.
     """
     facts: dict[str, str | int] = {
         REASON: reason,
@@ -167,6 +171,8 @@ def dead_letter_facts(  # noqa: PLR0913 - all that there is to tell
         facts[ATTEMPTS] = attempts
     if record:
         facts[RECORD] = record.hex()
+    if key:
+        facts[KEY] = key
     if detail:
         facts[DETAIL] = detail
     return facts

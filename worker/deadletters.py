@@ -17,12 +17,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import amqp.exceptions
 
-from worker.aside import ATTEMPTS, DETAIL, HANDLER, PREFIX, QUEUE, REASON, RECORD, TIME, redirect
+from worker.aside import (
+    ATTEMPTS,
+    DETAIL,
+    HANDLER,
+    PREFIX,
+    QUEUE,
+    REASON,
+    RECORD,
+    TIME,
+    redirect,
+)
+from worker.aside import KEY as DEAD_KEY
 from worker.config import mask_url
 from worker.dedup.base import RECORD_BYTES, record_ids
 from worker.errors import BrokerUnreachable, UsageError
 from worker.message import KEY_HEADER, UNDECODABLE, Message
-from worker.parking import KEY, PLACE
+from worker.parking import KEY as PARKED_KEY
+from worker.parking import PLACE
 from worker.transport.capabilities import connect, is_missing
 from worker.transport.inbound import Inbound, release
 from worker.waiter import wait_readable
@@ -73,7 +85,8 @@ class Letter:
         else:
             id_, name = (str(properties.get(what) or "") for what in ("message_id", "type"))
             key = headers.get(KEY_HEADER)
-        key = key or headers.get(KEY)  # a foreign publisher's, which a handler's class found
+        # A foreign publisher's, which a handler's class found.
+        key = key or headers.get(PARKED_KEY) or headers.get(DEAD_KEY)
         return cls(id_, name, None if key is None else str(key), headers, known, body, arrival)
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from worker.aside import HANDLER, ONLY, dead_letter_facts, origin, redirect, set_aside
 from worker.errors import Unroutable
+from worker.message import KEY_HEADER
 from worker.outcome import DeadLetter
 from worker.telemetry import DeadLettered, PublishRefused
 from worker.topology import RETRY_STEPS, dead_letter_queue, parked_queue
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from worker.dialogue import Dialogue
     from worker.errors import PublishError
     from worker.link import Link
-    from worker.message import Outgoing
+    from worker.message import Message, Outgoing
     from worker.parking import Parking
     from worker.task import Delivery, Task
     from worker.telemetry import Counters, Telemetry
@@ -146,6 +147,7 @@ class Detour:
             handler=task.handler_name,
             attempts=task.attempt,
             record=task.record,
+            key=_hidden_key(task.message),
             detail=fate.detail,
         ) | self._origin(delivery)
         letter = set_aside(
@@ -293,6 +295,11 @@ class Detour:
             self._later(_pause(attempt), lambda: self._link.send(message, then))
 
         self._link.send(message, then)
+
+
+def _hidden_key(message: Message) -> str:
+    """Return the key that only this service knows how to find, in the payload say; or nothing."""
+    return "" if message.key is None or KEY_HEADER in message.headers else message.key
 
 
 def _pause(attempt: int) -> float:

@@ -34,10 +34,15 @@ class Finish(Enum):
 
 
 class Ending:
-    """The drain of one consumer. Used by its I/O thread only."""
+    """The drain of one consumer. Used by its I/O thread only.
 
-    def __init__(self, parts: Parts, counters: Counters) -> None:
+    ``patience``: the seconds for which the store is waited for, when it is asked.
+    """
+
+    def __init__(self, parts: Parts, counters: Counters, patience: float) -> None:
         self._parts = parts
+        self._patience = patience
+        self._since: float | None = None
         self._counters = counters
         self._aim: Finish | None = None
         #: When work that is under way is abandoned; None while no drain has begun.
@@ -59,6 +64,7 @@ class Ending:
         """End once nothing is under way, or the deadline passed. ``resolve`` as in ``abandon``."""
         if self.deadline is None:
             return
+        self._since = now if self._since is None else self._since
         dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
         detour, link = self._parts.detour, self._parts.link
         if not detour.under_way:
@@ -71,8 +77,14 @@ class Ending:
                 self._counters.acked += link.settle(everything=True)
                 self._parts.tenure.check(now)  # gives what ended last
             self.finish = Finish.STUCK if stuck else self._aim
-        elif now >= self.deadline:
+        elif now >= self._latest(self.deadline, self._since):
             self.abandon(Finish.STUCK if stuck else Finish.ABANDONED, resolve)
+
+    def _latest(self, deadline: float, since: float) -> float:
+        """Return when to give up: while the store is away, with time for a last word to it."""
+        if self._parts.dialogue.away_since is None:
+            return deadline
+        return deadline - min(self._patience, (deadline - since) / 4)
 
     def abandon(self, finish: Finish, resolve: Resolve) -> None:
         """End with work under way: record what is done, and say of the rest that it was left.

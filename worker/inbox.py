@@ -16,6 +16,11 @@ from worker.errors import AlreadyDone
 if TYPE_CHECKING:
     import sqlite3
 
+#: Why a message is rejected whose handler asks again.
+TWICE = (
+    "context.once was called a second time; call it once for a message, and put all of the effect"
+    " into that one transaction"
+)
 _CREATE = """CREATE TABLE IF NOT EXISTS qworker_inbox (
     handler TEXT NOT NULL, message_id TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (handler, message_id)) WITHOUT ROWID"""

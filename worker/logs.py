@@ -28,6 +28,10 @@ _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _KNOWN_EXTRAS = ("shard", "message_id", "handler")
 
 _MAX_DEPTH = 6
+#: Characters of a text, the most that are written: masking takes time, and the I/O thread with it.
+_MAX_TEXT = 64 * 1024
+#: Characters within which a password that was cut ends.
+_MAX_PASSWORD = 4096
 
 
 class TextFormatter(logging.Formatter):
@@ -49,7 +53,7 @@ class TextFormatter(logging.Formatter):
             text += "  " + " ".join(f"{name}={value}" for name, value in extras.items())
         for trace in _traces(self, record).values():
             text += f"\n{trace}"
-        return mask_url(text)
+        return _mask(text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -145,10 +149,22 @@ def _masked(value: object, depth: int = 0) -> object:
         return value
     if depth < _MAX_DEPTH:
         if isinstance(value, dict):
-            return {mask_url(str(key)): _masked(item, depth + 1) for key, item in value.items()}
+            return {_mask(str(key)): _masked(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [_masked(item, depth + 1) for item in value]
-    return mask_url(value if isinstance(value, str) else _text(value))
+    return _mask(value if isinstance(value, str) else _text(value))
+
+
+def _mask(text: str) -> str:
+    """Return ``text`` with its passwords masked, without its middle where it is too long."""
+    if len(text) <= _MAX_TEXT:
+        return mask_url(text)
+    kept = _MAX_TEXT // 2
+    # Either cut may go through a password: one ends at the next @, the other there.
+    head = mask_url(f"{text[:kept]}@").removesuffix("@")
+    tail = text[-kept:]
+    tail = mask_url(tail[tail.find("@", 0, _MAX_PASSWORD) + 1 :])
+    return f"{head}… ({len(text) - 2 * kept} characters) …{tail}"
 
 
 def _text(value: object) -> str:

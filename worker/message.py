@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from worker import inbox
-from worker.errors import ConfigurationError
+from worker.errors import AlreadyDone, ConfigurationError, Reject
 from worker.ids import derived_id, new_id, time_of_id
 
 if TYPE_CHECKING:
@@ -296,6 +296,8 @@ class Context:
     #: What the handler returns is published.
     is_relay: bool = False
     _database: sqlite3.Connection | None = field(default=None, repr=False)
+    #: ``once`` has written the id there.
+    _recorded: bool = field(default=False, repr=False)
 
     @property
     def message_id(self) -> str:
@@ -354,7 +356,9 @@ class Context:
                 context.once(db)
                 db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
 
-        Raises RuntimeError in a relay.
+        Once for a message, in one transaction: a second call that finds what the first one wrote,
+        or that is for another database, cannot keep this promise, and rejects the message. Raises
+        RuntimeError in a relay.
         """
         if self.is_relay:
             raise RuntimeError(
@@ -362,8 +366,16 @@ class Context:
                 " before it returns what is to be published; use App.on, and context.publish before"
                 " context.once"
             )
+        if self._recorded and connection is not self._database:
+            raise Reject(inbox.TWICE)
         self._database = connection
-        inbox.record(connection, self.handler, self.message.id)
+        try:
+            inbox.record(connection, self.handler, self.message.id)
+        except AlreadyDone:
+            if self._recorded:  # by this very run, whose effect would pass for done
+                raise Reject(inbox.TWICE) from None
+            raise
+        self._recorded = True
 
     def check_committed(self) -> None:
         """Raise RuntimeError where the transaction of ``once`` is still open; roll it back.

@@ -46,6 +46,10 @@ class Service:
             self.go_on.wait(PATIENCE)
 
 
+def away(_batch: Batch) -> Answers:
+    raise DedupUnavailable("it is away")
+
+
 def in_threads(worker: TestWorker) -> Any:
     """Return a consumer with real threads that believes them to be quick: its runs are long."""
     consumer: Any = Consumer(
@@ -126,9 +130,6 @@ def test_a_store_that_is_back_hears_of_what_is_done_although_it_was_to_be_asked_
     with TestWorker(service.app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
         consumer = begin(worker, service)
 
-        def away(_batch: Batch) -> Answers:
-            raise DedupUnavailable("it is away")
-
         with monkeypatch.context() as patch:
             patch.setattr(worker.store, "apply", away)
             tick_until(consumer, lambda: consumer._dialogue.next_try > time.monotonic() + 0.2)
@@ -139,3 +140,26 @@ def test_a_store_that_is_back_hears_of_what_is_done_although_it_was_to_be_asked_
         service.go_on.set()
         worker.run(timeout=PATIENCE)
         assert service.begun == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_drain_while_the_store_is_away_leaves_time_for_a_last_word_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("bank")
+
+    @app.on(Step)
+    def work(_: Step) -> None:
+        monkeypatch.setattr(worker.store, "apply", away)
+
+    with TestWorker(app) as worker:
+        consumer: Any = worker._consumer
+        worker.publish(Step(line="a"))
+        tick_until(consumer, lambda: consumer._dialogue.away_since is not None)
+        deadline = worker.clock() + 20.0
+        consumer.drain(deadline)
+        while not consumer.ended:
+            worker.clock.advance(0.5)
+            consumer.tick(0)
+
+        assert consumer.ended is Finish.ABANDONED
+        assert worker.clock() + worker.settings.dedup_timeout <= deadline + 0.5

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.logs import JsonFormatter, TextFormatter, configure_early, configure_logging
+from worker.logs import (
+    _MAX_TEXT,
+    JsonFormatter,
+    TextFormatter,
+    configure_early,
+    configure_logging,
+)
 
 URL = "amqp://bank:hunter2@broker:5672/"
 
@@ -92,6 +98,18 @@ def test_passwords_are_masked_wherever_they_stand(
 
     assert "hunter2" not in text
     assert "bank:***@broker" in text
+
+
+def test_a_text_that_is_too_long_loses_its_middle_and_shows_no_part_of_a_password() -> None:
+    for lacking in range(len(URL) + 2):  # each cut goes through the password once
+        head = "x" * (_MAX_TEXT // 2 - lacking)
+        tail = " y" * (_MAX_TEXT // 4 - lacking)
+        long = "z" * _MAX_TEXT
+        text = str(as_json(record(f"{head} {URL} {long} {URL}{tail}end"))["message"])
+
+        assert len(text) < _MAX_TEXT + 100
+        assert text.endswith("end")
+        assert not any(part in text for part in ("hunt", "ter2")), lacking
 
 
 def test_a_value_that_has_no_text_does_not_lose_the_record() -> None:
