@@ -41,6 +41,8 @@ _TRUST_SHARE = 0.9
 _MOST_DEAD = 64
 _SLACK = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+#: Seconds after which a store that was away is worth a last try.
+_SINCE_ASKED = 0.1
 
 
 class Replies(NamedTuple):
@@ -78,6 +80,8 @@ class Dialogue:
         self._unanswered: tuple[Batch, list[Task], list[Run[Task]]] | None = None
         self._renew_at = 0.0
         self._next_try = 0.0
+        #: When it was found to be away the last time.
+        self._asked_at = 0.0
         self._pause = _FIRST_PAUSE
         #: Since when the store has been away; None while it answers.
         self.away_since: float | None = None
@@ -141,12 +145,14 @@ class Dialogue:
 
         Sends what an unanswered batch held first, unchanged. Calls ``meanwhile`` while the store
         works, where it has a server to work; it raises nothing, and asks nothing of the store.
-        ``last``: there is no later time to ask at, so a store that was away is asked at once.
+        ``last``: there is no later time to ask at, so a store that was away is asked at once,
+        unless it was a moment ago.
         """
         now = self._clock()
         repeated = self._unanswered is not None
         if repeated:
-            if now < self._next_try and not last:
+            due = min(self._asked_at + _SINCE_ASKED, self._next_try) if last else self._next_try
+            if now < due:
                 return None
         else:
             batch, tasks, runs = self._build(now)
@@ -224,6 +230,7 @@ class Dialogue:
             self.away_since = now
             self._pause = _FIRST_PAUSE
             self._telemetry.emit(StoreAway(str(error)))
+        self._asked_at = now
         self._next_try = now + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 

@@ -132,7 +132,9 @@ def test_a_store_that_is_back_hears_of_what_is_done_although_it_was_to_be_asked_
 
         with monkeypatch.context() as patch:
             patch.setattr(worker.store, "apply", away)
-            tick_until(consumer, lambda: consumer._dialogue.next_try > time.monotonic() + 0.2)
+            tick_until(consumer, lambda: consumer._dialogue.next_try > time.monotonic() + 0.5)
+        soon = time.monotonic() + 0.2
+        tick_until(consumer, lambda: time.monotonic() > soon)
         consumer.stop()
         consumer.close()
         assert consumer.ended is Finish.ABANDONED

@@ -270,9 +270,13 @@ class TestWhenTheStoreIsAway:
     def test_who_ends_asks_at_once_whenever_the_next_time_would_be(self, talk: Talk) -> None:
         talk.store.fails = "before"
         talk.dialogue.claim(run(task("a")))
-        assert talk.dialogue.exchange(lambda: None) is None
+        while talk.dialogue.next_try < talk.clock() + 0.5:
+            talk.clock.advance(1.0)
+            assert talk.dialogue.exchange(lambda: None) is None
         talk.store.fails = ""
 
+        assert talk.dialogue.exchange(lambda: None, last=True) is None, "it has been asked right now"
+        talk.clock.advance(0.2)
         assert talk.dialogue.exchange(lambda: None) is None
         replies = talk.dialogue.exchange(lambda: None, last=True)
 
