@@ -275,7 +275,7 @@ class TestWhenTheStoreIsAway:
             assert talk.dialogue.exchange(lambda: None) is None
         talk.store.fails = ""
 
-        assert talk.dialogue.exchange(lambda: None, last=True) is None, "it has been asked right now"
+        assert talk.dialogue.exchange(lambda: None, last=True) is None, "it was asked now"
         talk.clock.advance(0.2)
         assert talk.dialogue.exchange(lambda: None) is None
         replies = talk.dialogue.exchange(lambda: None, last=True)
