@@ -89,7 +89,7 @@ class Ending:
     def abandon(self, finish: Finish, resolve: Resolve) -> None:
         """End with work under way: record what is done, and say of the rest that it was left.
 
-        As far as the store answers, which is asked a last time. What it does not hear of is a suspect
+        As far as the store answers, which is asked once more. What it does not hear of is a suspect
         for the next owner. ``resolve`` decides the fate of what is done.
         """
         dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
