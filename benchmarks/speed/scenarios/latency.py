@@ -45,6 +45,7 @@ def _cases(scale: Scale) -> Iterator[Case]:
 def _contenders() -> Iterator[tuple[Contender, bool]]:
     """Yield who takes part, and whether its publisher waits for each confirm."""
     yield qworker("redis"), True
+    yield qworker("redis").on_classic_queues(), True
     yield replace(qworker("redis"), slug="qworker-redis-block"), False
     yield qworker("sqlite", broker=SQLITE), True
     for peer in peers():
