@@ -119,4 +119,5 @@ LATENCY = Scenario(
     bars=_bars,
     plots=[Plot("p99", "from publishing to the handler", "ms, 99 of 100")],
     scale=Scale(seconds=20.0),
+    amount="{seconds:g} s at each rate",
 )
