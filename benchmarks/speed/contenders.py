@@ -13,6 +13,7 @@ STORES = ("memory", "redis", "sqlite")
 #: Shards of qworker where nothing else is said.
 SHARDS = 8
 _QWORKER = "speed.apps.qworker_app"
+_CLASSIC = {"QWORKER_QUEUE_TYPE": "classic", "KOMBU_QUEUE_TYPE": "classic"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,10 @@ class Contender:
     def with_options(self, slug: str, *options: str) -> Contender:
         """Return the same under another name, with more on its command line."""
         return replace(self, slug=slug, command=(*self.command, *options))
+
+    def on_classic_queues(self) -> Contender:
+        """Return qworker or the bare loop on the type of queues that the peers have."""
+        return replace(self, slug=f"{self.slug}-classic", environ=_CLASSIC)
 
     def marked(self) -> Contender:
         """Return the same with the dedup that people write by hand."""

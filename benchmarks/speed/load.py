@@ -42,3 +42,8 @@ class Load:
     def read(cls, text: str) -> Load:
         """Return what ``dump`` wrote."""
         return cls(**json.loads(text))
+
+
+def fails(number: int) -> bool:
+    """Tell whether an event fails at first: half of them do, and of each key some."""
+    return number // 3 % 2 == 1

@@ -13,7 +13,6 @@ import re
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from speed.contenders import contenders
 from speed.results import FOLDER, Record, path_of, read
@@ -25,6 +24,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 #: Below the folder of the page.
 _IMAGES = "images"
 _BLOCK = re.compile(r"(<!-- speed: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+#: What more than one of them is made of.
+_BENEATH = ("kombu", "amqp", "redis", "pika", "aio-pika", "taskiq-aio-pika")
 #: With fewer, one noisy moment is the figure.
 _ENOUGH_ROUNDS = 3
 
@@ -40,10 +41,11 @@ def main() -> None:
     options = parser.parse_args()
 
     def block(name: str) -> str | None:
-        if name == "contenders":
-            return settings()
-        path = path_of(name, options.results)
-        return section(SCENARIOS[name], read(path)) if path.exists() else None
+        path = path_of("throughput" if name == "contenders" else name, options.results)
+        if not path.exists():
+            return None
+        record = read(path)
+        return settings(record) if name == "contenders" else section(SCENARIOS[name], record)
 
     PAGE.write_text(filled(PAGE.read_text(), block))
 
@@ -59,14 +61,17 @@ def filled(page: str, block: Callable[[str], str | None]) -> str:
     return _BLOCK.sub(one, page)
 
 
-def settings() -> str:
-    """Return who takes part, and how each is started."""
-    lines = ["| name | command | settings |", "| --- | --- | --- |"]
+def settings(record: Record) -> str:
+    """Return who takes part, in which version, and how each is started."""
+    versions: Mapping[str, str] = record.environment["versions"]
+    lines = ["| name | version | command | settings |", "| --- | --- | --- | --- |"]
     for each in contenders():
         if not each.mark:
+            made_of = f"{each.distribution} {versions.get(each.distribution, '')}"
             command = " ".join(each.command)
-            lines.append(f"| {each.slug} | `{command}` | {each.settings} |")
-    return "\n".join(lines)
+            lines.append(f"| {each.slug} | {made_of} | `{command}` | {each.settings} |")
+    beside = ", ".join(f"{name} {versions[name]}" for name in _BENEATH if name in versions)
+    return "\n".join([*lines, "", f"Beneath them: {beside}."])
 
 
 def section(scenario: Scenario, record: Record) -> str:
@@ -74,7 +79,7 @@ def section(scenario: Scenario, record: Record) -> str:
     table = Table(record.results)
     pictures = [_picture(scenario.name, plot, table) for plot in scenario.plots]
     parts = [
-        conditions(record),
+        conditions(record, scenario.amount),
         *pictures,
         markdown(table, scenario.metrics, scenario.base),
         told(scenario.bars(table)),
@@ -92,23 +97,18 @@ def _picture(name: str, plot: Plot, table: Table) -> str:
     return f"![{shown}]({file})"
 
 
-def conditions(record: Record) -> str:
+def conditions(record: Record, amount: str) -> str:
     """Return how the figures were taken, and how far they can be trusted."""
     facts = record.environment
-    servers = f"RabbitMQ {facts['RabbitMQ']}, Redis {facts['Redis server']}"
+    machine = f"{facts['cores']} cores ({facts['processor']}), Python {facts['python']}"
     text = (
-        f"{facts['at']}, {facts['rounds']} rounds, {facts['cores']} cores ({facts['processor']}),"
-        f" Python {facts['python']}, {servers}; {_versions(facts)}. Load of the machine at the end"
-        f" of a run: {_busy(record)}."
+        f"{facts['at'][:10]}, {facts['rounds']} rounds of {amount.format(**facts)}; {machine},"
+        f" RabbitMQ {facts['RabbitMQ']}, Redis {facts['Redis server']}."
+        f" Load of the machine at the end of a run: {_busy(record)}."
     )
     if facts["rounds"] < _ENOUGH_ROUNDS:
         text += " **A short run on a machine with other work: orders of magnitude, no more.**"
     return text
-
-
-def _versions(facts: Mapping[str, Any]) -> str:
-    versions: Mapping[str, str] = facts["versions"]
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _busy(record: Record) -> str:

@@ -94,3 +94,5 @@ class Scenario:
     bars: Callable[[Table], Sequence[Bar]] = _none
     plots: Sequence[Plot] = ()
     scale: Scale = field(default_factory=Scale)
+    #: How much a run is, out of the scale, for those who read the page.
+    amount: str = "{events:,} events"

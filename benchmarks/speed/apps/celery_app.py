@@ -9,7 +9,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from speed.apps.work import WORK, note, work_once
-from speed.load import REJECTING, RETRYING
+from speed.load import REJECTING, RETRYING, fails
 
 if TYPE_CHECKING:
     from speed.stream import Stream
@@ -30,7 +30,7 @@ def tick(self, ident: str, key: str, number: int, padding: str) -> None:  # type
     if WORK == REJECTING:
         note(number)
         raise Reject(reason="no", requeue=False)
-    if WORK == RETRYING and number % 2 and not self.request.retries:
+    if WORK == RETRYING and fails(number) and not self.request.retries:
         raise self.retry(countdown=0)
     work_once(ident, number)
 

@@ -10,7 +10,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import AsyncIO, CurrentMessage
 
 from speed.apps.work import WORK, note, work_once
-from speed.load import ASYNCHRONOUS, REJECTING, RETRYING
+from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, fails
 
 if TYPE_CHECKING:
     from speed.stream import Stream
@@ -39,7 +39,7 @@ else:
         if WORK == REJECTING:
             note(number)
             raise RuntimeError("no")
-        if WORK == RETRYING and number % 2 and not _attempts():
+        if WORK == RETRYING and fails(number) and not _attempts():
             raise RuntimeError("not yet")
         work_once(ident, number)
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from speed.apps.work import WORK, note, work
-from speed.load import ASYNCHRONOUS, REJECTING, RETRYING
+from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, fails
 from worker import App, Context, Event, Reject, RetryPolicy
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ elif WORK == RETRYING:
 
     @app.on(Tick, retry=RetryPolicy(attempts=4, wait="fixed", first_wait=0.001))
     def try_again(event: Tick, context: Context) -> None:
-        """Fail at first, every second event."""
-        if event.number % 2 and context.attempt == 1:
+        """Fail at first, half of the events."""
+        if fails(event.number) and context.attempt == 1:
             raise RuntimeError("not yet")
         work(event.number)
 

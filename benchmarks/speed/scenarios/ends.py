@@ -46,6 +46,7 @@ START = Scenario(
     measure=_measure_start,
     metrics=(Metric("first", "s to the first event", ",.2f"), Metric("cpu", "CPU s", ",.2f")),
     plots=[Plot("first", "from the command to the first event", "s")],
+    amount="one event",
 )
 
 
@@ -78,6 +79,7 @@ HELP = Scenario(
     measure=_measure_help,
     metrics=(Metric("help", "ms"),),
     bars=_help_bars,
+    amount=f"{_HELPS} calls",
 )
 
 

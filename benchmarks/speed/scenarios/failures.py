@@ -1,4 +1,4 @@
-"""When handlers fail: every event a dead letter, or every second one tried again."""
+"""When handlers fail: every event a dead letter, or half of them tried again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from speed.draining import CPU, PER_SECOND, drained
 from speed.load import REJECTING, RETRYING, Load
 from speed.scenario import Case, Scale, Scenario
 
-_WORKS = {"all dead letters": REJECTING, "every second one fails once": RETRYING}
+_WORKS = {"all dead letters": REJECTING, "half fail once": RETRYING}
 #: Those that can do both: the others have no retries, or keep none of the dead.
 _PEERS = ("celery-prefork", "celery-threads", "dramatiq")
 

@@ -64,4 +64,5 @@ FOOTPRINT = Scenario(
     bars=_bars,
     plots=[Plot("pss", "memory of all processes", "MiB (PSS)")],
     scale=Scale(seconds=20.0),
+    amount="{seconds:g} s",
 )

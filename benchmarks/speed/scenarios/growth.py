@@ -87,6 +87,7 @@ def _scenario(
 SCENARIOS = (
     Scenario(
         name="events",
+        amount="a quarter of {events:,} to four times as many events",
         title="CPU against the number of events",
         cases=_events,
         measure=total,

@@ -94,6 +94,7 @@ IDS = Scenario(
     cases=_id_cases,
     measure=_measure_ids,
     metrics=(Metric("bytes", "bytes an id", ",.1f"),),
+    amount="up to {most:,} ids",
     bars=_id_bars,
     plots=[Plot("bytes", "Redis memory of an id", "bytes", over="ids")],
 )

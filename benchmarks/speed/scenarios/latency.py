@@ -45,6 +45,7 @@ def _cases(scale: Scale) -> Iterator[Case]:
 def _contenders() -> Iterator[tuple[Contender, bool]]:
     """Yield who takes part, and whether its publisher waits for each confirm."""
     yield qworker("redis"), True
+    yield qworker("redis").on_classic_queues(), True
     yield replace(qworker("redis"), slug="qworker-redis-block"), False
     yield qworker("sqlite", broker=SQLITE), True
     for peer in peers():
@@ -118,4 +119,5 @@ LATENCY = Scenario(
     bars=_bars,
     plots=[Plot("p99", "from publishing to the handler", "ms, 99 of 100")],
     scale=Scale(seconds=20.0),
+    amount="{seconds:g} s at each rate",
 )

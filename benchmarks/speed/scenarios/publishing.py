@@ -13,7 +13,6 @@ from speed.site import Servers
 from speed.table import Table
 
 _WINDOW, _EACH, _NOT = "a window of confirms", "each confirmed", "not confirmed"
-_CLASSIC = {"QWORKER_QUEUE_TYPE": "classic", "KOMBU_QUEUE_TYPE": "classic"}
 #: So many of the events are enough where each waits.
 _SLOW = 0.1
 
@@ -23,11 +22,11 @@ def _cases(scale: Scale) -> Iterator[Case]:
     slow = Load(events=int(scale.events * _SLOW), one_by_one=True)
     everyone = {peer.slug: peer for peer in peers()}
     yield _case(_WINDOW, qworker("redis"), load)
-    yield _case(_WINDOW, _classic(qworker("redis")), load)
+    yield _case(_WINDOW, qworker("redis").on_classic_queues(), load)
     yield _case(_WINDOW, qworker("sqlite", broker=SQLITE), load)
     yield _case(_EACH, qworker("redis"), slow)
     yield _case(_EACH, kombu(), slow)
-    yield _case(_EACH, _classic(kombu()), slow)
+    yield _case(_EACH, kombu().on_classic_queues(), slow)
     for slug in ("dramatiq", "faststream"):
         confirming = replace(everyone[slug], environ={"SPEED_CONFIRMS": "1"})
         yield _case(_EACH, confirming, slow)
@@ -38,10 +37,6 @@ def _cases(scale: Scale) -> Iterator[Case]:
     del everyone["celery-threads"]
     for peer in everyone.values():
         yield _case(_NOT, peer, load)
-
-
-def _classic(contender: Contender) -> Contender:
-    return replace(contender, slug=f"{contender.slug}-classic", environ=_CLASSIC)
 
 
 def _case(group: str, contender: Contender, load: Load) -> Case:
