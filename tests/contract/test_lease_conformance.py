@@ -256,6 +256,7 @@ def test_a_database_that_does_not_exist_is_a_mistake(postgres_url: str) -> None:
 
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "worker.leases.postgres", raising=False)
+    for module in ("worker.leases.postgres", "worker.stores.postgres"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"):
         open_leases("postgresql://user:secret@host/database", LeaseOptions())

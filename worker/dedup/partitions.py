@@ -1,0 +1,111 @@
+"""The partitions of the table of done ids: by when an id may be forgotten, dropped as a whole.
+
+An id goes where its own ``expires`` belongs. So what a partition holds may be forgotten once its
+upper end has passed, whoever asks and whatever retention that one has.
+
+The bounds are settled by no layout: where ids of a retention will need room, whoever sees it first
+makes some, of a width that fits its retention, between what is there. So users with different
+retentions share the table, and it has no more partitions for a month than for an hour.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from psycopg import errors
+from psycopg.sql import SQL, Identifier
+
+from worker.stores.postgres import alone
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from worker.stores.postgres import Line
+
+#: The width of a partition is this part of the retention: the fewer there are, the quicker an id is
+#: looked for; the more, the sooner the disk is given back.
+_SHARE = 3
+#: Seconds that the server's clock may go wrong by, and back, without hiding an id for ever.
+_CLOCK_MARGIN = 300
+_LOOK = """SELECT relnamespace::regnamespace::text, relname, pg_get_expr(relpartbound, pg_class.oid)
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'qworker_dedup_done'::regclass"""
+_NOW = "SELECT date_part('epoch', clock_timestamp())"
+_BOUNDS = re.compile(r"FROM \('(\d+)'\) TO \('(\d+)'\)")
+#: Attaching what was made before takes a lock that batches do not meet, unlike PARTITION OF.
+_MAKE = SQL(
+    """CREATE TABLE {name} (LIKE qworker_dedup_done INCLUDING ALL);
+    ALTER TABLE qworker_dedup_done ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"""
+)
+#: Dropping needs the whole table for a moment: where it does not get that soon, it is done later
+#: rather than that batches queue behind it.
+_DROP = SQL("SET LOCAL lock_timeout = 100; DROP TABLE IF EXISTS {name}")
+#: It is in use, or another user's.
+_NOT_NOW = (errors.LockNotAvailable, errors.InsufficientPrivilege)
+
+
+class Span(NamedTuple):
+    """Seconds since 1970: from the lower one to before the upper one."""
+
+    lower: int
+    upper: int
+
+
+def missing(spans: Collection[Span], first: int, last: int, width: int) -> list[Span]:
+    """Return what has to be added to ``spans`` for room from ``first`` to ``last``, both included.
+
+    What is added is ``width`` wide, at multiples of that, but for where it would overlap.
+    """
+    known = sorted(spans)
+    added = []
+    at = first
+    while at <= last:
+        below = max((span.upper for span in known if span.lower <= at), default=0)
+        if below <= at:
+            lower = max(at - at % width, below)
+            above = min((span.lower for span in known if span.lower > at), default=lower + width)
+            upper = min(at - at % width + width, above)
+            added.append(Span(lower, upper))
+            below = upper
+        at = below
+    return added
+
+
+def tend(line: Line, retention: float) -> float:
+    """Make room for what is done from now on, and drop what may be forgotten.
+
+    Returns the seconds that there is room for; a third of the retention at least.
+    """
+    ((now,),) = line.execute(_NOW)
+    first, width = math.ceil(now + retention), max(1, math.ceil(retention / _SHARE))
+    found = _look(line)
+    if missing(found.values(), first, first + width, width):
+        with alone(line):
+            found = _look(line)
+            for span in missing(found.values(), first, first + width, width):
+                name = f"qworker_dedup_done_{span.lower}_{span.upper}"
+                bounds = {"lower": span.lower, "upper": span.upper}
+                line.execute(_MAKE.format(name=Identifier(name), **bounds))
+        found = _look(line)
+    for place, span in found.items():
+        if span.upper + min(_CLOCK_MARGIN, span.upper - span.lower) <= now:
+            with suppress(*_NOT_NOW), line.transaction():
+                line.execute(_DROP.format(name=Identifier(*place)))
+    end = first
+    for span in sorted(found.values()):
+        if span.lower <= end:
+            end = max(end, span.upper)
+    return float(end - first)
+
+
+def _look(line: Line) -> dict[tuple[str, str], Span]:
+    """Return the partitions: schema and name to bounds."""
+    found = {}
+    for schema, name, text in line.execute(_LOOK):
+        bounds = _BOUNDS.search(text)
+        if bounds is not None:  # one that somebody added, for what lies outside all bounds, say
+            found[schema, name] = Span(int(bounds[1]), int(bounds[2]))
+    return found
