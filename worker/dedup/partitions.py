@@ -40,9 +40,10 @@ _MAKE = SQL(
     """CREATE TABLE {name} (LIKE qworker_dedup_done INCLUDING ALL);
     ALTER TABLE qworker_dedup_done ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"""
 )
-#: Dropping needs the whole table for a moment: where it does not get that soon, it is done later
-#: rather than that batches queue behind it.
-_DROP = SQL("SET LOCAL lock_timeout = 100; DROP TABLE IF EXISTS {name}")
+_DROP = SQL("DROP TABLE IF EXISTS {name}")
+#: Dropping needs the whole table for a moment: where it does not get that so soon (milliseconds),
+#: it is done later rather than that batches queue behind it.
+_DROP_PATIENCE = 100
 #: It is in use, or another user's.
 _NOT_NOW = (errors.LockNotAvailable, errors.InsufficientPrivilege)
 
@@ -92,7 +93,7 @@ def tend(line: Line, retention: float) -> float:
         found = _look(line)
     for place, span in found.items():
         if span.upper + min(_CLOCK_MARGIN, span.upper - span.lower) <= now:
-            with suppress(*_NOT_NOW), line.transaction():
+            with suppress(*_NOT_NOW), alone(line, patience=_DROP_PATIENCE):
                 line.execute(_DROP.format(name=Identifier(*place)))
     end = first
     for span in sorted(found.values()):
@@ -105,7 +106,8 @@ def _look(line: Line) -> dict[tuple[str, str], Span]:
     """Return the partitions: schema and name to bounds."""
     found = {}
     for schema, name, text in line.execute(_LOOK):
-        bounds = _BOUNDS.search(text)
-        if bounds is not None:  # one that somebody added, for what lies outside all bounds, say
+        # It has none while somebody else drops it; and what an operator added may have others.
+        bounds = _BOUNDS.search(text or "")
+        if bounds is not None:
             found[schema, name] = Span(int(bounds[1]), int(bounds[2]))
     return found

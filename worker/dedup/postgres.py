@@ -62,7 +62,8 @@ _LOOK_VERSION = "SELECT value FROM qworker_dedup_meta WHERE name = 'version'"
 _IS_THERE = "SELECT to_regclass('qworker_dedup_meta') IS NOT NULL"
 #: Records are found by their index alone, also by a plan that was made when there were few.
 _SETTINGS = """
-SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET standard_conforming_strings = on;
 """
 #: WHERE false: a row that is there is locked, and stays as it is.

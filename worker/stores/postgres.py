@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
+from psycopg.sql import SQL
 from psycopg.waiting import Ready, Wait
 
 from worker.config import mask_url
@@ -249,8 +250,13 @@ class Database:
 
 
 @contextmanager
-def alone(line: Line) -> Iterator[None]:
-    """Make the block one transaction, of which there is one at a time in a database."""
+def alone(line: Line, *, patience: int | None = None) -> Iterator[None]:
+    """Make the block one transaction, of which there is one at a time in a database.
+
+    ``patience``: milliseconds that it waits for each lock, this one too.
+    """
     with line.transaction():
+        if patience is not None:
+            line.execute(SQL("SET LOCAL lock_timeout = {}").format(patience))
         line.execute(_ONE_AT_A_TIME)
         yield
