@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from random import Random
 from urllib.parse import quote
@@ -355,10 +357,13 @@ def test_a_server_that_is_killed_under_load_contradicts_nothing_that_it_said(
             stores[number], Batch(completes=[Complete(record, own, b"body") for record in finished])
         )
 
+    def has_come_so_far(at: int) -> bool:
+        return max(progress) > at
+
     with ThreadPoolExecutor(len(stores)) as pool:
         working = [pool.submit(work, number) for number in range(len(stores))]
         for share in (1, 2):
-            until(lambda share=share: max(progress) > len(records) * share // 4)
+            until(partial(has_come_so_far, len(records) * share // 4))
             postgres.kill()
             postgres.start()
         for future in working:
@@ -511,8 +516,10 @@ def test_rights_that_are_withdrawn_later_are_waited_for(
     [
         (("qworker@", "nobody:se%25cret@"), 'role "nobody" does not exist'),
         (("/test_", "/nowhere_"), "does not exist"),
-        (("@127.0.0.1:", "@127.0.0.1:x"), "invalid"),
-        (("/test_", "/test_?sslmode=perhaps&x="), "invalid"),
+        (("qworker@", "qworker:cr/et@"), "URL cannot be read"),
+        (("qworker@", "qworker:%cret@"), "URL cannot be read"),
+        (("/test_", "/test_?slots=4096&x="), 'invalid URI query parameter: "slots"'),
+        (("/test_", "/test_?sslmode=perhaps&application_name="), "invalid sslmode"),
     ],
 )
 def test_a_url_that_cannot_be_meant_is_a_mistake_in_the_settings(
@@ -520,7 +527,7 @@ def test_a_url_that_cannot_be_meant_is_a_mistake_in_the_settings(
 ) -> None:
     with pytest.raises(ConfigurationError, match=text) as told:
         PostgresStore.open(postgres_url.replace(*change), OPTIONS)
-    assert "cret" not in str(told.value)
+    assert not re.search("cret|cr/|et@", str(told.value))
 
 
 def test_a_schema_of_any_name_has_a_memory_of_its_own(open_store: Open, admin: Admin) -> None:

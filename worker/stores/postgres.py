@@ -9,6 +9,7 @@ the server ends its statements, and its idle transactions, by their timeouts.
 from __future__ import annotations
 
 import math
+import re
 import select
 import time
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from worker.config import mask_url
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from psycopg.abc import RV, PQGen
 
@@ -137,9 +138,13 @@ class Database:
     def __init__(
         self, url: str, kind: Kind, timeout: float, prepare: Callable[[Line], None]
     ) -> None:
-        """Read nothing yet. ``prepare`` is called with each new connection."""
+        """Read the URL; connects when it is asked for something. Raises ConfigurationError.
+
+        ``prepare`` is called with each new connection.
+        """
         self.shown = f"{kind.name} store {mask_url(url)}"
         self._url = url
+        self._parameters = _parameters(url, kind, timeout)
         self._kind = kind
         self._timeout = timeout
         self._prepare = prepare
@@ -194,16 +199,14 @@ class Database:
         )
         if opening and wrong:
             return self.mistake(
-                f"{text}; write postgresql://user:password@host/database, of a user that may use,"
-                f" and at first create, {self._kind.tables}"
+                f"{text}; name a database, and a user that may use, and at first create,"
+                f" {self._kind.tables}"
             )
         return self._kind.unavailable(f"{self.shown}: {text}")
 
     def _connect(self) -> Line:
         # What psycopg prepares by itself it discards with all that others prepared.
-        line = Line.connect(
-            self._url, autocommit=True, prepare_threshold=None, **self._parameters()
-        )
+        line = Line.connect(self._url, autocommit=True, prepare_threshold=None, **self._parameters)
         self._line = line  # closed by whoever sees the following fail
         line.give_up = time.monotonic() + self._timeout
         if line.info.server_version < _OLDEST:
@@ -217,25 +220,6 @@ class Database:
         self._prepare(line)
         return line
 
-    def _parameters(self) -> dict[str, Any]:
-        milliseconds = math.ceil(self._timeout * 1000)
-        # Ahead of the client, so that it hears the reason.
-        at_server = math.ceil(self._timeout * 900)
-        settings = {
-            "statement_timeout": at_server,
-            "lock_timeout": at_server,
-            "idle_in_transaction_session_timeout": milliseconds,
-            # What a lock was waited for has to be seen as it is by then.
-            "default_transaction_isolation": r"read\ committed",
-        }
-        said = conninfo_to_dict(self._url).get("options") or ""
-        return {
-            "connect_timeout": math.ceil(self._timeout),
-            "tcp_user_timeout": milliseconds,  # a server that vanished without a word
-            "options": " ".join([str(said), *(f"-c {n}={v}" for n, v in settings.items())]),
-            "application_name": f"qworker {self._kind.name}",
-        }
-
     def _end_predecessor(self, line: Line, pid: int, started: Any) -> None:
         """End what the server still does for the connection before this one.
 
@@ -247,6 +231,44 @@ class Database:
         if row is not None and not row[0]:
             raise psycopg.OperationalError("what was asked of it before does not end")
         self._left = None
+
+
+def _read(url: str) -> tuple[Mapping[str, Any] | None, str]:
+    """Return what a URL says; None where it cannot be read, and what may be told of that."""
+    try:
+        return conninfo_to_dict(url), ""
+    except psycopg.ProgrammingError as error:
+        told = re.search("invalid URI query parameter: .*", str(error))
+        return None, f" ({told[0]})" if told else ""
+
+
+def _parameters(url: str, kind: Kind, timeout: float) -> dict[str, Any]:
+    """Return what a connection needs besides its URL. Raises ConfigurationError."""
+    said, reason = _read(url)
+    # Half of a password with a slash in it may be taken for the port.
+    if said is None or not re.fullmatch(r"[\d,]*", str(said.get("port") or "")):
+        # Not the URL: where it cannot be read, it is not known which part of it is the password.
+        raise ConfigurationError(
+            f"the {kind.name} URL cannot be read{reason}: write postgresql://user:password@host/"
+            "database?sslmode=…; in a password, %2F for /, %40 for @ and %25 for %"
+        )
+    milliseconds = math.ceil(timeout * 1000)
+    # Ahead of the client, so that it hears the reason.
+    at_server = math.ceil(timeout * 900)
+    settings = {
+        "statement_timeout": at_server,
+        "lock_timeout": at_server,
+        "idle_in_transaction_session_timeout": milliseconds,
+        # What a lock was waited for has to be seen as it is by then.
+        "default_transaction_isolation": r"read\ committed",
+    }
+    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return {
+        "connect_timeout": math.ceil(timeout),
+        "tcp_user_timeout": milliseconds,  # a server that vanished without a word
+        "options": f"{said.get('options') or ''} {own}",
+        "application_name": f"qworker {kind.name}",
+    }
 
 
 @contextmanager
