@@ -1,10 +1,12 @@
 """Events a second and CPU an event, by the real command line, on servers of its own.
 
     python benchmarks/throughput.py [--events 40000] [--processes 1] [--shards 8] [--rounds 3]
+        [--dedup redis] [--dedup postgresql] [--dedup memory]
 
 Each round publishes the events first, then starts ``qworker start --burst`` on the full queues and
-reads what its handlers noted. The bare kombu loop, which acknowledges in batches and does nothing
-else, is measured in turn on the same server, so that a noisy machine shows in both.
+reads what its handlers noted; so for each dedup store, in turn. The bare kombu loop, which
+acknowledges in batches and does nothing else, is measured in turn on the same server, so that a
+noisy machine shows in both.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +33,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from servers import Guard, RabbitMQ, Redis
+from servers import Guard, PostgreSQL, RabbitMQ, Redis
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,6 +113,38 @@ def bare_loop(url: str, events: int) -> Rate:
         return Rate(events / seconds, (time.process_time() - cpu) / events * 1e6)
 
 
+class Durable(PostgreSQL):
+    """One that has on disk what it answered, as nobody needs it in tests."""
+
+    def command(self) -> Sequence[str | Path]:
+        """Return the command that runs it."""
+        return [*super().command(), "-c", "fsync=on"]
+
+
+@contextmanager
+def stores(names: Collection[str], folder: Path, guard: Guard) -> Iterator[dict[str, str]]:
+    """Start what these dedup stores need; give the URL of each."""
+    with ExitStack() as stack:
+        found = {"memory": "memory://bench"}
+        for name, server in (("redis", Redis), ("postgresql", Durable)):
+            if name in names:
+                (folder / name).mkdir()
+                found[name] = stack.enter_context(server(folder / name, guard)).url
+        yield {name: found[name] for name in names}
+
+
+def summary(name: str, rates: Sequence[Rate], bare: Sequence[Rate]) -> str:
+    """Return the medians of what was measured with a store."""
+    per_second = statistics.median(rate.per_second for rate in rates)
+    cpu = statistics.median(rate.cpu_microseconds for rate in rates)
+    pairs = zip(rates, bare, strict=True)
+    ratio = statistics.median(o.cpu_microseconds / b.cpu_microseconds for o, b in pairs)
+    return (
+        f"{name} dedup: {per_second:,.0f} events/s, {cpu:.1f} us CPU an event, {ratio:.2f} times"
+        " the bare kombu loop's"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -119,54 +155,46 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dedup", action="append", choices=["redis", "postgresql", "memory"])
     options = parser.parse_args()
-    ours: list[Rate] = []
-    bare: list[Rate] = []
     with tempfile.TemporaryDirectory() as name, Guard() as guard:
         folder = Path(name)
         (folder / "rabbitmq").mkdir()
-        (folder / "redis").mkdir()
         with (
             RabbitMQ(folder / "rabbitmq", guard) as rabbitmq,
-            Redis(folder / "redis", guard) as redis,
+            stores(options.dedup or ["redis"], folder, guard) as urls,
         ):
-            rabbitmq.start()
-            redis.start()
             app.configure({"broker": rabbitmq.url})
-            common = ("--app", "counting", "--broker", rabbitmq.url, "--dedup", redis.url)
             qworker(
-                "start",
-                *common,
-                "--shards",
-                str(options.shards),
-                "--burst",
-                "--log-level",
-                "warning",
-            )  # declares the queues
+                "start", "--app", "counting", "--broker", rabbitmq.url, "--dedup", "memory://bench",
+                "--shards", str(options.shards), "--burst", "--log-level", "warning",
+            )  # declares the queues  # fmt: skip
+            measured: dict[str, list[Rate]] = {store: [] for store in urls}
+            bare: list[Rate] = []
             for number in range(1, options.rounds + 1):
-                published = publish(options.events, options.keys)
-                rate = consume(rabbitmq.url, redis.url, options.shards, options.processes)
+                for store, url in urls.items():
+                    published = publish(options.events, options.keys)
+                    rate = consume(rabbitmq.url, url, options.shards, options.processes)
+                    measured[store].append(rate)
+                    print(
+                        f"round {number}: published {published:,.0f}/s confirmed; {store}"
+                        f" {rate.per_second:,.0f} events/s {rate.cpu_microseconds:.1f} us CPU",
+                        flush=True,
+                    )
                 limit = bare_loop(rabbitmq.url, options.events)
-                ours.append(rate)
                 bare.append(limit)
                 print(
-                    f"round {number}: published {published:,.0f}/s confirmed;"
-                    f" qworker {rate.per_second:,.0f} events/s {rate.cpu_microseconds:.1f} us CPU;"
-                    f" bare kombu loop {limit.per_second:,.0f}/s {limit.cpu_microseconds:.1f} us",
+                    f"round {number}: bare kombu loop {limit.per_second:,.0f}/s"
+                    f" {limit.cpu_microseconds:.1f} us",
                     flush=True,
                 )
             app.close()
-    per_second = statistics.median(r.per_second for r in ours)
-    cpu = statistics.median(r.cpu_microseconds for r in ours)
-    ratio = statistics.median(
-        o.cpu_microseconds / b.cpu_microseconds for o, b in zip(ours, bare, strict=True)
-    )
     print(
-        f"RabbitMQ + Redis dedup, {options.processes} process(es), {options.shards} shards,"
-        f" {options.events:,} events of {options.keys:,} keys, median of {options.rounds}:"
-        f" {per_second:,.0f} events/s, {cpu:.1f} us CPU an event,"
-        f" {ratio:.2f} times the bare kombu loop's"
+        f"RabbitMQ, {options.processes} process(es), {options.shards} shards,"
+        f" {options.events:,} events of {options.keys:,} keys, medians of {options.rounds}:"
     )
+    for store, rates in measured.items():
+        print(summary(store, rates, bare))
 
 
 if __name__ == "__main__":
