@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -248,13 +249,15 @@ def test_what_was_given_back_long_ago_leaves_the_table(open_store: Open, admin: 
     assert claim(store, young, OTHER).answer is Answer.BUSY
 
 
-def test_a_claim_is_kept_in_mind_for_as_long_as_its_own_service_wants(open_store: Open) -> None:
-    record = new_record()
-    lasting = open_store(options=StoreOptions(claim_ttl=0.01, retention=30 * DAY))
+def test_a_claim_is_kept_in_mind_for_as_long_as_its_own_service_wants(
+    open_store: Open, admin: Admin
+) -> None:
+    lasting, record = open_store(options=StoreOptions(retention=30 * DAY)), new_record()
     claim(lasting, record)
-    until(lambda: claim(lasting, record, OTHER).answer is Answer.SUSPECT)
-    open_store(options=StoreOptions(retention=60))
-    assert claim(lasting, record, OTHER) == Verdict(Answer.SUSPECT, 1)
+    admin.execute("UPDATE qworker_dedup_held SET deadline = deadline - %s", (20 * DAY,))
+    brief = open_store(options=StoreOptions(retention=60))
+    for store in (brief, lasting):
+        assert claim(store, record, OTHER) == Verdict(Answer.SUSPECT, 1)
 
 
 # Many at once
@@ -396,17 +399,25 @@ def test_a_server_that_hangs_is_told_within_the_timeout(
 def test_what_was_sent_before_never_happens_after_it_was_sent_again(
     open_store: Open, admin: Admin
 ) -> None:
-    store, record = open_store(options=StoreOptions(timeout=0.5)), new_record()
-    claim(store, record)
-    store.apply(Batch(releases=[Release(record, TOKEN)]))
-    with admin.transaction():
-        admin.execute("SELECT 1 FROM qworker_dedup_held FOR UPDATE")
+    store, record = open_store(options=StoreOptions(timeout=1.0)), new_record()
+    sessions = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'qworker dedup' AND datname = current_database()"
+    )
+    ((session,),) = admin.execute(sessions)
+    assert isinstance(session, int)
+    os.kill(session, signal.SIGSTOP)  # with the batch on its way to it
+    try:
         with pytest.raises(DedupUnavailable, match="timeout"):
             claim(store, record)
-    store.apply(Batch(claims=[Claim(record, TOKEN, b"body")]))
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    ((number,),) = admin.execute(sessions + " AND application_name = 'qworker dedup'")
-    assert number == 1
+        with pytest.raises(DedupUnavailable, match="does not end"):
+            claim(store, record)
+    finally:
+        os.kill(session, signal.SIGCONT)
+    assert claim(store, record) == FRESH
+    store.apply(Batch(releases=[Release(record, TOKEN)]))
+    assert len(admin.execute(sessions).fetchall()) == 1
+    assert claim(store, record, OTHER) == Verdict(Answer.FRESH, 2)
 
 
 def test_a_session_that_ends_in_the_midst_of_a_batch_did_nothing_of_it(
