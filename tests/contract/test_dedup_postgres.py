@@ -191,6 +191,29 @@ def test_old_partitions_that_are_in_use_are_dropped_later_and_keep_nobody_waitin
     assert "past" not in partitions(admin)
 
 
+def test_room_is_made_ahead_of_time_where_that_keeps_nobody_waiting(
+    open_store: Open, admin: Admin
+) -> None:
+    open_store()
+    for name in partitions(admin):
+        admin.execute(SQL("DROP TABLE {}").format(Identifier(name)))
+    due = int(time.time() + OPTIONS.retention)
+    admin.execute(
+        SQL(
+            "CREATE TABLE last PARTITION OF qworker_dedup_done FOR VALUES FROM ({}) TO ({})"
+        ).format(due - 60, due + 3600)
+    )
+    with admin.transaction():
+        admin.execute("LOCK TABLE qworker_dedup_done IN SHARE UPDATE EXCLUSIVE MODE")
+        began = time.monotonic()
+        store = open_store()
+        assert complete(store, new_record()) == [Answer.KEPT]
+        assert time.monotonic() - began < OPTIONS.timeout
+    assert partitions(admin) == ["last"]
+    open_store()
+    assert len(partitions(admin)) == 2
+
+
 def test_room_that_is_missing_is_made_in_the_midst_of_a_batch(
     open_store: Open, admin: Admin
 ) -> None:
@@ -516,6 +539,7 @@ def test_rights_that_are_withdrawn_later_are_waited_for(
     with role(admin, "clerk"):
         admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
         store = PostgresStore.open(url, OPTIONS)
+        assert "cannot make the next partition" in store.warnings()[-1]
         admin.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM clerk")
         with pytest.raises(DedupUnavailable, match="permission denied"):
             claim(store, new_record())

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from worker.stores.postgres import Line
 
 #: A partition is as wide as the retention, so an id is looked for in two of them: each one more
-#: costs a tenth of all the rest. What is dropped is twice as old as it had to be, at most. The next
-#: one is made this part of that before it is needed.
+#: adds a fifth to the server's work. What is dropped is twice as old as it had to be, at most. The
+#: next one is made this part of that before it is needed.
 _AHEAD_SHARE = 8
 #: Seconds that the server's clock may go wrong by, and back, without hiding an id for ever.
 _CLOCK_MARGIN = 300
@@ -42,11 +42,11 @@ _MAKE = SQL(
     ALTER TABLE qworker_dedup_done ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"""
 )
 _DROP = SQL("DROP TABLE IF EXISTS {name}")
-#: Dropping needs the whole table for a moment: where it does not get that so soon (milliseconds),
-#: it is done later rather than that batches queue behind it.
-_DROP_PATIENCE = 100
-#: It is in use, or another user's.
-_NOT_NOW = (errors.LockNotAvailable, errors.InsufficientPrivilege)
+#: What can wait is done later where it does not get its locks so soon, in milliseconds: dropping
+#: needs the whole table for a moment, and batches queue behind it.
+_PATIENCE = 100
+#: It is in use, or another user's. (``warnings`` of the store tells of the latter.)
+_NOT_NOW = (errors.LockNotAvailable, errors.QueryCanceled, errors.InsufficientPrivilege)
 
 
 class Span(NamedTuple):
@@ -79,14 +79,19 @@ def missing(spans: Collection[Span], first: int, last: int, width: int) -> list[
 def tend(line: Line, retention: float) -> float:
     """Make room for what is done from now on, and drop what may be forgotten.
 
-    Returns the seconds that there is room for; one at least.
+    Returns the seconds that there is room for.
     """
     ((now,),) = line.execute(_NOW)
     first, width = math.ceil(now + retention), math.ceil(retention)
     last = first + max(1, width // _AHEAD_SHARE)
     found = _look(line)
     if missing(found.values(), first, last, width):
-        with alone(line):
+        # Ahead of time it is no trouble where an operator, or a vacuum, has the table.
+        is_early = not missing(found.values(), first, first, width)
+        with (
+            suppress(*(_NOT_NOW if is_early else ())),
+            alone(line, patience=_PATIENCE if is_early else None),
+        ):
             found = _look(line)
             for span in missing(found.values(), first, last, width):
                 name = f"qworker_dedup_done_{span.lower}_{span.upper}"
@@ -95,7 +100,7 @@ def tend(line: Line, retention: float) -> float:
         found = _look(line)
     for place, span in found.items():
         if span.upper + min(_CLOCK_MARGIN, span.upper - span.lower) <= now:
-            with suppress(*_NOT_NOW), alone(line, patience=_DROP_PATIENCE):
+            with suppress(*_NOT_NOW), alone(line, patience=_PATIENCE):
                 line.execute(_DROP.format(name=Identifier(*place)))
     end = first
     for span in sorted(found.values()):

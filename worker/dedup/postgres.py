@@ -45,7 +45,7 @@ CREATE TABLE qworker_dedup_held (
     deadline float8 NOT NULL, span float8 NOT NULL, memory float8 NOT NULL,
     attempts integer NOT NULL, crashes integer NOT NULL, token bytea, record bytea PRIMARY KEY
 ) WITH (
-    fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_cost_delay = 0
 );
 CREATE TABLE qworker_dedup_done (
@@ -115,6 +115,9 @@ _MARK_PARKED = """INSERT INTO qworker_dedup_parked AS parked VALUES (%s, %s, %s)
 _PARKED = "SELECT key, number FROM qworker_dedup_parked WHERE service = %s"
 _UNPARK = "DELETE FROM qworker_dedup_parked WHERE service = %s AND key = %s AND number <= %s"
 _DURABILITY = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
+_MAY_MAKE_PARTITIONS = """SELECT pg_has_role(relowner, 'USAGE')
+        AND has_schema_privilege(relnamespace, 'CREATE')
+    FROM pg_class WHERE oid = 'qworker_dedup_done'::regclass"""
 #: Seconds after which the partitions are looked after again, at most.
 _TEND_EVERY = 3600.0
 
@@ -197,9 +200,10 @@ class PostgresStore(DedupStore):
         return {record for record, answer in told if answer is Answer.STALE}
 
     def warnings(self) -> list[str]:
-        """Tell where the server's settings let a crash of it forget what it answered."""
+        """Tell where a crash of the server forgets what it answered, and what will not go on."""
         with self._database.talking() as line:
             ((fsync, commit),) = line.execute(_DURABILITY)
+            ((may_make,),) = line.execute(_MAY_MAKE_PARTITIONS)
         shown, found = self._database.shown, []
         if fsync == "off":
             found.append(f"{shown}: fsync is off, so a power cut may damage it; set fsync on")
@@ -207,6 +211,12 @@ class PostgresStore(DedupStore):
             found.append(
                 f"{shown}: synchronous_commit is off, so a crash of the server forgets what was"
                 " done right before it, and that is handled again; set synchronous_commit on"
+            )
+        if not may_make:
+            found.append(
+                f"{shown}: this user cannot make the next partition of qworker_dedup_done, and then"
+                " nothing can be recorded; use the one that owns the table, and may create in its"
+                " schema"
             )
         return found
 

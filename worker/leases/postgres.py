@@ -96,7 +96,10 @@ class PostgresLeases(LeaseStore):
 
     @contextmanager
     def _transaction(self) -> Iterator[Line]:
-        """Run the block as one transaction, and tell its failures in this package's errors."""
+        """Run the block as one transaction, and tell its failures in this package's errors.
+
+        What waiting cannot mend is a ConfigurationError at any time: whoever asks tells it apart.
+        """
         with self._database.talking(opening=True) as line, line.transaction():
             yield line
 

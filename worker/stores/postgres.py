@@ -149,8 +149,8 @@ class Database:
         self._timeout = timeout
         self._prepare = prepare
         self._line: Line | None = None
-        #: The server's process for this connection, and for the last one that failed: its number,
-        #: and when it was started.
+        #: The server's process for this connection, and for the last one: its number, and when it
+        #: was started.
         self._current: tuple[int, Any] | None = None
         self._left: tuple[int, Any] | None = None
 
@@ -168,10 +168,10 @@ class Database:
             self._line.give_up = time.monotonic() + self._timeout
             yield self._line
         except psycopg.Error as error:
-            self._fail()
+            self.close()
             raise self._failure(error, opening=opening) from None
         except BaseException:
-            self._fail()
+            self.close()
             raise
 
     def mistake(self, reason: str) -> ConfigurationError:
@@ -181,13 +181,9 @@ class Database:
     def close(self) -> None:
         """Disconnect; the next call connects again."""
         line, self._line = self._line, None
+        self._left, self._current = self._current or self._left, None
         if line is not None:
             line.close()
-
-    def _fail(self) -> None:
-        self._left = self._current or self._left
-        self._current = None
-        self.close()
 
     def _failure(self, error: psycopg.Error, *, opening: bool) -> QworkerError:
         """Return what ``error`` means here; nothing in it shows a password."""
@@ -215,8 +211,8 @@ class Database:
             )
         if self._left is not None:
             self._end_predecessor(line, *self._left)
-        ((started,),) = line.execute(_WHO)
-        self._current = line.info.backend_pid, started
+        row = line.execute(_WHO).fetchone()
+        self._current = None if row is None else (line.info.backend_pid, row[0])
         self._prepare(line)
         return line
 
@@ -267,7 +263,7 @@ def _parameters(url: str, kind: Kind, timeout: float) -> dict[str, Any]:
         "connect_timeout": math.ceil(timeout),
         "tcp_user_timeout": milliseconds,  # a server that vanished without a word
         "options": f"{said.get('options') or ''} {own}",
-        "application_name": f"qworker {kind.name}",
+        "application_name": said.get("application_name") or f"qworker {kind.name}",
     }
 
 
