@@ -39,6 +39,17 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def group_of(leader: int) -> list[int]:
+    """Return the processes of a group, with those whose parent is gone; Linux knows them alone."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            # Behind the name, which may hold anything: state, parent, group (proc(5)).
+            if int(file.read_text().rpartition(")")[2].split()[2]) == leader:
+                found.append(int(file.parent.name))
+    return found
+
+
 def status_of(pid: int, run_folder: Path) -> dict[str, Any]:
     """Return what the status file of a supervisor says; nothing where there is none."""
     with suppress(OSError, ValueError):

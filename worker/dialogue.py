@@ -136,16 +136,17 @@ class Dialogue:
         while len(self._dead) > _MOST_DEAD:  # the oldest ones' claims have long expired
             del self._dead[next(iter(self._dead))]
 
-    def exchange(self, meanwhile: Callable[[], None]) -> Replies | None:
+    def exchange(self, meanwhile: Callable[[], None], *, last: bool = False) -> Replies | None:
         """Make one round trip; None where there is nothing to say, or no answer.
 
         Sends what an unanswered batch held first, unchanged. Calls ``meanwhile`` while the store
         works, where it has a server to work; it raises nothing, and asks nothing of the store.
+        ``last``: there is no later time to ask at, so a store that was away is asked at once.
         """
         now = self._clock()
         repeated = self._unanswered is not None
         if repeated:
-            if now < self._next_try:
+            if now < self._next_try and not last:
                 return None
         else:
             batch, tasks, runs = self._build(now)

@@ -77,8 +77,8 @@ class Ending:
     def abandon(self, finish: Finish, resolve: Resolve) -> None:
         """End with work under way: record what is done, and say of the rest that it was left.
 
-        As far as the store answers. What it does not hear of is a suspect for the next owner.
-        ``resolve`` decides the fate of what is done.
+        As far as the store answers, which is asked once more. What it does not hear of is a suspect
+        for the next owner. ``resolve`` decides the fate of what is done.
         """
         dispatcher, dialogue = self._parts.dispatcher, self._parts.dialogue
         self._parts.executor.draining = True
@@ -86,6 +86,6 @@ class Ending:
         dispatcher.collect_early(resolve)
         dispatcher.abandon()
         with suppress(QworkerError):
-            while dialogue.busy and dialogue.exchange(lambda: None) is not None:
+            while dialogue.busy and dialogue.exchange(lambda: None, last=True) is not None:
                 pass  # one that was not answered before goes first
         self.finish = finish

@@ -3,26 +3,27 @@
     python tests/chaos/campaign.py --minutes 20
     python tests/chaos/campaign.py --storms 1 --seconds 120 --kills 10000 --minutes 120
     python tests/chaos/campaign.py --minutes 240 --record campaign.jsonl
-    python tests/chaos/campaign.py --again 1234567
+    python tests/chaos/campaign.py --again 1234567 --story
     python tests/chaos/campaign.py --table campaign.jsonl
 
 A trial's workload, place, tier and faults follow from its seed (and from ``--seconds`` and
 ``--storms``); ``--again`` gives that trial once more. Each verdict is a line of JSON in the record,
 appended as soon as it is there; ``--table`` sums up what several campaigns appended. The folder of
 a trial that broke a promise is kept. Ends with 1 where one did, or where the harness itself failed:
-that is told, and the next trial begins.
+that is told, and the next trial begins. ``--help`` tells the rest (:mod:`chaos.usage`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,12 +40,12 @@ from chaos.places import Place
 from chaos.record import ERROR, held, record, table, total
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, run
+from chaos.usage import BROKEN, HELD, INTERRUPTED, parse
 from chaos.workloads import Bank, GitHistory, Ledger, Workload
 from servers import Guard, RabbitMQ
 from worker.demo.history import made_up
 
-#: Seconds of faults in a trial, and between two of them: about, at the least and at the most.
-_SECONDS = 30.0
+#: Seconds between two faults: about, at the least and at the most.
 _EVERY, _EVERY_KILL = (0.5, 2.0), (0.15, 0.4)
 _HISTORY = 3000
 _KEYS = (10, 100, 1000, 10_000)
@@ -112,6 +113,22 @@ class Trial:
         return "Redis" if self.place == "servers" else "SQLite"
 
     @property
+    def name(self) -> str:
+        """What it is, as its lines begin."""
+        return f"{type(self.workload).__name__}, {self.place}, {self.tier}"
+
+    @property
+    def outlook(self) -> str:
+        """What is told of it before it is over."""
+        plan = self.plan
+        number = f"{plan.supervisors} supervisor{'s' if plan.supervisors > 1 else ''}"
+        what = "a storm of kills" if plan.faults else "faults of every kind"
+        return (
+            f"seed {plan.seed}, {number} of {self.processes} processes,"
+            f" {plan.seconds:g} s of {what}"
+        )
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is kept of it."""
         name = type(self.workload).__name__
@@ -120,6 +137,7 @@ class Trial:
     def play(self, folder: Path, guard: Guard, rabbitmq: RabbitMQ, redis: RedisByClock) -> Verdict:
         """Carry it out."""
         with ExitStack() as stack:
+            stack.enter_context(publishers_log(folder / "publishers.log"))
             where = (
                 Place.on_servers(rabbitmq, redis)
                 if self.place == "servers"
@@ -144,11 +162,31 @@ class Trial:
             return run(stage, plan)
 
 
-def carry_out(trial: Trial, folder: Path, play: Callable[[], Verdict]) -> dict[str, Any]:
+@contextmanager
+def publishers_log(file: Path) -> Iterator[None]:
+    """Keep what publishers say, which are in this process: that the broker does not answer.
+
+    A trial sees to that itself, so these lines say nothing to who reads those of the trials.
+    """
+    logger, handler = logging.getLogger("worker"), logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(threadName)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def carry_out(
+    trial: Trial, folder: Path, play: Callable[[], Verdict], into: str | None = None
+) -> dict[str, Any]:
     """Carry a trial out in its folder and tell what came of it; return what is kept of it.
 
-    An error of the harness breaks the trial, and the trial alone.
+    An error of the harness breaks the trial, and the trial alone. ``into``: a file for all that
+    happened, or ``-``.
     """
+    _say(f"runs   {trial.name}: {trial.outlook}")
     folder.mkdir()
     try:
         verdict = play()
@@ -156,11 +194,21 @@ def carry_out(trial: Trial, folder: Path, play: Callable[[], Verdict]) -> dict[s
             shutil.rmtree(folder)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next trial has another seed
         verdict = failed(trial.plan, error)
-    name = f"{type(trial.workload).__name__}, {trial.place}, {trial.tier}"
-    print(f"{'held  ' if verdict.held else 'BROKEN'} {name}: {verdict.line}", flush=True)
+    line = f"{'held  ' if verdict.held else 'BROKEN'} {trial.name}: {verdict.line}"
+    _say(line)
     if not verdict.held:
-        print("\n".join(["", *verdict.story, f"kept in {folder}", ""]), flush=True)
+        _say("", *verdict.story, f"kept in {folder}", "")
+    if into == "-":
+        _say("", *verdict.timeline, "")
+    elif into is not None:
+        with Path(into).open("a") as file:
+            file.write("\n".join([line, *verdict.timeline, "", ""]))
     return record(trial.facts, verdict)
+
+
+def _say(*lines: str) -> None:
+    """Print lines at once, also into a file that somebody follows."""
+    print("\n".join(lines), flush=True)
 
 
 def failed(plan: Plan, error: Exception) -> Verdict:
@@ -178,31 +226,28 @@ def _seeds(first: int) -> Iterator[int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=10**9, help="end after so many kills")
-    parser.add_argument("--minutes", type=float, default=20.0, help="end after so many minutes")
-    parser.add_argument("--seconds", type=float, default=_SECONDS, help="of faults, a trial")
-    parser.add_argument(
-        "--storms", type=float, default=0.5, help="the share of trials that are kills alone"
-    )
-    parser.add_argument("--seed", type=int, help="of the campaign; otherwise any")
-    parser.add_argument("--again", type=int, metavar="SEED", help="this one trial once more")
-    parser.add_argument("--record", type=Path, help="append a line of JSON for each trial")
-    parser.add_argument("--table", type=Path, metavar="RECORD", help="only sum up a record")
-    options = parser.parse_args(arguments)
-    if options.table is not None:
-        records = [json.loads(line) for line in options.table.read_text().splitlines()]
-    else:
-        records = _campaign(options)
-    print(f"\n{table(records)}")
-    return 0 if held(records) else 1
-
-
-def _campaign(options: argparse.Namespace) -> list[dict[str, Any]]:
-    first = options.again or options.seed or Random().randrange(10**9)
-    print(f"campaign {first}", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
+    options = parse(arguments)
     records: list[dict[str, Any]] = []
+    is_interrupted = False
+    if options.table is not None:
+        records += map(json.loads, options.table.read_text().splitlines())
+    else:
+        try:
+            _campaign(options, records)
+        except KeyboardInterrupt:
+            is_interrupted = True
+    _say("", table(records))
+    if is_interrupted:
+        return INTERRUPTED
+    return HELD if held(records) else BROKEN
+
+
+def _campaign(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Run trials until it is enough; adds what is kept of each."""
+    given = options.seed if options.again is None else options.again
+    first = Random().randrange(10**9) if given is None else given
+    folder = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
+    _say(f"campaign {first}, in {folder}")
     end = monotonic() + options.minutes * 60
     with ExitStack() as stack:
         guard = stack.enter_context(Guard())
@@ -214,17 +259,19 @@ def _campaign(options: argparse.Namespace) -> list[dict[str, Any]]:
             trial = Trial.of(seed, options.seconds, options.storms)
             place = folder / f"trial-{seed}"
             play = partial(trial.play, place, guard, rabbitmq, redis)
-            records.append(carry_out(trial, place, play))
+            records.append(carry_out(trial, place, play, options.story))
             if options.record is not None:
                 with options.record.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
+            if not records[-1]["held"]:
+                same = f"--seconds {options.seconds:g} --storms {options.storms:g}"
+                _say(f"once more: campaign.py --again {seed} {same}")
             if all(each[ERROR] for each in records[-_HOPELESS:]) and len(records) >= _HOPELESS:
-                print(f"{_HOPELESS} errors of the harness in a row: it goes on no more")
+                _say(f"{_HOPELESS} errors of the harness in a row: it goes on no more")
                 break
-            enough = total(records, "kills") >= options.kills or monotonic() > end
-            if options.again is not None or enough:
+            is_enough = options.kills is not None and total(records, "kills") >= options.kills
+            if options.again is not None or is_enough or monotonic() > end:
                 break
-    return records
 
 
 if __name__ == "__main__":

@@ -24,7 +24,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chaos.accounting import Accounts
-from chaos.excuses import Pair, by, effect_of, explains, is_broken_off, outlived, overlaps
+from chaos.excuses import (
+    Pair,
+    by,
+    effect_of,
+    explains,
+    explains_fall,
+    is_broken_off,
+    outlived,
+    overlaps,
+)
 from chaos.executions import Execution, Fault
 from chaos.findings import Findings
 from chaos.recording import check_recording
@@ -80,7 +89,7 @@ def check(case: Case) -> Findings:
     superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
     lies = accounts.lies
     _check_order(case, lies, [e for e in effects if id(e) not in superseded], found)
-    _check_fences(executions, found)
+    _check_fences(case, executions, found)
     for execution in executions:
         if execution.end is None:
             struck = is_broken_off(execution, case.faults)
@@ -155,12 +164,15 @@ def _check_order(
             found.out_of_order.append(times[-1])  # the past overwrote what came after it
 
 
-def _check_fences(executions: Sequence[Execution], found: Findings) -> None:
-    """In the order of beginning, the fence of a shard never falls."""
+def _check_fences(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """In the order of beginning, the fence of a shard never falls; once, where it is forgotten."""
     highest: dict[int, Execution] = {}
     for execution in executions:
         before = highest.get(execution.shard)
-        if before is not None and execution.fence < before.fence:
-            found.fallen_fences.append((before, execution))
-        else:
+        if before is None or execution.fence >= before.fence:
             highest[execution.shard] = execution
+        elif explains_fall(case.faults, before, execution):
+            found.forgotten_fences.append((before, execution))
+            highest[execution.shard] = execution  # from here on it must rise again
+        else:
+            found.fallen_fences.append((before, execution))

@@ -17,6 +17,11 @@ from chaos.executions import Execution, Fault, Kind
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
+#: Seconds from the last try of a process that ends to record what it did, until it is gone.
+_LAST_TRY = 0.25
+#: Seconds for which a process waits for a broker that hangs, at most, before it gives it up; while
+#: it waits it records nothing (docs/reliability.md).
+_PATIENCE = 15.0
 #: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
 #: no sign of life of it, makes it show its stack for a second and kills it.
 _AFTERMATH = 2.0
@@ -59,7 +64,28 @@ def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
                 return True
             case Kind.PAUSE | Kind.CUT if _kept_away(fault, first):
                 return True
+            case Kind.GONE if _gave_up(fault, faults, first):
+                return True
     return False
+
+
+def explains_fall(faults: Sequence[Fault], before: Execution, after: Execution) -> bool:
+    """Tell whether the store forgot the fences in between, and its clock was not to be trusted.
+
+    A store that is empty counts on from its clock. So a fence can fall where that is behind as the
+    store is emptied, or was ahead while an earlier fence was given out.
+    """
+    emptied = [
+        fault
+        for fault in faults
+        if fault.kind is Kind.AMNESIA and before.begin <= fault.until and fault.since <= after.begin
+    ]
+    clocks = [fault for fault in faults if fault.kind is Kind.CLOCK]
+    return any(
+        clock.since <= empty.until and (clock.until >= empty.since or clock.what.endswith("ahead"))
+        for empty in emptied
+        for clock in clocks
+    )
 
 
 def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
@@ -69,6 +95,8 @@ def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: E
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
             return older.fence < newer.fence and _kept_away(fault, older)
+        case Kind.GONE:
+            return _gave_up(fault, faults, first) and fault.since < second.begin
         case Kind.AMNESIA:
             return outcome_of(first) <= fault.until and second.begin >= fault.since
     return False
@@ -83,6 +111,17 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     return fault.since - late <= outcome_of(first) <= gone + _DYING
 
 
+def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
+    """Tell whether its process ended, as one whose supervisor is dead, before it could record it.
+
+    It tries to until it ends, so it has to have been unable all the while.
+    """
+    if not gone.met(first) or outcome_of(first) > gone.until:
+        return False
+    unable = _unable(faults, first, gone.since)
+    return unable > 0 and outcome_of(first) + unable >= gone.since - _LAST_TRY
+
+
 def _kept_away(fault: Fault, older: Execution) -> bool:
     """Tell whether its process was paused or cut off before it could record the outcome."""
     struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
@@ -90,18 +129,20 @@ def _kept_away(fault: Fault, older: Execution) -> bool:
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
-    """Return for how long after its effect it could not be recorded, up to ``until``."""
-    since = outcome_of(first)
-    return max(
-        (
-            min(fault.until, until) - since
-            for fault in faults
-            if fault.kind in (Kind.OUTAGE, Kind.CUT)
-            and fault.met(first)
-            and fault.since - WINDOW <= since <= fault.until
-        ),
-        default=0.0,
-    )
+    """Return for how long after its effect it could not be recorded, up to ``until``.
+
+    One trouble may follow upon another before it could.
+    """
+    since = reached = outcome_of(first)
+    for fault in sorted(faults, key=lambda fault: fault.since):
+        if fault.kind not in (Kind.OUTAGE, Kind.CUT, Kind.HANG) or not fault.met(first):
+            continue
+        ended = fault.until
+        if fault.kind is Kind.HANG:
+            ended = min(ended, fault.since + _PATIENCE)
+        if fault.since - WINDOW <= reached <= ended:
+            reached = ended
+    return max(0.0, min(reached, until) - since)
 
 
 def effect_of(execution: Execution) -> float:

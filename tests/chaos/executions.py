@@ -54,8 +54,12 @@ class Kind(Enum):
     GONE = "gone"
     #: The dedup store did not answer, to anybody.
     OUTAGE = "outage of the dedup store"
+    #: The broker did not answer, and broke no connection either.
+    HANG = "hang of the broker"
     #: The dedup store lost what it knew.
     AMNESIA = "the dedup store forgot"
+    #: The clock of the lease store was wrong.
+    CLOCK = "wrong clock of the lease store"
     #: Something that excuses nothing: told in stories only.
     OTHER = "trouble"
 

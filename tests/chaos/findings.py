@@ -13,7 +13,7 @@ _MOST_TOLD = 5
 
 @dataclass(slots=True)
 class Findings:
-    """What the history tells. All but the last four empty: every promise was held."""
+    """What the history tells. All but the last five empty: every promise was held."""
 
     executions: int = 0
     effects: int = 0
@@ -52,6 +52,8 @@ class Findings:
     broken_off: list[Execution] = field(default_factory=list)
     #: Executions that outlived their lease, each with the first of its successor's.
     stale: list[Pair] = field(default_factory=list)
+    #: Fences that fell since the store had forgotten them and its clock was wrong, once a shard.
+    forgotten_fences: list[Pair] = field(default_factory=list)
 
     @property
     def held(self) -> bool:
@@ -105,6 +107,7 @@ class Findings:
             ("second effects that a fault explains", self.explained),
             ("handlers that a fault broke off", self.broken_off),
             ("handlers that outlived their lease", self.stale),
+            ("fences that were forgotten under a wrong clock", self.forgotten_fences),
         ]
 
 

@@ -14,6 +14,7 @@ effect      what it is for happened
 end         it returned
 failed      it raised; ``detail`` says what
 fault       the test made trouble: ``detail`` is a :class:`~chaos.executions.Fault` as JSON
+blow        the schedule threw a fault: ``detail`` is a :class:`~chaos.blows.Thrown` as JSON
 ==========  =======================================================================================
 """
 

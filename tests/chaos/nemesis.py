@@ -47,7 +47,7 @@ def terminate(stage: Stage, random: Random) -> None:
     """Drain a supervisor; it comes back."""
     with stage.one(random) as supervisor:
         if supervisor is not None:
-            supervisor.signal(signal.SIGTERM)
+            supervisor.terminate()
 
 
 def terminate_twice(stage: Stage, random: Random) -> None:
@@ -55,7 +55,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
     with stage.one(random) as supervisor:
         if supervisor is None:
             return
-        supervisor.signal(signal.SIGTERM)
+        supervisor.terminate()
         stage.last(random.uniform(0.0, 0.5))
         pids = frozenset({supervisor.pid, *supervisor.children()})
         since = monotonic()
@@ -166,7 +166,9 @@ _KINDS = {
     Excuse.OTHER: Kind.OTHER,
     Excuse.CUT: Kind.CUT,
     Excuse.OUTAGE: Kind.OUTAGE,
+    Excuse.HANG: Kind.HANG,
     Excuse.AMNESIA: Kind.AMNESIA,
+    Excuse.CLOCK: Kind.CLOCK,
 }
 #: Faults of everything but processes; a queue that an operator deletes is lost, which has a trial
 #: of its own.

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from chaos.findings import Findings
 from chaos.trial import Verdict
 
 Record = Mapping[str, Any]
+#: A place and a tier, and the records of the trials there; and what a row tells of these.
+_Column = tuple[str, Sequence[Record]]
+_Number = Callable[[Sequence[Record]], float]
 
+#: How often each fault was thrown; a record of before that was noted lacks it.
+FAULTS = "faults"
 #: What a record says of a trial that the harness itself could not carry out.
 ERROR = "harness error"
 
@@ -22,6 +28,7 @@ def record(facts: Record, verdict: Verdict) -> dict[str, Any]:
         "seed": verdict.plan.seed,
         **facts,
         "held": verdict.held,
+        FAULTS: dict(verdict.toll.faults),
         "kills": verdict.toll.kills,
         "at_work": verdict.toll.at_work,
         "in_handlers": verdict.toll.in_handlers,
@@ -50,14 +57,14 @@ def table(records: Sequence[Record]) -> str:
     groups = defaultdict[str, list[Record]](list)
     for each in records:
         groups[f"{each['place']}, {each['tier']}"].append(each)
-    columns = [*sorted(groups.items()), ("all", [*records])]
-    lines = [f"| | {' | '.join(name for name, _ in columns)} |", "|---|" + "---:|" * len(columns)]
-    for title, of in _ROWS.items():
-        lines.append(f"| {title} | {' | '.join(f'{of(some):,}' for _, some in columns)} |")
+    columns: list[_Column] = [*sorted(groups.items()), ("all", [*records])]
+    lines = _rows("", columns, _ROWS)
+    lines += _thrown(columns)
     crashes = Counter[str]()
     for each in records:
         crashes.update(each["crashes"])
-    lines += ["", "Killed at crash points:", ""]
+    if crashes:
+        lines += ["", "Killed at crash points:", ""]
     lines += [f"- {name.removeprefix('kill -9, ')}: {n}" for name, n in crashes.most_common()]
     broken = [each for each in records if not each["held"]]
     if broken:
@@ -66,19 +73,49 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def _thrown(columns: Sequence[_Column]) -> list[str]:
+    """Return a table of what was thrown, by fault; nothing where no record tells it."""
+    told = [(name, [each for each in some if FAULTS in each]) for name, some in columns]
+    (_, every), (_, of_all) = columns[-1], told[-1]
+    if not of_all:
+        return []
+    times = Counter[str]()
+    for each in of_all:
+        times.update(each[FAULTS])
+    rows: dict[str, _Number] = {name: partial(_times, name) for name, _ in times.most_common()}
+    rows["all faults"] = lambda some: sum(sum(each[FAULTS].values()) for each in some)
+    of_which = "" if len(of_all) == len(every) else f" in {len(of_all)} of {len(every)} trials"
+    return ["", f"Faults thrown{of_which}:", "", *_rows("fault", told, rows)]
+
+
+def _times(name: str, some: Sequence[Record]) -> int:
+    return sum(each[FAULTS].get(name, 0) for each in some)
+
+
+def _rows(corner: str, columns: Sequence[_Column], rows: Mapping[str, _Number]) -> list[str]:
+    return [
+        f"|{f' {corner}' if corner else ''} | {' | '.join(name for name, _ in columns)} |",
+        "|---|" + "---:|" * len(columns),
+        *(
+            f"| {title} | {' | '.join(f'{of(some):,}' for _, some in columns)} |"
+            for title, of in rows.items()
+        ),
+    ]
+
+
 def total(records: Sequence[Record], name: str) -> Any:
     """Return the sum of a number; a record of before there was such a thing has none of it."""
     return sum(each.get(name, 0) for each in records)
 
 
-def _summed(name: str) -> Callable[[Sequence[Record]], float]:
+def _summed(name: str) -> _Number:
     return lambda some: total(some, name)
 
 
 #: What must not be, by kind: whatever the judge looks for has a row.
 _BROKEN = [name for name, _ in Findings().broken]
 
-_ROWS: Mapping[str, Callable[[Sequence[Record]], float]] = {
+_ROWS: Mapping[str, _Number] = {
     "trials": len,
     "broken trials": lambda some: sum(not each["held"] for each in some),
     "kills": _summed("kills"),

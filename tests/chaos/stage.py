@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
+from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
 from chaos.deaths import Watch
@@ -79,6 +80,7 @@ class Stage:
         self.dead_letters: list[Due] = []
         self.parked: list[Due] = []
         self._writer = Writer(self.history.file)
+        self._blows = Blows(self._writer)
         self._guard = guard
         self._options = (*options, "--concurrency", str(self.concurrency))
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
@@ -129,6 +131,7 @@ class Stage:
         }
         self._closing.callback(supervisor.kill_rest)
         supervisor.start(*self._options)
+        self._blows.meets(name)
         with self._lock:
             self.supervisors[name] = supervisor
         return supervisor
@@ -184,6 +187,7 @@ class Stage:
             name = random.choice(free) if free else None
             if name is not None:
                 self._struck.add(name)
+                self._blows.meets(name)
         try:
             yield self.supervisors[name] if name is not None else None
         finally:
@@ -207,10 +211,16 @@ class Stage:
 
     def note(self, fault: Fault) -> None:
         """Write a fault into the history."""
+        self._blows.meets(fault.supervisor or EVERYBODY)
         self._writer.note("fault", detail=fault.dump())
+
+    def blow(self, fault: str) -> AbstractContextManager[None]:
+        """Write into the history that a block carries out this fault, and whom it met."""
+        return self._blows.blow(fault)
 
     def armed(self, points: Mapping[str, float]) -> AbstractContextManager[None]:
         """Let processes die at these crash points while a block runs (:meth:`Board.armed`)."""
+        self._blows.meets(*points)
         return self._board.armed(points)
 
     def last(self, seconds: float) -> None:

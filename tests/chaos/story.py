@@ -65,7 +65,7 @@ def _concerned(fact: object, entries: Sequence[Entry]) -> list[Entry]:
         entry
         for entry in entries
         if entry.key in keys
-        and entry.what != "fault"
+        and entry.what not in ("fault", "blow")
         and entry.sequence in near
         and (not handlers or not entry.handler or entry.handler in handlers)
     ]

@@ -1,4 +1,4 @@
-"""What the kills of a trial met: a process that only starts has nothing to lose."""
+"""What was thrown in a trial, and what its kills met: who only starts has nothing to lose."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from chaos.blows import Thrown, counted
 from chaos.executions import Execution, Fault, Kind
 
 #: What it is called where a process ends at once by itself: no kill -9, but it records no more.
@@ -17,8 +18,10 @@ JUST_NOW = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toll:
-    """Processes that were killed with SIGKILL, and what went on meanwhile."""
+    """Faults, processes that were killed with SIGKILL, and what went on meanwhile."""
 
+    #: How many faults the schedule threw that met somebody, by name.
+    faults: Mapping[str, int] = field(default_factory=dict)
     kills: int = 0
     #: Of these, who had begun a handler within JUST_NOW.
     at_work: int = 0
@@ -30,8 +33,10 @@ class Toll:
     pace: float = 0.0
 
 
-def toll(executions: Iterable[Execution], trouble: Sequence[Fault]) -> Toll:
-    """Return the toll of this trouble."""
+def toll(
+    executions: Iterable[Execution], trouble: Sequence[Fault], blows: Iterable[Thrown] = ()
+) -> Toll:
+    """Return the toll of this trouble, which is what these blows came to."""
     theirs = defaultdict[int, list[Execution]](list)
     effects: list[float] = []
     for execution in executions:
@@ -41,11 +46,12 @@ def toll(executions: Iterable[Execution], trouble: Sequence[Fault]) -> Toll:
     kills = [f for f in trouble if f.kind is Kind.KILL and f.what != STOPPED]
     deaths = [(theirs[pid], fault.since) for fault in kills for pid in fault.pids or ()]
     return Toll(
+        faults=counted(blows),
         kills=len(deaths),
         at_work=sum(any(at - JUST_NOW <= e.begin <= at for e in its) for its, at in deaths),
         in_handlers=sum(any(_is_amidst(e, at) for e in its) for its, at in deaths),
         crashes=Counter(fault.what for fault in kills if fault.what),
-        pace=_pace(sorted(effects), [fault.since for fault in trouble]),
+        pace=_pace(sorted(effects), [f.since for f in trouble if f.kind is not Kind.GONE]),
     )
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from random import Random
 from time import monotonic
 
+from chaos.blows import thrown
 from chaos.checker import Case, check
 from chaos.database import effects
 from chaos.deaths import logs_in, unexplained
 from chaos.executions import faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
-from chaos.nemesis import FAULTS, Fault, Nemesis, schedule
+from chaos.nemesis import FAULTS, Blow, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
+from chaos.timeline import timeline
 from chaos.toll import Toll, toll
 
 #: Seconds for which publishers go on after the last fault.
@@ -46,6 +50,13 @@ class Plan:
     #: Events a second.
     rate: float = 60.0
 
+    @property
+    def schedule(self) -> list[Blow]:
+        """What happens when."""
+        if not self.faults:
+            return []
+        return schedule(self.seed, self.faults, seconds=self.seconds, every=self.every)
+
 
 @dataclass(slots=True)
 class Verdict:
@@ -53,7 +64,10 @@ class Verdict:
 
     plan: Plan
     findings: Findings
+    #: Of what is broken.
     story: list[str] = field(default_factory=list)
+    #: Of all that happened, also where nothing is broken.
+    timeline: list[str] = field(default_factory=list)
     published: int = 0
     #: Publications of which nobody heard whether the broker has them, for a while or for ever.
     unknown: int = 0
@@ -76,7 +90,8 @@ class Verdict:
             return f"seed {self.plan.seed}: the harness failed, {self.error}"
         found = self.findings
         return (
-            f"seed {self.plan.seed}: {self.published} events, {self.toll.kills} kills,"
+            f"seed {self.plan.seed}: {self.published} events,"
+            f" {sum(self.toll.faults.values())} faults, {self.toll.kills} kills,"
             f" {self.toll.at_work} of them at work, {found.effects} effects,"
             f" {self.toll.pace:.0f} a second under fire, {self.set_aside} set aside,"
             f" lost {len(found.lost)}, out of order {len(found.out_of_order)},"
@@ -90,13 +105,14 @@ class Verdict:
 
 def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Verdict:
     """Carry a trial out. The stage is new, and ended when this returns."""
-    blows = schedule(plan.seed, plan.faults, seconds=plan.seconds, every=plan.every)
+    blows = plan.schedule
     (stage.folder / "schedule").write_text("\n".join(map(str, blows)))
     for number in range(plan.supervisors):
         stage.join(f"supervisor-{number}")
     stage.until_ready()
     with stage.load(publishers=plan.publishers, rate=plan.rate):
-        Nemesis(stage, available, plan.at_once).strike(blows)
+        told = {name: partial(_throw, name, fault) for name, fault in available.items()}
+        Nemesis(stage, told, plan.at_once).strike(blows)
         healed = monotonic()
         stage.last(_CALM)
     stuck = settle(stage, healed)
@@ -104,8 +120,15 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
     aside = stage.set_aside()
     stage.drain()
     verdict = judge(stage, plan, aside, stuck)
+    (stage.folder / "timeline").write_text("\n".join(verdict.timeline))
     verdict.recovery = recovery
     return verdict
+
+
+def _throw(name: str, fault: Fault, stage: Stage, random: Random) -> None:
+    """Carry out a fault, and have it noted as a blow."""
+    with stage.blow(name):
+        fault(stage, random)
 
 
 def settle(stage: Stage, healed: float | None = None) -> list[str]:
@@ -165,10 +188,11 @@ def judge(
         plan,
         found,
         [] if found.held else story(found, entries, trouble),
+        timeline(plan.schedule, entries, executions, trouble),
         published=len(confirmed),
         unknown=sum(e.what == "unknown" for e in entries),
         set_aside=len(aside),
-        toll=toll(executions, trouble),
+        toll=toll(executions, trouble, thrown(entries)),
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from time import monotonic
 
 import amqp
 import pytest
 
+from chaos.faults.rabbitmq import close_connections
 from servers import RabbitMQ
+from waiting import until
 from worker.errors import BrokerUnreachable
 from worker.transport.capabilities import connect
 from worker.transport.inbound import Inbound, abandon, losses
@@ -59,3 +62,25 @@ def test_what_is_written_is_given_up(rabbitmq: RabbitMQ, amqp_url: str) -> None:
             channel.basic_publish(message, "", "box")
         abandon(connection, Inbound(connection, amqp_url, 1).able)
         assert monotonic() - began < LONG
+
+
+def test_a_connection_that_the_broker_closed_is_let_go_without_another(
+    rabbitmq: RabbitMQ, inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[amqp.Connection] = []
+
+    def connect_anew(self: amqp.Connection) -> None:
+        opened.append(self)
+
+    monkeypatch.setattr(amqp.Connection, "connect", connect_anew)
+    inbound.consume({0: "box"})
+    close_connections(rabbitmq)
+    with pytest.raises(BrokerUnreachable):
+        until(lambda: inbound.fetch(1), message="it is told")
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")  # as an error it would be one more that abandon survives
+        inbound.abandon()
+
+    assert opened == []
+    assert told == []

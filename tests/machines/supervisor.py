@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -12,7 +13,7 @@ from time import monotonic
 
 from acceptance.running import Ledger, Service
 from chaos.executions import Fault, Kind
-from processes import children_of, is_alive, stands_still
+from processes import children_of, group_of, is_alive, stands_still
 from servers import Guard
 from waiting import until
 
@@ -52,6 +53,9 @@ class Supervisor(Service):
         self.use_ledger(ledger)
         self._note = note
         self._guard = guard
+        #: The start that was asked to drain; two faults may want that at once.
+        self._asked: int | None = None
+        self._asking = threading.Lock()
 
     def start(self, *options: str) -> None:
         """Run ``qworker start``; it dies with this process at the latest."""
@@ -80,6 +84,18 @@ class Supervisor(Service):
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
+
+    def terminate(self) -> None:
+        """Ask it to drain, by SIGTERM: once, because a second one stops it at once."""
+        with self._asking:
+            if self._asked != self.pid:
+                self._asked = self.pid
+                self.signal(signal.SIGTERM)
+
+    def drain(self) -> int:
+        """Let it drain and return the exit code."""
+        self.terminate()
+        return self.exit_code()
 
     def kill(self, part: Part = Part.GROUP, among: Collection[int] | None = None) -> None:
         """End it at once with SIGKILL; ``among``: one child alone is one of these."""
@@ -110,7 +126,8 @@ class Supervisor(Service):
             case Part.CHILD:
                 return [pid for pid in self.children() if among is None or pid in among][:1]
             case Part.GROUP:
-                return [self.pid, *self.children()]
+                # Whoever outlived its supervisor for a moment is struck too.
+                return sorted({self.pid, *group_of(self.pid)})
 
     def _send(self, number: signal.Signals, part: Part, pids: list[int]) -> None:
         if part is Part.GROUP:

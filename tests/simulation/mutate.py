@@ -4,7 +4,8 @@
     python tests/simulation/mutate.py --only 'every claim is fresh' --whole
 
 Each has so many schedules (``--budget``), from the first seed on: whether it is noticed must not
-hang on the seed that noticed it once. Ends with 1 where one is not noticed.
+hang on the seed that noticed it once. Ends with 1 where one is not noticed. ``--help`` tells the
+rest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,30 @@ from simulation.schedule import Result, simulate
 from simulation.stories import story
 
 _BUDGET = 300
+
+_ABOUT = """\
+Breaks one mechanism of the product after the other (the fence, the compare-and-set of a claim, the
+hold of a retry, ...) and shows that the simulation notices each.
+
+For each it runs schedules, of the seeds 0, 1, 2 and so on, until the judge turns red. A schedule is
+one run of the simulated service, in one thread and by a simulated clock: it takes a tenth of a
+second or so, needs no server, and is the same on every machine. The story of each red is printed as
+soon as it is there, and a table at the end: how many schedules it took, how many seconds of this
+machine, and what the judge said. All of them take about a minute.
+"""
+_MORE = """\
+examples:
+  mutate.py                                             all of them, the story of each
+  mutate.py --only 'every claim is fresh' --whole       one of them, with all that happened
+  mutate.py --budget 20                                 which ones do 20 schedules notice?
+
+exit codes:
+  0  all that was broken was noticed
+  1  something was not; the last line tells what
+  2  an option is wrong
+
+names, for --only:
+  """
 
 
 class Red(NamedTuple):
@@ -60,15 +85,42 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="mutate.py",
+        description=_ABOUT,
+        epilog=_MORE + "\n  ".join(MUTATIONS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--budget",
+        type=_positive,
+        default=_BUDGET,
+        metavar="N",
+        help="schedules for each, at most; whoever is not noticed by then is missed (%(default)s)",
+    )
+    parser.add_argument(
+        "--only", choices=MUTATIONS, metavar="NAME", help="this one alone, by its name (all)"
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="print all that happened in the red schedule, instead of the lines that concern what"
+        " is wrong",
+    )
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--budget", type=int, default=_BUDGET, help="schedules for each")
-    parser.add_argument("--only", choices=MUTATIONS, metavar="NAME", help="this one alone")
-    parser.add_argument(
-        "--whole", action="store_true", help="all of what happened, not its story alone"
-    )
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     missed = []
     rows = ["| turned off | how | schedules | seconds | what the judge says |", "|---" * 5 + "|"]
     for name in [options.only] if options.only else MUTATIONS:

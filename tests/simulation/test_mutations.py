@@ -43,3 +43,25 @@ def test_the_command_fails_where_something_is_not_noticed(
     assert mutate.main(["--only", "completes whoever owns it", "--budget", "1"]) == 1
 
     assert "1 of 1 not noticed: completes whoever owns it" in capsys.readouterr().out
+
+
+def test_the_help_of_the_command_names_all_that_can_be_broken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        mutate.main(["--help"])
+
+    assert ended.value.code == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [name for name in MUTATIONS if f"  {name}" not in told] == []
+
+
+@pytest.mark.parametrize("options", [["--budget", "0"], ["--only", "nothing"]], ids=" ".join)
+def test_a_mistake_in_an_option_is_told(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        mutate.main(options)
+
+    assert ended.value.code == 2
+    assert f"argument {options[0]}: " in capsys.readouterr().err

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from worker import App, Event
 from worker.consumer import Consumer
+from worker.dedup.base import Answers, Batch
 from worker.ending import Finish
+from worker.errors import DedupUnavailable
 from worker.telemetry import SuspectFound
 from worker.testing import TestWorker
 
@@ -113,3 +117,25 @@ def test_what_is_abandoned_is_no_suspect_and_waits_for_the_end_of_its_claim() ->
         assert worker.dead_letters == []
         # The abandoned one's attempts count, those behind it had never begun.
         assert [each.attempt for each in worker.executed] == [6, 1, 1]
+
+
+def test_a_store_that_is_back_hears_of_what_is_done_although_it_was_to_be_asked_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service()
+    with TestWorker(service.app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
+        consumer = begin(worker, service)
+
+        def away(_batch: Batch) -> Answers:
+            raise DedupUnavailable("it is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(worker.store, "apply", away)
+            tick_until(consumer, lambda: consumer._dialogue.next_try > time.monotonic() + 0.2)
+        consumer.stop()
+        consumer.close()
+        assert consumer.ended is Finish.ABANDONED
+
+        service.go_on.set()
+        worker.run(timeout=PATIENCE)
+        assert service.begun == [0, 1, 2, 2, 3, 4]

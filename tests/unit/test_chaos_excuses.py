@@ -102,6 +102,17 @@ def test_a_kill_explains_what_could_not_be_recorded_since_an_outage_began() -> N
     assert judge(twice, outage(1.5, 7)).repeated, "it could record it after that"
 
 
+def test_who_ends_while_nothing_can_be_recorded_leaves_it_to_be_done_again() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
+    end = gone(ALICE, 4.4, 4.5)
+
+    assert judge(twice, outage(1.5, 5), end).held
+    assert judge(twice, outage(1.5, 3.6), end).repeated, "it had a last try"
+    assert judge(twice, end).repeated
+    assert judge(twice, outage(1.5, 5), gone(BOB, 4.4, 4.5)).repeated
+    assert judge(twice, outage(1.5, 12), gone(ALICE, 10.5, 10.6)).repeated, "it ended after that"
+
+
 def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
     twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
     cut = Fault(Kind.CUT, "alice", 1.5, 7)
@@ -110,6 +121,27 @@ def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
     assert judge(twice, killed(ALICE, 7), replace(cut, until=4)).repeated, "it had time"
     assert judge(twice, killed(ALICE, 7), replace(cut, supervisor="bob")).repeated
     assert judge(twice, cut).repeated, "it could record it after that"
+
+
+def test_who_waits_for_a_broker_that_hangs_records_nothing_for_so_long() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 40, 41)]
+    hang = Fault(Kind.HANG, "", 1.5, 7)
+
+    assert judge(twice, killed(ALICE, 7), hang).held
+    assert judge(twice, killed(ALICE, 7), replace(hang, until=4)).repeated, "it had time"
+    assert judge(twice, hang).repeated, "it could record it after that"
+    for died, held in ((16, True), (30, False)):
+        found = judge(twice, killed(ALICE, died), replace(hang, until=30))
+        assert found.held is held, "it gives the broker up"
+
+
+def test_one_trouble_may_follow_upon_another_before_what_was_done_is_recorded() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30)]
+    troubles = [Fault(Kind.HANG, "", 3.5, 9), outage(1.5, 4), Fault(Kind.CUT, "alice", 9.5, 12)]
+
+    assert judge(twice, killed(ALICE, 12), *troubles).held
+    assert judge(twice, killed(ALICE, 12), *troubles[:2]).repeated, "it had time after the hang"
+    assert judge(twice, killed(ALICE, 12), troubles[0], troubles[2]).repeated, "or before it"
 
 
 def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
@@ -235,3 +267,29 @@ def test_what_ended_as_the_stop_was_sent_came_before_what_had_begun() -> None:
     other = ran(0, BOB, 5, 6, key="b", fence=2)
 
     assert judge([one, other, woken], paused(ALICE, 2, 8)).held
+
+
+def test_a_fence_may_fall_once_where_the_store_forgot_it_under_a_wrong_clock() -> None:
+    before, after, later = (ran(n, ALICE, 5 * n + 1, 5 * n + 2, fence=f) for n, f in
+                            enumerate((100, 50, 51)))  # fmt: skip
+    forgot, behind = Fault(Kind.AMNESIA, "", 3, 4), Fault(Kind.CLOCK, "", 2, 5, what="behind")
+    ahead = Fault(Kind.CLOCK, "", 0, 1.5, what="ahead")
+
+    for clock in (behind, ahead):
+        found = judge([before, after, later], forgot, clock)
+        assert found.held
+        assert found.forgotten_fences == [(before, after)]
+    again = replace(later, fence=49)
+    assert judge([before, after, again], forgot, behind).fallen_fences == [(after, again)]
+
+
+def test_a_clock_or_an_emptied_store_alone_let_no_fence_fall() -> None:
+    pair = [ran(0, ALICE, 1, 2, fence=100), ran(1, ALICE, 6, 7, fence=50)]
+    forgot, behind = Fault(Kind.AMNESIA, "", 3, 4), Fault(Kind.CLOCK, "", 2, 5, what="behind")
+
+    assert judge(pair, forgot).fallen_fences
+    assert judge(pair, behind).fallen_fences
+    assert judge(pair, forgot, replace(behind, since=1, until=2)).fallen_fences, (
+        "it was right again"
+    )
+    assert judge(pair, replace(forgot, since=8, until=9), behind).fallen_fences, "emptied later"

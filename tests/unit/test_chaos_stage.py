@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from time import monotonic
 
 import pytest
 
+from chaos.blows import EVERYBODY, thrown
+from chaos.executions import Fault, Kind
 from chaos.history import History, Writer
 from chaos.places import Place
 from chaos.stage import Stage
@@ -83,3 +86,16 @@ def test_the_latest_lines_of_a_history(tmp_path: Path) -> None:
 
     assert [entry.at for entry in History(file).latest("begin", 2.0)] == [2.0, 3.0]
     assert History(file).latest("begin", 3.5) == []
+
+
+def test_a_blow_meets_whom_its_faults_are_of_and_the_points_that_it_arms(stage: Stage) -> None:
+    with stage.blow("any"):
+        with stage.one(Random(1)) as nobody:
+            assert nobody is None
+        with stage.armed({"after the claim": 0.5}):
+            pass
+        stage.note(Fault(Kind.OUTAGE, "", 1.0, 2.0))
+        stage.note(Fault(Kind.PAUSE, "alice", 1.0, 2.0))
+
+    (blow,) = thrown(stage.history.entries())
+    assert blow.met == ("after the claim", EVERYBODY, "alice")

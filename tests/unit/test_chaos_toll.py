@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.blows import Thrown
 from chaos.executions import Execution, Fault, Kind
 from chaos.toll import STOPPED, toll
 
@@ -66,3 +67,19 @@ def test_the_pace_is_of_the_time_between_the_first_fault_and_the_last() -> None:
     assert toll(effects, [killed(1.0, BOB), killed(3.0, BOB)]).pace == 1.0
     assert toll(effects, [killed(1.0, BOB)]).pace == 0.0
     assert toll(effects, []).pace == 0.0
+
+
+def test_the_pace_is_not_of_the_time_in_which_processes_are_drained() -> None:
+    effects = [ran(ALICE, at, at + 0.1) for at in (1.0, 2.0, 4.0, 5.0)]
+    gone = Fault(Kind.GONE, "alice", 9.0, 9.1, frozenset({ALICE}))
+    assert toll(effects, [killed(1.0, BOB), killed(3.0, BOB), gone]).pace == 1.0
+
+
+def test_every_fault_that_met_somebody_counts_by_its_name() -> None:
+    blows = [
+        Thrown("reload", 1.0, 1.1, ("alice",)),
+        Thrown("redis-hung", 2.0, 5.0, ("everybody",)),
+        Thrown("reload", 3.0, 3.1, ("bob",)),
+        Thrown("kill one child alone, at work", 4.0, 7.0),
+    ]
+    assert toll([], [], blows).faults == {"reload": 2, "redis-hung": 1}

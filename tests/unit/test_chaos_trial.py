@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chaos.executions import Fault, Kind
 from chaos.history import Writer
 from chaos.places import Place
 from chaos.publishing import Publication, Publisher
@@ -60,6 +61,17 @@ def test_a_trial_in_which_enough_was_done_is_held(played: Played) -> None:
     verdict = judge(played.stage, PLAN, [], [])
     assert verdict.held, verdict.story
     assert verdict.published == 100
+    assert "the last of 100 confirmed events" in "\n".join(verdict.timeline), "though it held"
+
+
+def test_the_faults_of_a_trial_are_counted_and_told_in_its_line(played: Played) -> None:
+    for _ in range(2):
+        with played.stage.blow("redis-hung"):
+            played.stage.note(Fault(Kind.OUTAGE, "", 1.0, 2.0, what="redis-hung"))
+
+    verdict = judge(played.stage, PLAN, [], [])
+    assert verdict.toll.faults == {"redis-hung": 2}
+    assert ", 2 faults, 0 kills," in verdict.line
 
 
 def test_a_trial_in_which_nothing_happened_is_red(played: Played) -> None:

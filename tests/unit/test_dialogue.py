@@ -267,6 +267,18 @@ class TestWhenTheStoreIsAway:
         assert waits == sorted(waits)
         assert 0.9 < waits[-1] <= 1.1
 
+    def test_who_ends_asks_at_once_whenever_the_next_time_would_be(self, talk: Talk) -> None:
+        talk.store.fails = "before"
+        talk.dialogue.claim(run(task("a")))
+        assert talk.dialogue.exchange(lambda: None) is None
+        talk.store.fails = ""
+
+        assert talk.dialogue.exchange(lambda: None) is None
+        replies = talk.dialogue.exchange(lambda: None, last=True)
+
+        assert replies is not None
+        assert replies.repeated
+
     def test_it_says_so_once_and_once_when_it_is_back(self, talk: Talk) -> None:
         events = self.events(talk)
         talk.store.fails = "before"

@@ -308,10 +308,11 @@ def abandon(connection: Connection, able: Capabilities) -> None:
     if not able.has_socket:
         release(connection)
         return
-    # Its public name would connect anew.
+    # The public names of both would connect anew, if the broker has closed it.
     native: Any = getattr(connection, "_connection", None)
+    transport: Any = getattr(native, "_transport", None)
     with suppress(Exception):  # as above
-        native.transport.sock.settimeout(_FAREWELL)
+        transport.sock.settimeout(_FAREWELL)
     with suppress(Exception):
         connection.collect(socket_timeout=_FAREWELL)
 

@@ -35,7 +35,9 @@ class Excuse(Enum):
     OTHER = "nothing"
     CUT = "second effects: who was cut off could not record what it did, and lost its lease"
     OUTAGE = "second effects, of processes that are killed while nobody can record anything"
+    HANG = "the same: who waits for a broker that hangs records nothing meanwhile"
     AMNESIA = "second effects: it is forgotten what was done"
+    CLOCK = "fences that fall, where it is forgotten what they were"
     LOSS = "messages that are gone: an operator deleted them"
 
 
@@ -114,23 +116,27 @@ def _way(at: Setting) -> Way:
 
 
 def _links(to: str, excuse: Excuse, asked: bytes, answered: bytes) -> dict[str, Trouble]:
-    """Return what befalls links; ``excuse``: of who is cut off."""
+    """Return what befalls links; ``excuse``: of who is cut off, and hears nothing of it."""
     return {
         "slow": Trouble(to, lambda link, at: link.delay(at.random.uniform(0.01, 0.2))),
         "narrow": Trouble(to, lambda link, at: link.limit(at.random.uniform(5e4, 1e6), _way(at))),
         "held": Trouble(to, lambda link, at: link.hold(_way(at)), excuse=excuse),
         "cut": Trouble(to, lambda link, at: link.cut(_way(at)), excuse=excuse),
-        "down": Trouble(to, lambda link, _: _down(link), excuse=excuse),
+        "down": Trouble(
+            to,
+            lambda link, _: _down(link),
+            excuse=Excuse.OTHER if excuse is Excuse.HANG else excuse,  # that is heard of at once
+        ),
         "reset": Trouble(to, lambda link, _: _moment(link.reset), hold=0),
         "reply-lost": Trouble(to, lambda link, _: link.lose_reply(asked, answered)),
     }
 
 
-def _servers(to: str, excuse: Excuse) -> dict[str, Trouble]:
+def _servers(to: str, excuse: Excuse, *, hung: Excuse | None = None) -> dict[str, Trouble]:
     return {
         "stopped": Trouble(to, lambda it, _: outages.stopped(it), more=_RESTART, excuse=excuse),
         "killed": Trouble(to, lambda it, _: outages.killed(it), more=_RESTART, excuse=excuse),
-        "hung": Trouble(to, lambda it, _: it.standing_still(), excuse=excuse),
+        "hung": Trouble(to, lambda it, _: it.standing_still(), excuse=hung or excuse),
     }
 
 
@@ -138,12 +144,14 @@ def _named(prefix: str, troubles: Mapping[str, Trouble]) -> dict[str, Trouble]:
     return {f"{prefix}-{name}": trouble for name, trouble in troubles.items()}
 
 
-def _clock(to: str, sign: int) -> Trouble:
-    return Trouble(to, lambda clock, at: clock.stepped(sign * at.random.choice(_STEPS)))
+def _clock(to: str, sign: int, excuse: Excuse = Excuse.OTHER) -> Trouble:
+    return Trouble(
+        to, lambda clock, at: clock.stepped(sign * at.random.choice(_STEPS)), excuse=excuse
+    )
 
 
 _RABBITMQ = {
-    **_servers("rabbitmq", Excuse.OTHER),
+    **_servers("rabbitmq", Excuse.OTHER, hung=Excuse.HANG),
     "connections-closed": Trouble(
         "rabbitmq", lambda it, _: _moment(lambda: rabbitmq.close_connections(it)), hold=0
     ),
@@ -176,11 +184,11 @@ _REDIS = {
 
 CATALOG: Mapping[str, Trouble] = {
     **_named("rabbitmq", _RABBITMQ),
-    **_named("rabbitmq-link", _links("to_rabbitmq", Excuse.OTHER, PUBLISH, CONFIRM)),
+    **_named("rabbitmq-link", _links("to_rabbitmq", Excuse.HANG, PUBLISH, CONFIRM)),
     **_named("redis", _REDIS),
     **_named("redis-link", _links("to_redis", Excuse.CUT, b"", b"")),
-    "redis-clock-ahead": _clock("redis_clock", 1),
-    "redis-clock-behind": _clock("redis_clock", -1),
+    "redis-clock-ahead": _clock("redis_clock", 1, Excuse.CLOCK),
+    "redis-clock-behind": _clock("redis_clock", -1, Excuse.CLOCK),
     "clock-ahead": _clock("clocks", 1),
     "clock-behind": _clock("clocks", -1),
     "disk-full": Trouble("disk", lambda disk, _: disk.full(), excuse=Excuse.OUTAGE),
