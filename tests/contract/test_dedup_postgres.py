@@ -232,13 +232,16 @@ def test_room_that_is_missing_is_made_in_the_midst_of_a_batch(
 
 
 def test_room_is_made_under_load_and_nobody_waits_for_it(open_store: Open, admin: Admin) -> None:
-    """A retention of a second needs a partition a second: many midnights in one test."""
+    """A retention of a second needs a partition a second: many midnights in one test.
+
+    Who had to wait for one would be told that the store is away.
+    """
     options = StoreOptions(claim_ttl=60.0, retention=1.0)
     stores = [open_store(options=options) for _ in range(4)]
     enough = time.monotonic() + 5.0
 
-    def work(store: PostgresStore) -> float:
-        longest = 0.0
+    def work(store: PostgresStore) -> int:
+        batches = 0
         while time.monotonic() < enough:
             records = [new_record() for _ in range(20)]
             began = time.monotonic()
@@ -247,11 +250,11 @@ def test_room_is_made_under_load_and_nobody_waits_for_it(open_store: Open, admin
             assert complete(store, *records) == [Answer.KEPT] * 20
             if time.monotonic() - began < options.retention:
                 assert store.apply(Batch(claims=claims)).claims == [DUPLICATE] * 20
-            longest = max(longest, time.monotonic() - began)
-        return longest
+            batches += 1
+        return batches
 
     with ThreadPoolExecutor(len(stores)) as pool:
-        assert max(pool.map(work, stores)) < OPTIONS.timeout
+        assert all(pool.map(work, stores))
     assert count(admin, "qworker_dedup_held") == 0
     assert len(partitions(admin)) < 8
 
