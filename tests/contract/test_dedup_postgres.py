@@ -238,7 +238,7 @@ def test_room_is_made_under_load_and_nobody_waits_for_it(open_store: Open, admin
     """
     options = StoreOptions(claim_ttl=60.0, retention=1.0)
     stores = [open_store(options=options) for _ in range(4)]
-    enough = time.monotonic() + 5.0
+    enough = time.monotonic() + 3.5
 
     def work(store: PostgresStore) -> int:
         batches = 0
@@ -574,10 +574,19 @@ def test_a_schema_of_any_name_has_a_memory_of_its_own(open_store: Open, admin: A
     record, name = new_record(), 'o\'dd "one"; --'
     admin.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
     path = Identifier(name).as_string().replace(" ", r"\ ")
-    there = open_store(f"?options={quote(f'-c search_path={path}')}")
-    assert complete(there, record) == [Answer.KEPT]
+    there = f"?options={quote(f'-c search_path={path}')}"
+    store = open_store(there)
+    assert complete(store, record) == [Answer.KEPT]
     assert claim(open_store(), record) == FRESH
-    assert claim(there, record) == DUPLICATE
+    assert claim(store, record) == DUPLICATE
+
+    past = Identifier(name, "past")
+    parent = Identifier(name, "qworker_dedup_done")
+    admin.execute(
+        SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM (1) TO (2)").format(past, parent)
+    )
+    open_store(there)
+    assert admin.execute("SELECT 1 FROM pg_class WHERE relname = 'past'").fetchone() is None
 
 
 def test_settings_that_make_it_forget_are_warned_of(open_store: Open) -> None:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 _AHEAD_SHARE = 8
 #: Seconds that the server's clock may go wrong by, and back, without hiding an id for ever.
 _CLOCK_MARGIN = 300
-_LOOK = """SELECT relnamespace::regnamespace::text, relname, pg_get_expr(relpartbound, pg_class.oid)
+_LOOK = """SELECT nspname, relname, pg_get_expr(relpartbound, pg_class.oid)
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE inhparent = 'qworker_dedup_done'::regclass"""
 _NOW = "SELECT date_part('epoch', clock_timestamp())"
 _BOUNDS = re.compile(r"FROM \('(\d+)'\) TO \('(\d+)'\)")
