@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Celery, Dramatiq and FastStream beside qworker: for `make peers` alone.
+# Celery, Dramatiq and others beside qworker: for `make peers` and `make bench` alone.
 PEERS := .venv-peers
 # The runtime alone is what a first look needs, and is there in a quarter of the time.
 RUNTIME := $(VENV)/.installed-runtime
@@ -50,8 +50,8 @@ check: $(DEV) ## lint, format, types, imports: all four, whatever the first ones
 	done; \
 	exit $$status
 
-bench: $(DEV) servers ## measure the throughput on this machine
-	@$(BIN)/python benchmarks/throughput.py
+bench: $(PEERS)/.installed servers ## measure qworker beside its peers: throughput (about 15 min); docs/benchmarks.md has more
+	@PYTHONPATH=benchmarks:tests $(PEERS)/bin/python -m speed throughput
 
 peers: $(PEERS)/.installed servers ## run qworker, Celery, Dramatiq and FastStream through the same faults (about 20 min)
 	@PYTHONPATH=benchmarks:tests $(PEERS)/bin/python -m peers
@@ -78,6 +78,6 @@ $(PEERS)/bin/python:
 
 $(PEERS)/.installed: pyproject.toml benchmarks/peers/requirements.txt | $(PEERS)/bin/python
 	@echo "Installing qworker and its peers into $(PEERS) ..."
-	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' \
 		--requirement benchmarks/peers/requirements.txt
 	@touch $@

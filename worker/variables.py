@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
 PREFIX = "QWORKER_"
 
-#: No settings: where the status file is, and what the demonstration, the benchmarks and the tests
-#: say to themselves.
-_BESIDE = frozenset(("RUN_DIR", "DEMO_ONCE", "DEMO_STATE", "BENCH_NOTES", "HISTORY_DATA", "FUZZ"))
+#: No settings: where the status file is, and what the demonstration and the tests tell themselves.
+_BESIDE = frozenset(("RUN_DIR", "DEMO_ONCE", "DEMO_STATE", "HISTORY_DATA", "FUZZ"))
 
 #: What Kubernetes puts into every container where a Service is called ``qworker`` or
 #: ``qworker-…`` (its documentation, "Service", "Environment variables").

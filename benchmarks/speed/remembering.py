@@ -1,0 +1,56 @@
+"""Puts ids into a store that nobody will ask for: what a service has done in the past."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import redis
+
+from worker.dedup.base import (
+    FINGERPRINT_BYTES,
+    RECORD_BYTES,
+    TOKEN_BYTES,
+    Batch,
+    Complete,
+    StoreOptions,
+)
+from worker.dedup.open import open_store
+
+_BATCH = 500
+_DAY = 86_400
+_TIMEOUT = 30.0
+
+
+def remember(url: str, ids: int) -> None:
+    """Have a dedup store of qworker remember so many, by the calls that a worker makes."""
+    store = open_store(url, StoreOptions(timeout=_TIMEOUT))
+    try:
+        for begin in range(0, ids, _BATCH):
+            completes = [
+                Complete(
+                    os.urandom(RECORD_BYTES),
+                    os.urandom(TOKEN_BYTES),
+                    os.urandom(FINGERPRINT_BYTES),
+                )
+                for _ in range(min(_BATCH, ids - begin))
+            ]
+            store.apply(Batch(completes=completes))
+    finally:
+        store.close()
+
+
+def mark(url: str, ids: int) -> None:
+    """Remember so many as the hand-written dedup does: a key for each."""
+    with redis.Redis.from_url(url) as client:
+        for begin in range(0, ids, _BATCH):
+            pipeline = client.pipeline(transaction=False)
+            for _ in range(min(_BATCH, ids - begin)):
+                pipeline.set(f"done:{uuid.uuid4()}", 1, nx=True, ex=_DAY)
+            pipeline.execute()
+
+
+def memory_of(url: str) -> int:
+    """Return the bytes that the whole server uses."""
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("memory")["used_memory"])
