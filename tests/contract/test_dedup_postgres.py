@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from contract.insisting import insist
 from servers import PostgreSQL
 from waiting import until
 from worker.dedup.base import (
@@ -363,13 +364,6 @@ def test_a_server_that_is_killed_under_load_contradicts_nothing_that_it_said(
     won: list[list[bytes]] = [[] for _ in stores]
     progress = [0] * len(stores)
 
-    def answered(store: PostgresStore, batch: Batch) -> list[Verdict]:
-        while True:
-            try:
-                return store.apply(batch).claims
-            except DedupUnavailable:
-                time.sleep(0.05)
-
     def work(number: int) -> None:
         own = bytes([number + 1]) * 12
         finished: list[bytes] = []
@@ -379,14 +373,13 @@ def test_a_server_that_is_killed_under_load_contradicts_nothing_that_it_said(
                 completes=[Complete(record, own, b"body") for record in finished],
                 claims=[Claim(record, own, b"body") for record in chosen],
             )
-            verdicts = answered(stores[number], batch)
+            verdicts = insist(partial(stores[number].apply, batch)).claims
             pairs = zip(chosen, verdicts, strict=True)
             finished = [record for record, verdict in pairs if verdict.answer is Answer.FRESH]
             won[number] += finished
             progress[number] = at
-        answered(
-            stores[number], Batch(completes=[Complete(record, own, b"body") for record in finished])
-        )
+        last = Batch(completes=[Complete(record, own, b"body") for record in finished])
+        insist(partial(stores[number].apply, last))
 
     def has_come_so_far(at: int) -> bool:
         return max(progress) > at
@@ -416,7 +409,7 @@ def test_a_server_that_hangs_is_told_within_the_timeout(
                 claim(store, record)
             assert OPTIONS.timeout * 0.9 < time.monotonic() - began < 2 * OPTIONS.timeout
     # Each answer belongs to its own question, although the server got one of them late.
-    assert complete(store, records[0]) == [Answer.KEPT]
+    assert insist(partial(complete, store, records[0])) == [Answer.KEPT]
     assert [claim(store, record).answer for record in records] == [
         Answer.DUPLICATE, *[Answer.FRESH] * 2
     ]  # fmt: skip
@@ -440,7 +433,7 @@ def test_what_was_sent_before_never_happens_after_it_was_sent_again(
             claim(store, record)
     finally:
         os.kill(session, signal.SIGCONT)
-    assert claim(store, record) == FRESH
+    assert insist(partial(claim, store, record)) == FRESH
     store.apply(Batch(releases=[Release(record, TOKEN)]))
     assert len(admin.execute(sessions).fetchall()) == 1
     assert claim(store, record, OTHER) == Verdict(Answer.FRESH, 2)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import psycopg
 import pytest
 
 from chaos.faults.proxy import Proxy
+from contract.insisting import insist
 from machines.network import Way
 from waiting import until
 from worker.dedup.base import Answer, Batch, Claim, StoreOptions, Verdict
@@ -67,7 +69,7 @@ def test_a_batch_of_which_some_arrived_keeps_nobody_waiting(
             link.reset()
         with pytest.raises(DedupUnavailable):
             sending.result()
-    answers = [verdict.answer for verdict in peer.store.apply(claims).claims]
+    answers = [verdict.answer for verdict in insist(partial(peer.store.apply, claims)).claims]
     assert answers == [Answer.BUSY] * 50 + [Answer.FRESH] * 9950
     peer.store.close()
 
@@ -78,7 +80,7 @@ def test_what_arrives_late_is_not_done_any_more(
     record = new_record()
     with link.hold(Way.TO), pytest.raises(DedupUnavailable, match="timeout"):
         peer.claim(record)
-    assert peer.claim(record) == Verdict(FRESH, 1)
+    assert insist(partial(peer.claim, record)) == Verdict(FRESH, 1)
     assert peer.release(record) is KEPT
     until(lambda: sessions(postgres_url) == 2)
     assert near.claim(record) == Verdict(FRESH, 2)
@@ -89,8 +91,8 @@ def test_a_lost_answer_is_given_again(link: Proxy, peer: Peer, near: Peer) -> No
     with link.cut(Way.FROM), pytest.raises(DedupUnavailable, match="timeout"):
         peer.claim(record)
     assert near.claim(record).answer is Answer.BUSY
-    assert peer.claim(record) == Verdict(FRESH, 1)
+    assert insist(partial(peer.claim, record)) == Verdict(FRESH, 1)
     with link.cut(Way.FROM), pytest.raises(DedupUnavailable, match="timeout"):
         peer.complete(record)
     assert near.claim(record).answer is Answer.DUPLICATE
-    assert peer.complete(record) is ALREADY_DONE
+    assert insist(partial(peer.complete, record)) is ALREADY_DONE
