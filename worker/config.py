@@ -74,7 +74,7 @@ class Settings:
     )
     dedup: str = _option(
         "",
-        "redis(s)://, sqlite:///file, memory:// or package.module:Class",
+        "redis(s)://, postgresql://, sqlite:///file, memory:// or package.module:Class",
         env="QWORKER_DEDUP_URL",
         shown="the broker's own file, or redis://localhost:6379/0",
     )
@@ -343,7 +343,7 @@ def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
     if settings.dedup.startswith("memory:") and settings.processes > 1:
         found.append(
             f"{told('dedup')}: memory:// is one process's memory; with {settings.processes}"
-            " processes use redis:// or sqlite:///"
+            " processes use redis://, postgresql:// or sqlite:///"
         )
     if settings.max_priority and settings.queue_type == "quorum":
         found.append(

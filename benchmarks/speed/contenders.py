@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 RABBITMQ, REDIS, SQLITE = "RabbitMQ", "Redis", "SQLite"
-#: The dedup stores of qworker. PostgreSQL takes its place here, and in ``site.Place.dedup_url``,
-#: as soon as qworker has it.
-STORES = ("memory", "redis", "sqlite")
+#: The dedup stores of qworker.
+STORES = ("memory", "redis", "postgresql", "sqlite")
 #: Shards of qworker where nothing else is said.
 SHARDS = 8
 _QWORKER = "speed.apps.qworker_app"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Self
 import redis
 from peers.unit import spawn
 
-from servers import Guard, RabbitMQ, Redis
+from servers import Guard, PostgreSQL, RabbitMQ, Redis
 from speed.contenders import RABBITMQ, SQLITE, Contender, argv
 from speed.load import Load
 from speed.sharedmemory import Counts, Moments
@@ -36,8 +36,16 @@ class Unfinished(Exception):
     """A contender stopped before its work was done; the text says how far it came, and its log."""
 
 
+class Durable(PostgreSQL):
+    """A PostgreSQL that has on disk what it answered, as tests do not need it."""
+
+    def command(self) -> Sequence[str | Path]:
+        """Return the command that runs it."""
+        return [*super().command(), "-c", "fsync=on"]
+
+
 class Servers:
-    """RabbitMQ and Redis, each started at the first use and ended with the block."""
+    """RabbitMQ, Redis and PostgreSQL, each started at the first use and ended with the block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,6 +75,11 @@ class Servers:
             client.config_set("auto-aof-rewrite-percentage", 0)
         return server
 
+    @cached_property
+    def postgresql(self) -> PostgreSQL:
+        """The other store."""
+        return self._stack.enter_context(Durable(self._own("postgresql"), self.guard))
+
     def _own(self, name: str) -> Path:
         folder = self._folder / name
         folder.mkdir()
@@ -82,8 +95,9 @@ class Servers:
             vhost = ""
             if contender.broker == RABBITMQ:
                 vhost = stack.enter_context(self.rabbitmq.vhost())
+            ids = self.postgresql.fresh_url() if contender.dedup == "postgresql" else ""
             try:
-                yield Site(contender, load, Place(folder, vhost, database), self.guard)
+                yield Site(contender, load, Place(folder, vhost, database, ids), self.guard)
             except Unfinished as error:
                 # The next one must not meet what this one left.
                 unfinished = error
@@ -104,12 +118,15 @@ class Place:
     folder: Path
     vhost: str
     redis: str
+    #: Empty where the contender has its ids elsewhere.
+    postgresql: str = ""
 
     def dedup_url(self, store: str) -> str:
         """Return the URL of an empty store of qworker; see ``contenders.STORES``."""
         return {
             "memory": "memory://",
             "redis": self.redis,
+            "postgresql": self.postgresql,
             "sqlite": f"sqlite:///{self.folder / 'dedup.db'}",
         }[store]
 

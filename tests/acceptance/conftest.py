@@ -41,6 +41,12 @@ def secured(servers: Place, rabbitmq: RabbitMQ, redis_server: Redis) -> Place:
 
 
 @pytest.fixture
+def on_postgresql(amqp_url: str, postgres_url: str) -> Place:
+    """RabbitMQ and PostgreSQL."""
+    return Place(amqp_url, postgres_url)
+
+
+@pytest.fixture
 def embedded(tmp_path: Path) -> Place:
     """One SQLite file."""
     return Place(f"sqlite:///{tmp_path / 'qworker.db'}", "")
@@ -90,7 +96,8 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]
 @pytest.fixture
 def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """A publisher that outlasts outages, to the place that the test runs at."""
-    names = [n for n in ("place", "secured", "servers", "embedded") if n in request.fixturenames]
+    known = ("place", "secured", "servers", "on_postgresql", "embedded")
+    names = [name for name in known if name in request.fixturenames]
     place: Place = request.getfixturevalue(names[0])
     app = App("publisher", broker=place.broker, settings={"connect_timeout": 60})
     yield Load(app)

@@ -138,15 +138,22 @@ def test_every_change_takes_effect_once_and_in_order(
     assert by_path(effects_of(done)) == in_order(history)
 
 
+@pytest.fixture(params=["redis", pytest.param("postgres", marks=pytest.mark.long)])
+def store(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A dedup store that is a server: its name and its URL."""
+    return request.param, request.getfixturevalue(f"{request.param}_url")
+
+
 @pytest.mark.timeout(180)
 def test_a_second_effect_needs_a_process_that_was_killed_before_its_record(
     history: History,
     run: Callable[..., Run],
     amqp_url: str,
-    redis_url: str,
+    store: tuple[str, str],
     tell: Callable[[str], None],
 ) -> None:
-    done = run(history, "RabbitMQ and Redis", broker=amqp_url, dedup=redis_url, once=False)
+    name, url = store
+    done = run(history, f"RabbitMQ and {name}", broker=amqp_url, dedup=url, once=False)
 
     for kill, effects in done.report.by_kill:
         longest = 1000 * max(effect.window for effect in effects)

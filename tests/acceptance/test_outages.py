@@ -26,7 +26,7 @@ from acceptance.running import (
     some_more,
     steps,
 )
-from servers import RabbitMQ, Redis
+from servers import PostgreSQL, RabbitMQ, Redis, Server
 
 Serve = Callable[..., Service]
 
@@ -232,18 +232,28 @@ def test_servers_that_hang_without_a_word(
 def test_a_dedup_store_that_goes_away_and_comes_back(
     servers: Place, serve: Serve, load: Load, redis_server: Redis, end: str
 ) -> None:
-    service = serve(servers, "steps", claim_ttl=2)
+    check_that_it_goes_on(serve(servers, "steps", claim_ttl=2), load, redis_server, end)
+
+
+def test_a_postgresql_that_is_killed_under_load_and_comes_back(
+    on_postgresql: Place, serve: Serve, load: Load, postgres: PostgreSQL
+) -> None:
+    check_that_it_goes_on(serve(on_postgresql, "steps", claim_ttl=2), load, postgres, "kill")
+
+
+def check_that_it_goes_on(service: Service, load: Load, store: Server, end: str) -> None:
+    """While its store is away nothing is begun, and when that is back all is done once."""
     service.start_ready(*SCALE)
 
     with load.in_background(forever(keys=20, seconds=0.01)):
         some_more(service)
-        {"stop": redis_server.stop, "kill": redis_server.kill}[end]()
+        {"stop": store.stop, "kill": store.kill}[end]()
         eventually(lambda: len(service.events("StoreAway")) == 2, "both processes notice")
         begun = len(service.ledger.entries("begin"))
         more = len(load.confirmed) + 500
         eventually(lambda: len(load.confirmed) >= more, "publishing goes on")
         assert len(service.ledger.entries("begin")) <= begun + 2 * 8, "nothing new is begun"
-        redis_server.start()
+        store.start()
         some_more(service)
 
     check_all_done_once(service, load)

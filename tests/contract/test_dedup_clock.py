@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 import pytest
 
 from chaos.faults.redis_clock import RedisByClock
@@ -72,7 +73,30 @@ def redis(tmp_path: Path, server_guard: Guard) -> Iterator[Place]:
         yield Place(Peer(one), Peer(two), server.clock.stepped)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Place]:
+    """A server's clock cannot be set, so another one hides it from whoever asks."""
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(
+            """CREATE SCHEMA skewed;
+            CREATE TABLE skewed.clock AS SELECT 0.0::float8 AS ahead;
+            CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+                'SELECT pg_catalog.clock_timestamp() + make_interval(secs => ahead)
+                FROM skewed.clock'"""
+        )
+
+        @contextmanager
+        def ahead(seconds: float) -> Iterator[None]:
+            admin.execute("UPDATE skewed.clock SET ahead = %s", (seconds,))
+            yield
+            admin.execute("UPDATE skewed.clock SET ahead = 0")
+
+        url = f"{postgres_url}?options=-csearch_path%3Dskewed,pg_catalog"
+        with closing(open_store(url, OPTIONS)) as one, closing(open_store(url, OPTIONS)) as two:
+            yield Place(Peer(one), Peer(two), ahead)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def place(request: pytest.FixtureRequest) -> Place:
     made: Place = request.getfixturevalue(request.param)
     return made

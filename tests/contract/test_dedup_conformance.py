@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from servers import ClusterOfOne, Redis
+from servers import ClusterOfOne, PostgreSQL, Redis
 from worker.testing.dedup_suite import DedupStoreSuite, Features
 
 
@@ -23,6 +23,19 @@ class TestSqlite(DedupStoreSuite):
     @pytest.fixture
     def dedup_url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/dedup.db"
+
+
+class TestPostgres(DedupStoreSuite):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: PostgreSQL) -> None:
+        self.postgres = postgres
+
+    @pytest.fixture
+    def dedup_url(self, postgres_url: str) -> str:
+        return postgres_url
+
+    def restart(self) -> None:
+        self.postgres.restart()
 
 
 class TestRedis(DedupStoreSuite):

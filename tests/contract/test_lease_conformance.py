@@ -18,6 +18,7 @@ from worker.errors import ConfigurationError, LeasesUnavailable, StoreCorrupt
 from worker.leases.base import Held, LeaseOptions, LeaseStore, Sync
 from worker.leases.memory import MemoryLeases
 from worker.leases.open import open_leases
+from worker.leases.postgres import PostgresLeases
 from worker.testing.lease_suite import LeaseStoreSuite
 
 
@@ -248,6 +249,41 @@ def test_a_postgresql_that_is_away_is_told_and_comes_back(
     store.close()
 
 
+def test_a_postgresql_that_hangs_is_told_within_the_timeout(
+    postgres: PostgreSQL, postgres_url: str
+) -> None:
+    store = open_leases(postgres_url, LeaseOptions(timeout=2.0))
+    store.sync("bank", Sync("ann"))
+    with postgres.standing_still():
+        began = time.monotonic()
+        with pytest.raises(LeasesUnavailable, match="timeout"):
+            store.sync("bank", Sync("ann"))
+        assert time.monotonic() - began < 4.0
+
+    assert store.sync("bank", Sync("ann")).members.keys() == {"ann"}
+    store.close()
+
+
+def test_a_member_that_sleeps_in_the_midst_of_a_call_keeps_the_others_waiting_for_a_moment(
+    postgres_url: str,
+) -> None:
+    sleeper, store = (
+        PostgresLeases.open(postgres_url, LeaseOptions(timeout=each)) for each in (0.5, 10.0)
+    )
+    store.sync("bank", Sync("ann"))
+
+    def sleep() -> None:
+        with sleeper._transaction() as line:
+            sleeper._lock(line, "bank")
+            assert store.sync("bank", Sync("ann")).members.keys() == {"ann"}
+            line.execute("SELECT 1")
+
+    with pytest.raises(LeasesUnavailable, match="timeout"):
+        sleep()
+    sleeper.close()
+    store.close()
+
+
 def test_a_database_that_does_not_exist_is_a_mistake(postgres_url: str) -> None:
     url = postgres_url.rpartition("/")[0] + "/nowhere"
     with pytest.raises(ConfigurationError, match=r'"nowhere" does not exist'):
@@ -256,6 +292,7 @@ def test_a_database_that_does_not_exist_is_a_mistake(postgres_url: str) -> None:
 
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "worker.leases.postgres", raising=False)
+    for module in ("worker.leases.postgres", "worker.stores.postgres"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"):
         open_leases("postgresql://user:secret@host/database", LeaseOptions())

@@ -7,15 +7,15 @@ import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
 import psycopg
 
-from processes import children_of, is_alive
+from processes import children_of, is_alive, stands_still
 from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program
 from waiting import until
@@ -103,6 +103,21 @@ class PostgreSQL(Server):
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         until(lambda: not any(map(is_alive, children)), message="PostgreSQL's children are gone")
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let the postmaster hang, and all sessions with it."""
+        with super().standing_still():
+            children = children_of(self.pid) if self.pid else []
+            for child in children:
+                os.kill(child, signal.SIGSTOP)
+            try:
+                until(lambda: all(map(stands_still, children)), message="its sessions stand still")
+                yield
+            finally:
+                for child in children:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGCONT)
 
     def close(self) -> None:
         """Stop, so that no shared memory stays; remove the folder where it is not pytest's."""

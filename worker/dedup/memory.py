@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _SCHEME = "memory://"
 _WARNING = (
     "the memory store forgets every id when the process ends: what the broker delivers again"
-    " after that is handled again; set --dedup to sqlite:// or redis://"
+    " after that is handled again; set --dedup to sqlite://, redis:// or"
+    " postgresql://"
 )
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)

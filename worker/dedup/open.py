@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from worker.config import Settings
 
 _REDIS = Later("worker.dedup.redis", "RedisStore")
+_POSTGRES = Later("worker.dedup.postgres", "PostgresStore", "postgres")
 #: Other distributions register the class of their store here, under its URL scheme.
 ENTRY_POINTS = "qworker.dedup"
 
@@ -27,6 +28,8 @@ _CATALOG: Catalog[DedupStore] = Catalog(
         "redis": _REDIS,
         "rediss": _REDIS,
         "unix": _REDIS,
+        "postgresql": _POSTGRES,
+        "postgres": _POSTGRES,
     },
     ENTRY_POINTS,
     ("tier", "shared"),

@@ -20,8 +20,9 @@ from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore, Verdict
-from worker.errors import ConfigurationError, DedupUnavailable, StoreCorrupt
+from worker.dedup.base import Answer, Answers, Batch, DedupStore
+from worker.dedup.packed import ENTRY_BYTES, answered, milliseconds, pack, pack_forgotten, unpack
+from worker.errors import ConfigurationError, DedupUnavailable
 from worker.stores.redis import SLOTS, Kind, Servers, checked, encoded
 
 if TYPE_CHECKING:
@@ -39,19 +40,6 @@ _MOST_BACK = 16
 _CLOCK_MARGIN = 300_000
 
 _SETTINGS = struct.Struct(">5Q2H")
-_DETAIL = struct.Struct(">BIIQ")
-_ENTRY_BYTES = 33
-_NO_FINGERPRINT = bytes(4)
-#: What the codes of the script's reply mean; 0: it is told in full behind the last code.
-_MEANINGS: dict[int, Answer | Verdict | None] = {
-    0: None,
-    2: Verdict(Answer.DUPLICATE),
-    4: Verdict(Answer.CONFLICT),
-    6: Answer.KEPT,
-    7: Answer.ALREADY_DONE,
-    8: Answer.STALE,
-    9: Verdict(Answer.FRESH, 1),
-}
 
 _SCRIPT = resources.files("worker.dedup").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
@@ -93,7 +81,7 @@ class RedisStore(DedupStore):
             store._servers.check_cluster()
             store._settle_layout()
             # Tells whether this user may run scripts, before the first message depends on it.
-            store._run([bytes(_ENTRY_BYTES - 1) + b"N"], b"")
+            store._run([bytes(ENTRY_BYTES - 1) + b"N"], b"")
         return store
 
     def apply(self, batch: Batch) -> Answers:
@@ -102,27 +90,21 @@ class RedisStore(DedupStore):
 
     def begin(self, batch: Batch) -> Callable[[], Answers]:
         """Send the batch; the servers work on it until its answers are asked for."""
-        entries = _entries(batch)
+        entries = pack(batch)
         with self._talking():
             replied = self._begin(entries, b"".join(batch.dead))
 
         def finish() -> Answers:
             with self._talking():
                 found = replied()
-            released = len(batch.completes)
-            renewed = released + len(batch.releases)
-            claimed = renewed + len(batch.renewals)
-            return Answers(
-                found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
-            )
+            return answered(batch, found)
 
         return finish
 
     def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
         """Make the records absent that nobody owns; return the others."""
-        rest = bytes(_ENTRY_BYTES - RECORD_BYTES - 1) + b"X"
         with self._talking():
-            answers = self._run([record + rest for record in records], b"")
+            answers = self._run([pack_forgotten(record) for record in records], b"")
         told = zip(records, answers, strict=True)
         return {record for record, answer in told if answer is Answer.STALE}
 
@@ -173,7 +155,7 @@ class RedisStore(DedupStore):
 
     def _settle_layout(self) -> None:
         """Settle or read the layout. Raises RedisError, ConfigurationError."""
-        retention = _milliseconds(self._options.retention)
+        retention = milliseconds(self._options.retention)
         name = self._prefix + b"layout"
         wanted = b"version=2 slots=%d width=%d" % (self._slots or 32768, retention)
         replies = self._servers.exchange(
@@ -198,8 +180,8 @@ class RedisStore(DedupStore):
         letters, self._tag_length = SLOTS[slots]
         self._tag_table = bytes(_ALPHABET[byte % letters] for byte in range(256))
         self._settings = _SETTINGS.pack(
-            _milliseconds(self._options.claim_ttl),
-            _milliseconds(self._options.claim_memory),
+            milliseconds(self._options.claim_ttl),
+            milliseconds(self._options.claim_memory),
             width,
             retention,
             min(_CLOCK_MARGIN, width // 4),
@@ -223,7 +205,7 @@ class RedisStore(DedupStore):
         if not self._servers.cluster:
             call = self._call((), b"".join(entries), dead)
             replied = self._servers.begin([(b"", call)])
-            return lambda: _decoded(checked(replied())[0], len(entries))
+            return lambda: unpack(checked(replied())[0], len(entries))
         groups: dict[bytes, list[int]] = {}
         for index, entry in enumerate(entries):
             tag = entry[: self._tag_length].translate(self._tag_table)
@@ -238,7 +220,7 @@ class RedisStore(DedupStore):
         def finish() -> list[Any]:
             found: list[Any] = [None] * len(entries)
             for indices, reply in zip(groups.values(), checked(replied()), strict=True):
-                for index, answer in zip(indices, _decoded(reply, len(indices)), strict=True):
+                for index, answer in zip(indices, unpack(reply, len(indices)), strict=True):
                     found[index] = answer
             return found
 
@@ -254,51 +236,3 @@ class RedisStore(DedupStore):
         call = ("EVAL", _PARKED_SCRIPT, 1, name, encoded(key), change, number)
         with self._talking():
             return int(checked(self._servers.exchange([(name, call)]))[0])
-
-
-def _wait(seconds: float) -> bytes:
-    """Return a wait as the script reads it; up to 49 days."""
-    return min(_milliseconds(seconds), 2**32 - 1).to_bytes(4, "big")
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
-
-
-def _entries(batch: Batch) -> list[bytes]:
-    """Return the entries of ``batch`` as the script reads them, in the order of application."""
-    join = b"".join
-    entries = [
-        join((record, token, fingerprint, b"C" if effect else b"A"))
-        for record, token, fingerprint, effect in batch.completes
-    ]
-    entries += [
-        join((record, token, _wait(wait), b"W"))
-        if wait > 0
-        else join((record, token, _NO_FINGERPRINT, b"F" if refund else b"R"))
-        for record, token, refund, wait in batch.releases
-    ]
-    entries += [join((*entry, _NO_FINGERPRINT, b"N")) for entry in batch.renewals]
-    entries += [
-        join((record, token, fingerprint, b"S" if solo else b"K"))
-        for record, token, fingerprint, solo in batch.claims
-    ]
-    if not {_ENTRY_BYTES}.issuperset(map(len, entries)):
-        raise ValueError("a record, token or fingerprint of the batch has a wrong length")
-    return entries
-
-
-def _decoded(reply: bytes, count: int) -> list[Any]:
-    """Return the answers and verdicts of ``count`` entries from a reply of the script."""
-    try:
-        details = _DETAIL.iter_unpack(reply[count:])
-        found = [_MEANINGS[code] or _verdict(*next(details)) for code in reply[:count]]
-    except (LookupError, TypeError, ValueError, StopIteration, struct.error):
-        found = []
-    if len(found) != count:
-        raise StoreCorrupt(f"the dedup script gave no answers to {count} entries: {reply!r:.99}")
-    return found
-
-
-def _verdict(answer: int, attempts: int, crashes: int, wait: int) -> Verdict:
-    return Verdict(Answer(answer), attempts, crashes, wait / 1000)
