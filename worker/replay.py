@@ -101,9 +101,6 @@ class Replay:
         self._codec = Codec.of(service, settings)
         #: Replays, by where their first message has been sent.
         self._begun: set[tuple[str, Place]] = set()
-        #: What was made forgotten. A letter can be in its queue twice: forgotten again for the
-        #: second one, it would be new though the first one is done by now.
-        self._let_go: set[bytes] = set()
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -167,9 +164,8 @@ class Replay:
         that would be dropped as a duplicate.
         """
         records = [letter.record(self._service) for letter in letters]
-        forgets = [r for r in records if r is not None and r not in self._let_go]
+        forgets = [record for record in records if record is not None]
         claimed = self._store.forget(forgets) if forgets else frozenset()
-        self._let_go.update(record for record in forgets if record not in claimed)
         told = [*zip(letters, records, strict=True)]
         done.refused += [(letter, _CLAIMED) for letter, record in told if record in claimed]
         return [letter for letter, record in told if record not in claimed]
