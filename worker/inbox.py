@@ -28,6 +28,14 @@ _INSERT = "INSERT OR IGNORE INTO qworker_inbox VALUES (?, ?, ?)"
 _PURGE = "DELETE FROM qworker_inbox WHERE at < ?"
 
 
+def place_of(connection: sqlite3.Connection) -> object:
+    """Return what tells its database from others: the file; of one in memory, the connection."""
+    for _, name, file in connection.execute("PRAGMA database_list"):
+        if name == "main" and file:
+            return file
+    return connection
+
+
 def record(connection: sqlite3.Connection, handler: str, message_id: str) -> None:
     """Write (handler, id) into the transaction that ``connection`` is in.
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
@@ -295,7 +295,9 @@ class Context:
     children: list[Outgoing] = field(default_factory=list)
     #: What the handler returns is published.
     is_relay: bool = False
+    #: What ``once`` was called with, and which database that is.
     _database: sqlite3.Connection | None = field(default=None, repr=False)
+    _place: object = field(default=None, repr=False)
     #: ``once`` has written the id there.
     _recorded: bool = field(default=False, repr=False)
 
@@ -357,8 +359,8 @@ class Context:
                 db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
 
         Once for a message, in one transaction: a second call that finds what the first one wrote,
-        or that is for another database, cannot keep this promise, and rejects the message. Raises
-        RuntimeError in a relay.
+        or that is for another database, cannot keep this promise, and rejects the message. After a
+        rollback it may be called again, also on a new connection. Raises RuntimeError in a relay.
         """
         if self.is_relay:
             raise RuntimeError(
@@ -366,9 +368,10 @@ class Context:
                 " before it returns what is to be published; use App.on, and context.publish before"
                 " context.once"
             )
-        if self._recorded and connection is not self._database:
+        place = inbox.place_of(connection)
+        if self._recorded and place != self._place:
             raise Reject(inbox.TWICE)
-        self._database = connection
+        self._database, self._place = connection, place
         try:
             inbox.record(connection, self.handler, self.message.id)
         except AlreadyDone:
@@ -376,6 +379,13 @@ class Context:
                 raise Reject(inbox.TWICE) from None
             raise
         self._recorded = True
+
+    def anew(self) -> Context:
+        """Return a context for one more run of the handler, which published and recorded nothing.
+
+        For middleware that calls what comes next more than once.
+        """
+        return replace(self, children=[], _database=None, _place=None, _recorded=False)
 
     def check_committed(self) -> None:
         """Raise RuntimeError where the transaction of ``once`` is still open; roll it back.

@@ -14,12 +14,13 @@ tried in any test::
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
-    from worker.message import Context, Outgoing
+    from worker.message import Context
     from worker.middleware import CallNext
 
 
@@ -33,22 +34,23 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:
     result = call_next(context)
     if inspect.isawaitable(result):
         return _again_async(result, context, call_next)
-    first = _published(context)
-    result = call_next(context)
-    context.children[:0] = first
-    return result
+    with _second_run(context) as second:
+        return call_next(second)
 
 
 async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:
     await running
-    first = _published(context)
-    result = await call_next(context)
-    context.children[:0] = first
-    return result
+    with _second_run(context) as second:
+        return await call_next(second)
 
 
-def _published(context: Context) -> list[Outgoing]:
-    """Take what was published out of the context: the ids of a second run count from zero."""
-    children = context.children.copy()
-    context.children.clear()
-    return children
+@contextmanager
+def _second_run(context: Context) -> Iterator[Context]:
+    """Give a context for the second run; what it publishes goes with that of the first."""
+    context.check_committed()
+    second = context.anew()
+    try:
+        yield second
+        second.check_committed()
+    finally:
+        context.children += second.children
