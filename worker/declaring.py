@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:
     """Declare everything. Idempotent.
 
-    That all slots are bound is told by an exchange, to which nothing is bound: many processes that
-    bind the same thousand slots at a time, after a restart of the broker say, keep it busy for
-    half a minute (tried on RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that
-    somebody removed a queue. Raises DeclarationMismatch where the broker has something with other
-    properties.
+    That all slots are bound is told by an exchange: many processes that bind the same thousand
+    slots at a time, after a restart of the broker say, keep it busy for half a minute (tried on
+    RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that somebody removed a queue.
+    Raises DeclarationMismatch where the broker has something with other properties.
     """
     for exchange in topology.exchanges:
         declare_exchange(channel, exchange)
     for queue in topology.queues:
         declare_queue(channel, queue)
     slots = [bind for bind in topology.binds if bind.slots]
-    if slots and (thoroughly or not _exists(channel, topology.all_bound)):
-        for bind in slots:
-            # Without waiting for an answer to each. What the broker refuses of them ends the
-            # channel, as the next declaration finds out.
-            for slot in bind.slots:
-                channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
-        channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=False)
+    if slots:
+        if thoroughly or not _exists(channel, topology.all_bound):
+            for bind in slots:
+                # Without waiting for an answer to each. What the broker refuses of them ends the
+                # channel, as the next declaration finds out.
+                for slot in bind.slots:
+                    key = slot_routing_key(slot)
+                    channel.queue_bind(bind.target, bind.source, key, nowait=True)
+            channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=True)
+        # Nothing is ever published there. Who died before this line left it to who comes next.
+        channel.exchange_bind(topology.front, topology.all_bound)
     for bind in topology.binds:
         if bind.slots:
             continue
@@ -70,6 +73,13 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:
+        if exchange.shards and "'type'" in str(error):
+            raise ConfigurationError(
+                f"the broker has {exchange.name!r} as an exchange of another type (which another"
+                f" release of this program declared, perhaps): {error}. Stop what publishes, let"
+                " the service work off its queues, stop it, and remove that exchange; the next"
+                " start declares it anew"
+            ) from None
         if exchange.shards:
             raise DeclarationMismatch(
                 f"the broker has {exchange.name!r} with another number of shards than"

@@ -113,8 +113,11 @@ class Topology:
 
     @property
     def all_bound(self) -> str:
-        """The name of the exchange whose being there tells that all slots are bound."""
-        return f"{self.front}.bound.{len(self.shard_queues)}"
+        """The name of the exchange whose being there tells that all slots are bound.
+
+        It goes with the front, as it deletes itself with the binding that it has to it.
+        """
+        return f"{self.front}.slots.{len(self.shard_queues)}"
 
     def without_front(self) -> Topology:
         """Return what is left where nothing shall come to this generation by its exchange."""
