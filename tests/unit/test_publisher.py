@@ -195,6 +195,25 @@ def in_a_child(act: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def test_what_is_put_on_its_way_as_somebody_closes_is_sent_by_the_end_of_the_block(
+    app: App, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Outbound.send
+
+    def interrupted(self: Outbound, messages: Any) -> None:
+        monkeypatch.setattr(Outbound, "send", send)
+        out.close()
+        send(self, messages)
+
+    with app.publisher() as out:
+        out.publish(Deposited(user="0"))
+        monkeypatch.setattr(Outbound, "send", interrupted)
+        out.publish(Deposited(user="1"))
+        confirmed = out.confirmed
+    assert out.confirmed == 2
+    assert confirmed < 2
+
+
 def test_a_child_that_is_forked_while_a_burst_is_written_closes_and_publishes(app: App) -> None:
     with app.publisher() as out:
         out.publish(Deposited(user="alice"))
