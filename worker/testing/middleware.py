@@ -14,13 +14,12 @@ tried in any test::
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable
 
-    from worker.message import Context
+    from worker.context import Context
     from worker.middleware import CallNext
 
 
@@ -34,23 +33,17 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:
     result = call_next(context)
     if inspect.isawaitable(result):
         return _again_async(result, context, call_next)
-    with _second_run(context) as second:
-        return call_next(second)
+    context.check_committed()
+    first = context.restart()
+    result = call_next(context)
+    context.children[:0] = first
+    return result
 
 
 async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:
     await running
-    with _second_run(context) as second:
-        return await call_next(second)
-
-
-@contextmanager
-def _second_run(context: Context) -> Iterator[Context]:
-    """Give a context for the second run; what it publishes goes with that of the first."""
     context.check_committed()
-    second = context.anew()
-    try:
-        yield second
-        second.check_committed()
-    finally:
-        context.children += second.children
+    first = context.restart()
+    result = await call_next(context)
+    context.children[:0] = first
+    return result
