@@ -10,9 +10,11 @@ from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.sharding.slots import slot_routing_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kombu.connection import Connection
 
-    from worker.topology import Exchange, Queue, Topology
+    from worker.topology import Bind, Exchange, Queue, Topology
 
 
 def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:
@@ -25,17 +27,15 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
     """
     for exchange in topology.exchanges:
         declare_exchange(channel, exchange)
+    slots = [bind for bind in topology.binds if bind.slots]
+    if slots and _lacks_one(channel, [bind.target for bind in slots]):
+        # Its bindings are gone too. Whoever dies on the way has not said that all is bound.
+        channel.exchange_delete(topology.all_bound)
     for queue in topology.queues:
         declare_queue(channel, queue)
-    slots = [bind for bind in topology.binds if bind.slots]
     if slots:
         if thoroughly or not _exists(channel, topology.all_bound):
-            for bind in slots:
-                # Without waiting for an answer to each. What the broker refuses of them ends the
-                # channel, as the next declaration finds out.
-                for slot in bind.slots:
-                    key = slot_routing_key(slot)
-                    channel.queue_bind(bind.target, bind.source, key, nowait=True)
+            _bind_slots(channel, slots)
             channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=True)
         # Nothing is ever published there. Who died before this line left it to who comes next.
         channel.exchange_bind(topology.front, topology.all_bound)
@@ -50,6 +50,27 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
             channel.exchange_bind(
                 bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
             )
+
+
+def _bind_slots(channel: Any, binds: Iterable[Bind]) -> None:
+    """Make the bindings without waiting for an answer to each.
+
+    What the broker refuses of them ends the channel, as the next declaration finds out.
+    """
+    for bind in binds:
+        for slot in bind.slots:
+            channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
+
+
+def _lacks_one(channel: Any, queues: Iterable[str]) -> bool:
+    own = channel.connection.channel()  # as below
+    try:
+        for queue in queues:
+            own.queue_declare(queue, passive=True)
+    except amqp.exceptions.NotFound:
+        return True
+    own.close()
+    return False
 
 
 def _exists(channel: Any, exchange: str) -> bool:

@@ -139,6 +139,12 @@ class Topology:
         return tuple(q.name for q in self.queues if q.shard is not None)
 
     @cached_property
+    def exchange_names(self) -> tuple[str, ...]:
+        """The names of what is there, or tells what is, once all of it is declared."""
+        names = tuple(each.name for each in self.exchanges)
+        return (*names, self.all_bound) if any(bind.slots for bind in self.binds) else names
+
+    @cached_property
     def _spreads_keys(self) -> bool:
         return any(each.shards and each.type == _HASH for each in self.exchanges)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 from waiting import until
 from worker import App, Event
 from worker.config import Settings, load_settings
+from worker.consumer import Consumer
+from worker.dedup.base import StoreOptions
+from worker.dedup.memory import MemoryStore
 from worker.errors import ConfigurationError
 from worker.found import find_generations
 from worker.inspector import Inspector
@@ -32,7 +36,7 @@ class Step(Event, name="step", key="line"):
 
 @pytest.fixture
 def settings(amqp_url: str, tmp_path: Path) -> Settings:
-    return load_settings({"broker": amqp_url}, {}, tmp_path)
+    return load_settings({"broker": amqp_url, "shards": 2}, {}, tmp_path)
 
 
 @pytest.fixture
@@ -96,6 +100,22 @@ def test_who_died_before_it_was_tied_to_the_front_left_that_to_the_next(
         assert not inspector.has_exchange(MARKER)
 
 
+def test_a_queue_that_was_removed_meanwhile_is_bound_anew(app: App, settings: Settings) -> None:
+    declare(app, settings)
+    with Inspector("bank", settings) as inspector:
+        inspector.ask(methodcaller("queue_delete", "bank.g1.1"))
+        declare(app, settings)
+        for number in range(20):
+            inspector.ask(publish(f"key-{number}"))
+
+        def depth(queue: str) -> int:
+            found = inspector.depth(queue)
+            return 0 if found is None else found.ready
+
+        until(lambda: depth("bank.g1.0") + depth("bank.g1.1") == 20)
+        assert depth(RELAY) == 0
+
+
 def test_a_front_of_another_type_is_told_as_what_it_is(app: App, settings: Settings) -> None:
     with Inspector("bank", settings) as inspector:
         inspector.ask(
@@ -112,3 +132,28 @@ def test_a_front_of_another_type_is_told_as_what_it_is(app: App, settings: Setti
         )
         with pytest.raises(ConfigurationError, match=r"another type.* remove that exchange"):
             find_generations(inspector, partial(topology_of, app, settings), 2)
+
+
+@pytest.mark.parametrize("exchange", [FRONT, "bank.g1.relay.2", "qw.events", MARKER])
+def test_an_exchange_that_is_removed_from_a_running_service_is_declared_anew(
+    app: App, settings: Settings, exchange: str
+) -> None:
+    consumer = Consumer(app, settings, shards=range(2), store=MemoryStore(StoreOptions()))
+    with closing(consumer), Inspector("bank", settings) as inspector:
+        consumer.open()
+
+        def goes_on(condition: Callable[[], object]) -> Callable[[], object]:
+            def look() -> object:
+                consumer.statistics()  # asks what is there, once a second
+                consumer.tick(0.01)
+                return condition()
+
+            return look
+
+        inspector.ask(methodcaller("exchange_delete", exchange))
+        until(goes_on(lambda: consumer.counters.reconnects == 1))
+        until(goes_on(lambda: inspector.has_exchange(exchange)))
+        inspector.ask(publish("a"))
+        until(goes_on(lambda: consumer.counters.completed == 1))
+        assert consumer.counters.relayed == 0
+        until(goes_on(lambda: inspector.has_exchange(MARKER)))
