@@ -20,7 +20,6 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL
 from psycopg.waiting import Ready, Wait
 
 from worker.config import mask_url
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from psycopg.abc import RV, PQGen
+    from psycopg.sql import Composable
 
     from worker.errors import QworkerError, Unreachable
 
@@ -268,13 +268,22 @@ def _parameters(url: str, kind: Kind, timeout: float) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(line: Line, *, patience: int | None = None) -> Iterator[None]:
-    """Make the block one transaction, of which there is one at a time in a database.
+def alone(line: Line) -> Iterator[None]:
+    """Make the block one transaction, of which there is one at a time in a database."""
+    with line.transaction():
+        line.execute(_ONE_AT_A_TIME)
+        yield
+
+
+def send_alone(line: Line, statement: Composable, *, patience: int | None = None) -> None:
+    """Let ``statement`` be such a transaction: one message, so that no lock waits for the client.
 
     ``patience``: milliseconds that it waits for each lock, this one too.
     """
-    with line.transaction():
-        if patience is not None:
-            line.execute(SQL("SET LOCAL lock_timeout = {}").format(patience))
-        line.execute(_ONE_AT_A_TIME)
-        yield
+    waits = "" if patience is None else f"SET LOCAL lock_timeout = {patience}; "
+    line.begin(f"{waits}{_ONE_AT_A_TIME}; {statement.as_string(line)}")()
+
+
+def is_lost(line: Line, error: psycopg.Error) -> bool:
+    """Tell whether ``error`` means that the connection cannot be used any more."""
+    return line.closed or (error.sqlstate or "08").startswith(("08", "57P"))
