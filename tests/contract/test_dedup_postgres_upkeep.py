@@ -169,3 +169,26 @@ def test_a_session_that_ends_in_the_midst_of_it_is_a_server_that_is_away(
     with pytest.raises(DedupUnavailable, match="terminating connection"), opened(postgres_url):
         pass
     assert not caplog.records
+
+
+def test_ids_are_forgotten_also_where_all_tables_are_published(
+    postgres_url: str, admin: Admin
+) -> None:
+    admin.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    with opened(postgres_url) as peer:
+        record = new_record()
+        peer.complete(record)
+        assert peer.store.forget([record]) == set()
+        assert peer.claim(record).answer is FRESH
+
+
+def test_what_an_older_version_made_is_published_too(postgres_url: str, admin: Admin) -> None:
+    admin.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    with opened(postgres_url) as peer:
+        record = new_record()
+        peer.complete(record)
+    for name in partitions(admin):
+        admin.execute(SQL("ALTER TABLE {} REPLICA IDENTITY DEFAULT").format(Identifier(name)))
+    with opened(postgres_url) as peer:
+        assert peer.store.forget([record]) == set()
+        assert peer.claim(record).answer is FRESH

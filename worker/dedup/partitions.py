@@ -30,15 +30,17 @@ if TYPE_CHECKING:
 _AHEAD_SHARE = 8
 #: Seconds that the server's clock may go wrong by, and back, without hiding an id for ever.
 _CLOCK_MARGIN = 300
-_LOOK = """SELECT clock, nspname, relname, pg_get_expr(relpartbound, pg_class.oid)
+_LOOK = """SELECT clock, nspname, relname, pg_get_expr(relpartbound, pg_class.oid), relreplident
     FROM (SELECT date_part('epoch', clock_timestamp()) AS clock) AS now
         LEFT JOIN pg_inherits ON inhparent = 'qworker_dedup_done'::regclass
         LEFT JOIN pg_class ON pg_class.oid = inhrelid
         LEFT JOIN pg_namespace ON pg_namespace.oid = relnamespace"""
 _BOUNDS = re.compile(r"FROM \('(\d+)'\) TO \('(\d+)'\)")
+#: There is no key, so a publication of all tables would have each deletion refused without this.
+_IDENTIFY = SQL("ALTER TABLE {name} REPLICA IDENTITY FULL")
 #: Attaching what was made before takes a lock that batches do not meet, unlike PARTITION OF.
 _MAKE = SQL(
-    """CREATE TABLE {name} (LIKE qworker_dedup_done INCLUDING ALL);
+    """CREATE TABLE {name} (LIKE qworker_dedup_done INCLUDING ALL); {identify};
     ALTER TABLE qworker_dedup_done ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"""
 )
 _DROP = SQL("DROP TABLE IF EXISTS {name}")
@@ -59,6 +61,8 @@ class Partition(NamedTuple):
 
     name: Identifier
     span: Span
+    #: Deleting from it can be published.
+    is_identified: bool
 
 
 class Partitions(NamedTuple):
@@ -116,12 +120,12 @@ def look(line: Line) -> Partitions:
     """Return what there is now."""
     rows = line.execute(_LOOK).fetchall()
     found = []
-    for _, schema, name, text in rows:
+    for _, schema, name, text, identity in rows:
         # It has none while somebody else drops it; and what an operator added may have others.
         bounds = _BOUNDS.search(text or "")
         if bounds is not None:
             span = Span(int(bounds[1]), int(bounds[2]))
-            found.append(Partition(Identifier(schema, name), span))
+            found.append(Partition(Identifier(schema, name), span, identity != "d"))
     return Partitions(rows[0][0], found)
 
 
@@ -149,10 +153,15 @@ def drop(line: Line, partition: Partition) -> None:
     send_alone(line, _DROP.format(name=partition.name), patience=_PATIENCE)
 
 
+def identify(line: Line, partition: Partition) -> None:
+    """Let deletions be published from what an older version made."""
+    send_alone(line, _IDENTIFY.format(name=partition.name), patience=_PATIENCE)
+
+
 def _make(line: Line, spans: Collection[Span], patience: int | None) -> None:
     statements = []
     for span in spans:
         name = Identifier(f"qworker_dedup_done_{span.lower}_{span.upper}")
         bounds = {"lower": span.lower, "upper": span.upper}
-        statements.append(_MAKE.format(name=name, **bounds))
+        statements.append(_MAKE.format(name=name, identify=_IDENTIFY.format(name=name), **bounds))
     send_alone(line, SQL("; ").join(statements), patience=patience)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import Error, errors
 
-from worker.dedup.partitions import drop, make_room
+from worker.dedup.partitions import drop, identify, make_room
 from worker.stores.postgres import is_lost
 
 if TYPE_CHECKING:
@@ -86,11 +86,15 @@ class Upkeep:
             with self._optional(line):
                 there = make_room(line, self._retention, ahead=True)
                 self._plan(there)
-        for partition in there.past():
+        past = there.past()
+        for partition in there.found:
             if not self._has_time(line):
                 break
             with self._optional(line):
-                drop(line, partition)
+                if partition in past:
+                    drop(line, partition)
+                elif not partition.is_identified:
+                    identify(line, partition)
 
     def _plan(self, there: Partitions) -> None:
         self._tend_at = time.monotonic() + min(_TEND_EVERY, there.room(self._retention) / 2)
