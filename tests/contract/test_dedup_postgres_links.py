@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,3 +97,40 @@ def test_a_lost_answer_is_given_again(link: Proxy, peer: Peer, near: Peer) -> No
         peer.complete(record)
     assert near.claim(record).answer is Answer.DUPLICATE
     assert insist(partial(peer.complete, record)) is ALREADY_DONE
+
+
+def test_nothing_is_said_at_the_start_that_a_pooler_does_not_take() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"postgresql://user@127.0.0.1:{server.getsockname()[1]}/database"
+        opening = pool.submit(
+            PostgresStore.open, f"{url}?sslmode=disable&gssencmode=disable", OPTIONS
+        )
+        connection, _ = server.accept()
+        with connection:
+            words = connection.recv(4096)[8:].split(b"\0")
+        with pytest.raises(DedupUnavailable):
+            opening.result()
+    assert {*words[::2]} - {b""} <= {b"user", b"database", b"application_name"}
+
+
+def test_a_session_is_as_it_has_to_be_whatever_is_set_for_its_user(
+    near: Peer, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(
+            """ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable';
+            ALTER ROLE CURRENT_USER SET statement_timeout = 0;
+            CREATE TABLE seen AS SELECT name, setting FROM pg_settings WHERE false;
+            CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO seen SELECT name, setting FROM pg_settings; RETURN NULL; END $$;
+            CREATE TRIGGER look AFTER INSERT ON qworker_dedup_held EXECUTE FUNCTION look()"""
+        )
+        try:
+            near.store.close()
+            assert near.claim(new_record()) == Verdict(FRESH, 1)
+        finally:
+            admin.execute("ALTER ROLE CURRENT_USER RESET ALL")
+        found: dict[str, str] = dict(admin.execute("SELECT name, setting FROM seen").fetchall())
+    assert found["transaction_isolation"] == "read committed"
+    assert found["statement_timeout"] == found["lock_timeout"] == "1350"
+    assert found["idle_in_transaction_session_timeout"] == "1500"

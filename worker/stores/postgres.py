@@ -43,9 +43,13 @@ _OLDEST = 140_000
 #: One that creates tables keeps all others from it, of whatever kind of store: with IF NOT EXISTS,
 #: too, two at the same moment disturb each other.
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7163120461)"
-_WHO = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+#: Asked of the server itself: what a pooler says of it when it connects is made up. (Nor do poolers
+#: take settings then, so they are set by what asks.)
+_WHO = """SELECT pg_backend_pid(),
+    (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), {settings}"""
+#: A pooler may have given this client the session that it had before: all of that is over.
 _END_PREDECESSOR = """SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
-    WHERE pid = %s AND backend_start = %s"""
+    WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()"""
 _EVENTS = {
     Wait.R: select.POLLIN,
     Wait.W: select.POLLOUT,
@@ -145,6 +149,8 @@ class Database:
         self.shown = f"{kind.name} store {mask_url(url)}"
         self._url = url
         self._parameters = _parameters(url, kind, timeout)
+        settings = (f"set_config('{name}', '{to}', false)" for name, to in _settings(timeout))
+        self._who = _WHO.format(settings=", ".join(settings))
         self._kind = kind
         self._timeout = timeout
         self._prepare = prepare
@@ -209,10 +215,10 @@ class Database:
             raise self.mistake(
                 f"PostgreSQL {line.info.server_version // 10_000} is too old; use 14 or newer"
             )
+        ((pid, started, *_),) = line.execute(self._who)
         if self._left is not None:
             self._end_predecessor(line, *self._left)
-        row = line.execute(_WHO).fetchone()
-        self._current = None if row is None else (line.info.backend_pid, row[0])
+        self._current = pid, started
         self._prepare(line)
         return line
 
@@ -248,23 +254,21 @@ def _parameters(url: str, kind: Kind, timeout: float) -> dict[str, Any]:
             f"the {kind.name} URL cannot be read{reason}: write postgresql://user:password@host/"
             "database?sslmode=…; in a password, %2F for /, %40 for @ and %25 for %"
         )
-    milliseconds = math.ceil(timeout * 1000)
-    # Ahead of the client, so that it hears the reason.
-    at_server = math.ceil(timeout * 900)
-    settings = {
-        "statement_timeout": at_server,
-        "lock_timeout": at_server,
-        "idle_in_transaction_session_timeout": milliseconds,
-        # What a lock was waited for has to be seen as it is by then.
-        "default_transaction_isolation": r"read\ committed",
-    }
-    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return {
         "connect_timeout": math.ceil(timeout),
-        "tcp_user_timeout": milliseconds,  # a server that vanished without a word
-        "options": f"{said.get('options') or ''} {own}",
+        "tcp_user_timeout": math.ceil(timeout * 1000),  # a server that vanished without a word
         "application_name": said.get("application_name") or f"qworker {kind.name}",
     }
+
+
+def _settings(timeout: float) -> Iterator[tuple[str, object]]:
+    """Yield what a session has to be like."""
+    # Ahead of the client, so that it hears the reason.
+    yield "statement_timeout", math.ceil(timeout * 900)
+    yield "lock_timeout", math.ceil(timeout * 900)
+    yield "idle_in_transaction_session_timeout", math.ceil(timeout * 1000)
+    # What a lock was waited for has to be seen as it is by then.
+    yield "default_transaction_isolation", "read committed"
 
 
 @contextmanager
