@@ -1,7 +1,9 @@
 """A PostgreSQL server, for stores of every kind: a connection that waits no longer than it may.
 
 A server that hangs is away: nothing here waits for it past the timeout, by the client's own clock.
-(Connecting takes two seconds at least before it is given up, as libpq has it, at each address.) And
+(Connecting takes two seconds at least before it is given up, as libpq has it, at each address; to
+that comes the timeout for its name, which is not for libpq to look up, unless a service file has
+it.) And
 what a client leaves behind as it hangs, dies, or is cut off keeps nobody waiting for long either:
 the server ends its statements, and its idle transactions, by their timeouts.
 """
@@ -24,6 +26,7 @@ from psycopg.waiting import Ready, Wait
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
+from worker.stores.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +152,7 @@ class Database:
         self.shown = f"{kind.name} store {mask_url(url)}"
         self._url = url
         self._parameters = _parameters(url, kind, timeout)
+        self._hosts = Hosts(conninfo_to_dict(url))
         settings = (f"set_config('{name}', '{to}', false)" for name, to in _settings(timeout))
         self._who = _WHO.format(settings=", ".join(settings))
         self._kind = kind
@@ -208,7 +212,11 @@ class Database:
 
     def _connect(self) -> Line:
         # What psycopg prepares by itself it discards with all that others prepared.
-        line = Line.connect(self._url, autocommit=True, prepare_threshold=None, **self._parameters)
+        try:
+            parameters = {**self._parameters, **self._hosts.parameters(self._timeout)}
+        except OSError as error:
+            raise psycopg.OperationalError(str(error)) from None
+        line = Line.connect(self._url, autocommit=True, prepare_threshold=None, **parameters)
         self._line = line  # closed by whoever sees the following fail
         line.give_up = time.monotonic() + self._timeout
         if line.info.server_version < _OLDEST:
