@@ -1,9 +1,8 @@
 """A PostgreSQL server, for stores of every kind: a connection that waits no longer than it may.
 
 A server that hangs is away: nothing here waits for it past the timeout, by the client's own clock.
-(Connecting takes two seconds at least before it is given up, as libpq has it, at each address; to
-that comes the timeout for its name, which is not for libpq to look up, unless a service file has
-it.) And
+(Connecting takes two seconds at least before it is given up, as libpq has it, at each address.
+Before that its name is looked up, within the timeout too, unless that is in a service file.) And
 what a client leaves behind as it hangs, dies, or is cut off keeps nobody waiting for long either:
 the server ends its statements, and its idle transactions, by their timeouts.
 """
