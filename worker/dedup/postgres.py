@@ -13,9 +13,7 @@ as the one before has left it. The clock is the server's.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ from psycopg import errors
 
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore
 from worker.dedup.packed import ENTRY_BYTES, answered, pack, pack_forgotten, unpack
-from worker.dedup.partitions import tend
+from worker.dedup.upkeep import Upkeep
 from worker.errors import DedupUnavailable
 from worker.stores.postgres import Database, Kind, alone
 
@@ -105,11 +103,6 @@ SELECT encode(string_agg(CASE WHEN is_claimed THEN '\\x08'::bytea ELSE '\\x06' E
     'hex')
 FROM found
 """
-#: Rows that another has locked are left to the next time.
-_SWEEP = """DELETE FROM qworker_dedup_held WHERE record IN (
-    SELECT record FROM qworker_dedup_held
-    WHERE deadline + memory <= date_part('epoch', clock_timestamp())
-    LIMIT 10000 FOR UPDATE SKIP LOCKED)"""
 _MARK_PARKED = """INSERT INTO qworker_dedup_parked AS parked VALUES (%s, %s, %s)
     ON CONFLICT (service, key) DO UPDATE SET number = greatest(parked.number, excluded.number)"""
 _PARKED = "SELECT key, number FROM qworker_dedup_parked WHERE service = %s"
@@ -118,8 +111,6 @@ _DURABILITY = "SELECT current_setting('fsync'), current_setting('synchronous_com
 _MAY_MAKE_PARTITIONS = """SELECT pg_has_role(relowner, 'USAGE')
         AND has_schema_privilege(relnamespace, 'CREATE')
     FROM pg_class WHERE oid = 'qworker_dedup_done'::regclass"""
-#: Seconds after which the partitions are looked after again, at most.
-_TEND_EVERY = 3600.0
 
 
 class PostgresStore(DedupStore):
@@ -133,9 +124,8 @@ class PostgresStore(DedupStore):
     shared = True
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        self._options = options
         self._database = Database(url, _KIND, options.timeout, self._prepare)
-        self._tend_at = 0.0
+        self._upkeep = Upkeep(self._database.shown, options)
         times = (options.claim_ttl, options.claim_memory, options.retention)
         self._times = ", ".join(f"{seconds:.6f}" for seconds in times)
         self._claim_times = ", ".join(f"{seconds:.6f}" for seconds in times[:2])
@@ -149,6 +139,8 @@ class PostgresStore(DedupStore):
         the first schema of the ``search_path``.
         """
         store = cls(url, options)
+        with store._database.talking(opening=True) as line:
+            store._upkeep.run(line)
         with store._database.talking(opening=True) as line:
             # Tells whether this user may do all of it, before the first message depends on it.
             line.begin(store._script([bytes(ENTRY_BYTES - 1) + b"N"], b""))()
@@ -167,8 +159,8 @@ class PostgresStore(DedupStore):
         dead = b"".join(batch.dead)
         script = "; ".join(self._script([entries[at] for at in wave], dead) for wave in waves)
         with self._database.talking() as line:
-            if time.monotonic() >= self._tend_at:
-                self._tend(line)
+            if self._upkeep.is_due():
+                self._upkeep.run(line)
             replied = line.begin(script)
 
         def finish() -> Answers:
@@ -176,7 +168,7 @@ class PostgresStore(DedupStore):
                 try:
                     replies = replied()
                 except errors.CheckViolation:  # no partition has room for what is done
-                    self._tend(line)
+                    self._upkeep.make_room(line)
                     replies = line.begin(script)()
             found: list[Any] = [None] * len(entries)
             for wave, reply in zip(waves, replies, strict=True):
@@ -248,6 +240,7 @@ class PostgresStore(DedupStore):
                 if line.execute(_IS_THERE).fetchone() == (False,):
                     line.execute(_TABLES)
                     line.execute(_INSERT_VERSION, (_VERSION,))
+            self._upkeep.begin_anew()
         row = line.execute(_LOOK_VERSION).fetchone()
         if row != (_VERSION,):
             found = "unknown" if row is None else f"version {row[0]}"
@@ -255,16 +248,8 @@ class PostgresStore(DedupStore):
                 f"its layout is {found}, this program knows version {_VERSION}; use the program"
                 " that made it, or another database or schema"
             )
-        self._tend(line)
-        for statement in (_SETTINGS, _LOCK, _APPLY, _FORGET):
-            line.execute(statement)
-
-    def _tend(self, line: Line) -> None:
-        """Look after the partitions, and drop what is held and forgotten."""
-        room = tend(line, self._options.retention)
-        self._tend_at = time.monotonic() + min(_TEND_EVERY, room / 2)
-        with suppress(errors.QueryCanceled):  # it takes too long for now
-            line.execute(_SWEEP)
+        line.execute(_SETTINGS)
+        line.execute(f"{_LOCK}; {_APPLY}; {_FORGET}")
 
     def _lock(self, hexed: str) -> str:
         return f"EXECUTE qworker_dedup_lock('\\x{hexed}', {self._claim_times})"

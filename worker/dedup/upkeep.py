@@ -1,0 +1,147 @@
+"""What the PostgreSQL store does beside its batches: making room, and leaving none of the old.
+
+A batch waits for what cannot be done without: room for what is done now. All else can wait itself,
+takes a small part of a tick, and its failure is told in the log and keeps nobody away.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from psycopg import Error, errors
+
+from worker.dedup.partitions import drop, identify, make_room
+from worker.stores.postgres import is_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.dedup.base import StoreOptions
+    from worker.dedup.partitions import Partitions
+    from worker.stores.postgres import Line
+
+logger = logging.getLogger("worker.dedup")
+
+#: Seconds after which the tables are looked after again, at most.
+_TEND_EVERY, _SWEEP_EVERY = 3600.0, 3600.0
+#: What is in use, or another user's. (``warnings`` of the store tells of the latter.)
+_NOT_NOW = (errors.LockNotAvailable, errors.QueryCanceled, errors.InsufficientPrivilege)
+#: A bite of the sweep: what is held in some blocks of the table. No index tells what is forgotten,
+#: and where a long transaction of anybody's keeps the vacuum from the dead rows, the server takes
+#: long to look at them all. Rows that another has locked are left to the next time.
+_SWEEP = """SET LOCAL statement_timeout = {milliseconds};
+DELETE FROM qworker_dedup_held WHERE record IN (
+    SELECT record FROM qworker_dedup_held
+    WHERE ctid >= '({lower},0)' AND ctid < '({upper},0)'
+        AND deadline + memory <= date_part('epoch', clock_timestamp())
+    FOR UPDATE SKIP LOCKED)"""
+_BLOCKS = """SELECT pg_relation_size('qworker_dedup_held')
+    / current_setting('block_size')::bigint"""
+#: By how much the next bite is smaller after one that took too long, and larger after any other.
+_SMALLER, _LARGER = 8, 2
+#: Seconds: of one bite; of a tick, until no other bite begins; between ticks that have some.
+_BITE, _MEAL, _PAUSE = 0.1, 0.2, 10.0
+
+
+class Upkeep:
+    """Of one store. ``shown`` is what the log calls that."""
+
+    def __init__(self, shown: str, options: StoreOptions) -> None:
+        self._shown = shown
+        self._retention = options.retention
+        self._timeout = options.timeout
+        self._tend_at = self._sweep_at = 0.0
+        #: Where this round of the sweep has come to, where it ends, and how much it tries at once.
+        self._block = self._blocks = self._bite = 0
+        self._told: set[str] = set()
+
+    def is_due(self) -> bool:
+        """Tell whether there is something to be done."""
+        return time.monotonic() >= min(self._tend_at, self._sweep_at)
+
+    def begin_anew(self) -> None:
+        """Know that the tables were made just now."""
+        self._tend_at = 0.0
+
+    def make_room(self, line: Line) -> None:
+        """Make the room that a batch did not find."""
+        make_room(line, self._retention)
+
+    def run(self, line: Line) -> None:
+        """Do what is due. Raises where nothing can be recorded, or the connection is lost."""
+        now = time.monotonic()
+        if now >= self._tend_at:
+            self._tend(line)
+        if now >= self._sweep_at and self._has_time(line):
+            self._sweep(line)
+
+    def _tend(self, line: Line) -> None:
+        there = make_room(line, self._retention)
+        # Ahead of what may fail: a connection that was lost by that is not lost by it for ever.
+        self._plan(there)
+        if there.lacks(self._retention, ahead=True):
+            with self._optional(line):
+                there = make_room(line, self._retention, ahead=True)
+                self._plan(there)
+        past = there.past()
+        for partition in there.found:
+            if not self._has_time(line):
+                break
+            with self._optional(line):
+                if partition in past:
+                    drop(line, partition)
+                elif not partition.is_identified:
+                    identify(line, partition)
+
+    def _plan(self, there: Partitions) -> None:
+        self._tend_at = time.monotonic() + min(_TEND_EVERY, there.room(self._retention) / 2)
+
+    def _sweep(self, line: Line) -> None:
+        """Drop what is held and forgotten: all in one go, or as much as this tick has time for."""
+        self._sweep_at = time.monotonic() + _SWEEP_EVERY
+        enough = time.monotonic() + _MEAL
+        with self._optional(line):
+            if self._block >= self._blocks:
+                ((self._blocks,),) = line.execute(_BLOCKS)
+                self._block, self._bite = 0, self._blocks
+            while self._block < self._blocks:
+                if time.monotonic() >= enough:
+                    self._sweep_at = time.monotonic() + _PAUSE
+                    break
+                self._sweep_some(line)
+
+    def _sweep_some(self, line: Line) -> None:
+        upper = min(self._block + self._bite, self._blocks)
+        script = _SWEEP.format(milliseconds=round(_BITE * 1000), lower=self._block, upper=upper)
+        try:
+            line.begin(script)()
+        except errors.QueryCanceled:
+            if self._bite > 1:
+                self._bite = max(1, self._bite // _SMALLER)
+                return
+            # Whatever is the matter with this one, it does not keep the others.
+        else:
+            self._bite *= _LARGER
+        self._block = upper
+
+    @contextmanager
+    def _optional(self, line: Line) -> Iterator[None]:
+        """Let nothing of the block keep the store away but that the connection is lost."""
+        try:
+            yield
+        except _NOT_NOW:
+            pass
+        except Error as error:
+            if is_lost(line, error):
+                raise
+            text = str(error).strip()
+            if text not in self._told:
+                self._told.add(text)
+                logger.warning("%s: this is left for later: %s", self._shown, text)
+
+    def _has_time(self, line: Line) -> bool:
+        """Tell whether the batch that comes after it still has half of its time."""
+        return line.give_up - time.monotonic() > self._timeout / 2
