@@ -1,4 +1,4 @@
-"""Where everything went: done, dead or parked; nothing both, and nothing past what is parked.
+"""Where everything went: done, dead or parked for a reason; nothing both, nothing past the parked.
 
 A *dead letter* is of one handler (or of all, where it reached none), and is recorded as done. What
 is *parked* lies there for every handler that has not done it, since it returns to all of them; and
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from chaos.deserts import Deserts
 from chaos.excuses import effect_of, explains, explains_for_good
 from chaos.executions import Execution, Kind
 from chaos.findings import Findings
@@ -42,13 +43,15 @@ class Accounts:
         for handler, id_ in case.wanted:
             self._handlers[id_].add(handler)
         self._unordered = {*case.unordered}
+        self._deserts = Deserts(case, case.executions)
         self._failed = defaultdict[tuple[str, str], list[Execution]](list)
         for each in case.executions:
             if each.effect is None and each.end is not None:
                 self._failed[each.handler, each.id].append(each)
 
     def check(self, found: Findings) -> None:
-        """Add what is wrong: lost, past what is parked, done and set aside, parked in no order."""
+        """Add what is wrong: lost, aside for no reason, or though it is done, or in no order."""
+        found.undeserved = sorted(self._deserts.without_reason(self._done))
         missing = (due for due in self._case.wanted if due not in self._done and not self.lies(due))
         found.lost = sorted(" ".join(due) for due in missing)
         found.past_parked = [*self._past_parked()]

@@ -56,6 +56,11 @@ class Case:
     #: What lies in the parked queue, of each key in the order in which it would return; the handler
     #: is that which could not do it, and empty where an earlier one of the key was parked.
     parked: Sequence[Due] = ()
+    #: What is ordered to fail for good: it may be set aside, and parked at handlers that park keys.
+    hopeless: Collection[Due] = ()
+    parking: Collection[str] = ()
+    #: After so many deaths of its process anything is a dead letter.
+    crash_limit: int = 3
     #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
     optional: Collection[tuple[str, int]] = ()
     #: Handlers whose events have no order.

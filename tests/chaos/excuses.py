@@ -107,8 +107,7 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     if not fault.met(first):  # first, as most are of others: what follows looks at all faults
         return False
     late = WINDOW + _unable(faults, first, fault.since)
-    gone = fault.since if math.isinf(fault.until) else fault.until
-    return fault.since - late <= outcome_of(first) <= gone + _DYING
+    return fault.since - late <= outcome_of(first) <= gone_at(fault) + _DYING
 
 
 def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
@@ -143,6 +142,11 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
         if fault.since - WINDOW <= reached <= ended:
             reached = ended
     return max(0.0, min(reached, until) - since)
+
+
+def gone_at(fault: Fault) -> float:
+    """Return when a fault was over; a kill that nobody saw the end of was over at once."""
+    return fault.since if math.isinf(fault.until) else fault.until
 
 
 def effect_of(execution: Execution) -> float:
@@ -180,8 +184,7 @@ def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float
         if not fault.met(execution):
             continue
         if fault.kind is Kind.KILL:
-            gone = fault.since if math.isinf(fault.until) else fault.until
-            if execution.begin <= gone + _DYING:
+            if execution.begin <= gone_at(fault) + _DYING:
                 yield fault.since
         elif fault.kind is Kind.GONE and execution.begin <= fault.until:
             for why in faults:

@@ -19,6 +19,8 @@ class Findings:
     effects: int = 0
     #: Handler and id of what was confirmed, has no effect and was not set aside.
     lost: list[str] = field(default_factory=list)
+    #: Dead letters and parked messages that nothing is the reason of.
+    undeserved: list[str] = field(default_factory=list)
     #: Effects of what was set aside too.
     twofold: list[Execution] = field(default_factory=list)
     #: Effects of a key behind what is parked of it, and what that is; and what is parked of a key
@@ -86,6 +88,7 @@ class Findings:
         """What must not be, by kind."""
         return [
             ("lost", self.lost),
+            ("set aside without a reason", self.undeserved),
             ("done and set aside", self.twofold),
             ("done past a parked message", self.past_parked),
             ("parked in no order", self.parked_in_no_order),

@@ -53,6 +53,8 @@ class Entry:
     #: The name of the service's place, where the test gave it one.
     supervisor: str = ""
     detail: str = ""
+    #: What an event asks of its handlers: to fail, and how (:mod:`chaos.apps.ledger`).
+    order: str = ""
 
 
 class Writer:

@@ -45,7 +45,7 @@ _READY = 60.0
 #: Seconds between two looks at what goes on.
 _LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
-_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
+_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2, "crash_limit": 3}
 
 
 class Stage:
@@ -79,6 +79,8 @@ class Stage:
         #: What was set aside when that was looked at last; what is parked, in the order of return.
         self.dead_letters: list[Due] = []
         self.parked: list[Due] = []
+        #: Why, as the letters say.
+        self.reasons: dict[Due, str] = {}
         self._writer = Writer(self.history.file)
         self._blows = Blows(self._writer)
         self._guard = guard
@@ -102,6 +104,11 @@ class Stage:
     def _running(self) -> list[Supervisor]:
         with self._lock:
             return [*self.supervisors.values()]
+
+    @property
+    def crash_limit(self) -> int:
+        """After how many deaths of its process a message is a dead letter."""
+        return int(self._settings["crash_limit"])
 
     # The service
 
@@ -269,7 +276,9 @@ class Stage:
 
     def _listed(self, *options: str) -> list[Due]:
         listed = self._ask("dlq", "list", "--json", "--limit", "0", *options)
-        return [(self._whole(letter["handler"]), letter["id"]) for letter in listed]
+        told = [(self._whole(each["handler"]), each["id"], each["reason"]) for each in listed]
+        self.reasons |= {(handler, id_): reason for handler, id_, reason in told}
+        return [(handler, id_) for handler, id_, _ in told]
 
     def _whole(self, handler: str | None) -> str:
         """Return the name of a handler as its context has it."""

@@ -9,12 +9,20 @@ from chaos.checker import Case, check
 from chaos.executions import Execution, Fault, Kind
 from judged import ALICE, BOB, killed, outage, paused, ran
 
+#: What these tests set aside for a reason.
+ORDERED = [(handler, f"a#{n}") for handler in ("h", "g", "") for n in (0, 1)]
+
+
+def aside(*executions: Execution) -> Case:
+    """Return a case whose first message is a dead letter by order."""
+    return Case(executions=executions, wanted=(), set_aside=[("h", "a#0")], hopeless=ORDERED)
+
 
 def test_what_was_set_aside_is_accounted_for_and_leaves_a_gap_in_the_order() -> None:
     ran_around = [ran(0, ALICE, 1, 2), ran(2, ALICE, 3, 4)]
     wanted = {("h", f"a#{n}") for n in range(3)}
     published = {f"a#{n}": ("a", n) for n in range(3)}
-    case = Case(executions=ran_around, wanted=wanted, published=published)
+    case = Case(executions=ran_around, wanted=wanted, published=published, hopeless=ORDERED)
 
     assert (check(case).lost, len(check(case).out_of_order)) == (["h a#1"], 1)
     assert check(replace(case, set_aside=[("h", "a#1")])).held
@@ -23,7 +31,7 @@ def test_what_was_set_aside_is_accounted_for_and_leaves_a_gap_in_the_order() -> 
 
 
 def test_what_is_done_and_set_aside_needs_a_fault_to_explain_it() -> None:
-    case = Case(executions=[ran(0, ALICE, 1, 2)], wanted=(), set_aside=[("h", "a#0")])
+    case = aside(ran(0, ALICE, 1, 2))
 
     assert check(case).twofold
     assert check(replace(case, faults=[killed(BOB, 2.1)])).twofold
@@ -49,7 +57,7 @@ def other(since: float, until: float) -> Fault:
 
 
 def test_a_fault_that_was_over_or_of_another_kind_explains_nothing_that_is_done_and_dead() -> None:
-    case = Case(executions=[ran(0, ALICE, 19, 20)], wanted=(), set_aside=[("h", "a#0")])
+    case = aside(ran(0, ALICE, 19, 20))
     forgot = Fault(Kind.AMNESIA, "", 19.5, 21)
     faults = (other(1, 1), other(20, 30), outage(20, 30), killed(ALICE, 1), killed(ALICE, 22))
 
@@ -59,7 +67,7 @@ def test_a_fault_that_was_over_or_of_another_kind_explains_nothing_that_is_done_
 
 def test_done_by_one_and_set_aside_by_the_next_is_explained_as_a_second_effect_is() -> None:
     runs = [ran(0, ALICE, 1, 2), failed(0, BOB, 9, 10, fence=2)]
-    case = Case(executions=runs, wanted=(), set_aside=[("h", "a#0")])
+    case = aside(*runs)
     forgot = Fault(Kind.AMNESIA, "", 5, 6)
 
     assert check(case).twofold
@@ -70,7 +78,7 @@ def test_done_by_one_and_set_aside_by_the_next_is_explained_as_a_second_effect_i
 
 def test_who_died_or_was_away_after_setting_it_aside_explains_that_the_next_one_did_it() -> None:
     runs = [failed(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
-    case = Case(executions=runs, wanted=(), set_aside=[("h", "a#0")])
+    case = aside(*runs)
 
     assert check(case).twofold
     assert check(replace(case, faults=[killed(ALICE, 2.1)])).held
@@ -79,7 +87,7 @@ def test_who_died_or_was_away_after_setting_it_aside_explains_that_the_next_one_
 
 
 def test_what_reached_no_handler_and_is_done_is_both() -> None:
-    case = Case(executions=[ran(0, ALICE, 1, 2)], wanted=(), set_aside=[("", "a#0")])
+    case = replace(aside(ran(0, ALICE, 1, 2)), set_aside=[("", "a#0")])
 
     assert check(case).twofold
     assert check(replace(case, faults=[killed(ALICE, 2.1)])).held
@@ -94,6 +102,8 @@ def parked_at(sequence: int, upto: int, *executions: Execution, handlers: str = 
         wanted={(h, f"a#{n}") for h in handlers for n in places},
         published={f"a#{n}": ("a", n) for n in places},
         parked=[(culprit.get(n, ""), f"a#{n}") for n in range(sequence, upto + 1)],
+        hopeless={("h", f"a#{sequence}")},
+        parking={"h"},
     )
 
 
@@ -132,7 +142,8 @@ def test_the_other_handler_of_a_key_may_have_gone_on_before_that_was_parked() ->
 
 def test_a_dead_letter_keeps_no_handler_from_its_successors() -> None:
     runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4), ran(2, ALICE, 5, 6)]
-    case = replace(parked_at(3, 3, *runs), set_aside=[("h", "a#1")])
+    case = parked_at(3, 3, *runs)
+    case = replace(case, set_aside=[("h", "a#1")], hopeless={*case.hopeless, ("h", "a#1")})
 
     assert check(case).held
 
