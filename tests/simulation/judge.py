@@ -10,7 +10,7 @@ from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
 from simulation.ledger import SERVICE, Attempt, Finding
-from simulation.service import FALLIBLE
+from simulation.service import ATTEMPTS, FALLIBLE, Post
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
 
@@ -33,7 +33,30 @@ def check(world: World) -> list[Finding]:
     ):
         found += [_pair(what, first, second) for first, second in pairs]
     found += [Finding(key, "a handler ended without an end") for key in sorted(keys)]
+    found += [
+        _undeserved(post)
+        for post in world.confirmed
+        if post.id in dead and not _may_be_dead(world, post)
+    ]
     return found + _check_outlived(world) + _check_queues(world)
+
+
+def _may_be_dead(world: World, post: Post) -> bool:
+    """Tell whether its plan has a message rejected, or failed until its attempts are used up.
+
+    One that fails is given up before that where too many wait for retries, and the reason says so.
+    No process dies so often here that this were a reason.
+    """
+    if "reject" in post.plan:
+        return True
+    mine = (e for e in world.ledger.attempts if (e.handler, e.id) == (FALLIBLE, post.id))
+    failed = [e for e in mine if e.end is not None and not e.effect]
+    is_early = world.ledger.reasons.get(post.id, "").startswith("given up early")
+    return any(is_early or each.number >= ATTEMPTS for each in failed)
+
+
+def _undeserved(post: Post) -> Finding:
+    return Finding(post.key, f"a dead letter without a reason: {post.id}, {post.plan}", (post.id,))
 
 
 def _check_outlived(world: World) -> list[Finding]:
