@@ -1,9 +1,10 @@
 """Were the promises held? Reads everything that handlers did, and says what it found, and where.
 
-For each handler and key the sequence must rise by one from 0. No two executions of a key, and no
-two *processes* on a shard, may overlap; with ``single_active`` no two processes at all. The fence
-of a shard must not fall in the order in which handlers began. Everything that was confirmed must
-have its effect, or lie where it was set aside, and nothing both (:mod:`chaos.accounting`).
+For each handler and key the sequence must rise by one from 0. No two executions of a key, of
+whatever handlers, and no two *processes* on a shard, may overlap; with ``single_active`` no two
+processes at all. The fence of a shard must not fall in the order in which handlers began.
+Everything that was confirmed must have its effect, or lie where it was set aside for a reason
+(:mod:`chaos.deserts`), and nothing both (:mod:`chaos.accounting`).
 
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
@@ -125,9 +126,9 @@ def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) 
 def _check_keys(
     case: Case, executions: Sequence[Execution], stale: set[int], found: Findings
 ) -> None:
-    """One handler at a time for a key, but for who outlived its lease."""
+    """One handler at a time for a key, whichever it is, but for who outlived its lease."""
     current = [e for e in executions if id(e) not in stale]
-    found.key_overlaps = list(overlaps(current, lambda e: (e.handler, e.key), case.faults))
+    found.key_overlaps = list(overlaps(current, lambda e: e.key or (e.handler, e.id), case.faults))
 
 
 def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from chaos import checker
 from chaos.checker import Case
@@ -23,7 +24,8 @@ def check(world: World) -> list[Finding]:
     attempts = world.ledger.attempts
     for handler in world.app.handlers:
         found += _check_effects(world, handler, dead if handler == FALLIBLE else set(), faults)
-    everything = [_execution(each, sequence=0) for each in attempts]
+    # The handlers of a message without a key do not wait for each other.
+    everything = [replace(_execution(each, sequence=0), key=each.key or "") for each in attempts]
     overlaps = checker.check(Case(executions=everything, wanted=(), faults=faults))
     keys = {str(e.key) for e in overlaps.unfinished}
     for pairs, what in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from chaos.checker import Case, check
@@ -70,6 +71,22 @@ def test_two_handlers_of_a_key_at_once_are_a_broken_promise() -> None:
 
     assert len(found.key_overlaps) == 1
     assert found.owner_overlaps == []
+
+
+def test_the_handlers_of_a_key_take_turns_also_where_they_are_of_different_events() -> None:
+    one, other = ran(0, ALICE, 1, 3), replace(ran(1, ALICE, 2, 4), handler="g")
+
+    assert judge([one, other]).key_overlaps == [(one, other)]
+    assert judge([one, replace(other, key="b")]).key_overlaps == []
+
+
+def test_what_has_no_key_waits_for_nothing() -> None:
+    runs = [replace(ran(n, ALICE, 1, 3), key="", sequence=-1) for n in range(2)]
+    case = Case(executions=runs, wanted=(), unordered={"h"})
+
+    assert check(case).held
+    twice = [replace(each, id="a#0") for each in runs]
+    assert len(check(replace(case, executions=twice)).key_overlaps) == 1
 
 
 def test_two_processes_of_a_shard_at_once_are_a_broken_promise_whatever_the_fence() -> None:
