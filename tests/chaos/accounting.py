@@ -88,12 +88,11 @@ class Accounts:
         transaction is looked at by the handler, which a message that crashed the worker too often
         does not reach any more. Nobody calls the handler then, so no execution tells of that.
         """
-        faults = self._case.faults
         for other in self._failed[effect.handler, effect.id]:
             pair = (effect, other) if other.begin > effect.begin else (other, effect)
-            if explains(faults, *pair):
+            if explains(self._case, *pair):
                 return True
-        return explains_for_good(faults, effect)
+        return explains_for_good(self._case, effect)
 
     def _is_copy(self, effect: Execution) -> bool:
         """Tell whether what is parked of it may be a copy, as nothing keeps a key from having some.

@@ -62,6 +62,9 @@ class Case:
     parking: Collection[str] = ()
     #: After so many deaths of its process anything is a dead letter.
     crash_limit: int = 3
+    #: Seconds that leases and claims live without renewal.
+    lease_ttl: float = 3.0
+    claim_ttl: float = 5.0
     #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
     optional: Collection[tuple[str, int]] = ()
     #: Handlers whose events have no order.
@@ -87,8 +90,7 @@ def check(case: Case) -> Findings:
     accounts = Accounts(case, effects)
     accounts.check(found)
     _check_owners(case, executions, found)
-    stale = {id(execution) for execution, _ in found.stale}
-    _check_keys(case, executions, stale, found)
+    _check_keys(case, executions, found)
     _check_effects(case, effects, found)
     check_recording(case, effects, found)
     times = Counter((e.handler, e.id) for e in effects)
@@ -114,8 +116,8 @@ def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) 
     ):
         if first.pid == second.pid:
             continue
-        older, newer = sorted((first, second), key=lambda e: e.fence)
-        if older.fence < newer.fence and outlived(older, case.faults):
+        if _is_stale(case, first, second):
+            older, newer = sorted((first, second), key=lambda e: e.fence)
             if id(older) not in seen:
                 found.stale.append((older, newer))
                 seen.add(id(older))
@@ -123,12 +125,20 @@ def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) 
             found.owner_overlaps.append((first, second))
 
 
-def _check_keys(
-    case: Case, executions: Sequence[Execution], stale: set[int], found: Findings
-) -> None:
-    """One handler at a time for a key, whichever it is, but for who outlived its lease."""
-    current = [e for e in executions if id(e) not in stale]
-    found.key_overlaps = list(overlaps(current, lambda e: e.key or (e.handler, e.id), case.faults))
+def _is_stale(case: Case, first: Execution, second: Execution) -> bool:
+    """Tell whether one of two processes had outlived its lease when the other's run began."""
+    older, newer = sorted((first, second), key=lambda e: e.fence)
+    return older.fence < newer.fence and outlived(case, older, newer)
+
+
+def _check_keys(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """One handler at a time for a key, whichever it is, but for who outlived its lease.
+
+    Nothing excuses two of one process: it knows what it runs, however long it slept.
+    """
+    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case.faults):
+        if first.pid == second.pid or not _is_stale(case, first, second):
+            found.key_overlaps.append((first, second))
 
 
 def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) -> None:
@@ -137,7 +147,7 @@ def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) ->
     for times in by(effects, lambda e: (e.handler, e.id)).values():
         pairs += itertools.pairwise(times)
     for first, second in pairs:
-        is_allowed = not case.transactional and explains(case.faults, first, second)
+        is_allowed = not case.transactional and explains(case, first, second)
         (found.explained if is_allowed else found.repeated).append((first, second))
 
 

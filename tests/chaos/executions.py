@@ -68,7 +68,7 @@ class Kind(Enum):
 class Fault:
     """Trouble that a test made: for these processes of a supervisor, or for all of it.
 
-    What outlived its lease was paused or cut off; what was killed cannot have told of its effect.
+    What it explains, and for how long, is in :mod:`chaos.excuses`.
     """
 
     kind: Kind

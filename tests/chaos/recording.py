@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chaos.excuses import age_at, effect_of, explains, kill_of
@@ -34,11 +35,11 @@ _AHEAD, _MEASURED = 0.02, 0.25
 
 def check_recording(case: Case, effects: Sequence[Execution], found: Findings) -> None:
     """Add the ages of what kills explain, and what they cannot explain after all."""
-    others = [fault for fault in case.faults if fault.kind is not Kind.KILL]
+    others = replace(case, faults=[f for f in case.faults if f.kind is not Kind.KILL])
     recorded = _recorded(case, effects, found)
     number = Counter[tuple[float, int]]()
     for first, second in found.explained:
-        kill = kill_of(case.faults, first, second)
+        kill = kill_of(case, first, second)
         if kill is None:
             continue
         found.ages.append(age_at(case.faults, first, kill))

@@ -110,6 +110,11 @@ class Stage:
         """After how many deaths of its process a message is a dead letter."""
         return int(self._settings["crash_limit"])
 
+    @property
+    def ttls(self) -> tuple[float, float]:
+        """The seconds that leases and claims live without renewal."""
+        return self._settings["lease_ttl"], self._settings["claim_ttl"]
+
     # The service
 
     def join(self, name: str, **settings: Any) -> Supervisor:

@@ -159,6 +159,7 @@ def judge(
     """Return the verdict on what the history of a stage tells."""
     entries = _entries(stage)
     executions, trouble = join(entries), faults(entries)
+    lease_ttl, claim_ttl = stage.ttls
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
     found = check(
@@ -171,6 +172,8 @@ def judge(
             hopeless=stage.workload.hopeless(entries, stage.reasons),
             parking=stage.workload.parking,
             crash_limit=stage.crash_limit,
+            lease_ttl=lease_ttl,
+            claim_ttl=claim_ttl,
             optional={published[id_] for id_ in published.keys() - confirmed},
             unordered=stage.workload.unordered,
             transactional=stage.database is not None,

@@ -23,6 +23,8 @@ from servers import Guard
 from worker.transport.capabilities import sqlite_path
 
 _LOCAL = "127.0.0.1"
+#: Seconds that a lease and a claim live, where nothing is set.
+_TTL = 10.0
 #: Seconds within which a shard under steady load begins something.
 _LATELY = 2.0
 #: Seconds that a shard may stand still while it changes hands, beside the handler that runs.
@@ -206,6 +208,8 @@ class Site:
                 wanted={*product(STEPS, load.confirmed)},
                 faults=self.faults,
                 single_active=single_active,
+                lease_ttl=min(s.setting("lease_ttl", _TTL) for s in self._supervisors),
+                claim_ttl=min(s.setting("claim_ttl", _TTL) for s in self._supervisors),
             )
         )
         assert found.undisturbed if undisturbed else found.held, found.summary

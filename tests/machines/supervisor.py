@@ -81,6 +81,10 @@ class Supervisor(Service):
         """The pid of its last start, if there was one."""
         return None if self._process is None else self._process.pid
 
+    def setting(self, name: str, default: float) -> float:
+        """Return a number that it was started with."""
+        return float(self.environ.get(f"QWORKER_{name.upper()}", default))
+
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)

@@ -26,7 +26,7 @@ def check(world: World) -> list[Finding]:
         found += _check_effects(world, handler, dead if handler == FALLIBLE else set(), faults)
     # The handlers of a message without a key do not wait for each other.
     everything = [replace(_execution(each, sequence=0), key=each.key or "") for each in attempts]
-    overlaps = checker.check(Case(executions=everything, wanted=(), faults=faults))
+    overlaps = checker.check(_case(world, everything, faults))
     keys = {str(e.key) for e in overlaps.unfinished}
     for pairs, what in (
         (overlaps.key_overlaps, "two handlers of a key at once"),
@@ -41,6 +41,16 @@ def check(world: World) -> list[Finding]:
         if post.id in dead and not _may_be_dead(world, post)
     ]
     return found + _check_outlived(world) + _check_queues(world)
+
+
+def _case(world: World, executions: Sequence[Execution], faults: Sequence[Fault]) -> Case:
+    return Case(
+        executions=executions,
+        wanted=(),
+        faults=faults,
+        lease_ttl=world.shape.lease_ttl,
+        claim_ttl=world.claim_ttl,
+    )
 
 
 def _may_be_dead(world: World, post: Post) -> bool:
@@ -94,7 +104,7 @@ def _check_effects(
     kept = [_execution(each, sequence=sequences[each.id], effect=each.end) for each in effects]
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
     wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
-    judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
+    judged = checker.check(replace(_case(world, kept, faults), wanted=wanted))
     found = [Finding(None, f"lost: {each}", (each.rpartition(" ")[2],)) for each in judged.lost]
     found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]
     for pair in [*judged.repeated, *judged.explained]:

@@ -86,6 +86,54 @@ def test_what_a_pause_before_its_beginning_left_over_is_no_excuse() -> None:
     assert judge(pair, paused(ALICE, 2, 3)).owner_overlaps
 
 
+def test_a_pause_costs_no_lease_before_that_can_have_ended() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    for fault in (paused(ALICE, 4, 8), paused(ALICE, 2, 3), Fault(Kind.LAPSE, "alice", 4, 8)):
+        assert judge(pair, fault).owner_overlaps, fault
+    assert judge(pair, paused(ALICE, 3, 8)).held, "renewed a second before, for three"
+    case = Case(executions=pair, wanted=(), faults=[paused(ALICE, 2, 8)], lease_ttl=10)
+    assert check(case).owner_overlaps
+
+
+def test_a_pause_that_begins_after_the_other_one_did_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 1, 19), ran(0, BOB, 5, 16, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 5.5, 18)).owner_overlaps
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+    assert judge(twice, Fault(Kind.CUT, "alice", 3, 30)).repeated
+
+
+def test_a_cut_explains_no_second_effect_before_the_claim_can_have_ended() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 5, 6, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[Fault(Kind.CUT, "alice", 1.9, 8)])
+
+    assert check(case).explained
+    assert check(replace(case, claim_ttl=10)).repeated
+    assert check(replace(case, lease_ttl=10)).repeated
+    jump = Fault(Kind.OTHER, "", 3, 4, what="clock-ahead")
+    assert check(replace(case, claim_ttl=10, faults=[*case.faults, jump])).explained
+
+
+def test_troubles_that_follow_upon_each_other_are_as_long_as_one() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+    before, after = Fault(Kind.CUT, "alice", 2, 3), paused(ALICE, 4.5, 8)
+
+    assert judge(pair, before, after).held
+    assert judge(pair, after).owner_overlaps
+    assert judge(pair, replace(before, supervisor="bob"), after).owner_overlaps
+    assert judge(pair, Fault(Kind.OTHER, "alice", 2, 4), after).owner_overlaps
+
+
+def test_who_outlived_its_lease_runs_one_handler_of_a_key_at_a_time_all_the_same() -> None:
+    sleepers = [ran(0, ALICE, 1, 9), ran(1, ALICE, 1.5, 9.5)]
+    other = ran(2, BOB, 5, 6, fence=2)
+
+    found = judge([*sleepers, other], paused(ALICE, 2, 8))
+    assert [older for older, _ in found.stale] == sleepers
+    assert found.key_overlaps == [tuple(sleepers)]
+
+
 def test_what_was_killed_ends_with_its_process() -> None:
     killed_first = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
 
