@@ -2,7 +2,8 @@
 
 For each handler and key the sequence must rise by one from 0. No two executions of a key, of
 whatever handlers, and no two *processes* on a shard, may overlap; with ``single_active`` no two
-processes at all. The fence of a shard must not fall in the order in which handlers began.
+processes at all. The fence of a shard must not fall in the order in which handlers began, and is
+one supervisor's alone.
 Everything that was confirmed must have its effect, or lie where it was set aside for a reason
 (:mod:`chaos.deserts`), and nothing both (:mod:`chaos.accounting`).
 
@@ -98,6 +99,7 @@ def check(case: Case) -> Findings:
     lies = accounts.lies
     _check_order(case, lies, [e for e in effects if id(e) not in superseded], found)
     _check_fences(case, executions, found)
+    _check_fence_owners(case, executions, found)
     for execution in executions:
         if execution.end is None:
             struck = is_broken_off(execution, case.faults)
@@ -178,6 +180,19 @@ def _check_order(
             seen.add(last)
         if last < max(seen) and times[-1] not in found.out_of_order:
             found.out_of_order.append(times[-1])  # the past overwrote what came after it
+
+
+def _check_fence_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """A fence of a shard belongs to one life of one supervisor, whose processes pass it on."""
+    owners: dict[tuple[int, int], Execution] = {}
+    for execution in executions:
+        if not execution.fence:
+            continue  # there are no leases
+        place = 0 if case.single_active else execution.shard, execution.fence
+        owner = owners.setdefault(place, execution)
+        is_another_life = owner.life and execution.life and owner.life != execution.life
+        if owner.supervisor != execution.supervisor or is_another_life:
+            found.shared_fences.append((owner, execution))
 
 
 def _check_fences(case: Case, executions: Sequence[Execution], found: Findings) -> None:

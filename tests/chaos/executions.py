@@ -30,6 +30,8 @@ class Execution:
     effect: float | None
     #: When it returned or raised, or else of its effect; None: nobody knows.
     end: float | None
+    #: The pid of the supervisor; 0: it is not known.
+    life: int = 0
 
     def __str__(self) -> str:
         """Return what a reader of a failed test wants to know."""
@@ -165,6 +167,7 @@ _SHARED = (
     "fence",
     "supervisor",
     "pid",
+    "life",
 )
 
 

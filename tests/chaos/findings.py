@@ -40,6 +40,8 @@ class Findings:
     owner_overlaps: list[Pair] = field(default_factory=list)
     #: A later execution of a shard with a lower fence than an earlier one.
     fallen_fences: list[Pair] = field(default_factory=list)
+    #: Executions of one fence under two supervisors, or two lives of one.
+    shared_fences: list[Pair] = field(default_factory=list)
     #: Executions without an end, of processes that nothing happened to.
     unfinished: list[Execution] = field(default_factory=list)
     #: What did not come to its end after the last fault; and what else is not as it must be.
@@ -99,6 +101,7 @@ class Findings:
             ("two handlers of a key at once", self.key_overlaps),
             ("two processes of a shard at once", self.owner_overlaps),
             ("fences that fell", self.fallen_fences),
+            ("one fence for two owners", self.shared_fences),
             ("handlers that never ended", self.unfinished),
             ("stuck after the last fault", self.stuck),
             ("wrong", self.wrong),

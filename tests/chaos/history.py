@@ -52,6 +52,8 @@ class Entry:
     fence: int = 0
     #: The name of the service's place, where the test gave it one.
     supervisor: str = ""
+    #: The pid of the supervisor: which of the lives of that place it is; 0: nobody said.
+    life: int = 0
     detail: str = ""
     #: What an event asks of its handlers: to fail, and how (:mod:`chaos.apps.ledger`).
     order: str = ""

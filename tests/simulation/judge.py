@@ -32,6 +32,7 @@ def check(world: World) -> list[Finding]:
         (overlaps.key_overlaps, "two handlers of a key at once"),
         (overlaps.owner_overlaps, "two processes of a shard at once"),
         (overlaps.fallen_fences, "a fence that fell"),
+        (overlaps.shared_fences, "one fence for two owners"),
     ):
         found += [_pair(what, first, second) for first, second in pairs]
     found += [Finding(key, "a handler ended without an end") for key in sorted(keys)]

@@ -117,6 +117,29 @@ def test_a_fence_that_falls_is_a_broken_promise_even_of_a_sleeper() -> None:
     assert not judge(rows, paused(ALICE, 0.5, 2.5)).held
 
 
+def test_a_fence_is_of_one_life_of_one_supervisor() -> None:
+    pair = [ran(0, ALICE, 1, 2), ran(1, BOB, 3, 4)]
+
+    assert judge(pair).shared_fences == [tuple(pair)]
+    assert not judge(pair, killed(ALICE, 2.5)).held
+    lives = [replace(ran(n, ALICE, n, n + 0.5), life=life) for n, life in enumerate((7, 7, 8))]
+    assert judge(lives[:2]).held
+    assert judge(lives).shared_fences == [(lives[0], lives[2])]
+    assert (
+        judge([replace(each, pid=33) if each.life == 8 else each for each in lives]).held is False
+    )
+    nobody_said = [replace(each, life=0) for each in lives]
+    assert judge(nobody_said).held
+    assert judge([replace(each, fence=0) for each in pair]).held, "there are no leases"
+
+
+def test_a_single_active_service_has_one_fence() -> None:
+    pair = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, key="b", shard=1)]
+
+    assert judge(pair).held
+    assert judge(pair, single_active=True).shared_fences == [tuple(pair)]
+
+
 def test_shards_have_fences_of_their_own() -> None:
     assert judge([ran(0, BOB, 1, 2, fence=2), ran(0, BOB, 3, 4, key="b", shard=1, fence=1)]).held
 

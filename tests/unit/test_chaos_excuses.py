@@ -162,7 +162,7 @@ def test_who_ends_while_nothing_can_be_recorded_leaves_it_to_be_done_again() -> 
 
 
 def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
+    twice = [ran(0, ALICE, 1, 2), replace(ran(0, BOB, 9, 10), supervisor="alice")]
     cut = Fault(Kind.CUT, "alice", 1.5, 7)
 
     assert judge(twice, killed(ALICE, 7), cut).held
@@ -172,7 +172,7 @@ def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
 
 
 def test_who_waits_for_a_broker_that_hangs_records_nothing_for_so_long() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 40, 41)]
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 40, 41, fence=2)]
     hang = Fault(Kind.HANG, "", 1.5, 7)
 
     assert judge(twice, killed(ALICE, 7), hang).held
@@ -184,7 +184,7 @@ def test_who_waits_for_a_broker_that_hangs_records_nothing_for_so_long() -> None
 
 
 def test_one_trouble_may_follow_upon_another_before_what_was_done_is_recorded() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30)]
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
     troubles = [Fault(Kind.HANG, "", 3.5, 9), outage(1.5, 4), Fault(Kind.CUT, "alice", 9.5, 12)]
 
     assert judge(twice, killed(ALICE, 12), *troubles).held
