@@ -12,7 +12,8 @@ that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
 * A *second effect*, where the process of the first was killed, paused or cut off before it could
   record it: within a moment, or while the handler ran; and no more than it can have had no time for
-  (:mod:`chaos.recording`).
+  (:mod:`chaos.recording`). What processes heard to be recorded (:mod:`chaos.clerk`) is not begun
+  any more, but where the store forgot it.
 * A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
   to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
   the shard's next owner, with a higher fence, does.
@@ -35,6 +36,7 @@ from chaos.excuses import (
     is_broken_off,
     outlived,
     overlaps,
+    was_recorded,
 )
 from chaos.executions import Execution, Fault
 from chaos.findings import Findings
@@ -77,6 +79,8 @@ class Case:
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     #: The ids that the broker may have got more than once.
     published_again: Collection[str] = ()
+    #: When processes heard of each handler and id that it is recorded, in order.
+    recorded: Mapping[Due, Sequence[float]] = field(default_factory=dict)
     #: Handlers that publish: their record waits for the broker's confirm.
     parents: Collection[str] = ()
     #: How many handlers a process runs at once; 0: it is not known.
@@ -94,6 +98,7 @@ def check(case: Case) -> Findings:
     _check_keys(case, executions, found)
     _check_effects(case, effects, found)
     check_recording(case, effects, found)
+    found.heedless = [e for e in executions if was_recorded(case, (e.handler, e.id), e.begin)]
     times = Counter((e.handler, e.id) for e in effects)
     superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
     lies = accounts.lies

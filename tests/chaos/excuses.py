@@ -94,8 +94,22 @@ def _over(fault: Fault) -> float:
     return fault.until + (_STILL_WAITS if fault.kind is Kind.CUT else 0.0)
 
 
+def was_recorded(case: Case, due: tuple[str, str], before: float) -> bool:
+    """Tell whether a process had heard by then that this is recorded, and nobody forgot it since.
+
+    Who hears it may note it a moment late, and never too early.
+    """
+    at = next((at for at in reversed(case.recorded.get(due, ())) if at < before), None)
+    return at is not None and not any(
+        fault.kind is Kind.AMNESIA and fault.until >= at and fault.since <= before
+        for fault in case.faults
+    )
+
+
 def explains(case: Case, first: Execution, second: Execution) -> bool:
     """Tell whether the faults are why an id had two outcomes, in this order."""
+    if was_recorded(case, (first.handler, first.id), max(first.begin, second.begin)):
+        return False
     return any(_explains(case, fault, first, second) for fault in case.faults)
 
 

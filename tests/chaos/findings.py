@@ -34,6 +34,8 @@ class Findings:
     #: Of these, what had an excuse but for what was recorded after it, or in its stead.
     forgotten: list[Pair] = field(default_factory=list)
     too_many: list[str] = field(default_factory=list)
+    #: Executions that began though it was known to be recorded what they did.
+    heedless: list[Execution] = field(default_factory=list)
     #: Executions of one key at once.
     key_overlaps: list[Pair] = field(default_factory=list)
     #: Executions of one shard (or service) at once, by different processes.
@@ -96,6 +98,7 @@ class Findings:
             ("parked in no order", self.parked_in_no_order),
             ("out of order", self.out_of_order),
             ("second effects that nothing explains", self.repeated),
+            ("begun though it was recorded", self.heedless),
             ("not recorded, but what ended later was", self.forgotten),
             ("more second effects than can be under way", self.too_many),
             ("two handlers of a key at once", self.key_overlaps),

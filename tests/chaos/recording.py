@@ -2,7 +2,9 @@
 
 A second effect is explained by a kill within a moment of the first (``excuses.WINDOW``), which is
 long beside the milliseconds that the runtime takes. So a runtime that forgets what was done would
-have an excuse wherever processes die all the time. Two things tell it from one that had no time:
+have an excuse wherever processes die all the time. What a process was told to be recorded has none
+(:mod:`chaos.clerk`). For what the store was not asked to record, two things tell such a runtime
+from one that had no time:
 
 - **Order.** What ended is recorded in its order, all of a tick in one round trip. So a process that
   recorded something also recorded what the same handler had ended well before that.

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
+from chaos import clerk
 from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
@@ -37,7 +38,6 @@ from waiting import until
 #: once; with no server to connect to, or no process that gets ready. Or killed; or by a signal that
 #: came while the interpreter started.
 _FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
-_STARTUP = Path(__file__).with_name("startup")
 #: Seconds after the last fault within which everything comes to its end.
 LIVENESS = 90.0
 #: Seconds within which every process consumes.
@@ -135,8 +135,9 @@ class Stage:
             **{**self._settings, **settings},
         )
         supervisor.environ |= {
-            "PYTHONPATH": f"{_STARTUP}:{TESTS}",
+            "PYTHONPATH": f"{clerk.STARTUP}:{TESTS}",
             "CHAOS_HISTORY": str(self.history.file),
+            clerk.VARIABLE: str(self.history.file),
             "CHAOS_POINTS": str(self._points),
             "CHAOS_DATABASE": str(self.database or ""),
             **wiring.clock.environment(),

@@ -11,6 +11,7 @@ from time import monotonic
 
 from chaos.blows import thrown
 from chaos.checker import Case, check
+from chaos.clerk import recorded
 from chaos.database import effects
 from chaos.deaths import logs_in, unexplained
 from chaos.executions import faults, join
@@ -159,6 +160,7 @@ def judge(
     """Return the verdict on what the history of a stage tells."""
     entries = _entries(stage)
     executions, trouble = join(entries), faults(entries)
+    kept = recorded(entries)
     lease_ttl, claim_ttl = stage.ttls
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
@@ -179,6 +181,7 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             published_again=_again(entries),
+            recorded=kept,
             parents=stage.workload.parents,
             concurrency=stage.concurrency,
         )
@@ -188,6 +191,7 @@ def judge(
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
+        *([] if kept or not found.effects else ["nobody noted what the dedup store recorded"]),
         *unexplained(logs_in(stage.folder), trouble),
     ]
     return Verdict(

@@ -11,8 +11,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
-from acceptance.running import STEPS, Ledger, eventually
+from acceptance.running import STEPS, TESTS, Ledger, eventually
 from chaos.checker import Case, check
+from chaos.clerk import STARTUP, VARIABLE, recorded
 from chaos.deaths import Watch
 from chaos.executions import Execution, Fault, Kind, gaps, join, owners
 from chaos.findings import Findings
@@ -92,6 +93,10 @@ class Site:
             entrance=entrance,
             **settings,
         )
+        made.environ |= {
+            "PYTHONPATH": f"{STARTUP}:{TESTS}",
+            VARIABLE: str(self.ledger.file),
+        }
         self._closing.callback(made.end)
         self._supervisors.append(made)
         return made
@@ -202,10 +207,13 @@ class Site:
         self.until_done(load)
         for supervisor in supervisors:
             assert supervisor.drain() == 0, supervisor.name
+        kept = recorded(self.ledger.entries())
+        assert kept, "somebody notes what the dedup store recorded"
         found = check(
             Case(
                 executions=self.executions(),
                 wanted={*product(STEPS, load.confirmed)},
+                recorded=kept,
                 faults=self.faults,
                 single_active=single_active,
                 lease_ttl=min(s.setting("lease_ttl", _TTL) for s in self._supervisors),

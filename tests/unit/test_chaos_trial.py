@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Played:
     def handle(self, number: int) -> None:
         for what in ("begin", "effect", "end"):
             self.note(what, number, handler="ledger.post", shard=0, fence=1)
+        self.writer.note("recorded", detail=json.dumps([["ledger.post", f"id-{number}"]]))
 
 
 @pytest.fixture
@@ -79,6 +81,17 @@ def test_a_trial_in_which_nothing_happened_is_red(played: Played) -> None:
 
     assert not verdict.held
     assert len(verdict.findings.wrong) == 2, "events, and effects"
+
+
+def test_a_trial_in_which_nobody_noted_what_was_recorded_is_red(played: Played) -> None:
+    for number in range(100):
+        played.publish(number)
+        for what in ("begin", "effect", "end"):
+            played.note(what, number, handler="ledger.post", shard=0, fence=1)
+
+    assert judge(played.stage, PLAN, [], []).findings.wrong == [
+        "nobody noted what the dedup store recorded"
+    ]
 
 
 def test_what_publishers_could_not_get_confirmed_in_time_is_stuck(played: Played) -> None:
