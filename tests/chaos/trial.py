@@ -13,7 +13,7 @@ from chaos.blows import thrown
 from chaos.checker import Case, check
 from chaos.clerk import recorded
 from chaos.database import effects
-from chaos.deaths import logs_in, unexplained
+from chaos.deaths import logs_in, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
 from chaos.history import Entry
@@ -135,9 +135,23 @@ def _throw(name: str, fault: Fault, stage: Stage, random: Random) -> None:
 def settle(stage: Stage, healed: float | None = None) -> list[str]:
     """Wait until everything has come to its end; return what has not, in time.
 
-    ``healed`` is when the last fault ended: now, if nothing is said.
+    That is what has no effect and is not set aside; and then what is left in the queues, waiting or
+    not acknowledged. ``healed`` is when the last fault ended: now, if nothing is said.
     """
     deadline = LIVENESS + (monotonic() if healed is None else healed)
+    return _unfinished(stage, deadline) or _left(stage, deadline)
+
+
+def _left(stage: Stage, deadline: float) -> list[str]:
+    """Wait until the broker holds nothing but what is set aside; return what else it holds."""
+    while (left := stage.left()) and monotonic() < deadline:
+        stage.revive()
+        stage.last(_PAUSE)
+    return left
+
+
+def _unfinished(stage: Stage, deadline: float) -> list[str]:
+    """Wait until everything has its effect, or is set aside; return what has not."""
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
     while True:
         stage.revive()
@@ -192,7 +206,8 @@ def judge(
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
         *([] if kept or not found.effects else ["nobody noted what the dedup store recorded"]),
-        *unexplained(logs_in(stage.folder), trouble),
+        *unexplained_ends(stage.ends, trouble),
+        *unexplained(logs_in(stage.folder), trouble, stage.asked),
     ]
     return Verdict(
         plan,
