@@ -30,7 +30,6 @@ from chaos.accounting import Accounts
 from chaos.excuses import (
     Pair,
     by,
-    effect_of,
     explains,
     explains_fall,
     is_broken_off,
@@ -38,7 +37,7 @@ from chaos.excuses import (
     overlaps,
     was_recorded,
 )
-from chaos.executions import Execution, Fault
+from chaos.executions import Execution, Fault, effect_of
 from chaos.findings import Findings
 from chaos.recording import check_recording
 from chaos.waking import begun_before
@@ -77,6 +76,8 @@ class Case:
     transactional: bool = False
     #: Key and sequence of each id, where it is not to be seen from its executions.
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    #: When each id was sent for the first time.
+    sent: Mapping[str, float] = field(default_factory=dict)
     #: The ids that the broker may have got more than once.
     published_again: Collection[str] = ()
     #: When processes heard of each handler and id that it is recorded, in order.

@@ -19,8 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, Self
 
-from chaos.excuses import gone_at
-from chaos.executions import Fault, Kind
+from chaos.executions import Fault, Kind, gone_at
 from machines.supervisor import Supervisor
 from processes import children_of, is_alive
 

@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from chaos.excuses import WINDOW, ended, gone_at, outcome_of
-from chaos.executions import Execution, Fault, Kind
+from chaos.excuses import WINDOW, ended
+from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
 
 if TYPE_CHECKING:
     from chaos.checker import Case

@@ -16,7 +16,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from chaos.executions import Execution, Fault, Kind
+from chaos.acknowledging import may_be_open
+from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
 
 if TYPE_CHECKING:
     from chaos.checker import Case
@@ -166,7 +167,10 @@ def _explains(case: Case, fault: Fault, first: Execution, second: Execution) -> 
         case Kind.GONE:
             return _gave_up(fault, case.faults, first) and fault.since < second.begin
         case Kind.AMNESIA:
-            return outcome_of(first) <= fault.until and second.begin >= fault.since
+            # What the broker knows to be done it delivers to nobody, forgotten or not.
+            is_between = outcome_of(first) <= fault.until and second.begin >= fault.since
+            again = first.id in case.published_again
+            return is_between and (again or may_be_open(case, first, fault.since))
     return False
 
 
@@ -215,23 +219,6 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
         if fault.since - WINDOW <= reached <= ended:
             reached = ended
     return max(0.0, min(reached, until) - since)
-
-
-def gone_at(fault: Fault) -> float:
-    """Return when a fault was over; a kill that nobody saw the end of was over at once."""
-    return fault.since if math.isinf(fault.until) else fault.until
-
-
-def effect_of(execution: Execution) -> float:
-    """Return when the effect happened of an execution that had one."""
-    assert execution.effect is not None
-    return execution.effect
-
-
-def outcome_of(execution: Execution) -> float:
-    """Return when there was something to record: its effect, or else that it failed."""
-    times = (execution.effect, execution.end, execution.begin)
-    return next(time for time in times if time is not None)
 
 
 def ended(execution: Execution, faults: Sequence[Fault]) -> float:

@@ -62,6 +62,8 @@ class Kind(Enum):
     AMNESIA = "the dedup store forgot"
     #: The clock of the lease store was wrong.
     CLOCK = "wrong clock of the lease store"
+    #: The broker, or the way to it, broke off or was late: what it delivered comes once more.
+    BROKER = "trouble of the broker"
     #: Something that excuses nothing: told in stories only.
     OTHER = "trouble"
 
@@ -118,6 +120,23 @@ class Fault:
         if not math.isinf(self.until):
             span += f" to {self.until:.3f}"
         return f"{self.what or self.kind.value}: {whom}, {span}"
+
+
+def gone_at(fault: Fault) -> float:
+    """Return when a fault was over; a kill that nobody saw the end of was over at once."""
+    return fault.since if math.isinf(fault.until) else fault.until
+
+
+def effect_of(execution: Execution) -> float:
+    """Return when the effect happened of an execution that had one."""
+    assert execution.effect is not None
+    return execution.effect
+
+
+def outcome_of(execution: Execution) -> float:
+    """Return when there was something to record: its effect, or else that it failed."""
+    times = (execution.effect, execution.end, execution.begin)
+    return next(time for time in times if time is not None)
 
 
 def faults(entries: Iterable[Entry]) -> list[Fault]:

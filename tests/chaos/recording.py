@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from chaos.excuses import age_at, effect_of, explains, kill_of
-from chaos.executions import Execution, Kind
+from chaos.excuses import age_at, explains, kill_of
+from chaos.executions import Execution, Kind, effect_of
 from chaos.findings import Findings
 
 if TYPE_CHECKING:

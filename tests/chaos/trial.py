@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -194,7 +193,8 @@ def judge(
             unordered=stage.workload.unordered,
             transactional=stage.database is not None,
             published=published,
-            published_again=_again(entries),
+            sent=_sent(entries),
+            published_again=stage.workload.published_again(entries),
             recorded=kept,
             parents=stage.workload.parents,
             concurrency=stage.concurrency,
@@ -231,10 +231,9 @@ def too_few(plan: Plan, events: int, effects: int) -> list[str]:
     ]
 
 
-def _again(entries: Sequence[Entry]) -> set[str]:
-    """Return the ids that publishers sent more than once, since they heard of no confirm."""
-    times = Counter(entry.id for entry in entries if entry.what == "invoke")
-    return {id_ for id_, number in times.items() if number > 1}
+def _sent(entries: Sequence[Entry]) -> dict[str, float]:
+    """Return when publishers sent each id for the first time."""
+    return {entry.id: entry.at for entry in reversed(entries) if entry.what == "invoke"}
 
 
 def _entries(stage: Stage) -> list[Entry]:

@@ -55,6 +55,14 @@ class Workload(ABC):
         """Return what is ordered to fail for good; ``reasons`` are those of what is set aside."""
         return set()
 
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return the ids that the broker may have got more than once.
+
+        Publishers send again what they heard of no confirm for.
+        """
+        times = Counter(entry.id for entry in entries if entry.what == "invoke")
+        return {id_ for id_, number in times.items() if number > 1}
+
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
     ) -> list[str]:
@@ -159,6 +167,13 @@ class Bank(Workload):
             if _has_effect(e, self._FIRST) and not _is_aside(e, aside)
         }
         return super().wanted(entries, aside) | second
+
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return those ids, and the second half of each transfer that was begun more than once."""
+        entries = [*entries]
+        begun = [e for e in entries if e.what == "begin" and e.handler == self._FIRST]
+        times = Counter(e.id for e in begun)
+        return super().published_again(entries) | {_child(e) for e in begun if times[e.id] > 1}
 
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]

@@ -52,8 +52,13 @@ def failed(sequence: int, pid: int, begin: float, end: float | None, **facts: An
 
 
 def other(since: float, until: float) -> Fault:
-    """Return trouble that keeps nobody from the store."""
-    return Fault(Kind.OTHER, "", since, until, what="rabbitmq-connections-closed")
+    """Return trouble that keeps nobody from anything."""
+    return Fault(Kind.OTHER, "", since, until, what="redis-scripts-flushed")
+
+
+def broker(since: float, until: float) -> Fault:
+    """Return trouble that keeps nobody from the store, but everybody from the broker."""
+    return Fault(Kind.BROKER, "", since, until)
 
 
 def test_a_fault_that_was_over_or_of_another_kind_explains_nothing_that_is_done_and_dead() -> None:
@@ -68,7 +73,7 @@ def test_a_fault_that_was_over_or_of_another_kind_explains_nothing_that_is_done_
 def test_done_by_one_and_set_aside_by_the_next_is_explained_as_a_second_effect_is() -> None:
     runs = [ran(0, ALICE, 1, 2), failed(0, BOB, 9, 10, fence=2)]
     case = aside(*runs)
-    forgot = Fault(Kind.AMNESIA, "", 5, 6)
+    forgot = Fault(Kind.AMNESIA, "", 3, 4)
 
     assert check(case).twofold
     for fault in (killed(ALICE, 2.1), paused(ALICE, 1.5, 8), forgot):
@@ -163,9 +168,21 @@ def test_who_died_behind_a_refusal_may_have_parked_in_no_order() -> None:
     case = replace(case, parked=case.parked[::-1])
     full = replace(outage(5, 6), what="disk-full")
 
-    assert check(replace(case, faults=[full, killed(BOB, 7)])).held
-    for faults in ([full], [killed(BOB, 7)], [full, killed(BOB, 3)], [full, killed(BOB, 60)]):
+    gone = Fault(Kind.GONE, "alice", 6.9, 7, frozenset({ALICE}))
+
+    for death in (killed(ALICE, 7), gone):
+        assert check(replace(case, faults=[full, death])).held
+    for faults in ([full], [killed(ALICE, 7)], [full, killed(ALICE, 3)], [full, killed(ALICE, 60)]):
         assert check(replace(case, faults=faults)).parked_in_no_order, faults
+
+
+def test_who_has_nothing_to_do_with_a_key_parks_nothing_of_it() -> None:
+    runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4), ran(0, BOB, 1, 2, key="b", shard=1)]
+    case = parked_at(1, 2, *runs)
+    case = replace(case, parked=case.parked[::-1])
+    full = replace(outage(5, 6), what="disk-full")
+
+    assert check(replace(case, faults=[full, killed(BOB, 7)])).parked_in_no_order
 
 
 def test_what_is_done_may_be_parked_as_a_copy_where_there_may_be_one() -> None:
@@ -175,15 +192,31 @@ def test_what_is_done_may_be_parked_as_a_copy_where_there_may_be_one() -> None:
 
     assert check(case).twofold == [runs[0]]
     assert check(replace(case, published_again={"a#0"})).held
-    for fault in (killed(ALICE, 5), other(2, 3)):
+    for fault in (killed(ALICE, 3), broker(2, 3), replace(broker(2, 3), kind=Kind.HANG)):
         assert check(replace(case, faults=[fault])).held, fault
-    for fault in (killed(BOB, 5), other(0.5, 1.5), outage(2, 3)):
+    for fault in (killed(BOB, 3), broker(0.5, 1.5), outage(2, 3), other(2, 3)):
         assert check(replace(case, faults=[fault])).twofold, fault
+
+
+def test_what_was_acknowledged_long_ago_comes_once() -> None:
+    runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4)]
+    case = parked_at(1, 2, *runs)
+    case = replace(case, parked=[*case.parked, ("", "a#0")])
+
+    for fault in (killed(ALICE, 9), broker(9, 10), paused(ALICE, 9, 20)):
+        assert check(replace(case, faults=[fault])).twofold, fault
+        held_up = [*runs, failed(0, ALICE, 0.5, 8, key="b")]
+        behind = replace(case, executions=held_up, sent={"b#0": 0, "a#0": 0.1})
+        assert not check(replace(behind, faults=[fault])).twofold, "behind what was sent before"
+        after = replace(behind, sent={"a#0": 0.1, "b#0": 2})
+        assert check(replace(after, faults=[fault])).twofold, fault
+    kept = broker(3, 9), killed(ALICE, 10)
+    assert check(replace(case, faults=kept)).held, "one trouble after the other"
 
 
 def test_who_parked_a_key_and_did_what_parked_it_needs_an_excuse_of_its_own() -> None:
     runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4), ran(1, BOB, 9, 10, fence=2)]
     case = parked_at(1, 1, *runs)
 
-    assert check(replace(case, faults=[other(3, 20)])).twofold == [runs[-1]]
+    assert check(replace(case, faults=[broker(3, 20)])).twofold == [runs[-1]]
     assert check(replace(case, faults=[killed(ALICE, 4.1)])).held

@@ -194,11 +194,61 @@ def test_one_trouble_may_follow_upon_another_before_what_was_done_is_recorded() 
 
 def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
     twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
-    forgot = Fault(Kind.AMNESIA, "", 5, 6)
+    forgot = Fault(Kind.AMNESIA, "", 3, 4)
 
     assert judge(twice, forgot).held
     assert judge(twice, replace(forgot, since=11, until=12)).repeated
     assert judge(twice, replace(forgot, since=0, until=1)).repeated
+
+
+def test_what_the_broker_knows_to_be_done_comes_no_more_whatever_the_store_forgets() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[Fault(Kind.AMNESIA, "", 20, 21)])
+
+    assert check(case).repeated
+    assert check(replace(case, published_again={"a#0"})).held
+    for kept in (Fault(Kind.BROKER, "", 3, 19), Fault(Kind.HANG, "", 1, 19), outage(1.5, 19)):
+        assert check(replace(case, faults=[*case.faults, kept])).held, kept
+        short = replace(kept, until=9)
+        assert check(replace(case, faults=[*case.faults, short])).repeated, short
+    late = Fault(Kind.BROKER, "", 6, 30)
+    assert check(replace(case, faults=[*case.faults, late])).repeated
+
+
+def test_who_has_what_a_dead_process_left_acknowledges_it_in_time() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 49, 50, fence=2)]
+    kill = killed(ALICE, 3.5)
+    forgot = Fault(Kind.AMNESIA, "", 20, 21)
+
+    assert judge(twice, kill, forgot).held
+    assert judge(twice, kill, replace(forgot, since=40, until=41)).repeated
+    assert judge(twice, replace(kill, since=9), forgot).repeated, "it was acknowledged by then"
+
+
+def test_what_is_done_waits_for_its_acknowledgement_behind_what_is_not() -> None:
+    slow = ran(0, ALICE, 0.5, 19, key="b")
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
+    case = Case(
+        executions=[slow, *twice],
+        wanted=(),
+        faults=[Fault(Kind.AMNESIA, "", 20, 21)],
+        sent={"b#0": 0.1, "a#0": 0.2},
+    )
+
+    assert check(case).held
+    assert check(replace(case, sent={"b#0": 2, "a#0": 0.2})).repeated, "it came behind it"
+    others = [ran(0, ALICE, 0.5, 9, key="b"), replace(slow, shard=1)]
+    for other in others:
+        assert check(replace(case, executions=[other, *twice])).repeated, other
+    again = ran(0, BOB, 28, 29, key="b", fence=2)
+    once_more = [others[0], again, *twice]
+    assert len(check(replace(case, executions=once_more)).repeated) == 2, "done, and once more"
+    failing = replace(slow, effect=None)
+    assert check(replace(case, executions=[failing, *twice])).held, "or not done at all"
+    for end, held in ((9, False), (19, True)):
+        other_handler = replace(ran(0, ALICE, 2, end), handler="g")
+        found = check(replace(case, executions=[*twice, other_handler]))
+        assert (not found.repeated) is held, "all handlers of the event"
 
 
 def test_where_effect_and_memory_are_one_transaction_nothing_explains_a_second_effect() -> None:
