@@ -200,11 +200,13 @@ def judge(
             concurrency=stage.concurrency,
         )
     )
+    harm = toll(executions, trouble, thrown(entries))
     found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
     found.wrong = [
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
+        *unharmed(plan, harm),
         *([] if kept or not found.effects else ["nobody noted what the dedup store recorded"]),
         *unexplained_ends(stage.ends, trouble),
         *unexplained(logs_in(stage.folder), trouble, stage.asked),
@@ -217,18 +219,23 @@ def judge(
         published=len(confirmed),
         unknown=sum(e.what == "unknown" for e in entries),
         set_aside=len(aside),
-        toll=toll(executions, trouble, thrown(entries)),
+        toll=harm,
     )
 
 
 def too_few(plan: Plan, events: int, effects: int) -> list[str]:
     """Tell where so little happened in a trial that it shows nothing."""
-    least = _LEAST * plan.rate * plan.seconds
+    least = max(1.0, _LEAST * plan.rate * plan.seconds)
     return [
         f"there are only {number} {what}, where {least:g} are the least"
         for what, number in (("confirmed events", events), ("effects", effects))
         if number < least
     ]
+
+
+def unharmed(plan: Plan, harm: Toll) -> list[str]:
+    """Tell where faults were planned, and none of them met anybody."""
+    return ["no fault met anybody"] if plan.schedule and not any(harm.faults.values()) else []
 
 
 def _sent(entries: Sequence[Entry]) -> dict[str, float]:

@@ -207,6 +207,9 @@ class Site:
         self.until_done(load)
         for supervisor in supervisors:
             assert supervisor.drain() == 0, supervisor.name
+        assert load.confirmed, "something was published"
+        struck = [fault for fault in self.faults if fault.kind is not Kind.GONE]
+        assert undisturbed or struck, "some fault met somebody"
         kept = recorded(self.ledger.entries())
         assert kept, "somebody notes what the dedup store recorded"
         found = check(
