@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -131,14 +131,15 @@ def _throw(name: str, fault: Fault, stage: Stage, random: Random) -> None:
         fault(stage, random)
 
 
-def settle(stage: Stage, healed: float | None = None) -> list[str]:
+def settle(stage: Stage, healed: float | None = None, *, gone: Collection[str] = ()) -> list[str]:
     """Wait until everything has come to its end; return what has not, in time.
 
     That is what has no effect and is not set aside; and then what is left in the queues, waiting or
-    not acknowledged. ``healed`` is when the last fault ended: now, if nothing is said.
+    not acknowledged. ``healed`` is when the last fault ended: now, if nothing is said. ``gone`` are
+    ids that may never come to their end.
     """
     deadline = LIVENESS + (monotonic() if healed is None else healed)
-    return _unfinished(stage, deadline) or _left(stage, deadline)
+    return _unfinished(stage, deadline, gone) or _left(stage, deadline)
 
 
 def _left(stage: Stage, deadline: float) -> list[str]:
@@ -149,7 +150,7 @@ def _left(stage: Stage, deadline: float) -> list[str]:
     return left
 
 
-def _unfinished(stage: Stage, deadline: float) -> list[str]:
+def _unfinished(stage: Stage, deadline: float, gone: Collection[str]) -> list[str]:
     """Wait until everything has its effect, or is set aside; return what has not."""
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
     while True:
@@ -160,7 +161,7 @@ def _unfinished(stage: Stage, deadline: float) -> list[str]:
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
-        whole = {id_ for handler, id_ in aside if not handler}
+        whole = {*gone, *(id_ for handler, id_ in aside if not handler)}
         missing = sorted(f"{h} {i}" for h, i in left - aside if i not in whole)
         if not missing or monotonic() > deadline:
             return missing
