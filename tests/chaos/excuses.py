@@ -22,7 +22,9 @@ from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
 if TYPE_CHECKING:
     from chaos.checker import Case
 
-#: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most.
+#: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most. Half
+#: of one was seen, on two cores that ran a dozen processes. What the store was heard to have
+#: recorded by then has no excuse anyhow.
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
