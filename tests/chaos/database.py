@@ -13,11 +13,11 @@ CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance INTEGER NOT 
 CREATE TABLE IF NOT EXISTS effects (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, pid INTEGER, id TEXT, key TEXT,
     sequence INTEGER, handler TEXT, run INTEGER, attempt INTEGER, shard INTEGER, fence INTEGER,
-    supervisor TEXT, detail TEXT);
+    supervisor TEXT, life INTEGER, detail TEXT);
 """
 _EFFECTS = (
-    "SELECT at, pid, id, key, sequence, handler, run, attempt, shard, fence, supervisor, detail"
-    " FROM effects ORDER BY number"
+    "SELECT at, pid, id, key, sequence, handler, run, attempt, shard, fence, supervisor, life,"
+    " detail FROM effects ORDER BY number"
 )
 #: Seconds that a write waits for those of other processes.
 _BUSY = 60.0

@@ -164,6 +164,7 @@ class _Room:
 _ROOMS = defaultdict[tuple[str, str], _Room](_Room)
 _KINDS = {
     Excuse.OTHER: Kind.OTHER,
+    Excuse.BROKER: Kind.BROKER,
     Excuse.CUT: Kind.CUT,
     Excuse.OUTAGE: Kind.OUTAGE,
     Excuse.HANG: Kind.HANG,

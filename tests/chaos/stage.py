@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -17,10 +18,11 @@ from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
+from chaos import clerk
 from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
-from chaos.deaths import Watch
+from chaos.deaths import End, Watch
 from chaos.executions import Fault
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
@@ -32,12 +34,8 @@ from machines.supervisor import Supervisor
 from processes import is_alive
 from servers import Guard
 from waiting import until
+from worker.topology import dead_letter_queue, parked_queue
 
-#: How a supervisor may end (docs/operations.md): drained; with work left behind; stopped at
-#: once; with no server to connect to, or no process that gets ready. Or killed; or by a signal that
-#: came while the interpreter started.
-_FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
-_STARTUP = Path(__file__).with_name("startup")
 #: Seconds after the last fault within which everything comes to its end.
 LIVENESS = 90.0
 #: Seconds within which every process consumes.
@@ -45,7 +43,7 @@ _READY = 60.0
 #: Seconds between two looks at what goes on.
 _LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
-_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
+_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2, "crash_limit": 3}
 
 
 class Stage:
@@ -72,13 +70,19 @@ class Stage:
         self.history = History(folder / "history.jsonl")
         self.database = folder / "effects.db" if transactional else None
         self.supervisors: dict[str, Supervisor] = {}
+        #: Those that left as well.
+        self._joined: list[Supervisor] = []
         #: Set when all faults have to end.
         self.healing = threading.Event()
-        #: How supervisors and publishers ended that should not have ended so.
+        #: How supervisors ended before the last drain.
+        self.ends: list[End] = []
+        #: How supervisors ended in that, and publishers, that should not have ended so.
         self.wrong: list[str] = []
         #: What was set aside when that was looked at last; what is parked, in the order of return.
         self.dead_letters: list[Due] = []
         self.parked: list[Due] = []
+        #: Why, as the letters say.
+        self.reasons: dict[Due, str] = {}
         self._writer = Writer(self.history.file)
         self._blows = Blows(self._writer)
         self._guard = guard
@@ -103,6 +107,16 @@ class Stage:
         with self._lock:
             return [*self.supervisors.values()]
 
+    @property
+    def crash_limit(self) -> int:
+        """After how many deaths of its process a message is a dead letter."""
+        return int(self._settings["crash_limit"])
+
+    @property
+    def ttls(self) -> tuple[float, float]:
+        """The seconds that leases and claims live without renewal."""
+        return self._settings["lease_ttl"], self._settings["claim_ttl"]
+
     # The service
 
     def join(self, name: str, **settings: Any) -> Supervisor:
@@ -123,12 +137,14 @@ class Stage:
             **{**self._settings, **settings},
         )
         supervisor.environ |= {
-            "PYTHONPATH": f"{_STARTUP}:{TESTS}",
+            "PYTHONPATH": f"{clerk.STARTUP}:{TESTS}",
             "CHAOS_HISTORY": str(self.history.file),
+            clerk.VARIABLE: str(self.history.file),
             "CHAOS_POINTS": str(self._points),
             "CHAOS_DATABASE": str(self.database or ""),
             **wiring.clock.environment(),
         }
+        self._joined.append(supervisor)
         self._closing.callback(supervisor.kill_rest)
         supervisor.start(*self._options)
         self._blows.meets(name)
@@ -138,9 +154,14 @@ class Stage:
 
     def leave(self, name: str) -> None:
         """Let a supervisor drain, and start it no more. It may have ended by itself."""
+        self.ends.append(self._leave(name))
+
+    def _leave(self, name: str) -> End:
         with self._lock:
             supervisor = self.supervisors.pop(name)
-        self._note_end(name, supervisor.drain() if supervisor.running else supervisor.exit_code())
+        if supervisor.running:
+            supervisor.drain()
+        return _end_of(supervisor)
 
     def until_ready(self) -> None:
         """Wait until every process of all supervisors consumes.
@@ -157,18 +178,23 @@ class Stage:
         with self._lock:
             for name, supervisor in self.supervisors.items():
                 if name not in self._struck and not supervisor.running:
-                    self._note_end(name, supervisor.exit_code())
+                    self.ends.append(_end_of(supervisor))
                     supervisor.start(*self._options)
 
     def drain(self) -> None:
-        """End all supervisors in order."""
+        """End all supervisors in order, when all is healed and done: nothing may be left behind."""
         for name in [*self.supervisors]:
-            self.leave(name)
+            end = self._leave(name)
+            if end.code:
+                self.wrong.append(f"in the last drain {end}")
 
-    def _note_end(self, name: str, code: int) -> None:
-        if code not in _FINE_ENDS:
-            last = self.supervisors[name].log.splitlines()[-1:] if name in self.supervisors else []
-            self.wrong.append(f"{name} ended with exit code {code}: {' '.join(last)}")
+    @property
+    def asked(self) -> Mapping[str, Collection[float]]:
+        """When somebody sent each supervisor a signal."""
+        found = defaultdict[str, list[float]](list)
+        for supervisor in self._joined:
+            found[supervisor.name] += [at for _, _, at in supervisor.asked]
+        return found
 
     # Faults
 
@@ -267,14 +293,25 @@ class Stage:
         self.dead_letters, self.parked = self._listed(), self._listed("--parked")
         return self.dead_letters + self.parked
 
+    def left(self) -> list[str]:
+        """Return what the broker holds beside that, in words: nothing, where all is done."""
+        aside = {dead_letter_queue(self._service), parked_queue(self._service)}
+        depths = self.place.depths()
+        return [f"{n} left in {name}" for name, n in depths.items() if n and name not in aside]
+
+    @property
+    def _service(self) -> str:
+        return self.workload.app.rpartition(".")[2]
+
     def _listed(self, *options: str) -> list[Due]:
         listed = self._ask("dlq", "list", "--json", "--limit", "0", *options)
-        return [(self._whole(letter["handler"]), letter["id"]) for letter in listed]
+        told = [(self._whole(each["handler"]), each["id"], each["reason"]) for each in listed]
+        self.reasons |= {(handler, id_): reason for handler, id_, reason in told}
+        return [(handler, id_) for handler, id_, _ in told]
 
     def _whole(self, handler: str | None) -> str:
         """Return the name of a handler as its context has it."""
-        service = self.workload.app.rpartition(".")[2]
-        return f"{service}.{handler}" if handler else ""
+        return f"{self._service}.{handler}" if handler else ""
 
     def _ask(self, *words: str) -> Any:
         """Return what a command answers, from the place of any supervisor."""
@@ -282,6 +319,13 @@ class Stage:
         done = supervisor.run(*words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def _end_of(supervisor: Supervisor) -> End:
+    pid, code = supervisor.pid, supervisor.exit_code()
+    numbers = [number for whom, number, _ in supervisor.asked if whom == pid]
+    last = " ".join(supervisor.log.splitlines()[-1:])
+    return End(supervisor.name, pid, code, monotonic(), numbers, last)
 
 
 def _is_ready(supervisor: Supervisor) -> bool:

@@ -31,8 +31,9 @@ class Workload(ABC):
     #: The handlers of an event, by its name.
     handlers: ClassVar[Mapping[str, Sequence[str]]]
     unordered: ClassVar[Collection[str]] = ()
-    #: The handlers that publish.
+    #: The handlers that publish, and those that park the keys of what they cannot do.
     parents: ClassVar[Collection[str]] = ()
+    parking: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
@@ -49,6 +50,18 @@ class Workload(ABC):
             if e.what == "confirmed"
             for handler in self.handlers[e.detail]
         }
+
+    def hopeless(self, entries: Iterable[Entry], reasons: Mapping[Due, str]) -> set[Due]:
+        """Return what is ordered to fail for good; ``reasons`` are those of what is set aside."""
+        return set()
+
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return the ids that the broker may have got more than once.
+
+        Publishers send again what they heard of no confirm for.
+        """
+        times = Counter(entry.id for entry in entries if entry.what == "invoke")
+        return {id_ for id_, number in times.items() if number > 1}
 
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
@@ -68,6 +81,7 @@ class Ledger(Workload):
         "test.step": ("ledger.count", "ledger.observe"),
         "test.strict": ("ledger.post",),
     }
+    parking = ("ledger.post",)
     _STRICT = 4
     _PARKED_AT = 30
 
@@ -95,6 +109,20 @@ class Ledger(Workload):
                 (fault,) = random.choices(["", FLAKY, DEAD], [1.0, 0.01, 0.003])
                 step = Step(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
                 yield Publication(step, sequence)
+
+    def hopeless(self, entries: Iterable[Entry], reasons: Mapping[Due, str]) -> set[Due]:
+        """Return what is dead by order, and what fails always.
+
+        What fails twice may be given up before it succeeds, where so much waits for retries that it
+        holds up a shard; the reason says so then.
+        """
+        return {
+            (handler, e.id)
+            for e in entries
+            if e.what == "invoke" and e.order
+            for handler in self.handlers[e.detail]
+            if e.order in (DEAD, HOPELESS) or _is_early(reasons.get((handler, e.id), ""))
+        }
 
 
 class Bank(Workload):
@@ -139,6 +167,13 @@ class Bank(Workload):
             if _has_effect(e, self._FIRST) and not _is_aside(e, aside)
         }
         return super().wanted(entries, aside) | second
+
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return those ids, and the second half of each transfer that was begun more than once."""
+        entries = [*entries]
+        begun = [e for e in entries if e.what == "begin" and e.handler == self._FIRST]
+        times = Counter(e.id for e in begun)
+        return super().published_again(entries) | {_child(e) for e in begun if times[e.id] > 1}
 
     def mistakes(
         self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
@@ -202,6 +237,10 @@ def hash_of(text: str) -> int:
 
 def _has_effect(entry: Entry, handler: str) -> bool:
     return entry.what == "effect" and entry.handler == handler
+
+
+def _is_early(reason: str) -> bool:
+    return reason.startswith("given up early")
 
 
 def _is_aside(entry: Entry, aside: Collection[Due]) -> bool:

@@ -12,6 +12,7 @@ from worker.dedup import memory
 from worker.dedup.base import Answer, Claim, Complete, Held, Verdict, judge_claim
 from worker.detour import Detour
 from worker.dialogue import Dialogue
+from worker.fate import Fate
 from worker.holds import Holds
 from worker.settlement import Acks, Settlement
 from worker.sharding.lanes import Lanes
@@ -170,6 +171,17 @@ def a_lane_runs_twice_at_once() -> Iterator[None]:
         return runs
 
     with patch.object(Lanes, "take", take_too_much):
+        yield
+
+
+@mutation("short", off="attempts of a message", sees="a dead letter without a reason")
+def what_fails_is_given_up_at_once() -> Iterator[None]:
+    failed = Fate._failed
+
+    def fail(self: Fate, task: Any, last: Any, _delay: object, lane: Any) -> bool:
+        return failed(self, task, last, None, lane)
+
+    with patch.object(Fate, "_failed", fail):
         yield
 
 

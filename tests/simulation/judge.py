@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
 from simulation.ledger import SERVICE, Attempt, Finding
-from simulation.service import FALLIBLE
+from simulation.service import ATTEMPTS, FALLIBLE, Post
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
 
@@ -23,17 +24,52 @@ def check(world: World) -> list[Finding]:
     attempts = world.ledger.attempts
     for handler in world.app.handlers:
         found += _check_effects(world, handler, dead if handler == FALLIBLE else set(), faults)
-    everything = [_execution(each, sequence=0) for each in attempts]
-    overlaps = checker.check(Case(executions=everything, wanted=(), faults=faults))
+    # The handlers of a message without a key do not wait for each other.
+    everything = [replace(_execution(each, sequence=0), key=each.key or "") for each in attempts]
+    overlaps = checker.check(_case(world, everything, faults))
     keys = {str(e.key) for e in overlaps.unfinished}
     for pairs, what in (
         (overlaps.key_overlaps, "two handlers of a key at once"),
         (overlaps.owner_overlaps, "two processes of a shard at once"),
         (overlaps.fallen_fences, "a fence that fell"),
+        (overlaps.shared_fences, "one fence for two owners"),
     ):
         found += [_pair(what, first, second) for first, second in pairs]
     found += [Finding(key, "a handler ended without an end") for key in sorted(keys)]
+    found += [
+        _undeserved(post)
+        for post in world.confirmed
+        if post.id in dead and not _may_be_dead(world, post)
+    ]
     return found + _check_outlived(world) + _check_queues(world)
+
+
+def _case(world: World, executions: Sequence[Execution], faults: Sequence[Fault]) -> Case:
+    return Case(
+        executions=executions,
+        wanted=(),
+        faults=faults,
+        lease_ttl=world.shape.lease_ttl,
+        claim_ttl=world.claim_ttl,
+    )
+
+
+def _may_be_dead(world: World, post: Post) -> bool:
+    """Tell whether its plan has a message rejected, or failed until its attempts are used up.
+
+    One that fails is given up before that where too many wait for retries, and the reason says so.
+    No process dies so often here that this were a reason.
+    """
+    if "reject" in post.plan:
+        return True
+    mine = (e for e in world.ledger.attempts if (e.handler, e.id) == (FALLIBLE, post.id))
+    failed = [e for e in mine if e.end is not None and not e.effect]
+    is_early = world.ledger.reasons.get(post.id, "").startswith("given up early")
+    return any(is_early or each.number >= ATTEMPTS for each in failed)
+
+
+def _undeserved(post: Post) -> Finding:
+    return Finding(post.key, f"a dead letter without a reason: {post.id}, {post.plan}", (post.id,))
 
 
 def _check_outlived(world: World) -> list[Finding]:
@@ -69,7 +105,7 @@ def _check_effects(
     kept = [_execution(each, sequence=sequences[each.id], effect=each.end) for each in effects]
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
     wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
-    judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
+    judged = checker.check(replace(_case(world, kept, faults), wanted=wanted))
     found = [Finding(None, f"lost: {each}", (each.rpartition(" ")[2],)) for each in judged.lost]
     found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]
     for pair in [*judged.repeated, *judged.explained]:

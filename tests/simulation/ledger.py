@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from simulation.troubles import BROKER
 from worker.context import Context
 from worker.sharding.generations import lease_of
-from worker.telemetry import LeaseOutlived
+from worker.telemetry import DeadLettered, LeaseOutlived
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Ledger:
         self._ended: set[tuple[str, str]] = set()
         #: Handler, message and fence of what was said to have outlived its lease.
         self._said: set[tuple[str, str, int]] = set()
+        #: Why a message was set aside, as the process said.
+        self.reasons: dict[str, str] = {}
 
     def expect(self, child: Child, task: Task) -> Attempt:
         """Note who is about to begin what."""
@@ -129,6 +131,8 @@ class Ledger:
         """Note what a process says of itself."""
         if isinstance(event, LeaseOutlived):
             self._said.add((event.handler, event.message_id, event.fence))
+        elif isinstance(event, DeadLettered) and event.message_id is not None:
+            self.reasons[event.message_id] = event.reason
 
     def is_said(self, attempt: Attempt) -> bool:
         """Tell whether it was said of a handler that it outlived its lease."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from time import monotonic
+from typing import Any
 
+import amqp
 import pytest
 
 from chaos.blows import EVERYBODY, thrown
@@ -17,6 +19,8 @@ from chaos.places import Place
 from chaos.stage import Stage
 from chaos.workloads import Ledger
 from servers import Guard
+from waiting import until
+from worker.transport.capabilities import connect
 
 ME = os.getpid()
 #: No process has it: it is beyond what the kernel gives.
@@ -38,6 +42,35 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         ) as made,
     ):
         yield made
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Stage]:
+    """A stage whose broker is a file, with no service."""
+    place = Place(broker=f"sqlite:///{tmp_path / 'qworker.db'}")
+    with (
+        Guard() as guard,
+        Stage(tmp_path / "own", guard, Ledger(1), place, transactional=False, options=()) as made,
+    ):
+        yield made
+
+
+def test_what_the_broker_holds_beside_what_is_set_aside_is_left(embedded: Stage) -> None:
+    client: Any = connect(embedded.place.broker, heartbeat=0, timeout=1, name="test")
+    channel = client.channel()
+    for queue in ("ledger.g1.0", "ledger.g1.1", "ledger.dlq", "ledger.parked"):
+        channel.queue_declare(queue, durable=True, auto_delete=False)
+    assert embedded.left() == []
+
+    message = amqp.Message(b"x", delivery_mode=2)
+    for queue in ("ledger.g1.1", "ledger.g1.1", "ledger.dlq", "ledger.parked"):
+        channel.publish_many([(message, "", queue, False)])
+    assert embedded.left() == ["2 left in ledger.g1.1"]
+    taken = channel.basic_get("ledger.g1.1")
+    assert embedded.left() == ["2 left in ledger.g1.1"], "not acknowledged"
+    channel.basic_ack(taken.delivery_tag)
+    until(lambda: embedded.left() == ["1 left in ledger.g1.1"])
+    client.close()
 
 
 @pytest.fixture
