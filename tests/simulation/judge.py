@@ -70,7 +70,7 @@ def _check_effects(
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
     wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
     judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
-    found = [Finding(None, f"lost: {each}", (each.rpartition(" ")[2],)) for each in judged.lost]
+    found = _lost(world, judged.lost)
     found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]
     for pair in [*judged.repeated, *judged.explained]:
         first, second = sorted(pair, key=lambda e: e.begin)
@@ -82,6 +82,18 @@ def _check_effects(
         if not world.was_troubled(effect.child, effect.begin, math.inf):
             text = f"both done and a dead letter: {effect.id}, {effect}"
             found.append(Finding(effect.key, text, (effect.id,)))
+    return found
+
+
+def _lost(world: World, missing: Sequence[str]) -> list[Finding]:
+    """Tell apart what is nowhere any more from what is there and was not done in time."""
+    bodies = {post.id: post.body for post in world.confirmed}
+    found = []
+    for each in missing:
+        id_ = each.rpartition(" ")[2]
+        there = world.broker.queues_with(bodies[id_])
+        text = f"left undone: {each}, in {', '.join(there)}" if there else f"lost: {each}"
+        found.append(Finding(None, text, (id_,)))
     return found
 
 
