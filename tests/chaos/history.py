@@ -13,6 +13,7 @@ which no step of the clock moves.
 invoke      a publisher is about to send an event
 confirmed   the broker has it
 unknown     no confirm came: the broker may have it, or not
+abandoned   no confirm came, and its publisher is dead: nobody will ever know
 begin       a handler was called
 effect      what it is for happened
 end         it returned

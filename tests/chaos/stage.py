@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
 from chaos.deaths import End, Watch
-from chaos.executions import Fault
+from chaos.executions import Fault, faults
 from chaos.faults.catalog import Setting
 from chaos.history import History, Writer
+from chaos.mortal import Mortal
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
 from chaos.toll import JUST_NOW
@@ -87,6 +88,7 @@ class Stage:
         self._blows = Blows(self._writer)
         self._guard = guard
         self._options = (*options, "--concurrency", str(self.concurrency))
+        self.single_active = "--single-active" in options
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
         self._board = Board(self._points)
@@ -213,7 +215,6 @@ class Stage:
             name = random.choice(free) if free else None
             if name is not None:
                 self._struck.add(name)
-                self._blows.meets(name)
         try:
             yield self.supervisors[name] if name is not None else None
         finally:
@@ -237,17 +238,47 @@ class Stage:
 
     def note(self, fault: Fault) -> None:
         """Write a fault into the history."""
-        self._blows.meets(fault.supervisor or EVERYBODY)
+        if fault.pids is None or fault.pids:
+            self._blows.meets(fault.supervisor or EVERYBODY)
         self._writer.note("fault", detail=fault.dump())
 
     def blow(self, fault: str) -> AbstractContextManager[None]:
         """Write into the history that a block carries out this fault, and whom it met."""
         return self._blows.blow(fault)
 
-    def armed(self, points: Mapping[str, float]) -> AbstractContextManager[None]:
-        """Let processes die at these crash points while a block runs (:meth:`Board.armed`)."""
-        self._blows.meets(*points)
-        return self._board.armed(points)
+    def meets(self, whom: str) -> None:
+        """Tell whom the blow of this thread met, where no fault tells that (:meth:`note`)."""
+        self._blows.meets(whom)
+
+    @contextmanager
+    def armed(self, points: Mapping[str, float]) -> Iterator[None]:
+        """Let processes die at these crash points while a block runs (:meth:`Board.armed`).
+
+        The blow of this thread met the points at which somebody did.
+        """
+        since = monotonic()
+        try:
+            with self._board.armed(points):
+                yield
+        finally:
+            self._blows.meets(*self.died_at(points, since))
+
+    def died_at(self, points: Iterable[str], since: float) -> list[str]:
+        """Return the crash points at which somebody died since then."""
+        died = {fault.what for fault in faults(self.history.latest("fault", since))}
+        return [name for name in points if f"kill -9, {name}" in died]
+
+    def mortal(self, name: str) -> Mortal:
+        """Return one more publisher, to be killed."""
+        return Mortal(self.workload.app, name, self.place.broker, self.history, self._guard)
+
+    def abandon(self, mortal: Mortal) -> None:
+        """Note what a publisher that is dead had sent, and heard nothing of."""
+        left = mortal.left()
+        told = ({n: getattr(each, n) for n in ("id", "key", "sequence", "detail")} for each in left)
+        self._writer.note_all({"what": "abandoned", **each} for each in told)
+        if left:
+            self._blows.meets(mortal.name)
 
     def last(self, seconds: float) -> None:
         """Wait so long, or until all faults have to end."""
@@ -285,6 +316,11 @@ class Stage:
             for publisher in mine:
                 publisher.give_up()
             self.wrong += filter(None, [publisher.trouble() for publisher in mine])
+
+    def change(self) -> str:
+        """Return what the service tells of a change of its shards; empty where none goes on."""
+        told = self._ask("status", "--json")["reshard"]
+        return "" if told is None else json.dumps(told)
 
     # What is set aside
 

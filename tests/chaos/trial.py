@@ -115,7 +115,7 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
         Nemesis(stage, told, plan.at_once).strike(blows)
         healed = monotonic()
         stage.last(_CALM)
-    stuck = settle(stage, healed)
+    stuck = [*settle(stage, healed), *settle_shards(stage, healed)]
     recovery = monotonic() - healed
     aside = stage.set_aside()
     stage.drain()
@@ -168,6 +168,14 @@ def _unfinished(stage: Stage, deadline: float, gone: Collection[str]) -> list[st
         stage.last(_PAUSE)
 
 
+def settle_shards(stage: Stage, healed: float) -> list[str]:
+    """Wait until no change of the number of shards is under way; return what is, in the end."""
+    while (change := stage.change()) and monotonic() < healed + LIVENESS:
+        stage.revive()
+        stage.last(_PAUSE)
+    return [f"the change of shards: {change}"] if change else []
+
+
 def judge(
     stage: Stage, plan: Plan, aside: Sequence[tuple[str, str]], stuck: Sequence[str]
 ) -> Verdict:
@@ -178,6 +186,7 @@ def judge(
     lease_ttl, claim_ttl = stage.ttls
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
+    abandoned = {e.id for e in entries if e.what == "abandoned"}
     found = check(
         Case(
             executions=executions,
@@ -192,6 +201,7 @@ def judge(
             claim_ttl=claim_ttl,
             optional={published[id_] for id_ in published.keys() - confirmed},
             unordered=stage.workload.unordered,
+            single_active=stage.single_active,
             transactional=stage.database is not None,
             published=published,
             sent=_sent(entries),
@@ -202,7 +212,8 @@ def judge(
         )
     )
     harm = toll(executions, trouble, thrown(entries))
-    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
+    unheard = published.keys() - confirmed - abandoned
+    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(unheard))]
     found.wrong = [
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
@@ -218,7 +229,7 @@ def judge(
         [] if found.held else story(found, entries, trouble),
         timeline(plan.schedule, entries, executions, trouble),
         published=len(confirmed),
-        unknown=sum(e.what == "unknown" for e in entries),
+        unknown=sum(e.what in ("unknown", "abandoned") for e in entries),
         set_aside=len(aside),
         toll=harm,
     )

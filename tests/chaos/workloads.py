@@ -21,6 +21,11 @@ from worker.demo.history import Change
 from worker.ids import derived_id
 
 _SECONDS = 0.005
+#: The share of the events whose handlers take so many seconds: some longer than a lease lives
+#: (3 s), some longer than a claim (5 s). And how many of a key at most, as its others wait for it.
+_LONG, _LONG_SECONDS, _MOST_LONG = 0.004, (1.0, 7.0), 2
+#: Keys of a publisher that dies.
+_STRAY_KEYS = 3
 
 
 class Workload(ABC):
@@ -92,6 +97,7 @@ class Ledger(Workload):
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
         """Yield events of the keys of this publisher, those of the first keys most often."""
         random = Random(f"{self._seed} publisher {number}")
+        long = _Long(Random(f"{self._seed} long {number}"))
         keys = range(number, self._keys, publishers)
         weights = [*accumulate(1 / (rank + 1) for rank in range(len(keys)))]
         sequences = Counter[str]()
@@ -103,11 +109,12 @@ class Ledger(Workload):
             if key < self._STRICT:
                 hopeless = sequence == self._PARKED_AT and key % 2 == 0
                 fault = HOPELESS if hopeless else ""
-                strict = Strict(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                seconds = long.seconds(name)
+                strict = Strict(key=name, sequence=sequence, fault=fault, seconds=seconds)
                 yield Publication(strict, sequence)
             else:
                 (fault,) = random.choices(["", FLAKY, DEAD], [1.0, 0.01, 0.003])
-                step = Step(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                step = Step(key=name, sequence=sequence, fault=fault, seconds=long.seconds(name))
                 yield Publication(step, sequence)
 
     def hopeless(self, entries: Iterable[Entry], reasons: Mapping[Due, str]) -> set[Due]:
@@ -123,6 +130,21 @@ class Ledger(Workload):
             for handler in self.handlers[e.detail]
             if e.order in (DEAD, HOPELESS) or _is_early(reasons.get((handler, e.id), ""))
         }
+
+
+class _Long:
+    """Which events take long, by a seed."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._of_key = Counter[str]()
+
+    def seconds(self, key: str) -> float:
+        """Return what the handlers of the next event of a key take."""
+        if self._random.random() >= _LONG or self._of_key[key] >= _MOST_LONG:
+            return _SECONDS
+        self._of_key[key] += 1
+        return self._random.uniform(*_LONG_SECONDS)
 
 
 class Bank(Workload):
@@ -228,6 +250,22 @@ class GitHistory(Workload):
                 key = f"{turn}/{change.path}"
                 step = Step(key=key, sequence=change.revision - 1)
                 yield Publication(step, change.revision - 1)
+
+
+def strays(app: str, name: str) -> Iterator[Publication]:
+    """Yield events for a service's module, of keys that are those of this publisher alone."""
+    random = Random(f"stray {name}")
+    sequences = Counter[str]()
+    while True:
+        key = f"{name}/{random.randrange(_STRAY_KEYS)}"
+        sequence = sequences[key]
+        sequences[key] += 1
+        if app == Bank.app:
+            target, amount = f"{name}/target", random.randint(1, 100)
+            transfer = Transfer(source=key, target=target, amount=amount, sequence=sequence)
+            yield Publication(transfer, sequence)
+        else:
+            yield Publication(Step(key=key, sequence=sequence, seconds=_SECONDS), sequence)
 
 
 def hash_of(text: str) -> int:

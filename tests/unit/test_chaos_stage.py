@@ -121,14 +121,25 @@ def test_the_latest_lines_of_a_history(tmp_path: Path) -> None:
     assert History(file).latest("begin", 3.5) == []
 
 
-def test_a_blow_meets_whom_its_faults_are_of_and_the_points_that_it_arms(stage: Stage) -> None:
+def test_a_blow_meets_whom_its_faults_are_of(stage: Stage) -> None:
     with stage.blow("any"):
         with stage.one(Random(1)) as nobody:
             assert nobody is None
-        with stage.armed({"after the claim": 0.5}):
-            pass
         stage.note(Fault(Kind.OUTAGE, "", 1.0, 2.0))
         stage.note(Fault(Kind.PAUSE, "alice", 1.0, 2.0))
+        stage.note(Fault(Kind.KILL, "bob", 1.0, 2.0, frozenset()))
 
     (blow,) = thrown(stage.history.entries())
-    assert blow.met == ("after the claim", EVERYBODY, "alice")
+    assert blow.met == (EVERYBODY, "alice"), "bob had no process to be killed"
+
+
+def test_a_blow_of_crash_points_meets_those_at_which_somebody_died(stage: Stage) -> None:
+    with stage.blow("any"), stage.armed({"after the claim": 0.5, "before the record": 0.5}):
+        writer = Writer(stage.history.file, sync=False)
+        at = monotonic()
+        died = Fault(Kind.KILL, "bob", at, at, frozenset({ME}), "kill -9, before the record")
+        writer.note("fault", detail=died.dump())
+        writer.close()
+
+    (blow,) = thrown(stage.history.entries())
+    assert blow.met == ("before the record",)

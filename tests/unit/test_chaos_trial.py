@@ -107,6 +107,21 @@ def test_what_publishers_could_not_get_confirmed_in_time_is_stuck(played: Played
     assert any("key-100" in line for line in verdict.story), "the story of that event"
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nobody_waits_for_what_a_dead_publisher_left(played: Played, *, is_there: bool) -> None:
+    for number in range(100):
+        played.publish(number)
+        played.handle(number)
+    for what in ("invoke", "abandoned"):
+        played.note(what, 100, detail="test.strict")
+    if is_there:
+        played.handle(100)
+
+    verdict = judge(played.stage, PLAN, [], [])
+    assert verdict.held, verdict.story
+    assert (verdict.published, verdict.unknown) == (100, 1)
+
+
 def test_a_trial_in_which_all_was_set_aside_is_red(played: Played) -> None:
     for number in range(100):
         played.publish(number)
