@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from chaos.acknowledging import may_be_open
+from chaos.acknowledging import PUBLISHED, may_be_open
 from chaos.deserts import Deserts
 from chaos.excuses import explains, explains_for_good
 from chaos.executions import Execution, Kind, effect_of, gone_at
@@ -103,8 +103,12 @@ class Accounts:
         out. So something that came twice, the second time behind the message that parked the key,
         is done and parked. It comes twice where it was published twice, or where a fault met its
         process, or everybody, after its effect and before the broker had its acknowledgement, which
-        may take long (:mod:`chaos.acknowledging`).
+        may take long (:mod:`chaos.acknowledging`). And where it was sent while the number of shards
+        changed: for a time both generations of queues are bound.
         """
+        sent = self._case.sent.get(effect.id, effect.begin)
+        if any(since - PUBLISHED <= sent <= until for since, until in self._case.changes):
+            return True
         return effect.id in self._case.published_again or any(
             fault.kind in _DELIVERED_TWICE
             and fault.met(effect)

@@ -24,7 +24,7 @@ _SOON = 2.0
 #: it is started again, and what was before it is done.
 _TAKEN_OVER = 30.0
 #: Seconds by which messages may come to their queue in another order than they were sent.
-_PUBLISHED = 1.0
+PUBLISHED = 1.0
 
 
 def may_be_open(case: Case, execution: Execution, at: float) -> bool:
@@ -53,7 +53,7 @@ def _is_behind_a_gap(case: Case, execution: Execution, at: float) -> bool:
     What was done by then and once more later held up nothing; what never succeeded did, until it
     was given up.
     """
-    sent = case.sent.get(execution.id, execution.begin) + _PUBLISHED
+    sent = case.sent.get(execution.id, execution.begin) + PUBLISHED
     own = execution.handler, execution.id
     first, last = dict[tuple[str, str], float](), dict[tuple[str, str], float]()
     for other in case.executions:

@@ -78,6 +78,8 @@ class Case:
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     #: When each id was sent for the first time.
     sent: Mapping[str, float] = field(default_factory=dict)
+    #: Since when, and until when, the number of shards was changed.
+    changes: Sequence[tuple[float, float]] = ()
     #: The ids that the broker may have got more than once.
     published_again: Collection[str] = ()
     #: When processes heard of each handler and id that it is recorded, in order.

@@ -19,6 +19,7 @@ effect      what it is for happened
 end         it returned
 failed      it raised; ``detail`` says what
 recorded    the dedup store has it done; ``detail`` is a list of handlers and ids as JSON
+change      another number of shards is asked for, or is had: ``detail`` is "begins" or "is over"
 fault       the test made trouble: ``detail`` is a :class:`~chaos.executions.Fault` as JSON
 blow        the schedule threw a fault: ``detail`` is a :class:`~chaos.blows.Thrown` as JSON
 ==========  =======================================================================================
@@ -34,6 +35,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+#: What the detail of a change of the number of shards says.
+BEGINS, IS_OVER = "begins", "is over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

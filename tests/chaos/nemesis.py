@@ -146,7 +146,7 @@ def reshard(stage: Stage, random: Random) -> None:
     supervisor = random.choice([*stage.supervisors.values()])
     with tempfile.TemporaryFile() as says:
         since = monotonic()
-        asked = supervisor.begin("reshard", "--to", str(shards), says=says)
+        asked = stage.reshard(supervisor, shards, says=says)
         try:
             with armed:  # for one death: who connects anew comes by some of them, too
                 _last_while(
@@ -158,6 +158,7 @@ def reshard(stage: Stage, random: Random) -> None:
         finally:
             asked.kill()  # what it asked for goes on without it
             asked.wait()
+        stage.resharded(asked)
         says.seek(0)
         if b"reshard from " in says.read():  # a step of it
             stage.meets(EVERYBODY)

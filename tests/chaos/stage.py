@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from subprocess import Popen
 from time import monotonic
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from chaos.crashpoints import Board
 from chaos.deaths import End, Watch
 from chaos.executions import Fault, faults
 from chaos.faults.catalog import Setting
-from chaos.history import History, Writer
+from chaos.history import BEGINS, IS_OVER, History, Writer
 from chaos.mortal import Mortal
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
@@ -316,6 +317,16 @@ class Stage:
             for publisher in mine:
                 publisher.give_up()
             self.wrong += filter(None, [publisher.trouble() for publisher in mine])
+
+    def reshard(self, supervisor: Supervisor, shards: int, **options: Any) -> Popen[bytes]:
+        """Ask for another number of shards; return the command, which waits for it."""
+        self._writer.note("change", detail=BEGINS)
+        return supervisor.begin("reshard", "--to", str(shards), **options)
+
+    def resharded(self, asked: Popen[bytes]) -> None:
+        """Note that the change is over, if the command says so."""
+        if asked.poll() == 0:
+            self._writer.note("change", detail=IS_OVER)
 
     def change(self) -> str:
         """Return what the service tells of a change of its shards; empty where none goes on."""

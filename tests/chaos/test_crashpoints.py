@@ -116,11 +116,12 @@ def reshard(stage: Stage, name: str, shards: int) -> None:
     """Change the number of shards, and wait until somebody dies at a point, and it is done."""
     with ExitStack() as stack:
         with stage.armed({name: 1.0}):
-            asked = next(iter(stage.supervisors.values())).begin("reshard", "--to", str(shards))
+            asked = stage.reshard(next(iter(stage.supervisors.values())), shards)
             stack.callback(asked.wait)
             stack.callback(asked.kill)
             eventually(lambda: _alive(stage) and died(stage, name), f"a process dies: {name}")
         eventually(lambda: _alive(stage) and asked.poll() is not None, "the reshard is over")
+        stage.resharded(asked)
 
 
 def died(stage: Stage, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from chaos.database import effects
 from chaos.deaths import logs_in, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
-from chaos.history import Entry
+from chaos.history import BEGINS, Entry
 from chaos.nemesis import FAULTS, Blow, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
@@ -205,6 +206,7 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             sent=_sent(entries),
+            changes=changes_in(entries),
             published_again=stage.workload.published_again(entries),
             recorded=kept,
             parents=stage.workload.parents,
@@ -248,6 +250,17 @@ def too_few(plan: Plan, events: int, effects: int) -> list[str]:
 def unharmed(plan: Plan, harm: Toll) -> list[str]:
     """Tell where faults were planned, and none of them met anybody."""
     return ["no fault met anybody"] if plan.schedule and not any(harm.faults.values()) else []
+
+
+def changes_in(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """Return since when and until when the number of shards was changed."""
+    found: list[tuple[float, float]] = []
+    for entry in entries:
+        if entry.what == "change" and entry.detail == BEGINS:
+            found.append((entry.at, math.inf))
+        elif entry.what == "change":
+            found = [(since, min(until, entry.at)) for since, until in found]
+    return found
 
 
 def _sent(entries: Sequence[Entry]) -> dict[str, float]:

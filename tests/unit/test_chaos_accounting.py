@@ -198,6 +198,16 @@ def test_what_is_done_may_be_parked_as_a_copy_where_there_may_be_one() -> None:
         assert check(replace(case, faults=[fault])).twofold, fault
 
 
+def test_what_was_sent_during_a_change_of_shards_may_come_twice() -> None:
+    runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4)]
+    case = parked_at(1, 2, *runs)
+    case = replace(case, parked=[*case.parked, ("", "a#0")], sent={"a#0": 0.9})
+
+    for changes, is_held in (([(0.5, 5.0)], True), ([(1.5, 5.0)], True), ([(2.5, 5.0)], False)):
+        assert check(replace(case, changes=changes)).held is is_held, changes
+    assert check(replace(case, changes=[(0.1, 0.5)])).twofold
+
+
 def test_what_was_acknowledged_long_ago_comes_once() -> None:
     runs = [ran(0, ALICE, 1, 2), failed(1, ALICE, 3, 4)]
     case = parked_at(1, 2, *runs)
