@@ -23,7 +23,6 @@ from worker.message import (
     TIMESTAMP_HEADER,
     UNDECODABLE,
     Command,
-    Context,
     Event,
     Message,
     Outgoing,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.config import Settings
+    from worker.context import Context
 
 CAUSATION_HEADER = "qw-causation-id"
 PERSISTENT, TRANSIENT = 2, 1

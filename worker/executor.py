@@ -33,9 +33,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from worker.calling import call_of, refuse_unrun
+from worker.context import Context
 from worker.errors import AlreadyDone, Reject, Retry
 from worker.leases.base import suspended
-from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit

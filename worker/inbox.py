@@ -1,31 +1,97 @@
-"""The transactional tier on SQLite: the effect and the memory of its id are one transaction.
+"""The transactional tier: the effect and the memory of its id are one transaction.
 
 The dedup store alone cannot know whether a process that died between a handler's effect and its
 record had the effect. A handler whose effect is a transaction of a database can: it writes the id
 into the same transaction, and whoever runs the message again finds it there. (The *idempotent
 receiver* of Hohpe and Woolf, *Enterprise Integration Patterns*, with its memory inside the effect.)
+
+On SQLite the runtime does it (``Context.once``); for other databases an integration does, in the
+block of ``Context.one_effect``.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.errors import AlreadyDone
+from worker.errors import AlreadyDone, Reject
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
 
-#: Why a message is rejected whose handler asks again.
-TWICE = (
-    "context.once was called a second time; call it once for a message, and put all of the effect"
-    " into that one transaction"
-)
 _CREATE = """CREATE TABLE IF NOT EXISTS qworker_inbox (
     handler TEXT NOT NULL, message_id TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (handler, message_id)) WITHOUT ROWID"""
 _INSERT = "INSERT OR IGNORE INTO qworker_inbox VALUES (?, ?, ?)"
 _PURGE = "DELETE FROM qworker_inbox WHERE at < ?"
+
+
+class Effect:
+    """The one transaction of a run that holds its effect and its id: a second one is rejected.
+
+    Made for one run of a handler, and used by its thread.
+    """
+
+    __slots__ = ("_database", "_handler", "_is_begun", "_is_relay", "_message_id")
+
+    def __init__(self, handler: str, message_id: str, *, is_relay: bool = False) -> None:
+        self._handler = handler
+        self._message_id = message_id
+        self._is_relay = is_relay
+        #: That of ``once``.
+        self._database: sqlite3.Connection | None = None
+        #: The id was written, and not rolled back as far as is known here.
+        self._is_begun = False
+
+    def once(self, connection: sqlite3.Connection) -> None:
+        """Write the id into the transaction of ``connection``. Raises AlreadyDone, and Reject."""
+        self._refuse_relay("context.once")
+        if self._is_begun and connection is not self._database:
+            raise Reject(_twice("context.once"))
+        self._database = connection
+        try:
+            record(connection, self._handler, self._message_id)
+        except AlreadyDone:
+            if self._is_begun:  # by this very run, whose effect would pass for done
+                raise Reject(_twice("context.once")) from None
+            raise
+        self._is_begun = True
+
+    @contextmanager
+    def block(self, what: str) -> Iterator[None]:
+        """Let the block be the transaction; one that raised may be tried again. Raises Reject."""
+        self._refuse_relay(what)
+        if self._is_begun:
+            raise Reject(_twice(what))
+        self._is_begun = True
+        try:
+            yield
+        except BaseException:
+            self._is_begun = False
+            raise
+
+    def check_committed(self) -> None:
+        """Raise RuntimeError where the transaction of ``once`` is still open; roll it back."""
+        if self._database is not None:
+            check_committed(self._database, self._handler)
+
+    def _refuse_relay(self, what: str) -> None:
+        if self._is_relay:
+            raise RuntimeError(
+                f"{self._handler} is a relay and calls {what}: a second run would end there, before"
+                " it returns what is to be published; use App.on, and context.publish before"
+                f" {what}"
+            )
+
+
+def _twice(what: str) -> str:
+    """Return why a message is rejected whose handler asks again."""
+    return (
+        f"{what} was called a second time; call it once for a message, and put all of the effect"
+        " into that one transaction"
+    )
 
 
 def record(connection: sqlite3.Connection, handler: str, message_id: str) -> None:

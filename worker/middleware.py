@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.message import Context
+    from worker.context import Context
 
 CallNext = Callable[["Context"], Any]
 Middleware = Callable[["Context", CallNext], Any]

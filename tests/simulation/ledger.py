@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulation.troubles import BROKER
-from worker.message import Context
+from worker.context import Context
 from worker.sharding.generations import lease_of
 from worker.telemetry import LeaseOutlived
 from worker.topology import dead_letter_queue, parked_queue, shard_queue

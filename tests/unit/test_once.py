@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from worker import App, Context, Event
-from worker.testing import TestWorker
+from worker import AlreadyDone, App, Context, Event
+from worker.testing import TestWorker, duplicate_everything
 
 
 class Order(Event, name="order", key="customer"):
     """Of some lines."""
 
     customer: str
+
+
+class Note(Event, name="note"):
+    """What an order publishes."""
+
+    text: str
 
 
 Handle = Callable[[Order, Context], None]
@@ -106,3 +112,112 @@ def test_a_transaction_that_was_rolled_back_may_be_tried_again(books: Books) -> 
 
     assert reasons(handle) == []
     assert books.lines() == [1]
+
+
+class Elsewhere:
+    """A database that an integration knows: a dictionary with transactions."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.lines: list[int] = []
+
+    @contextmanager
+    def transaction(self, context: Context) -> Iterator[list[int]]:
+        """Give the lines to be; they are there, with the id, once the block has ended."""
+        lines: list[int] = []
+        with context.one_effect("elsewhere.transaction"):
+            if context.idempotency_key in self.ids:
+                raise AlreadyDone(context.idempotency_key)
+            yield lines
+            self.ids.add(context.idempotency_key)
+            self.lines += lines
+
+
+def test_an_integration_has_one_transaction_for_a_message_too() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        for number in range(2):
+            with database.transaction(context) as lines:
+                lines.append(number)
+
+    (reason,) = reasons(handle)
+    assert "elsewhere.transaction was called a second time" in reason
+    assert database.lines == [0]
+
+
+def test_none_of_its_transactions_is_within_another() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        with database.transaction(context) as lines, database.transaction(context):
+            lines.append(1)
+
+    (reason,) = reasons(handle)
+    assert "elsewhere.transaction was called a second time" in reason
+    assert database.lines == []
+
+
+def test_one_that_raised_may_be_tried_again() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        for number in range(2):
+            with suppress(ZeroDivisionError), database.transaction(context) as lines:
+                lines.append(1 // number)
+
+    assert reasons(handle) == []
+    assert database.lines == [1]
+
+
+def test_an_integration_and_once_are_two_transactions(books: Books) -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        with database.transaction(context), closing(books.open()) as db:
+            context.once(db)
+
+    (reason,) = reasons(handle)
+    assert "context.once was called a second time" in reason
+    assert database.lines == []
+
+
+def test_a_handler_that_does_it_once_is_idempotent(books: Books) -> None:
+    app, database = App("shop"), Elsewhere()
+
+    @app.on(Order)
+    def book(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            context.once(db)
+            db.execute("INSERT INTO line VALUES (1)")
+            db.commit()
+
+    @app.on(Order)
+    def keep(_: Order, context: Context) -> None:
+        with database.transaction(context) as lines:
+            lines.append(1)
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert worker.dead_letters == []
+    assert (books.lines(), database.lines) == ([1], [1])
+
+
+def test_a_child_for_an_outbox_has_an_id_of_its_own_and_the_same_in_each_run() -> None:
+    app = App("shop")
+    runs: list[list[str]] = []
+
+    @app.on(Order)
+    def ship(event: Order, context: Context) -> None:
+        ids = [context.publish(Note(text="1")), context.encode(Note(text="2")).message_id]
+        runs.append([*ids, context.publish(Note(text="3"))])
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+    first, second = runs
+    assert first == second
+    assert len({*first}) == 3

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
     from worker.app import App
     from worker.config import Settings
+    from worker.context import Context
     from worker.ending import Finish
-    from worker.message import Command, Context, Event
+    from worker.message import Command, Event
     from worker.middleware import CallNext
     from worker.telemetry import RuntimeEvent
 
