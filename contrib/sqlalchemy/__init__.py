@@ -1,0 +1,16 @@
+"""SQLAlchemy (2.x): the handler's transaction holds its effect, the memory of its id, its events.
+
+Needs the extra ``sqlalchemy``. Tried on PostgreSQL (psycopg 3) and SQLite (sqlite3, aiosqlite);
+what is sent to MySQL and MariaDB is compiled by tests, and was not run by them.
+
+======================  ===========================================================================
+``Inbox(sessions)``     ``with inbox.transaction(context) as session:``; ``AsyncInbox`` for asyncio
+``metadata``            the tables, for Alembic: ``target_metadata = [Base.metadata, metadata]``
+``create_tables(bind)``  makes those that are not there
+======================  ===========================================================================
+"""
+
+from worker.contrib.sqlalchemy.inbox import AsyncInbox, Inbox
+from worker.contrib.sqlalchemy.tables import create_tables, metadata
+
+__all__ = ["AsyncInbox", "Inbox", "create_tables", "metadata"]
