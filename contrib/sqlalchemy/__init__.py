@@ -5,12 +5,15 @@ what is sent to MySQL and MariaDB is compiled by tests, and was not run by them.
 
 ======================  ===========================================================================
 ``Inbox(sessions)``     ``with inbox.transaction(context) as session:``; ``AsyncInbox`` for asyncio
+``Outbox(app, engine)``  ``outbox.publish_on_commit(session, event)``
 ``metadata``            the tables, for Alembic: ``target_metadata = [Base.metadata, metadata]``
 ``create_tables(bind)``  makes those that are not there
 ======================  ===========================================================================
 """
 
 from worker.contrib.sqlalchemy.inbox import AsyncInbox, Inbox
+from worker.contrib.sqlalchemy.outbox import Outbox
+from worker.contrib.sqlalchemy.rows import OutboxRows
 from worker.contrib.sqlalchemy.tables import create_tables, metadata
 
-__all__ = ["AsyncInbox", "Inbox", "create_tables", "metadata"]
+__all__ = ["AsyncInbox", "Inbox", "Outbox", "OutboxRows", "create_tables", "metadata"]

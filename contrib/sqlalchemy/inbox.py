@@ -25,7 +25,8 @@ from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
-from worker.contrib.sqlalchemy.tables import inbox_table, plain
+from worker.contrib.identity import plain
+from worker.contrib.sqlalchemy.tables import inbox_table
 
 from worker import AlreadyDone, ConfigurationError, Reject
 

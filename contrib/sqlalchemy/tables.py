@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Column, Double, Index, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import mysql
+from worker.contrib.identity import LENGTH
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-_LENGTH = 255
-_PLAIN = re.compile(r"[!-~]{1,200}")
-#: MySQL compares by a collation, which takes "a" for "A" unless it is told otherwise.
-_TEXT = String(_LENGTH).with_variant(
-    mysql.VARCHAR(_LENGTH, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+#: ``plain`` text. MySQL compares by a collation, which takes "a" for "A" unless it is told not to.
+_PLAIN = String(LENGTH).with_variant(
+    mysql.VARCHAR(LENGTH, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
 )
+#: MySQL's plain kinds end at 64 KiB.
+_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_BYTES = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 metadata = MetaData()
 
@@ -25,12 +37,46 @@ metadata = MetaData()
 inbox_table = Table(
     "qworker_inbox",
     metadata,
-    Column("handler", _TEXT, primary_key=True),
-    Column("message_id", _TEXT, primary_key=True),
+    Column("handler", _PLAIN, primary_key=True),
+    Column("message_id", _PLAIN, primary_key=True),
     #: Seconds since the epoch.
     Column("at", Double, nullable=False),
     Index("qworker_inbox_at", "at"),
     sqlite_with_rowid=False,
+)
+
+#: One row for each message that the broker has not confirmed yet.
+outbox_table = Table(
+    "qworker_outbox",
+    metadata,
+    # The first column, because PostgreSQL works out the values of a row in the order of the
+    # columns: who has a sequence number is known as a transaction (``rows.py``).
+    Column("transaction_id", BigInteger),
+    Column(
+        "sequence",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
+    Column("service", _PLAIN, nullable=False),
+    #: What orders it: its key, or else its id.
+    Column("lane", _PLAIN, nullable=False),
+    Column("message_id", _PLAIN, nullable=False),
+    Column("name", String(LENGTH), nullable=False),
+    Column("exchange", String(LENGTH), nullable=False),
+    Column("routing_key", String(LENGTH), nullable=False),
+    #: Nobody to receive it is an error.
+    Column("mandatory", Boolean, nullable=False),
+    #: AMQP basic properties, and headers, as JSON.
+    Column("properties", _LONG_TEXT, nullable=False),
+    Column("headers", _LONG_TEXT, nullable=False),
+    Column("body", _BYTES, nullable=False),
+    #: Seconds since the epoch.
+    Column("at", Double, nullable=False),
+    Index("qworker_outbox_lane", "service", "lane", "sequence"),
+    # A number is given once, also after its row is gone.
+    sqlite_autoincrement=True,
+    mysql_charset="utf8mb4",
 )
 
 
@@ -40,14 +86,3 @@ def create_tables(bind: Engine | Connection) -> None:
     With asyncio: ``await connection.run_sync(create_tables)``.
     """
     metadata.create_all(bind)
-
-
-def plain(text: str) -> str:
-    """Return ``text`` as every database keeps, compares and indexes it: a hash where it must be.
-
-    Ids of other publishers may be long, or hold what a database refuses (NUL), folds (case) or pads
-    (spaces at the end).
-    """
-    if _PLAIN.fullmatch(text):
-        return text
-    return f"blake2b:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=32).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Rows of the inbox: what is kept of an id, and the SQL of each dialect."""
+"""Rows of the inbox and the outbox: what is kept of an id, and the SQL of each dialect."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from worker.contrib.identity import plain
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.inbox import insert_if_new
-from worker.contrib.sqlalchemy.tables import plain
+from worker.contrib.sqlalchemy.rows import reading
 
 from worker import ConfigurationError
 
@@ -67,8 +68,21 @@ def test_another_database_is_refused() -> None:
 
 
 def test_mysql_compares_ids_by_their_bytes() -> None:
-    (handler, message_id) = [
-        line for line in created("mysql+pymysql://").splitlines() if "VARCHAR" in line
-    ]
-    assert "CHARACTER SET ascii COLLATE ascii_bin" in handler
-    assert "CHARACTER SET ascii COLLATE ascii_bin" in message_id
+    columns = [line.split() for line in created("mysql+pymysql://").splitlines()]
+    compared = [words for words in columns if words[:1] in (["handler"], ["message_id"], ["lane"])]
+    assert len(compared) == 4
+    for words in compared:
+        assert "CHARACTER SET ascii COLLATE ascii_bin" in " ".join(words)
+
+
+def test_mysql_keeps_bodies_as_long_as_any() -> None:
+    told = created("mysql+pymysql://")
+    assert "body LONGBLOB NOT NULL" in told
+    assert "headers LONGTEXT NOT NULL" in told
+    assert "sequence BIGINT NOT NULL AUTO_INCREMENT" in told
+
+
+def test_mysql_waits_for_rows_that_are_not_to_be_seen_yet() -> None:
+    query = reading("desk", 10, after=5, lanes=["a"], without=["b"]).with_for_update(read=True)
+    told = str(query.compile(dialect=mysql.dialect()))
+    assert told.endswith("LOCK IN SHARE MODE")
