@@ -161,6 +161,57 @@ POINTS: Mapping[str, Point] = {
         "worker.supervisor.resharder", "Resharder._advance", Side.AFTER
     ),
 }
+#: Those of an inbox and an outbox, which only a service has that uses them.
+OUTBOX_POINTS: Mapping[str, Point] = {
+    "before the commit": Point(
+        "sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.BEFORE
+    ),
+    "after the commit": Point("sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.AFTER),
+    "before rows are written": Point(
+        "worker.contrib.sqlalchemy.outbox",
+        "_Pending._before_commit",
+        Side.BEFORE,
+        lambda args, _: args[0]._rows,
+    ),
+    "after rows are written": Point(
+        "worker.contrib.sqlalchemy.outbox",
+        "_Pending._before_commit",
+        Side.AFTER,
+        lambda args, _: args[0]._written,
+    ),
+    "after an outbox commit": Point(
+        "worker.contrib.sqlalchemy.outbox",
+        "_Pending._after_commit",
+        Side.BEFORE,
+        lambda args, _: args[0]._written,
+    ),
+    "after the sender is told": Point("worker.contrib.outbox.sender", "Sender.wake", Side.AFTER),
+    "after rows are read": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.read", Side.AFTER, _told
+    ),
+    "a row is sent, and not confirmed": Point("worker.publisher", "Publisher.send", Side.AFTER),
+    "rows are confirmed, and not removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.BEFORE
+    ),
+    "after rows are removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.AFTER
+    ),
+}
+#: Those of a relay: between two of its steps. It passes by those of the outbox too.
+RELAY_POINTS: Mapping[str, Point] = {
+    "the relay, before a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.BEFORE),
+    "the relay, with rows in hand": Point(
+        "worker.contrib.outbox.relay", "Relay._settle", Side.BEFORE, lambda args, _: args[1]
+    ),
+    "the relay, after a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.AFTER),
+    "the relay, before its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.BEFORE
+    ),
+    "the relay, after its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.AFTER
+    ),
+}
+_ALL: Mapping[str, Point] = {**POINTS, **OUTBOX_POINTS, **RELAY_POINTS}
 #: Points that handlers of the harness reach by themselves.
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
 
@@ -264,7 +315,7 @@ class _Wrapping(MetaPathFinder):
     def __init__(self, arming: _Arming) -> None:
         self._arming = arming
         self._points: dict[str, list[str]] = {}
-        for name, point in POINTS.items():
+        for name, point in _ALL.items():
             self._points.setdefault(point.module, []).append(name)
 
     def find_spec(
@@ -280,7 +331,7 @@ class _Wrapping(MetaPathFinder):
             def execute_and_wrap(module: ModuleType) -> None:
                 execute(module)
                 for name in self._points[fullname]:
-                    _wrap(name, POINTS[name], self._arming)
+                    _wrap(name, _ALL[name], self._arming)
 
             spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]  # its own one
         return spec

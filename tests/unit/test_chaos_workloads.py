@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chaos.database import connect
+from chaos.database import Database, connect
 from chaos.history import Entry
 from chaos.workloads import Bank
 from worker.ids import derived_id
@@ -76,5 +76,6 @@ def test_the_accounts_of_the_database_are_what_counts(tmp_path: Path) -> None:
         db.execute("INSERT INTO accounts VALUES ('account-1', -57)")
     db.close()
 
-    assert BANK.mistakes([withdrawn()], file, [("bank.deposit", DEPOSIT)]) == []
-    assert BANK.mistakes([withdrawn(), deposited()], file, []) != []
+    found = Database(file)
+    assert BANK.mistakes([withdrawn()], found, [("bank.deposit", DEPOSIT)]) == []
+    assert BANK.mistakes([withdrawn(), deposited()], found, []) != []
