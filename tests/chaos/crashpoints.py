@@ -168,22 +168,16 @@ OUTBOX_POINTS: Mapping[str, Point] = {
     ),
     "after the commit": Point("sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.AFTER),
     "before rows are written": Point(
-        "worker.contrib.sqlalchemy.outbox",
-        "_Pending._before_commit",
-        Side.BEFORE,
-        lambda args, _: args[0]._rows,
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.BEFORE
     ),
     "after rows are written": Point(
-        "worker.contrib.sqlalchemy.outbox",
-        "_Pending._before_commit",
-        Side.AFTER,
-        lambda args, _: args[0]._written,
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.AFTER
     ),
     "after an outbox commit": Point(
-        "worker.contrib.sqlalchemy.outbox",
-        "_Pending._after_commit",
+        "worker.contrib.sqlalchemy.pending",
+        "Pending.after_commit",
         Side.BEFORE,
-        lambda args, _: args[0]._written,
+        lambda args, _: args[0].is_written,
     ),
     "after the sender is told": Point("worker.contrib.outbox.sender", "Sender.wake", Side.AFTER),
     "after rows are read": Point(

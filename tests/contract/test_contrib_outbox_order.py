@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import sessionmaker
 from worker.contrib.outbox import columns_of
 from worker.contrib.sqlalchemy import Outbox, create_tables
-from worker.contrib.sqlalchemy.outbox import _XID
+from worker.contrib.sqlalchemy.pending import _XID
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
@@ -218,13 +218,10 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
             chosen = sorted(random.sample(keys, random.randint(1, 2)))
             with sessions.begin() as session:
                 for key in chosen:
-                    query = (
-                        update(counters)
-                        .where(counters.c.key == key)
-                        .values(next=counters.c.next + 1)
-                        .returning(counters.c.next)
-                    )
-                    place = session.execute(query).scalar_one() - 1
+                    mine = counters.c.key == key
+                    change = update(counters).where(mine).values(next=counters.c.next + 1)
+                    session.execute(change)
+                    place = session.scalars(select(counters.c.next).where(mine)).one() - 1
                     sender = desk.dying if random.random() < 0.2 and relays else outbox
                     sender.publish_on_commit(session, Noted(key=key, number=place))
 

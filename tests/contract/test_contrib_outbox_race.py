@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from worker.contrib.sqlalchemy import Outbox, create_tables
 
@@ -26,7 +26,7 @@ class Account(Base):
     """What is asked for."""
 
     __tablename__ = "account"
-    id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)
 
 
 class AccountOpened(Event, name="account.opened", key="account"):

@@ -98,6 +98,8 @@ class SoleLease:
                 if not self._away:
                     logger.warning("the lease store is away: %s", error)
                 self._away = True
+            except Exception:  # whoever waits for the lease must not wait for a thread that is gone
+                logger.exception("the talk with the lease store failed")
             else:
                 if self._away:
                     logger.info("the lease store is back")
