@@ -363,6 +363,23 @@ class TestInHandlers:
         assert headers["qw-causation-id"] == event.event_id
         assert headers["shop"] == "north"
 
+    def test_a_second_run_publishes_the_same_id(self, desk: Desk, worker: TestWorker) -> None:
+        """Without an inbox the effect comes twice, and so does the event; downstream it is one."""
+        app = App("desk")
+
+        @app.on(Loose)
+        def handle(_: Loose, context: Context) -> None:
+            with desk.begin() as session:
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=0), context)
+
+        app.use(duplicate_everything)
+        with TestWorker(app) as again:
+            again.publish(Loose(number=1))
+            again.run()
+        assert desk.outbox.flush()
+        first, second = worker._tap.arrivals()
+        assert first.properties["message_id"] == second.properties["message_id"]
+
     def test_a_handler_that_fails_publishes_nothing(self, desk: Desk, worker: TestWorker) -> None:
         inbox = Inbox(desk.sessions)
         app = App("desk")
