@@ -1,9 +1,10 @@
 """Sends what is left in the outbox: of processes that died, or could not send.
 
-A pass goes through all rows once, a batch after the other, under one horizon: what became visible
-since the pass began waits for the next one, so nothing in a later batch can come before something
-that an earlier batch did not see yet. What the processes send themselves is left to them for a
-moment (``grace``). A lane that the broker refuses rests, longer each time; the others go on.
+A pass goes through all rows once, a batch after the other, up to the newest that there was when it
+began, and under the horizon of then. So nothing in a later batch comes before something that an
+earlier batch could not see yet: that was still open, and what depends on it has higher numbers.
+What the processes send themselves is left to them for a moment (``grace``). A lane that the broker
+refuses rests, longer each time; the others go on.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Relay:
 
     def turn(self) -> Pass:
         """Make one pass. Raises what the store, or the broker, raises."""
-        horizon, until, now = self._store.horizon(), self._left_alone(), self._clock()
+        until = self._newest()
+        horizon, now = self._store.horizon(), self._clock()
         resting = {lane for lane, rest in self._rests.items() if rest.until > now}
         left_out = resting if len(resting) <= _MOST_LEFT_OUT else set()
         stopped, refused = {*resting}, {*resting}
@@ -138,13 +140,11 @@ class Relay:
                 raise shipment.trouble
         return Pass(sent, len(refused), len(stopped - refused), is_cut=True)
 
-    def _left_alone(self) -> int | None:
-        """Return the newest row that is old enough; None: all are."""
-        if not self._grace:
-            return None
+    def _newest(self) -> int:
+        """Return the newest row that is old enough to be sent."""
         now = self._clock()
         self._seen.append((now, self._store.newest()))
-        while self._seen[0][0] <= now - self._grace:
+        while self._seen and self._seen[0][0] <= now - self._grace:
             self._old = self._seen.popleft()[1]
         return self._old
 

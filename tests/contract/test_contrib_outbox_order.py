@@ -159,6 +159,32 @@ class TestHorizon:
         assert desk.relay().turn().sent == 3
         assert by_key(sent(worker))["a"] == [0, 1]
 
+    def test_within_a_pass_nothing_is_taken_that_came_after_its_begin(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        """Of a transaction that had its number by then, no row, and had to wait for another one."""
+        with desk.engine.connect() as first, desk.engine.connect() as second:
+            second.execute(insert(counters), [{"key": "second", "next": 0}])
+            write(first, desk, Noted(key="a", number=0))
+            desk.leave(*(Noted(key=f"k{n}", number=0) for n in range(3)))
+            looks = 0
+
+            def may_go_on() -> bool:
+                nonlocal looks
+                looks += 1
+                if looks == 2:
+                    first.commit()
+                    write(second, desk, Noted(key="a", number=1))
+                    second.commit()
+                return True
+
+            relay = desk.relay(batch=2)
+            relay._may_go_on = may_go_on
+            relay.turn()
+            assert ("a", 1) not in sent(worker)
+        desk.relay().turn()
+        assert by_key(sent(worker))["a"] == [0, 1]
+
     def test_within_a_pass_the_horizon_stays(self, desk: Desk, worker: TestWorker) -> None:
         """Else a later batch would see what depends on rows that an earlier one could not see."""
         filler = [Noted(key=f"k{n}", number=0) for n in range(3)]
