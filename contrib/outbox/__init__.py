@@ -40,6 +40,7 @@ before the commit, so it takes two more things:
 ======================  ===========================================================================
 ``OutboxStore``         what a database has to do
 ``columns_of``          a row for a message; ``entry_of`` reads it
+``postgres``            SQL of the horizon
 ``Sender``              sends what this process committed, at once, in a thread of its own
 ``Relay``, ``run``      sends what is left; ``qworker outbox`` runs it
 ======================  ===========================================================================

@@ -48,11 +48,14 @@ class OutboxStore(Protocol):
         ...
 
     def horizon(self) -> int | None:
-        """Return the first transaction that is open and may hold rows; None: none hides a row.
+        """Return the number below which every transaction that has written rows by now has ended.
 
-        Of what transactions before it wrote nothing is still to come. A database without such
-        numbers, whose rows become visible in the order of their sequence, or whose ``read`` waits
-        for those that are not yet to be seen, returns None.
+        All rows of these are to be seen. Nothing is told of rows that are written later, which may
+        be by a transaction that has its number already; so who reads more than once under one
+        horizon asks for the ``newest`` before, and stops there.
+
+        None where no row is hidden behind newer ones: rows become visible in the order of their
+        numbers, or ``read`` waits for those that are not to be seen yet.
         """
         ...
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, insert, literal_column
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session
+from worker.contrib.outbox.postgres import XID
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from contrib.outbox.sender import Sender
 
-_XID = literal_column("pg_current_xact_id()::text::bigint", BigInteger)
+_XID = literal_column(XID, BigInteger)
 #: Where a session has what it publishes; and that the rows of its commit, or of the flush that goes
 #: on, are written already.
 _KEY, _COMMITTING, _FLUSHED = (

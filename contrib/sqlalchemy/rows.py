@@ -1,17 +1,8 @@
 """The rows of the outbox, read and removed by an Engine of their own.
 
-**Horizons.** Sequence numbers are given when rows are inserted, and rows become visible when their
-transactions commit, which may be in another order.
+Which rows may be sent already is another matter in each database.
 
-*PostgreSQL.* Each row has the number of its transaction (``pg_current_xact_id``). A snapshot tells
-which transactions are open (``pg_snapshot_xip(pg_current_snapshot())``); the horizon is the lowest
-of those that may have written rows. A row of a transaction from there on stops its lane. That a
-transaction has *not* written rows is known where ``pg_locks`` shows it without a lock on the table,
-which INSERT takes before it draws a number and keeps to the end; so a long transaction that has
-nothing to do with the outbox holds back nothing. One that ended between the snapshot and the look
-at the locks counts as a writer, until the next look. A transaction gets its number before its first
-row gets a sequence number (the column comes first), so whatever is not open in the snapshot, and
-not visible either, will draw higher sequence numbers than all rows that are.
+*PostgreSQL* has a horizon (:mod:`worker.contrib.outbox.postgres`).
 
 *SQLite* has one writer at a time, so numbers are in the order of the commits.
 
@@ -32,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
+from worker.contrib.outbox.postgres import HORIZON
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from worker import ConfigurationError
@@ -46,24 +38,6 @@ if TYPE_CHECKING:
 _MYSQL = ("mysql", "mariadb")
 #: Seconds for which MySQL waits for a row that somebody inserts.
 _WAITS = 1
-
-#: Bound to one look at the locks: each look is at another moment.
-_HORIZON = text("""
-WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
-writers AS (
-    SELECT virtualtransaction FROM locks
-    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock'
-    AND relation = to_regclass('qworker_outbox')
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-bystanders AS (
-    SELECT transactionid FROM locks
-    WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock'
-    AND virtualtransaction NOT IN (SELECT virtualtransaction FROM writers))
-SELECT coalesce(
-    (SELECT min(open::text::bigint) FROM pg_snapshot_xip(pg_current_snapshot()) AS open
-     WHERE open::xid NOT IN (SELECT transactionid FROM bystanders)),
-    pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
-""")
 
 
 class OutboxRows:
@@ -106,7 +80,7 @@ class OutboxRows:
         if not self._has_horizon:
             return None
         with self._talking() as connection:
-            return int(connection.execute(_HORIZON).scalar_one())
+            return int(connection.execute(text(HORIZON)).scalar_one())
 
     def newest(self) -> int:
         """Return the highest sequence number."""

@@ -49,8 +49,7 @@ inbox_table = Table(
 outbox_table = Table(
     "qworker_outbox",
     metadata,
-    # The first column, because PostgreSQL works out the values of a row in the order of the
-    # columns: who has a sequence number is known as a transaction (``rows.py``).
+    # The first column (``contrib/outbox/postgres.py`` says why).
     Column("transaction_id", BigInteger),
     Column(
         "sequence",
