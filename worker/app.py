@@ -6,13 +6,18 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.codec import Codec
 from worker.config import load_settings
 from worker.errors import ConfigurationError, UsageError
 from worker.handler import Handler, make_handler
+from worker.leases.base import LeaseOptions
+from worker.leases.open import open_leases
+from worker.leases.sole import SoleLease
 from worker.message import check_name
+from worker.patience import patiently
 from worker.publisher import Publisher
 from worker.signature import is_async
 from worker.telemetry import Telemetry
@@ -21,7 +26,7 @@ from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from worker.config import Settings
-    from worker.message import Command, Event
+    from worker.message import Command, Event, Outgoing
     from worker.middleware import Middleware
     from worker.relays import Step
     from worker.retry import RetryPolicy
@@ -262,6 +267,27 @@ class App:
                 correlation_id=correlation_id,
             )
 
+    def encode(
+        self,
+        event: Event | Command,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        transient: bool = False,
+        correlation_id: str | None = None,
+    ) -> Outgoing:
+        """Return ``event`` as ``publisher().send`` takes it: for outboxes, which send it later.
+
+        Raises TypeError or ValueError where it cannot be encoded.
+        """
+        return Codec.of(self.name, self.settings).encode(
+            event,
+            headers=headers,
+            priority=priority,
+            transient=transient,
+            correlation_id=correlation_id,
+        )
+
     @contextmanager
     def publisher(self) -> Iterator[Publisher]:
         """Publish many: confirms are pipelined; leaving the block waits for all of them.
@@ -273,6 +299,22 @@ class App:
             self._publisher = Publisher(Codec.of(self.name, self.settings), self.settings)
         with self._publisher as out:
             yield out
+
+    def lease(self, name: str) -> SoleLease:
+        """Return the lease ``name``, which one process of the service has at a time.
+
+        It is kept in the service's lease store while its block runs: ``with app.lease("report") as
+        lease``, and then ``lease.is_mine()``. Entering the block raises ConfigurationError, or
+        LeasesUnavailable where the store does not answer within ``connect_timeout``.
+        """
+        settings = self.settings
+        options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
+        where = partial(open_leases, settings.leases_url, options, settings.leases_origin)
+        # The leases of shards are kept under the service's name, which has no colon in it.
+        service = f"{self.name}:{name}"
+        return SoleLease(
+            lambda: patiently(where, settings.connect_timeout), service, name, settings.lease_ttl
+        )
 
     def close(self) -> None:
         """Close the publishing connection, if one is open."""

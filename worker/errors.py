@@ -71,7 +71,11 @@ class LeasesUnavailable(Unreachable):
 
 
 class PublishError(QworkerError):
-    """A message was not confirmed by the broker."""
+    """Messages were not confirmed by the broker; ``message_ids`` says which."""
+
+    def __init__(self, text: str, *message_ids: str) -> None:
+        super().__init__(text)
+        self.message_ids = message_ids
 
 
 class Unroutable(PublishError):

@@ -288,7 +288,8 @@ class Publisher:
             ConfirmTimeout(
                 f"{len(lost)} messages ({ids}) were not confirmed within"
                 f" {self._settings.confirm_timeout} s; they may or may not be stored: publish them"
-                f" again under the same ids{trouble}"
+                f" again under the same ids{trouble}",
+                *(item.message_id for item in lost),
             )
         )
 

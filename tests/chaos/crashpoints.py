@@ -158,6 +158,51 @@ POINTS: Mapping[str, Point] = {
         "worker.supervisor.resharder", "Resharder._advance", Side.AFTER
     ),
 }
+#: Those of an inbox and an outbox, which only a service has that uses them.
+OUTBOX_POINTS: Mapping[str, Point] = {
+    "before the commit": Point(
+        "sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.BEFORE
+    ),
+    "after the commit": Point("sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.AFTER),
+    "before rows are written": Point(
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.BEFORE
+    ),
+    "after rows are written": Point(
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.AFTER
+    ),
+    "after an outbox commit": Point(
+        "worker.contrib.sqlalchemy.pending",
+        "Pending.after_commit",
+        Side.BEFORE,
+        lambda args, _: args[0].is_written,
+    ),
+    "after the sender is told": Point("worker.contrib.outbox.sender", "Sender.wake", Side.AFTER),
+    "after rows are read": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.read", Side.AFTER, _told
+    ),
+    "a row is sent, and not confirmed": Point("worker.publisher", "Publisher.send", Side.AFTER),
+    "rows are confirmed, and not removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.BEFORE
+    ),
+    "after rows are removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.AFTER
+    ),
+}
+#: Those of a relay: between two of its steps. It passes by those of the outbox too.
+RELAY_POINTS: Mapping[str, Point] = {
+    "the relay, before a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.BEFORE),
+    "the relay, with rows in hand": Point(
+        "worker.contrib.outbox.relay", "Relay._settle", Side.BEFORE, lambda args, _: args[1]
+    ),
+    "the relay, after a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.AFTER),
+    "the relay, before its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.BEFORE
+    ),
+    "the relay, after its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.AFTER
+    ),
+}
+_ALL: Mapping[str, Point] = {**POINTS, **OUTBOX_POINTS, **RELAY_POINTS}
 #: Points that handlers of the harness reach by themselves.
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
 
@@ -249,7 +294,7 @@ def install() -> None:
     if "CHAOS_POINTS" not in os.environ or _arming is not None:
         return
     _arming = _Arming(Path(os.environ["CHAOS_POINTS"]), Path(os.environ["CHAOS_HISTORY"]))
-    for name, point in POINTS.items():
+    for name, point in _ALL.items():
         when_imported(point.module, partial(_wrap, name, point, _arming))
 
 

@@ -23,6 +23,7 @@ from chaos import clerk
 from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
+from chaos.database import Database, Records
 from chaos.deaths import End, Watch
 from chaos.executions import Fault, faults
 from chaos.faults.catalog import Setting
@@ -61,7 +62,7 @@ class Stage:
         workload: Workload,
         place: Place,
         *,
-        transactional: bool,
+        transactional: bool | Records,
         options: tuple[str, ...],
         **settings: Any,
     ) -> None:
@@ -70,7 +71,11 @@ class Stage:
         self.workload = workload
         self.place = place
         self.history = History(folder / "history.jsonl")
-        self.database = folder / "effects.db" if transactional else None
+        #: Where the effects of the transactional tier are.
+        self.database: Records | None = None
+        if transactional:
+            file = folder / "effects.db"
+            self.database = Database(file) if transactional is True else transactional
         self.supervisors: dict[str, Supervisor] = {}
         #: Those that left as well.
         self._joined: list[Supervisor] = []
@@ -144,7 +149,7 @@ class Stage:
             "CHAOS_HISTORY": str(self.history.file),
             clerk.VARIABLE: str(self.history.file),
             "CHAOS_POINTS": str(self._points),
-            "CHAOS_DATABASE": str(self.database or ""),
+            "CHAOS_DATABASE": "" if self.database is None else self.database.where,
             **wiring.clock.environment(),
         }
         self._joined.append(supervisor)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
 
 from acceptance.running import eventually
-from chaos.crashpoints import IN_HANDLERS, POINTS, resolve
+from chaos.crashpoints import IN_HANDLERS, OUTBOX_POINTS, POINTS, RELAY_POINTS, Point, resolve
 from chaos.executions import faults
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, judge, settle
@@ -27,10 +27,11 @@ _MOVE = 3.0
 places = pytest.mark.parametrize("place", ["servers", "embedded"])
 
 
-@pytest.mark.parametrize("name", POINTS)
-def test_a_point_names_a_function_that_there_is(name: str) -> None:
-    _, _, function = resolve(POINTS[name])
-    assert callable(function)
+@pytest.mark.parametrize("points", [POINTS, OUTBOX_POINTS, RELAY_POINTS])
+def test_a_point_names_a_function_that_there_is(points: Mapping[str, Point]) -> None:
+    for point in points.values():
+        _, _, function = resolve(point)
+        assert callable(function)
 
 
 @pytest.mark.long

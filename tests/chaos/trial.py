@@ -12,7 +12,6 @@ from time import monotonic
 from chaos.blows import thrown
 from chaos.checker import Case, check
 from chaos.clerk import recorded
-from chaos.database import effects
 from chaos.deaths import logs_in, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
@@ -273,4 +272,4 @@ def _entries(stage: Stage) -> list[Entry]:
     entries = stage.history.entries()
     if stage.database is None:
         return entries
-    return sorted([*entries, *effects(stage.database)], key=lambda entry: entry.at)
+    return sorted([*entries, *stage.database.effects()], key=lambda entry: entry.at)

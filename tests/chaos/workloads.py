@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count
-from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from acceptance.apps.events import Step
+from chaos.apps import books
 from chaos.apps.bank import Transfer
 from chaos.apps.ledger import DEAD, FLAKY, HOPELESS, Strict
 from chaos.checker import Due
-from chaos.database import balances
+from chaos.database import Records
 from chaos.history import Entry
 from chaos.publishing import Publication
 from worker.demo.history import Change
@@ -69,7 +69,7 @@ class Workload(ABC):
         return {id_ for id_, number in times.items() if number > 1}
 
     def mistakes(
-        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+        self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]
     ) -> list[str]:
         """Return what is wrong in the end that no execution tells; ``aside`` as for ``wanted``."""
         return []
@@ -152,8 +152,10 @@ class Bank(Workload):
 
     app = "chaos.apps.bank"
     handlers: ClassVar[Mapping[str, Sequence[str]]] = {"bank.transfer": ("bank.withdraw",)}
-    unordered = ("bank.deposit",)
-    parents = ("bank.withdraw",)
+    unordered: ClassVar[Collection[str]] = ("bank.deposit",)
+    parents: ClassVar[Collection[str]] = ("bank.withdraw",)
+    #: The event of a transfer.
+    kind: ClassVar[Any] = Transfer
     _FIRST, _SECOND = "bank.withdraw", "bank.deposit"
 
     def __init__(self, seed: int, accounts: int = 50) -> None:
@@ -167,7 +169,7 @@ class Bank(Workload):
         while True:
             source = random.randrange(number, self._accounts, publishers)
             target = random.randrange(self._accounts)
-            transfer = Transfer(
+            transfer = self.kind(
                 source=f"account-{source}",
                 target=f"account-{target}",
                 amount=random.randint(1, 100),
@@ -198,14 +200,14 @@ class Bank(Workload):
         return super().published_again(entries) | {_child(e) for e in begun if times[e.id] > 1}
 
     def mistakes(
-        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+        self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]
     ) -> list[str]:
         """Tell of money that was made or lost, beside what second effects explain.
 
-        The one who counts is ``balances``: of the database, or else of all effects together. The
-        money of a half that was set aside is under way: whoever replays it brings it on.
+        The one who counts is the database, or else all effects together. The money of a half that
+        was set aside is under way: whoever replays it brings it on.
         """
-        have = balances(database) if database is not None else _balances(entries)
+        have = database.balances() if database is not None else _balances(entries)
         total = sum(have.values())
         # Second effects are judged by the checker; here each counts as it moved money.
         moved = defaultdict[tuple[str, str], list[int]](list)
@@ -231,6 +233,17 @@ class Bank(Workload):
             and (child := _child(e)) not in done
             and (child in waiting or _is_aside(e, aside))
         }
+
+
+class BankWithOutbox(Bank):
+    """The same on SQLAlchemy: the second halves go through an outbox, in order per account."""
+
+    app = "chaos.apps.books"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = {"books.transfer": ("books.withdraw",)}
+    unordered = ()
+    parents = ()
+    kind = books.Transfer
+    _FIRST, _SECOND = "books.withdraw", "books.deposit"
 
 
 class GitHistory(Workload):

@@ -10,7 +10,7 @@ import pytest
 
 from acceptance.apps.events import Step
 from chaos.apps.ledger import Strict
-from chaos.database import connect
+from chaos.database import Database, connect
 from chaos.history import Entry
 from chaos.workloads import Bank, GitHistory, Ledger, strays
 from worker.ids import derived_id
@@ -82,8 +82,9 @@ def test_the_accounts_of_the_database_are_what_counts(tmp_path: Path) -> None:
         db.execute("INSERT INTO accounts VALUES ('account-1', -57)")
     db.close()
 
-    assert BANK.mistakes([withdrawn()], file, [("bank.deposit", DEPOSIT)]) == []
-    assert BANK.mistakes([withdrawn(), deposited()], file, []) != []
+    found = Database(file)
+    assert BANK.mistakes([withdrawn()], found, [("bank.deposit", DEPOSIT)]) == []
+    assert BANK.mistakes([withdrawn(), deposited()], found, []) != []
 
 
 @pytest.mark.parametrize("keys", [10, 1000])

@@ -166,8 +166,28 @@ def test_each_block_is_told_of_its_own_messages(app: App) -> None:
             with pytest.raises(Unroutable, match=inner.event_id):
                 app.publish(inner)
 
-    with pytest.raises(Unroutable, match=outer.event_id):
+    with pytest.raises(Unroutable, match=outer.event_id) as caught:
         publish_both()
+    assert caught.value.message_ids == (outer.event_id,)
+
+
+def test_what_was_encoded_before_is_sent_as_it_is(app: App) -> None:
+    event = Deposited(user="alice")
+    outgoing = app.encode(event, headers={"shop": "north"}, correlation_id="story")
+    assert (outgoing.message_id, outgoing.routing_key) == (event.event_id, "user.deposited")
+    assert outgoing.headers == {"shop": "north", "qw-key": "alice"}
+    assert outgoing.properties["correlation_id"] == "story"
+    with app.publisher() as out:
+        out.send(outgoing)
+    assert out.confirmed == 1
+
+
+def test_what_was_not_confirmed_in_time_is_named(app: App, broker: Broker) -> None:
+    broker.failures = 1_000_000
+    event = Deposited(user="refused")
+    with pytest.raises(ConfirmTimeout) as caught:
+        app.publish(event)
+    assert caught.value.message_ids == (event.event_id,)
 
 
 def test_what_is_not_confirmed_when_somebody_closes_is_sent_by_the_end_of_the_block(

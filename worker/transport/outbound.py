@@ -264,7 +264,8 @@ class Outbound:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for item in self._take(tag, multiple=multiple):
-            refused = PublishRefused(f"{item.message_id}: the broker refused it (basic.nack)")
+            text = f"{item.message_id}: the broker refused it (basic.nack)"
+            refused = PublishRefused(text, item.message_id)
             self._sent.append(Sent(item, refused))
 
     def _take(self, tag: int, *, multiple: bool) -> list[Outgoing]:
@@ -304,11 +305,13 @@ def _routed(item: Outgoing) -> dict[str, Any]:
 
 
 def _refused(item: Outgoing, error: Exception) -> PublishRefused:
-    return PublishRefused(f"{item.message_id}: it cannot be published: {error}")
+    text = f"{item.message_id}: it cannot be published: {error}"
+    return PublishRefused(text, item.message_id)
 
 
 def _unroutable(item: Outgoing) -> Unroutable:
     return Unroutable(
         f"{item.message_id}: no queue is bound to exchange {item.exchange!r} for"
-        f" {item.routing_key!r}; has the service that receives it been started once?"
+        f" {item.routing_key!r}; has the service that receives it been started once?",
+        item.message_id,
     )
