@@ -45,6 +45,9 @@ _RENEWED, _TRUSTED = 1.0, 0.85
 #: The share of its length for which a claim is trusted, and that by which it may have been renewed
 #: before a fault (worker/dialogue.py).
 _CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
+#: Seconds after the death of its supervisor in which a process still ends, and leaves a handler
+#: that takes longer: it drains for 8 s at most (worker/supervisor/child.py).
+_ORPHANED = 8.0 + _AFTERMATH
 
 Pair = tuple[Execution, Execution]
 
@@ -237,10 +240,11 @@ def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
 
 
 def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
-    """Yield when its process was killed, or did its last before it died of a pause or a cut.
+    """Yield when its process was killed, or did its last before it died of something else.
 
     A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
-    excuse, during the fault or just after it; and who was cut off ran until then.
+    excuse, during the fault or just after it; and who was cut off ran until then. So did who lost
+    its supervisor, and ends by itself.
     """
     for fault in faults:
         if not fault.met(execution):
@@ -250,11 +254,22 @@ def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float
                 yield fault.since
         elif fault.kind is Kind.GONE and execution.begin <= fault.until:
             for why in faults:
+                if _is_orphaned(execution, why) and _follows(fault, why, _ORPHANED):
+                    yield fault.until
                 if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
                     continue
                 if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
                     stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
                     yield why.since if stood_still else fault.until
+
+
+def _is_orphaned(execution: Execution, kill: Fault) -> bool:
+    """Tell whether it is the supervisor of its process that was killed."""
+    return kill.kind is Kind.KILL and execution.life in (kill.pids or ())
+
+
+def _follows(gone: Fault, why: Fault, seconds: float) -> bool:
+    return why.since <= gone.until and gone.since <= gone_at(why) + seconds
 
 
 def overlaps(

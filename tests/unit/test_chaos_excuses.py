@@ -391,3 +391,17 @@ def test_a_clock_or_an_emptied_store_alone_let_no_fence_fall() -> None:
         "it was right again"
     )
     assert judge(pair, replace(forgot, since=8, until=9), behind).fallen_fences, "emptied later"
+
+
+def test_who_loses_its_supervisor_ends_and_leaves_a_handler_that_takes_longer() -> None:
+    left = replace(ran(0, ALICE, 5, None), life=7)
+    death = gone(ALICE, 8.4, 8.5)
+    supervisor = Fault(Kind.KILL, "alice", 6, pids=frozenset({7}))
+
+    assert judge([left], supervisor, death).held
+    assert judge([left], death).unfinished
+    assert judge([left], supervisor).unfinished, "it may live on"
+    assert judge([left], replace(supervisor, pids=frozenset({8})), death).unfinished, "another"
+    assert judge([left], supervisor, gone(ALICE, 19.4, 19.5)).unfinished, "it drains for 8 s"
+    beside = ran(0, BOB, 8.3, 9, key="b", fence=2)
+    assert judge([left, beside], supervisor, death).owner_overlaps, "it ran until then"
