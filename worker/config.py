@@ -174,6 +174,16 @@ class Settings:
         "header:qw-key", "where foreign publishers put the key: property:, header:, body:"
     )
 
+    archive: str = _option(
+        "",
+        "where events are archived: sqlite:///file or postgresql://",
+        env="QWORKER_ARCHIVE_URL",
+        shown="a file beside that of an SQLite broker",
+    )
+    archive_retention: float = _option(
+        0.0, "seconds that an archived event is kept, 0 for ever", low=0
+    )
+
     @property
     def dedup_url(self) -> str:
         """The URL of the dedup store, with the default that fits the broker filled in."""
