@@ -31,7 +31,7 @@ from worker.leases.open import open_leases
 from worker.message import Message
 from worker.patience import patiently
 from worker.sharding.generations import PLAN, Generation, Plan
-from worker.topology import front_exchange, queue_of_key, queue_prefix, shard_queue
+from worker.topology import front_exchange, queue_of_key, queue_prefix, relay_queue, shard_queue
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -96,6 +96,25 @@ class Places:
         if plan is None:
             return front_exchange(self._service), ""
         return "", self._queue_of(self._own, plan.published, key)
+
+    def of_event(self, order: str, *, keyed: bool) -> Place:
+        """Return the place of an event that came from nowhere; ``order`` is its key, or its id.
+
+        ``keyed``: it says so itself. Else the service may find a key in it, as it does with what
+        comes to its relay queue, where it has one.
+        """
+        plan = self._plan(self._own)
+        if plan is None:
+            return front_exchange(self._service), ""
+        generation = plan.published
+        if not (keyed or self._spreads_keys) and generation.shards > 1:
+            return "", relay_queue(self._own, generation.number)
+        return "", self._queue_of(self._own, generation, order)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the service, as it was asked for last."""
+        return self._plan(self._own)
 
     @property
     def between(self) -> bool:

@@ -16,9 +16,11 @@ import msgspec
 from worker.app import App
 from worker.archive.entry import Unarchivable, entry_of
 from worker.archive.open import archive_url, open_archive
-from worker.archive.writer import Writer
+from worker.archive.writer import Mark, Writer
+from worker.barrier import BARRIER, told_by
 from worker.errors import Reject
 from worker.patience import patiently
+from worker.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 #: The service's name, and so that of its queues.
 ARCHIVE = "qw.archive"
+#: What the names of documents begin with that tell of barriers.
+MARKS = "barrier/"
 
 #: Events that wait for the same commit are what makes it quick.
 app = App(ARCHIVE, settings={"concurrency": 256, "prefetch": 1024})
@@ -43,9 +47,14 @@ def writing() -> Iterator[Writer]:
     writer.close()
 
 
-@app.on("#", type=msgspec.Raw, name="archive")
+#: No retries: the writer waits while the database is away, and nothing else gets better by waiting.
+#: So nothing comes back behind a barrier.
+@app.on("#", type=msgspec.Raw, name="archive", retry=RetryPolicy(attempts=1))
 async def archive(_: Any, context: Context) -> None:
-    """Store an event."""
+    """Store an event; of a barrier, that everything before it in its queue is stored."""
+    if context.name == BARRIER and (told := told_by(context.message.properties)):
+        await context.state.store(Mark(f"{MARKS}{told}", context.message_id))
+        return
     try:
         entry = entry_of(context.message, time.time_ns() // 1000)
     except Unarchivable as error:
