@@ -150,21 +150,23 @@ class Queries(Archive, ABC):
             if bound is not None:
                 conditions.append(f"{self.unindexed.format('time')} {sign} :{name}")
                 parameters[name] = bound
-        either = []
-        for number, name in enumerate(selection.names):
-            parameter = f"name{number}"
-            if is_pattern(name):
-                either.append(self.matches.format(f":{parameter}"))
-                parameters[parameter] = expression_of(name)
-            elif selection.one_name is not None:
-                either.append(self.has_name.format(f":{parameter}"))
-                parameters[parameter] = name
-            else:
-                either.append(f"{self.unindexed.format('name')} = :{parameter}")
-                parameters[parameter] = name
-        if either:
-            conditions.append(f"({' OR '.join(either)})")
+        for group, names in (("name", selection.names), ("observed", selection.observed)):
+            if names:
+                asked = {f"{group}{number}": name for number, name in enumerate(names)}
+                is_narrow = selection.one_name is not None and names is selection.names
+                either = [self._takes(name, f":{p}", narrow=is_narrow) for p, name in asked.items()]
+                conditions.append(f"({' OR '.join(either)})")
+                for parameter, name in asked.items():
+                    parameters[parameter] = expression_of(name) if is_pattern(name) else name
         return " AND ".join(conditions), parameters
+
+    def _takes(self, name: str, parameter: str, *, narrow: bool) -> str:
+        """Return the condition for a name or a pattern."""
+        if is_pattern(name):
+            return self.matches.format(parameter)
+        if narrow:
+            return self.has_name.format(parameter)
+        return f"{self.unindexed.format('name')} = {parameter}"
 
     def _entry(self, row: Row) -> Entry:
         return Entry(*row)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Selection:
     """Events of one of these names, of this key, of that time; nothing said means all."""
 
-    #: Names and topic patterns.
+    #: Names and topic patterns; and those of which one has to take it as well.
     names: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
     key: str | None = None
     #: Microseconds since 1970: from the first on, and before the second.
     since: int | None = None
@@ -39,6 +40,7 @@ class Selection:
         """Return it ready for JSON."""
         return {
             "names": [*self.names],
+            "observed": [*self.observed],
             "key": self.key,
             "since": self.since,
             "until": self.until,
@@ -47,7 +49,8 @@ class Selection:
     @classmethod
     def load(cls, told: Mapping[str, Any]) -> Selection:
         """Read what ``dump`` returned. Raises KeyError and TypeError for anything else."""
-        return cls(tuple(told["names"]), told["key"], told["since"], told["until"])
+        names, observed = tuple(told["names"]), tuple(told["observed"])
+        return cls(names, observed, told["key"], told["since"], told["until"])
 
 
 @lru_cache(maxsize=64)

@@ -73,7 +73,7 @@ def selection_options(function: F) -> F:
             check_name(name, "--name", is_pattern=is_pattern(name))
         if since is not None and until is not None and since >= until:
             raise click.UsageError("--since is not before --until: nothing can be meant")
-        return function(*args, selection=Selection(names, key, since, until), **rest)
+        return function(*args, selection=Selection(names, (), key, since, until), **rest)
 
     decorated: Any = command
     for option in reversed(_FILTERS):

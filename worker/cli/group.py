@@ -47,6 +47,11 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
                 "worker.cli.archive_import:archive",
                 "Keep every event; read, export and import what is kept.",
             ),
+            Entry(
+                "replay",
+                "worker.cli.replay:replay",
+                "Send archived events to one service again.",
+            ),
         ),
     ),
     (
