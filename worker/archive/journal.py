@@ -160,8 +160,9 @@ class Journal:
                 return found
 
     def is_alive(self, replay: Replay) -> bool:
-        """Tell whether somebody is at it, and said so lately."""
-        return bool(replay.owner) and self._clock() - replay.told_at < SILENT
+        """Tell whether somebody is at it, and said so lately; one of this machine is looked for."""
+        lately = self._clock() - replay.told_at < SILENT
+        return bool(replay.owner) and lately and not _is_gone(replay.owner)
 
     def is_mine(self, replay: Replay) -> bool:
         """Tell whether it is done here."""
@@ -174,6 +175,20 @@ class Journal:
     def write(self, replay: Replay, version: int) -> bool:
         """Change a replay if its document has this version still."""
         return self._archive.write(f"{_PREFIX}{replay.id}", version, replay.dump())
+
+
+def _is_gone(owner: str) -> bool:
+    """Tell whether an owner is known to run no more: a process of this machine."""
+    host, _, pid = owner.partition("/")[0].rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 class Entry:
