@@ -21,6 +21,7 @@ letters go back to where they came from.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 from worker.aside import published_as
@@ -144,9 +145,7 @@ class Places:
         return None if document is None else Plan.load(document.text)
 
     def _queue_of(self, group: str, generation: Generation, key: str) -> str:
-        queues = tuple(
-            shard_queue(group, generation.number, shard) for shard in range(generation.shards)
-        )
+        queues = _queues(group, generation)
         return queue_of_key(queues, key, spreads_keys=self._spreads_keys)
 
     def _key(self, letter: Letter) -> str:
@@ -162,3 +161,8 @@ class Places:
 
 def _published(plan: Plan | None) -> Generation | None:
     return None if plan is None else plan.published
+
+
+@lru_cache(maxsize=16)
+def _queues(group: str, generation: Generation) -> tuple[str, ...]:
+    return tuple(shard_queue(group, generation.number, n) for n in range(generation.shards))

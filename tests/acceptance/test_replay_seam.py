@@ -17,7 +17,7 @@ import pytest
 
 from acceptance.conftest import Place, long_on
 from acceptance.replays import Command, archive_url_of, archiving
-from acceptance.running import STEPS, Load, Service, eventually, steps
+from acceptance.running import STEPS, ForeignLoad, Load, Service, eventually, steps
 from worker.archive.base import Archive
 from worker.archive.open import open_archive
 from worker.archive.selection import Selection
@@ -87,5 +87,34 @@ def test_the_past_comes_first_and_then_what_is_live_whoever_is_killed(
     check_order(service, load.confirmed)
     assert len(load.confirmed) > KEYS * EACH, "something was live"
     assert command.is_done("seam")
+    assert service.dead_letters() == []
+    assert service.drain() == archive.drain() == 0
+
+
+@pytest.mark.long
+def test_what_plain_clients_publish_goes_through_both_relay_queues(
+    serve: Serve, servers: Place, postgres_url: str
+) -> None:
+    """They name no slot and no key: the archive is told where it is, the service's code knows."""
+    place, url = servers, postgres_url
+    archive = archiving(serve, place, url, key_from="body:key", **SETTINGS)
+    archive.start_ready("--shards", "3", "--processes", "2")
+    load = ForeignLoad(place.broker, keyed=False)
+    load.publish(steps(KEYS, 50))
+    eventually(partial(archived, url, KEYS * 50), "the past is archived")
+    service = serve(place, "steps", **SETTINGS)
+    command = Command(service, url)
+
+    with load.in_background(steps(KEYS, sys.maxsize - 50, begin=50)):
+        command.begin("--hold-live", "--id", "seam", "--shards", "4")
+        command.wait_sent("seam", 100)
+        command.kill()
+        service.start_ready("--shards", "4", "--processes", "2")
+        command.begin("--resume", "seam", "--shards", "4")
+        eventually(lambda: not command.running, "it is through")
+        assert "is live" in command.said, command.said
+    eventually(lambda: service.ledger.has(load.confirmed, *STEPS), "all that was published")
+
+    check_order(service, load.confirmed)
     assert service.dead_letters() == []
     assert service.drain() == archive.drain() == 0

@@ -61,7 +61,7 @@ def test_odd_values_come_back_as_they_were(value: object) -> None:
     "text", ["[]", "1", '{"$what": 1}', '{"$bytes": 1}', "{", '{"$time": "x"}']
 )
 def test_what_is_no_table_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"table|Expecting|Invalid"):
+    with pytest.raises(ValueError, match=r"table|unexpected|Invalid"):
         load_table(text)
 
 
@@ -113,6 +113,19 @@ def test_identity_is_found_again_wherever_the_settings_say_that_it_lies() -> Non
 
     assert (second.id, second.name, second.key) == ("mine", "utf-8", "7")
     assert second.properties["message_id"] == "not this"
+
+
+def test_an_id_that_no_property_can_hold_is_found_where_it_was() -> None:
+    settings = {"id_from": "header:x-id", "name_from": "header:x-name"}
+    long = "\u00e9" * 400
+    properties = {"application_headers": {"x-id": long, "x-name": long}}
+    first = received(b"{}", properties, **settings)
+
+    entry = entry_of(first, AT)
+
+    assert "message_id" not in outgoing_of(entry, {}).properties
+    second = again(entry, **settings)
+    assert (second.id, second.name) == (long, long)
 
 
 def test_an_event_without_a_time_has_that_of_its_archiving() -> None:

@@ -29,6 +29,7 @@ from worker.archive.open import open_archive
 from worker.archive.replayer import Replayer
 from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
+from worker.archive.sender import Sender
 from worker.archive.sqlite import SqliteArchive
 from worker.config import Settings
 from worker.consumer import Consumer
@@ -209,7 +210,7 @@ class Deaths:
 
     CALLS = (
         (SqliteArchive, "write"), (SqliteArchive, "read"), (SqliteLeases, "write"),
-        (Outbound, "deliver"), (Resharding, "declare"), (Seam, "end"),
+        (Outbound, "pump"), (Sender, "settle"), (Resharding, "declare"), (Seam, "end"),
     )  # fmt: skip
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -247,17 +248,15 @@ def carry_out(world: World) -> None:
     world.publish(12)
     world.archive_some(2)
     world.begin()
-    while True:
+    journal = Journal(world.archive, world.clock)
+    while journal.find("r1")[1].state is not State.DONE:
+        world.mortal = True
         try:
-            world.mortal = True
             world.send()
         except Died:
             world.deaths += 1
-            world.mortal = False
-            world.go_on()
-        else:
-            break
-    world.mortal = False
+        world.mortal = False
+        world.go_on()
     world.publish(10)
 
 

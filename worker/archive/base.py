@@ -29,7 +29,7 @@ class ArchiveOptions:
 
     #: Seconds that it may take to answer before it counts as away: a page of events, or a count of
     #: some thousands, is more than an id.
-    timeout: float = 30.0
+    timeout: float = 10.0
 
 
 class Page(NamedTuple):

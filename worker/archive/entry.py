@@ -35,6 +35,8 @@ _KEPT = (
 #: What goes without saying.
 _USUAL = {"content_type": "application/json", "content_encoding": "utf-8"}
 _PERSISTENT = 2
+#: Bytes of a property (AMQP 0-9-1, section 4.2.5.3).
+_SHORT_STRING = 255
 
 
 class Unarchivable(Exception):
@@ -122,9 +124,7 @@ def outgoing_of(entry: Entry, facts: Mapping[str, str]) -> Outgoing:
     headers.update(facts)
     properties = {
         **_USUAL,
-        "message_id": entry.id,
-        "type": entry.name,
-        "correlation_id": entry.id,
+        **_identity(entry.id, entry.name),
         **load_table(entry.properties),
         "delivery_mode": _PERSISTENT,
     }
@@ -136,15 +136,19 @@ def outgoing_of(entry: Entry, facts: Mapping[str, str]) -> Outgoing:
 
 def _told(message: Message) -> dict[str, Any]:
     """Return the properties that say something."""
-    usual = {
-        **_USUAL,
-        "message_id": message.id,
-        "type": message.name,
-        "correlation_id": message.id,
-    }
+    usual = {**_USUAL, **_identity(message.id, message.name)}
     properties = message.properties
     found = ((name, properties.get(name)) for name in _KEPT)
     return {name: value for name, value in found if value not in (None, usual.get(name))}
+
+
+def _identity(message_id: str, name: str) -> dict[str, str]:
+    """Return what a message says of itself that lies nowhere else, where a property can hold it.
+
+    What is longer lies in a header or in the body, and is found there again.
+    """
+    told = {"message_id": message_id, "type": name, "correlation_id": message_id}
+    return {what: text for what, text in told.items() if len(text.encode()) <= _SHORT_STRING}
 
 
 def _is_unicode(text: str) -> bool:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
-#: Places that one statement looks at.
-_WINDOW, _COUNTED = 10_000, 50_000
+#: Places that one statement looks at: for events, to count them by name, and to count them.
+_WINDOW, _COUNTED, _SIZED = 10_000, 50_000, 1_000_000
 
 
 class Queries(Archive, ABC):
@@ -98,13 +98,16 @@ class Queries(Archive, ABC):
 
     def size(self) -> Size:
         """Return how large it is."""
-        ((events, lowest, highest),) = self.ask(
-            f"SELECT count(*), min(seq), max(seq) FROM {self.events}", {}
-        )
+        events, (after, upto) = 0, self.span(Selection())
         ends = []
-        for seq in (lowest, highest):
+        for seq in (after + 1, upto):
             rows = self.ask(f"SELECT at FROM {self.events} WHERE seq = :seq", {"seq": seq})
             ends.append(rows[0][0] if rows else None)
+        counted = f"SELECT count(*) FROM {self.events} WHERE seq > :after AND seq <= :upto"
+        while after < upto:
+            end = min(upto, after + _SIZED)
+            events += self.ask(counted, {"after": after, "upto": end})[0][0]
+            after = end
         return Size(events, self.bytes_used(), *ends)
 
     def trim(self, before: int, limit: int) -> int:

@@ -30,21 +30,23 @@ if TYPE_CHECKING:
 _EVERYTHING = Selection()
 #: Events that are sent at a time, at first and at most; and the bytes that they may hold, about.
 _FIRST_BATCH, _LARGEST_BATCH, _BATCH_BYTES = 50, 1000, 4 * 1024 * 1024
+#: Events, and bytes, after which it is made sure that they are where they belong.
+_MOST_UNSETTLED, _UNSETTLED_BYTES = 5000, 16 * 1024 * 1024
 _SAVE_EVERY = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: Seconds between two looks for what is archived meanwhile, or at the barriers.
 _LOOK = 0.05
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Told:
     """What is told of a replay while it is under way."""
 
-    sent: int = 0
-    position: int = 0
-    upto: int | None = None
+    sent: int
+    position: int
+    upto: int | None
     #: What it waits for; empty where for nothing.
-    waits: str = ""
+    waits: str
 
 
 class Replayer:
@@ -80,12 +82,13 @@ class Replayer:
         self._sleep = sleep
         replay = entry.replay
         self._headers = replay_headers(replay.id, replay.handlers, again=replay.again)
-        self._told = Told(replay.sent, replay.position, replay.upto)
         self._sender: Sender | None = None
         self._horizon: Horizon | None = None
         self._batch = _FIRST_BATCH
         #: What is live is held, as far as is known since the last trouble.
         self._held = False
+        #: The place up to which all is sent; how many, and how large, since what is settled.
+        self._reached = self._under_way = self._bytes = 0
         self._save_at = self._tell_at = 0.0
         #: Until when the rate forbids to send more.
         self._free_at = 0.0
@@ -142,29 +145,41 @@ class Replayer:
         return True
 
     def _send_some(self) -> bool:
-        """Send what comes next; tell whether there was anything."""
+        """Send what comes next, or settle what was sent; tell whether there was anything."""
         replay = self._entry.replay
         upto = replay.upto
         if upto is None:
             _, upto = self._archive.span(_EVERYTHING)
-        if replay.position >= upto:
-            return False
+        reached = max(self._reached, replay.position)
+        if reached >= upto:
+            return self._settle()
         if (left := self._free_at - self._clock()) > 0:
+            self._settle()
             self._wait(min(left, 0.5), "")
             return True
-        after = replay.position
-        if not after:  # from the first that can be meant
-            after, _ = self._archive.span(replay.selection)
-        page = self._archive.read(replay.selection, min(after, upto), upto, self._most())
+        if not reached:  # from the first that can be meant
+            reached, _ = self._archive.span(replay.selection)
+        page = self._archive.read(replay.selection, min(reached, upto), upto, self._most())
         if page.entries:
             self._connected().send(page.entries)
-            size = sum(len(entry.body) for entry in page.entries)
-            self._batch = max(1, self._batch // 2) if size > _BATCH_BYTES else self._batch
-            if self._rate:
-                self._free_at = (
-                    max(self._free_at, self._clock() - 1) + len(page.entries) / self._rate
-                )
-        self._entry.note(position=page.upto, sent=replay.sent + len(page.entries))
+            self._adapt(page)
+        self._reached = page.upto
+        self._under_way += len(page.entries)
+        self._bytes += sum(len(entry.body) for entry in page.entries)
+        much = self._under_way >= _MOST_UNSETTLED or self._bytes >= _UNSETTLED_BYTES
+        if much or self._clock() >= self._save_at:
+            self._settle()
+        return True
+
+    def _settle(self) -> bool:
+        """Wait until all that was sent is where it belongs; tell whether there was anything."""
+        replay = self._entry.replay
+        if self._reached <= replay.position:
+            return False
+        if self._sender is not None:
+            self._sender.settle()
+        self._entry.note(position=self._reached, sent=replay.sent + self._under_way)
+        self._under_way = self._bytes = 0
         self._progress("")
         return True
 
@@ -216,12 +231,10 @@ class Replayer:
                 part.close()
         self._sender = self._horizon = None
         self._held = False
+        self._reached = self._under_way = self._bytes = 0
 
     def _wait_for_queue(self, queue: str) -> None:
-        waits = (
-            f"{queue}, which has {self._ahead} messages ahead of what is consumed" if queue else ""
-        )
-        self._progress(waits)
+        self._progress(queue and f"{queue}, in which {self._ahead} messages wait to be consumed")
 
     def _wait(self, seconds: float, waits: str) -> None:
         self._progress(waits)
@@ -234,11 +247,10 @@ class Replayer:
         now = self._clock()
         if now >= self._save_at:
             self._save()
-        replay = self._entry.replay
-        self._told = Told(replay.sent, replay.position, replay.upto, waits)
         if now >= self._tell_at:
             self._tell_at = now + _SAVE_EVERY
-            self._tell(self._told)
+            replay = self._entry.replay
+            self._tell(Told(replay.sent, replay.position, replay.upto, waits))
 
     def _save(self, **facts: object) -> None:
         self._save_at = self._clock() + _SAVE_EVERY

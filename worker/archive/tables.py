@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from base64 import b64decode, b64encode
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
 _PLAIN = frozenset((str, int, bool, type(None)))
 _BYTES, _TIME, _DECIMAL, _FLOAT, _TABLE = "$bytes", "$time", "$decimal", "$float", "$table"
 _EMPTY = "{}"
@@ -39,12 +43,17 @@ def load_table(text: str) -> dict[str, Any]:
     if text == _EMPTY:
         return {}
     try:
-        found = _unwrapped(json.loads(text))
+        # Nearly all have nothing wrapped in them; those that have, and very long numbers, go round.
+        found = _unwrapped(json.loads(text)) if _may_be_wrapped(text) else orjson.loads(text)
     except (TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"no table: {error!r}") from None
     if not isinstance(found, dict):
         raise ValueError("no table: a JSON object it is not")
     return found
+
+
+def _may_be_wrapped(text: str) -> bool:
+    return "$" in text or _LONG_NUMBER.search(text) is not None
 
 
 def _looks_wrapped(table: Mapping[str, Any]) -> bool:

@@ -28,6 +28,8 @@ logger = logging.getLogger("worker.archive")
 #: Events of one transaction; and what they may hold, so that memory and locks stay small.
 _MOST, _MOST_BYTES = 1000, 4 * 1024 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+#: Seconds that the end waits for what is under way.
+_PARTING = 2.0
 #: Events that are removed at a time, and the seconds after which it is looked again.
 _TRIMMED, _TRIM_EVERY = 1000, 60.0
 
@@ -73,12 +75,17 @@ class Writer:
         await done
 
     def close(self) -> None:
-        """Store nothing more; what waits is not stored, and its handlers are about to end."""
+        """Store nothing more; what waits is not stored, and its handlers are about to end.
+
+        A database that hangs is not waited for: what is under way there is stored, or not, and is
+        not acknowledged.
+        """
         with self._something:
             self._closed = True
             self._something.notify()
-        self._thread.join()
-        self._archive.close()
+        self._thread.join(_PARTING)
+        if not self._thread.is_alive():
+            self._archive.close()
 
     def _work(self) -> None:
         while True:
