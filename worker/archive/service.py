@@ -25,7 +25,7 @@ from worker.retry import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.message import Context
+    from worker.context import Context
 
 #: The service's name, and so that of its queues.
 ARCHIVE = "qw.archive"
