@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.again import chosen_handlers, occasion_of, record_again
 from worker.aside import HANDLER, published_as
+from worker.barrier import BARRIER, Barrier, is_barrier
 from worker.dedup.base import fingerprint
 from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
@@ -30,9 +32,9 @@ class Onward:
 
 
 #: What a delivery turns out to be.
-Found = list[Task] | DeadLetter | Unpark | Onward | Sealed
+Found = list[Task] | DeadLetter | Unpark | Onward | Sealed | Barrier
 
-_OF_THE_RUNTIME = MARKER, SEAL
+_OF_THE_RUNTIME = MARKER, SEAL, BARRIER
 
 
 class Intake:
@@ -56,9 +58,11 @@ class Intake:
         An empty list says that the message came by mistake, and means nobody here.
         """
         properties = arrival.properties
+        waits = False
         if properties.get("type") in _OF_THE_RUNTIME:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
+            waits = is_barrier(properties, arrival.exchange)
             unpark = unpark_of(properties)
             if unpark is not None and not delivery.channel.relays:
                 return unpark
@@ -73,9 +77,10 @@ class Intake:
             return message
         delivery.message = message
         if delivery.channel.relays:
-            return Onward(order_key(self._app, message))
+            return Barrier([]) if waits else Onward(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
-        return self._tasks(delivery, message)
+        tasks = self._tasks(delivery, message)
+        return Barrier(tasks) if waits and isinstance(tasks, list) else tasks
 
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
         handlers = self._app.route(message.name)
@@ -87,13 +92,19 @@ class Intake:
             handlers = tuple(handler for handler in handlers if handler.name == only)
             if not handlers:
                 return DeadLetter(f"it returned to the handler {only!r}, which is not there")
+        if (chosen := chosen_handlers(message.headers)) is not None:
+            handlers = tuple(handler for handler in handlers if handler.name in chosen)
+            if not handlers:
+                names = ", ".join(sorted(chosen))
+                return DeadLetter(f"it was replayed for handlers that are not there: {names}")
         if message.key is None and KEY_HEADER not in message.headers:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
         tasks = [Task(delivery, message, handler) for handler in handlers]
-        if self._by_value:
+        occasion = occasion_of(message.headers)
+        if self._by_value or occasion:
             for task in tasks:
-                _identify(task)
+                _identify(task, occasion)
         return tasks
 
 
@@ -118,11 +129,13 @@ def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | No
     return None
 
 
-def _identify(task: Task) -> None:
-    """Let the value that its relay deduplicates by stand for the id of ``task``.
+def _identify(task: Task, occasion: str) -> None:
+    """Let the value that its relay deduplicates by stand for the id of ``task``; either way again.
 
     Where there is none to find, the relay finds that out too when it runs, and dead-letters it.
     """
     if task.handler.identify is not None:
         with suppress(Exception):  # whatever a function of the user raises
             task.record, task.fingerprint = task.handler.identify(task.message)
+    if occasion:
+        task.record = record_again(task.record, occasion)

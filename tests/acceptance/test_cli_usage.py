@@ -36,7 +36,7 @@ class Store:
 """
 COMMANDS = (
     "start", "pause", "resume", "check", "demo", "publish", "dlq", "status", "topology",
-    "completion",
+    "completion", "archive", "replay",
 )  # fmt: skip
 
 

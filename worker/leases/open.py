@@ -43,3 +43,12 @@ def open_leases(url: str, options: LeaseOptions, origin: str = "") -> LeaseStore
         if not origin:
             raise
         raise type(error)(f"{str(error).rstrip('.')}; {origin}") from None
+
+
+def known_services(store: LeaseStore) -> list[str]:
+    """Return the services that ``store`` knows; none, where it cannot tell.
+
+    It is for hints alone, so a store of others need not have this method.
+    """
+    services = getattr(store, "services", None)
+    return services() if callable(services) else []
