@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from worker.archive.journal import Journal, Replay, State
 from worker.archive.open import open_archive
 
 ARCHIVE = "worker.archive.service"
+_numbers = count(1)
 Serve = Callable[..., Service]
 
 
@@ -45,6 +47,7 @@ class Command:
         self._environ = {**service.environ, "QWORKER_ARCHIVE_URL": url}
         self._process: subprocess.Popen[bytes] | None = None
         self._url = url
+        self._number = next(_numbers)
         self._starts = 0
 
     def begin(self, *arguments: str) -> None:
@@ -77,6 +80,11 @@ class Command:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+
     def kill(self) -> None:
         """Kill it, and wait until it is gone."""
         assert self._process is not None
@@ -87,7 +95,7 @@ class Command:
     @property
     def log_file(self) -> Path:
         """What the last start said."""
-        return self._service.folder / f"replay.{self._starts}"
+        return self._service.folder / f"replay.{self._number}.{self._starts}"
 
     @property
     def said(self) -> str:

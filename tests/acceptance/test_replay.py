@@ -12,7 +12,10 @@ import pytest
 from acceptance.conftest import Place, long_on
 from acceptance.replays import Command, archive_url_of, archiving
 from acceptance.running import STEPS, Load, Service, eventually, steps
+from worker import App
 from worker.archive.base import Archive
+from worker.archive.entry import Entry
+from worker.archive.journal import State
 from worker.archive.open import open_archive
 from worker.archive.selection import Selection
 
@@ -149,3 +152,82 @@ def test_a_service_is_known_by_its_name_while_it_runs(
     assert "did you mean steps?" in told("--to", "step")
     assert service.drain() == 0
     assert "start it first" in told("--to", "steps")
+
+
+def test_ctrl_c_pauses_it_and_json_tells_how_it_goes(
+    serve: Serve, embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 30)
+    service = serve(embedded, "steps", archive_url=url)
+    service.start_ready()
+    command = Command(service, url)
+
+    command.begin("--id", "one", "--rate", "5", "--json")
+    command.wait_sent("one", 5)
+    command.interrupt()
+    assert command.ended() == 130
+    assert "--resume one" in command.said
+    assert command.replay("one").state is State.PAUSED
+
+    told = command.run("--resume", "one", "--json").splitlines()
+    lines = [json.loads(line) for line in told if line.startswith("{")]
+    assert lines[-1] == {"replay": "one", "state": "done", "sent": 30}
+    assert all(line["of"] == 30 and line["upto"] == 30 for line in lines[:-1])
+    eventually(lambda: effects(service, COUNT) == 30, "all of it")
+    assert service.ledger.disorder() == {}
+    assert service.drain() == 0
+
+
+def test_what_is_older_than_ids_are_remembered_is_told(
+    serve: Serve, embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 3)
+    service = serve(embedded, "steps", archive_url=url)
+    service.start_ready()
+    command = Command(service, url)
+
+    assert "older than ids are remembered (7 days)" in command.run("--dry-run")
+    assert "older" not in command.run("--dry-run", "--again")
+    assert "0 events would be sent" in command.run("--dry-run", "--since", "1h")
+    assert service.drain() == 0
+
+
+def test_a_hold_that_is_cancelled_lets_the_service_go_live(
+    serve: Serve, embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 30)
+    service = serve(embedded, "steps", archive_url=url, lease_ttl=2)
+    command, other = Command(service, url), Command(service, url)
+    command.begin("--hold-live", "--id", "one", "--ahead", "10")
+    eventually(lambda: "in which 10 messages wait" in command.said, "it waits for the service")
+    app = App("publisher", broker=embedded.broker)
+    live = Load(app).publish(steps(1, 5))
+    app.close()
+
+    assert "without the rest of the past" in other.run("--cancel", "one")
+    assert command.ended() == 1
+    service.start_ready()
+
+    eventually(lambda: service.ledger.has(live, *STEPS), "what is live is handled")
+    order = [entry.id for entry in service.ledger.entries("effect", COUNT)]
+    assert order[:10] == [f"old-{n}" for n in range(10)]
+    assert set(order[10:]) == live
+    assert service.drain() == 0
+
+
+def fill(url: str, number: int) -> None:
+    """Put some old events of one key into an archive."""
+    store = open_archive(url)
+    store.add(
+        [
+            Entry(
+                id=f"old-{n}", name="test.step", key="old", time=n, headers="{}", properties="{}",
+                body=json.dumps({"key": "old", "sequence": n}).encode(), at=n,
+            )
+            for n in range(number)
+        ]
+    )  # fmt: skip
+    store.close()

@@ -52,7 +52,10 @@ def test_a_table_comes_back_as_it_was(table: dict[str, Any]) -> None:
     assert load_table(dump_table(table)) == table
 
 
-@pytest.mark.parametrize("value", [float("inf"), -0.0, Decimal("1.50"), b"\xff", 2**80])
+@pytest.mark.parametrize(
+    "value",
+    [float("inf"), -0.0, Decimal("1.50"), b"\xff", 2**80, 2**63, "\ud800", "\0", "$", "\\ud"],
+)
 def test_odd_values_come_back_as_they_were(value: object) -> None:
     assert repr(load_table(dump_table({"a": value}))["a"]) == repr(value)
 

@@ -108,9 +108,10 @@ class Seam:
         """Raise UsageError for a service that ran already: its first events would come again."""
         if self._look()[1] is not None or self._is_declared():
             raise UsageError(
-                f"{self._app.name} has run already, so it has handled what was live, and cannot"
-                " begin with the past. Give the new state a service of its own, with another name;"
-                " or replay without --hold-live, which keeps no order between both"
+                f"{self._app.name} has run already, or was declared, so it has something of what is"
+                " live, and cannot begin with the past. Give the new state a service of its own,"
+                " with another name; or replay without --hold-live, which keeps no order between"
+                " both"
             )
 
     def hold(self, *, begun: bool) -> None:

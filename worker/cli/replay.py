@@ -133,7 +133,8 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
             raise click.UsageError("--until would leave a gap between the past and what is live")
         if asked["dry_run"]:
             return _rehearse(archive, wanted, to, asked, as_json=as_json)
-        require_broker(to.place.service, to.place.settings.broker)
+        if not asked["holds"]:
+            require_broker(to.place.service, to.place.settings.broker)
         with _seam(to, holds=asked["holds"]) as seam:
             entry = journal.begin(_new(archive, to, wanted, asked, seam))
             return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
