@@ -17,7 +17,7 @@ from waiting import until
 from worker.errors import ConfigurationError, LeasesUnavailable, StoreCorrupt
 from worker.leases.base import Held, LeaseOptions, LeaseStore, Sync
 from worker.leases.memory import MemoryLeases
-from worker.leases.open import open_leases
+from worker.leases.open import known_services, open_leases
 from worker.leases.postgres import PostgresLeases
 from worker.testing.lease_suite import LeaseStoreSuite
 
@@ -52,6 +52,24 @@ class TestRedisCluster(LeaseStoreSuite):
     @pytest.fixture
     def lease_url(self, cluster_of_one: ClusterOfOne) -> str:
         return f"{cluster_of_one.fresh_url()}&settle=0"
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
+def test_a_store_tells_which_services_it_knows(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    urls = {"memory": f"memory://{uuid4()}", "sqlite": f"sqlite:///{tmp_path}/leases.db"}
+    url = urls.get(kind) or request.getfixturevalue(f"{kind}_url")
+    store = open_leases(f"{url}?settle=0" if kind == "redis" else url, LeaseOptions())
+    assert known_services(store) == []
+
+    for service in ("bank", "müller.v2"):
+        store.write(service, "plan", 0, "told")
+        store.sync(service, Sync("ann"))
+
+    expected = [] if kind == "memory" else ["bank", "müller.v2"]
+    assert sorted(known_services(store)) == expected
+    store.close()
 
 
 def test_a_redis_that_was_just_started_grants_nothing_new_but_renews(
