@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 #: Headers: the id of the replay; the names of the handlers that it is for, all where it is not
-#: there; and, where they shall do it again, what parts this memory from others.
+#: there; and one that is there where they shall do it again.
 REPLAY = "qw-replay"
 HANDLERS = "qw-replay-handlers"
 AGAIN = "qw-replay-again"
@@ -28,7 +28,7 @@ def replay_headers(replay_id: str, handlers: Iterable[str], *, again: bool) -> d
     if names := _SEPARATOR.join(handlers):
         found[HANDLERS] = names
     if again:
-        found[AGAIN] = replay_id
+        found[AGAIN] = "1"
     return found
 
 
@@ -40,7 +40,7 @@ def chosen_handlers(headers: Mapping[str, object]) -> frozenset[str] | None:
 
 def occasion_of(headers: Mapping[str, object]) -> str:
     """Return what parts the memory of a message from that of its id; empty where nothing does."""
-    occasion = headers.get(AGAIN)
+    occasion = headers.get(REPLAY) if AGAIN in headers else ""
     return occasion if isinstance(occasion, str) else ""
 
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+#: Messages that may wait for their confirms: they are long in coming from a broker that has to
+#: serve consumers at the same time.
+_WINDOW = 4 * WINDOW
 
 
 class Moved(Exception):
@@ -79,7 +82,7 @@ class Sender:
             timeout=settings.connect_timeout,
             name=f"qworker {service} replay {os.getpid()}",
         )
-        self._outbound = Outbound(connection, settings.broker)
+        self._outbound = Outbound(connection, settings.broker, _WINDOW)
         try:
             self.places = Places(service, settings, app)
         except BaseException:
@@ -145,7 +148,7 @@ class Sender:
                 self._room[queue] = self._room.get(queue, 0) - 1
             self._unsettled.append(message)
             self._outbound.send((message,))
-        self._pump(WINDOW)
+        self._pump(_WINDOW)
 
     def _pump(self, until: int) -> None:
         """Write and take confirms until no more than so many messages are under way.

@@ -94,7 +94,13 @@ def opened(options: Mapping[str, object], *, to_write: bool = False) -> Iterator
         yield archive
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    epilog=example(
+        "qworker archive start --archive sqlite:///archive.db",
+        "qworker archive list --archive sqlite:///archive.db --since 2h",
+    ),
+)
 def archive() -> None:
     """Keep every event, and read, export and import what is kept.
 

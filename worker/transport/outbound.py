@@ -64,10 +64,15 @@ class Sent(NamedTuple):
 
 
 class Outbound:
-    """Publishes on ``connection``, which it then owns, with publisher confirms."""
+    """Publishes on ``connection``, which it then owns, with publisher confirms.
 
-    def __init__(self, connection: Connection, url: str) -> None:
+    ``window``: messages that may wait for their confirms. More than ``WINDOW`` are for those who
+    can wait while a broker does not read.
+    """
+
+    def __init__(self, connection: Connection, url: str, window: int = WINDOW) -> None:
         self._able = capabilities_of(url)
+        self._window, self._window_bytes = window, window * WINDOW_BYTES // WINDOW
         self.connection = connection
         self._queue: deque[Outgoing] = deque()
         self._pending: dict[int, Outgoing] = {}
@@ -212,8 +217,8 @@ class Outbound:
         while (
             self._queue
             and not self.blocked
-            and len(self._pending) < WINDOW
-            and self._pending_bytes < WINDOW_BYTES
+            and len(self._pending) < self._window
+            and self._pending_bytes < self._window_bytes
         ):
             item = self._queue.popleft()
             try:
@@ -294,9 +299,12 @@ class Outbound:
 def _routed(item: Outgoing) -> dict[str, Any]:
     """Return the headers of ``item`` with the slot of its key as one more routing key.
 
-    The broker takes ``BCC`` off (RabbitMQ, "Sender-selected Distribution").
+    The broker takes ``BCC`` off (RabbitMQ, "Sender-selected Distribution"). What goes straight into
+    a queue, by the default exchange, needs no slot.
     """
     headers = item.headers
+    if not item.exchange:
+        return headers
     key = headers.get(KEY_HEADER)
     others = headers.get("BCC", [])
     if not isinstance(key, str) or not isinstance(others, list):
