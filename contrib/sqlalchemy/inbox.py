@@ -128,7 +128,7 @@ def _record(session: Session, context: Context) -> None:
     connection = session.connection(bind_arguments={"clause": inbox_table})
     row = {
         "handler": plain(context.handler),
-        "message_id": plain(context.message_id),
+        "message_id": plain(context.memory_id),
         "at": time.time(),
     }
     statement = insert_if_new(connection.dialect.name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker import App, Context
+from worker import App, Context, Event
 from worker.again import AGAIN, HANDLERS, REPLAY, remembered_as, replay_headers
 from worker.barrier import Barrier, barrier
 from worker.codec import Codec
@@ -15,6 +18,7 @@ from worker.intake import Found, Intake, Onward
 from worker.message import Outgoing
 from worker.outcome import DeadLetter
 from worker.task import Delivery
+from worker.testing import TestWorker
 from worker.transport.arrival import Arrival
 
 app = App("bank")
@@ -111,3 +115,38 @@ def test_a_barrier_is_known_by_how_it_came() -> None:
     assert found("", relays=True) == Barrier([])
     assert isinstance(found("qw.events"), list)
     assert isinstance(found("qw.events", relays=True), Onward)
+
+
+def test_an_effect_in_the_handlers_own_database_happens_once_in_each_replay_that_asks(
+    tmp_path: Path,
+) -> None:
+    bank = App("bank")
+    keys: list[str] = []
+
+    @bank.on("user.created")
+    def note(event: dict[str, Any], context: Context) -> None:
+        with closing(sqlite3.connect(tmp_path / "own.db")) as db, db:
+            context.once(db)
+            db.execute("CREATE TABLE IF NOT EXISTS effect (id)")
+            db.execute("INSERT INTO effect VALUES (?)", (context.message_id,))
+        keys.append(context.idempotency_key)
+
+    class Created(Event, name="user.created"):
+        who: str
+
+    event = Created(who="ann")
+    with TestWorker(bank) as worker:
+        for headers in (
+            {},
+            replay_headers("r0", [], again=False),
+            replay_headers("r1", [], again=True),
+            replay_headers("r1", [], again=True),
+            replay_headers("r2", ["note"], again=True),
+        ):
+            worker.publish(event, headers=headers)
+            worker.run()
+        assert worker.dead_letters == []
+
+    with closing(sqlite3.connect(tmp_path / "own.db")) as db:
+        assert db.execute("SELECT id FROM effect").fetchall() == [(event.event_id,)] * 3
+    assert keys == [f"bank.note:{event.event_id}{end}" for end in ("", "@r1", "@r2")]
