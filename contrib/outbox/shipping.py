@@ -90,9 +90,10 @@ def _publish(app: App, entries: Sequence[Entry]) -> dict[str, str]:
         if group.split(PublishError)[1] is not None:
             raise
         errors = group.exceptions
-    return {
-        message_id: str(error)
-        for error in errors
-        if isinstance(error, PublishError)
-        for message_id in error.message_ids
-    }
+    refused: dict[str, str] = {}
+    for refusal in errors:
+        ids: tuple[str, ...] = getattr(refusal, "message_ids", ())
+        # One that does not say of which message it is true may be true of any.
+        for message_id in ids or [entry.outgoing.message_id for entry in entries]:
+            refused.setdefault(message_id, str(refusal))
+    return refused

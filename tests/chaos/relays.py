@@ -69,5 +69,6 @@ class Relays:
             process.terminate()
         for process in self._running:
             code = process.wait(_PATIENCE)
-            if code not in (0, -signal.SIGTERM):  # the latter: it had hardly begun
+            # It had hardly begun, or died at a point that was armed a moment ago.
+            if code not in (0, -signal.SIGTERM, -signal.SIGKILL):
                 self.wrong.append(f"a relay ended with exit code {code}")
