@@ -23,7 +23,7 @@ PAST = 1200
 REPLAY = (
     sys.executable, "-m", "worker.cli", "replay", "--app=examples.latecomer.accounts", "--shards=2",
 )  # fmt: skip
-#: So that there is time to kill somebody.
+#: So that the first replay is killed long before it is done.
 SLOWLY = ("--ahead=100", "--rate=150")
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 def tell(folder: Path, accounts: Service) -> None:
     replay = begin_replay(
-        folder, "--id=accounts", "--app=examples.latecomer.accounts", "--hold-live"
+        folder, "--id=accounts", "--app=examples.latecomer.accounts", "--hold-live", *SLOWLY
     )
     start(accounts)
     until(lambda: count(is_past=True) > PAST // 8, "some of the past is handled")
