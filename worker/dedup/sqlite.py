@@ -45,6 +45,10 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS dedup_parked (
         service BLOB NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
         PRIMARY KEY (service, key)) WITHOUT ROWID""",
+    # Programs that know nothing of revisions leave it alone, so the layout is the same to them.
+    """CREATE TABLE IF NOT EXISTS dedup_revisions (
+        place BLOB PRIMARY KEY, revision INTEGER NOT NULL, expires INTEGER NOT NULL
+        ) WITHOUT ROWID""",
 )
 _LAYOUT = Layout("dedup", "dedup_meta", 2, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
@@ -67,6 +71,10 @@ _LOOK_CLAIMED = """SELECT 1 FROM dedup_held
     WHERE record = ? AND token != zeroblob(12) AND deadline > ?"""
 _RENEW = "UPDATE dedup_held SET deadline = ?, span = ? WHERE record = ? AND token = ?"
 _SEE = "UPDATE dedup_held SET deadline = ? WHERE record = ?"
+_MARK = """INSERT INTO dedup_revisions VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE
+    SET revision = excluded.revision, expires = excluded.expires
+    WHERE dedup_revisions.revision < excluded.revision OR dedup_revisions.expires <= ?"""
+_LOOK_REVISION = "SELECT revision FROM dedup_revisions WHERE place = ? AND expires > ?"
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
 #: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
@@ -89,6 +97,10 @@ _SWEEP_DONE = _Sweep(
     "SELECT record, expires FROM dedup_done WHERE record > ? ORDER BY record LIMIT ?",
     "DELETE FROM dedup_done WHERE record = ?",
 )
+_SWEEP_REVISIONS = _Sweep(
+    "SELECT place, expires FROM dedup_revisions WHERE place > ? ORDER BY place LIMIT ?",
+    "DELETE FROM dedup_revisions WHERE place = ?",
+)
 
 
 class SqliteStore(DedupStore):
@@ -101,6 +113,7 @@ class SqliteStore(DedupStore):
 
     tier = "sqlite: ids survive crashes and power cuts; for the processes of one machine"
     shared = True
+    keeps_revisions = True
 
     def __init__(self, path: Path, options: StoreOptions) -> None:
         self._options = options
@@ -121,7 +134,7 @@ class SqliteStore(DedupStore):
     def apply(self, batch: Batch) -> Answers:
         """Apply the whole batch in one transaction; all of it or nothing is written."""
         dead = frozenset(batch.dead)
-        with self._file.transaction(durable=bool(batch.completes)) as db:
+        with self._file.transaction(durable=bool(batch.completes or batch.marks)) as db:
             (now,) = db.execute(_NOW).fetchone()
             ttl = self._options.claim_ttl
             answers = Answers(
@@ -132,12 +145,15 @@ class SqliteStore(DedupStore):
                     for record, token in batch.renewals
                 ],
                 [self._claim(db, entry, dead, now) for entry in batch.claims],
+                self._revisions(db, batch, now) if batch.marks or batch.looks else (),
             )
             entries = sum(len(part) for part in answers)
             bite = min(_SWEEP_CAP, max(_SWEEP_FLOOR, entries * _SWEEP_FACTOR))
             self._sweep(db, _SWEEP_HELD, bite, now - self._options.claim_memory)
             if batch.completes:
                 self._sweep(db, _SWEEP_DONE, bite, now)
+            if batch.marks:
+                self._sweep(db, _SWEEP_REVISIONS, bite, now)
         return answers
 
     def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
@@ -215,6 +231,14 @@ class SqliteStore(DedupStore):
             ttl = self._options.claim_ttl
             db.execute(_HOLD, (record, token, now + ttl, ttl, verdict.attempts, verdict.crashes))
         return verdict
+
+    def _revisions(
+        self, db: sqlite3.Connection, batch: Batch, now: float
+    ) -> tuple[int | None, ...]:
+        expires = math.ceil(now + self._options.revision_retention)
+        db.executemany(_MARK, [(*mark, expires, now) for mark in batch.marks])
+        rows = [db.execute(_LOOK_REVISION, (place, now)).fetchone() for place in batch.looks]
+        return tuple(None if row is None else row[0] for row in rows)
 
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
         """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""
