@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worker.publisher import Publisher
     from worker.relays import chain, deduplicate, enrich, shard
     from worker.retry import RetryPolicy
+    from worker.revisions import Revisions
 
 __all__ = [
     "AlreadyDone",
@@ -46,6 +47,7 @@ __all__ = [
     "Relayed",
     "Retry",
     "RetryPolicy",
+    "Revisions",
     "Unroutable",
     "chain",
     "deduplicate",
@@ -63,6 +65,7 @@ _HOMES = {
     "Publisher": "publisher",
     "Relayed": "message",
     "RetryPolicy": "retry",
+    "Revisions": "revisions",
     "chain": "relays",
     "deduplicate": "relays",
     "enrich": "relays",

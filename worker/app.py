@@ -12,11 +12,12 @@ from worker.codec import Codec
 from worker.config import load_settings
 from worker.errors import ConfigurationError, UsageError
 from worker.handler import Handler, make_handler
-from worker.message import check_name
+from worker.horizons import check_horizons
+from worker.names import check_name
 from worker.publisher import Publisher
 from worker.signature import is_async
 from worker.telemetry import Telemetry
-from worker.topology import Binding, Topology, check_horizons, lay_out
+from worker.topology import Binding, Topology, lay_out
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from worker.middleware import Middleware
     from worker.relays import Step
     from worker.retry import RetryPolicy
+    from worker.revisions import By, Revisions
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Callable[..., Any] | Step")
@@ -71,7 +73,7 @@ class App:
         self._publisher: Publisher | None = None
         self._routes: dict[str, tuple[Handler, ...]] = {}
 
-    def on(
+    def on(  # noqa: PLR0913 - the facts of a handler
         self,
         what: type[Event | Command] | str,
         *,
@@ -79,6 +81,7 @@ class App:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        revision: By | Revisions | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function, coroutine function or class as a handler.
 
@@ -87,7 +90,9 @@ class App:
         Struct, TypedDict or pydantic model. A class has ``handle(event)`` or
         ``handle(event, context)`` and is made once a process, without arguments. ``name`` is the
         handler's identity in the memory of ids; keep it when renaming the function. ``timeout``
-        is in seconds.
+        is in seconds. ``revision`` names the field (or is a function of the event) with the number
+        of the state that a message tells of: what is not above the last one of its key that was
+        done is done without calling the handler. :class:`~worker.Revisions` says more.
 
         Raises ConfigurationError for what cannot be meant.
         """
@@ -98,7 +103,16 @@ class App:
             )
 
         def register(target: F) -> F:
-            self._add(what, target, method="on", kind=type, name=name, retry=retry, timeout=timeout)
+            self._add(
+                what,
+                target,
+                method="on",
+                kind=type,
+                name=name,
+                retry=retry,
+                timeout=timeout,
+                revision=revision,
+            )
             return target
 
         return register
@@ -112,6 +126,7 @@ class App:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        revision: By | Revisions | None = None,
     ) -> Callable[[R], R]:
         """Register the decorated function as a handler of ``source`` whose result is published.
 
@@ -140,6 +155,7 @@ class App:
                 retry=retry,
                 timeout=timeout,
                 to=to,
+                revision=revision,
             )
             return target
 
@@ -207,8 +223,7 @@ class App:
         handlers = self.handlers.values()
         patterns = [(h.pattern, h.is_command) for h in handlers]
         able = capabilities_of(settings.broker)
-        times = [(h.full_name, h.timeout, h.retry.longest()) for h in handlers]
-        check_horizons(times, settings, able)
+        check_horizons([handler.times for handler in handlers], settings, able)
         return lay_out(
             self.name, patterns, self.bindings, settings, able=able, generation=generation
         )

@@ -12,7 +12,7 @@ from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
-from worker.errors import LeasesUnavailable
+from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
@@ -40,6 +40,22 @@ if TYPE_CHECKING:
     from worker.timers import Timers
 
 logger = logging.getLogger("worker")
+
+
+def check_store(app: App, store: DedupStore) -> bool:
+    """Tell whether handlers of ``app`` judge by revisions; ``store`` must keep them then.
+
+    Raises ConfigurationError where it does not.
+    """
+    names = [handler.full_name for handler in app.handlers.values() if handler.revisions]
+    if names and not getattr(store, "keeps_revisions", False):
+        raise ConfigurationError(
+            f"{', '.join(names)}: revision= needs a dedup store that keeps revisions, and this one"
+            f" does not ({store.tier}); use redis://, postgresql://, sqlite:/// or memory://. (On"
+            " PostgreSQL it is the table qworker_dedup_revisions that is missing, and that its user"
+            " may not make.)"
+        )
+    return bool(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,10 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     telemetry = app.telemetry
     codec = Codec.of(app.name, settings)
     executor = Executor(app, codec, state, random, clock)
-    dialogue = Dialogue(store, owner, settings.claim_ttl, telemetry, clock)
+    has_revisions = check_store(app, store)
+    dialogue = Dialogue(
+        store, owner, settings.claim_ttl, telemetry, clock, has_revisions=has_revisions
+    )
     parking = Parking(store, app.name)
     parking.load()
     link = Link(

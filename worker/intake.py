@@ -12,10 +12,13 @@ from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, Unpark, unpark_of
 from worker.payload import Unfit
+from worker.revisions import Progress
 from worker.seal import SEAL, Sealed, is_marker
 from worker.task import Delivery, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.app import App
     from worker.codec import Codec
     from worker.handler import Handler
@@ -48,7 +51,12 @@ class Intake:
         #: The pattern of one word takes the slots too, so that every event of this exchange comes.
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
-        self._by_value = any(handler.identify for handler in app.handlers.values())
+        #: What is done with each task, where any handler needs it.
+        self._preparations: list[Callable[[Task], None]] = []
+        if any(handler.identify for handler in app.handlers.values()):
+            self._preparations.append(_identify)
+        if any(handler.revisions for handler in app.handlers.values()):
+            self._preparations.append(_judge_by_revision)
 
     def read(self, delivery: Delivery, arrival: Arrival) -> Found:
         """Return a task for each handler that observes the message, or why there is none.
@@ -91,9 +99,9 @@ class Intake:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
         tasks = [Task(delivery, message, handler) for handler in handlers]
-        if self._by_value:
+        for prepare in self._preparations:
             for task in tasks:
-                _identify(task)
+                prepare(task)
         return tasks
 
 
@@ -126,3 +134,10 @@ def _identify(task: Task) -> None:
     if task.handler.identify is not None:
         with suppress(Exception):  # whatever a function of the user raises
             task.record, task.fingerprint = task.handler.identify(task.message)
+
+
+def _judge_by_revision(task: Task) -> None:
+    """Let a task of a handler with revisions know where the last one of its key is."""
+    handler, key = task.handler, task.message.key
+    if handler.revisions is not None:
+        task.progress = Progress(b"" if key is None else handler.place_of(key))

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import ConfigurationError
 from worker.message import KEY_HEADER
 from worker.sharding.ring import Ring
 from worker.sharding.slots import shard_of, slots_of
@@ -340,30 +339,3 @@ def _queue_arguments(
     if settings.max_priority:
         arguments["x-max-priority"] = settings.max_priority
     return arguments
-
-
-#: RabbitMQ closes the channel of a consumer that holds a message longer than this.
-_DELIVERY_TIMEOUT = 30 * 60.0
-
-
-def check_horizons(
-    handlers: Iterable[tuple[str, float | None, float]], settings: Settings, able: Capabilities
-) -> None:
-    """Refuse times that cannot work together.
-
-    ``handlers`` are (name, time limit, longest sum of retry waits). Raises ConfigurationError.
-    """
-    mistakes = []
-    for name, timeout, waits in handlers:
-        if not able.embedded and timeout is not None and timeout > _DELIVERY_TIMEOUT:
-            mistakes.append(
-                f"{name}: timeout={timeout} s is above RabbitMQ's delivery timeout of"
-                f" {_DELIVERY_TIMEOUT:.0f} s, after which it takes the message back"
-            )
-        if waits >= settings.retention:
-            mistakes.append(
-                f"{name}: its retries can wait {waits:.0f} s, longer than ids are remembered"
-                f" (retention {settings.retention:.0f} s)"
-            )
-    if mistakes:
-        raise ConfigurationError("\n".join(mistakes))

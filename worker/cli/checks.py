@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
 
+from worker.assembly import check_store
 from worker.cli.events import recipients
 from worker.cli.generations import (
     Declared,
@@ -80,7 +81,7 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_extras(settings)
     findings, plan = _check_leases(app, settings)
     yield from _check_broker(app, settings, plan)
-    yield from _check_store(settings)
+    yield from _check_store(app, settings)
     yield from findings
 
 
@@ -242,11 +243,14 @@ def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:
             yield _ok("recipients", f"{service!r} receives {', '.join(sorted(names))}")
 
 
-def _check_store(settings: Settings) -> Iterator[Finding]:
+def _check_store(app: App, settings: Settings) -> Iterator[Finding]:
     try:
         store = open_settled(settings)
         try:
-            yield _ok("dedup", f"{store.tier} ({mask_url(settings.dedup_url)})")
+            told = f"{store.tier} ({mask_url(settings.dedup_url)})"
+            if check_store(app, store):
+                told += f"; revisions are remembered for {_duration(settings.revision_retention)}"
+            yield _ok("dedup", told)
             for warning in store.warnings():
                 yield _warning("dedup", warning)
         finally:

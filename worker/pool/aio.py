@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from worker.outcome import ABANDONED, DONE
+from worker.outcome import ABANDONED, DONE, PASSED_OVER
 
 if TYPE_CHECKING:
     from collections import deque
@@ -122,7 +122,8 @@ async def execute(executor: Executor, run: Run[Task]) -> None:
     for task in run.tasks:
         outcome = await executor.run_async(task)
         outcomes.append(outcome)
-        if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
+        # With children it is recorded later, and nothing may overtake it.
+        if outcome is not DONE and not isinstance(outcome, PASSED_OVER):
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break
     run.seconds = executor.clock() - began
