@@ -69,6 +69,13 @@ COURSES = {
         menu=Menu(("connections",)),
         rarity=20,
     ),
+    # Messages that come before the revisions that precede theirs, or after what follows them.
+    "revisions": Course(
+        Shape(members=2, processes=1, shards=2, revisions=True, durations=(0.0, 0.02, 0.3)),
+        length=120,
+        messages=24,
+        menu=Menu(_MEMBERS, most_members=3),
+    ),
     # Several processes on each machine.
     "machines": Course(
         Shape(members=2, processes=2, shards=5, handlers=2, durations=_LONG),

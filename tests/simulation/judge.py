@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
+from simulation import revisions
 from simulation.ledger import SERVICE, Attempt, Finding
 from simulation.service import FALLIBLE
 from simulation.world import Trouble, World
@@ -68,8 +69,10 @@ def _check_effects(
     sequences = _sequences(world, dead - done)
     kept = [_execution(each, sequence=sequences[each.id], effect=each.end) for each in effects]
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
-    wanted = {(handler, post.id) for post in world.confirmed if post.id not in dead - done}
-    judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults))
+    passed_over = dead - done | revisions.passed_over(world, handler, done)
+    wanted = {(handler, post.id) for post in world.confirmed if post.id not in passed_over}
+    unordered = [handler] if revisions.orders(world, handler) else []
+    judged = checker.check(Case(executions=kept, wanted=wanted, faults=faults, unordered=unordered))
     found = [Finding(None, f"lost: {each}", (each.rpartition(" ")[2],)) for each in judged.lost]
     found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]
     for pair in [*judged.repeated, *judged.explained]:

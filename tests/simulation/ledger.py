@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from simulation import revisions
 from simulation.troubles import BROKER
 from worker.message import Context
 from worker.sharding.generations import lease_of
-from worker.telemetry import LeaseOutlived
+from worker.telemetry import LeaseOutlived, RevisionSuperseded
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Ledger:
         self._check_lease(attempt)
         self._check_claim(attempt, self._task)
         self._check_alone(attempt)
+        for text in revisions.check_begin(self._world, attempt):
+            self._complain_of(attempt, text)
 
     def end(self, attempt: Attempt, *, effect: bool) -> None:
         """A handler came to an end; its effect, if it has one, happens now."""
@@ -129,6 +132,9 @@ class Ledger:
         """Note what a process says of itself."""
         if isinstance(event, LeaseOutlived):
             self._said.add((event.handler, event.message_id, event.fence))
+        if isinstance(event, RevisionSuperseded):
+            for text in revisions.check_superseded(self._world, event):
+                self.complain(event.key, text, event.message_id)
 
     def is_said(self, attempt: Attempt) -> bool:
         """Tell whether it was said of a handler that it outlived its lease."""

@@ -19,6 +19,7 @@ from simulation.judge import check
 from simulation.ledger import Finding
 from simulation.members import Member
 from simulation.seams import CLOCK
+from simulation.revisions import with_revisions
 from simulation.service import EXCHANGE, PARTNER, Post
 from simulation.troubles import Process
 from simulation.world import Shape, World
@@ -214,6 +215,9 @@ class Schedule:
         ]
         if self._course.shape.releases > 1:
             posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
+        if self._course.shape.revisions:
+            posts = with_revisions(posts, random)
+            self.world.posts = {post.id: post for post in posts}
         return posts
 
 

@@ -16,13 +16,15 @@ from simulation.moments import TTL
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
 from simulation.troubles import Seams
-from worker import App, Context, Reject, RetryPolicy
+from worker import App, Context, Reject, RetryPolicy, Revisions
 from worker.config import Settings
 from worker.resharding import Resharding
 from worker.sharding.generations import Generation, Plan
 from worker.transport import memory
 
 ATTEMPTS = 3
+#: Seconds that a message waits for an earlier revision.
+PATIENCE = 4.0
 #: The handler that does what its messages say; others do what they shall.
 FALLIBLE = "record"
 EXCHANGE, EVENT = "qw.events", "post"
@@ -38,10 +40,12 @@ class Post:
     key: str | None
     plan: Sequence[str] = ()
     exchange: str = EXCHANGE
+    #: Which state of its key it tells of, in a world with revisions.
+    revision: int | None = None
 
     @property
     def body(self) -> bytes:
-        return orjson.dumps({"id": self.id, "plan": [*self.plan]})
+        return orjson.dumps({"id": self.id, "plan": [*self.plan], "revision": self.revision})
 
 
 def message_of(post: Post) -> amqp.Message:
@@ -65,11 +69,13 @@ class Made(NamedTuple):
     broker: Broker
 
 
-def _app(handlers: int) -> App:
+def _app(handlers: int, *, revisions: bool) -> App:
     app = App(SERVICE)
     policy = RetryPolicy(attempts=ATTEMPTS, wait="fixed", first_wait=0.2, jitter=0)
 
-    @app.on(EVENT, name=FALLIBLE, retry=policy)
+    judged = Revisions("revision", gap="wait", limit=PATIENCE, then="accept")
+
+    @app.on(EVENT, name=FALLIBLE, retry=policy, revision=judged if revisions else None)
     def record(event: dict[str, Any], ctx: Context) -> None:
         Here.world.ledger.begin(ctx)
         plan = event["plan"]
@@ -89,9 +95,9 @@ def _app(handlers: int) -> App:
 
 
 @cache
-def service_of(shards: int, handlers: int, *, releases: int) -> Made:
-    """Return a service with one release, or two."""
-    apps = [_app(handlers) for _ in range(releases)]
+def service_of(shards: int, handlers: int, *, releases: int, revisions: bool = False) -> Made:
+    """Return a service with one release, or two; its fallible handler may have revisions."""
+    apps = [_app(handlers, revisions=revisions) for _ in range(releases)]
     for newer in apps[1:]:
         newer.bind(exchange=PARTNER, type="fanout")
     settings = Settings(

@@ -24,6 +24,7 @@ USUAL = {
     "naps": 24,
     "cuts": 24,
     "breaks": 24,
+    "revisions": 24,
     "machines": 16,
     "reshard": 20,
     "releases": 20,

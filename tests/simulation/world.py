@@ -48,6 +48,8 @@ class Shape:
     crash_limit: int = 100
     #: 2: one of the first members runs a newer one, which takes messages from one exchange more.
     releases: int = 1
+    #: The fallible handler has revisions: some posts come too early, or too late.
+    revisions: bool = False
     #: The seconds that leases live.
     lease_ttl: float = TTL
     #: The seconds that handlers take, one of these each.
@@ -83,7 +85,9 @@ class World:
         self.seams = Seams(random, self.kill)
         self.seams.trace = self.trace
         Lives.seams = self.seams
-        made = service_of(shape.shards, shape.handlers, releases=shape.releases)
+        made = service_of(
+            shape.shards, shape.handlers, releases=shape.releases, revisions=shape.revisions
+        )
         self.apps = made.apps
         self.settings = replace(
             made.settings,
@@ -112,6 +116,8 @@ class World:
         self.offered: Any = None
         #: What was published and confirmed.
         self.confirmed: list[Post] = []
+        #: What there is to publish, by id, in a world with revisions.
+        self.posts: dict[str, Post] = {}
         self._known: dict[str, list[tuple[str, bytes]]] = {}
         self._numbers = 0
         #: The members that run the newest release.
