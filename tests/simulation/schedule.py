@@ -18,8 +18,8 @@ from simulation.incidents import Incidents, Menu
 from simulation.judge import check
 from simulation.ledger import Finding
 from simulation.members import Member
-from simulation.seams import CLOCK
 from simulation.revisions import with_revisions
+from simulation.seams import CLOCK
 from simulation.service import EXCHANGE, PARTNER, Post
 from simulation.troubles import Process
 from simulation.world import Shape, World

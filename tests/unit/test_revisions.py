@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from worker import App, Context, Event, Reject, RetryPolicy, Revisions
+from worker.assembly import check_store
 from worker.errors import ConfigurationError
 from worker.testing import TestWorker
 
@@ -420,3 +421,53 @@ def test_a_class_names_a_field_that_it_has_and_a_key() -> None:
 def test_a_publisher_sends_no_revision_that_is_none(value: Any) -> None:
     with TestWorker(Shop().app) as worker, pytest.raises(ValueError, match="its revision is"):
         worker.publish(Price(article="pen", revision=value))
+
+
+@pytest.mark.parametrize("event_format", ["plain", "cloudevents"])
+def test_a_class_with_a_revision_sends_it_in_a_header(event_format: str) -> None:
+    shop = Shop(event_format=event_format)
+    headers: list[Mapping[str, Any]] = []
+    found: list[int] = []
+
+    @shop.app.on("price.*", name="by_header", revision="version")
+    def by_header(event: dict[str, Any], context: Context) -> None:
+        headers.append(context.headers)
+        found.append(event["revision"])
+
+    with TestWorker(shop.app) as worker:
+        publish(worker, 2, 1)
+        worker.run()
+    assert [each["qw-revision"] for each in headers] == [2]
+    assert found == shop.revisions() == [2]
+
+
+def test_a_store_that_keeps_no_revisions_is_refused_where_they_are_needed() -> None:
+    class Old:
+        tier = "told by the test"
+
+    store: Any = Old()
+    plain = App("plain")
+    plain.on("any")(print)
+    assert check_store(plain, store) is False
+    with pytest.raises(ConfigurationError, match=r"shop\.note: revision= needs .*told by the test"):
+        check_store(Shop().app, store)
+
+
+@pytest.mark.parametrize(
+    ("revision", "settings", "told"),
+    [
+        ("revision", {"revision_retention": 3600}, "remembered no longer than ids"),
+        (Revisions("revision", gap="wait", limit=8e5), {}, "waits 800000 s for an earlier"),
+        (
+            Revisions("revision", gap="wait", limit=3600),
+            {"broker": "amqp://localhost"},
+            "waits 3600 s for an earlier revision",
+        ),
+    ],
+)
+def test_times_that_cannot_work_together_are_refused(
+    revision: Any, settings: dict[str, Any], told: str
+) -> None:
+    app = Shop(revision, **settings).app
+    with pytest.raises(ConfigurationError, match=told):
+        app.topology(app.settings)
