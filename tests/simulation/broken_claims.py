@@ -60,7 +60,7 @@ def every_revision_is_handled() -> Iterator[None]:
         yield
 
 
-@mutation("revisions", off="revisions never fall", sees="begins and is superseded")
+@mutation("revisions", off="order of marks and looks", sees="begins and is superseded")
 def revisions_are_looked_at_before_what_is_done_is_marked() -> Iterator[None]:
     revisions = memory.Records._revisions
 
