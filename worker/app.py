@@ -16,6 +16,7 @@ from worker.horizons import check_horizons
 from worker.names import check_name
 from worker.publisher import Publisher
 from worker.signature import is_async
+from worker.sources import Source
 from worker.telemetry import Telemetry
 from worker.topology import Binding, Topology, lay_out
 from worker.transport.capabilities import capabilities_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from worker.relays import Step
     from worker.retry import RetryPolicy
     from worker.revisions import By, Revisions
+    from worker.sources import Declared, Offset
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Callable[..., Any] | Step")
@@ -63,6 +65,7 @@ class App:
         self.handlers: dict[str, Handler] = {}
         self.middlewares: list[Middleware] = []
         self.bindings: list[Binding] = []
+        self.sources: list[Source] = []
         self.lifespan_manager: Lifespan | None = None
         self._given = dict(settings or {})
         if broker is not None:
@@ -183,7 +186,7 @@ class App:
         self.lifespan_manager = contextmanager(known) if is_generator else known
         return manager
 
-    def bind(
+    def bind(  # noqa: PLR0913 - the facts of an exchange
         self,
         *,
         exchange: str,
@@ -191,12 +194,52 @@ class App:
         routing_key: str = "",
         arguments: Mapping[str, Any] | None = None,
         durable: bool = True,
+        auto_delete: bool = False,
+        exchange_arguments: Mapping[str, Any] | None = None,
+        declare: bool = True,
+        to: str = "",
     ) -> None:
         """Also take messages from an exchange of your own, declared as said.
 
-        ``arguments`` are those of the binding (for a headers exchange: what to match).
+        ``arguments`` are those of the binding (for a headers exchange: what to match),
+        ``exchange_arguments`` those of the exchange. ``declare=False``: it is somebody else's; it
+        has to be there, and is only bound. ``to`` names another exchange that it is bound to, in
+        place of the service.
         """
-        self.bindings.append(Binding(exchange, type, routing_key, dict(arguments or {}), durable))
+        facts = durable, auto_delete, dict(exchange_arguments or {}), declare, to
+        binding = Binding(exchange, type, routing_key, dict(arguments or {}), *facts)
+        self.bindings.append(binding)
+
+    def source(  # noqa: PLR0913 - the facts of a queue
+        self,
+        queue: str,
+        *,
+        offset: Offset | None = None,
+        name: str = "",
+        declare: Declared | None = None,
+        exchange: str = "",
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        queue_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Also take messages from a queue, or from a stream, that somebody else fills.
+
+        One process of the service at a time passes them on to the shards, in order. With an
+        ``offset`` it is a stream: that is where it is read from at first, and later from where it
+        was left, which is remembered under ``name`` (the queue's where it is left out).
+        ``declare`` makes it ``"durable"``, ``"transient"``, ``"exclusive"`` (gone when nobody
+        consumes it) or a ``"stream"``, with ``queue_arguments``, bound to ``exchange`` by
+        ``routing_key`` and ``arguments``; where it is left out, the queue is there.
+
+        Raises ConfigurationError for what cannot be meant.
+        """
+        facts = exchange, routing_key, dict(arguments or {}), dict(queue_arguments or {})
+        source = Source(queue, name or queue, offset, declare, *facts)
+        if any(source.name == other.name for other in self.sources):
+            raise ConfigurationError(
+                f"App({self.name!r}): two sources are named {source.name!r}; give one name=..."
+            )
+        self.sources.append(source)
 
     def route(self, name: str) -> tuple[Handler, ...]:
         """Return the handlers that observe messages of ``name``, in order of registration."""
@@ -224,8 +267,16 @@ class App:
         patterns = [(h.pattern, h.is_command) for h in handlers]
         able = capabilities_of(settings.broker)
         check_horizons([handler.times for handler in handlers], settings, able)
+        # An embedded broker has no streams; that they are left out is told by who would read them.
+        sources = [each for each in self.sources if able.has_queue_types or not each.is_stream]
         return lay_out(
-            self.name, patterns, self.bindings, settings, able=able, generation=generation
+            self.name,
+            patterns,
+            self.bindings,
+            settings,
+            able=able,
+            generation=generation,
+            sources=sources,
         )
 
     def configure(self, options: Mapping[str, object]) -> Settings:

@@ -60,13 +60,21 @@ def _exists(channel: Any, exchange: str) -> bool:
 
 
 def declare_exchange(channel: Any, exchange: Exchange) -> None:
-    """Declare one exchange."""
+    """Declare one exchange; or find it, where it is somebody else's."""
+    if exchange.foreign:
+        try:
+            channel.exchange_declare(exchange.name, exchange.type, passive=True)
+        except amqp.exceptions.NotFound:
+            raise ConfigurationError(
+                f"the exchange {exchange.name!r}, which is bound with declare=False, is not there"
+            ) from None
+        return
     try:
         channel.exchange_declare(
             exchange.name,
             exchange.type,
             durable=exchange.durable,
-            auto_delete=False,
+            auto_delete=exchange.auto_delete,
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:

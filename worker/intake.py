@@ -64,7 +64,7 @@ class Intake:
         An empty list says that the message came by mistake, and means nobody here.
         """
         properties = arrival.properties
-        if properties.get("type") in _OF_THE_RUNTIME:
+        if properties.get("type") in _OF_THE_RUNTIME and delivery.channel.feed is None:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
             unpark = unpark_of(properties)
@@ -81,6 +81,9 @@ class Intake:
             return message
         delivery.message = message
         if delivery.channel.relays:
+            feed = delivery.channel.feed
+            if feed is not None and feed.is_stream and not self._app.route(message.name):
+                return []  # it stays where it is, for those that it is for
             return Onward(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
         return self._tasks(delivery, message)

@@ -21,7 +21,7 @@ from worker.retry import RetryPolicy
 from worker.retryqueues import RetryQueues
 from worker.telemetry import BrokerLost, BrokerRegained
 from worker.transport.capabilities import capabilities_of, connect
-from worker.transport.inbound import RELAY, Inbound, losses, release
+from worker.transport.inbound import RELAY, SOURCED, Inbound, losses, release
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from worker.config import Settings
     from worker.message import Outgoing
+    from worker.sourcing import Sourcing
     from worker.telemetry import Telemetry
     from worker.topology import Topology
     from worker.transport.arrival import Arrival
@@ -67,6 +68,8 @@ class Link:
         self.declared: tuple[Topology, ...] = (topology,)
         #: Asked right before that: whether it is still what shall be there.
         self.may_declare: Callable[[], bool] = lambda: True
+        #: Consumes the sources of the service, where it has any.
+        self.sourcing: Sourcing | None = None
         self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
@@ -166,6 +169,9 @@ class Link:
             if self._lacking:
                 lacking, self._lacking, self._is_lacking = self._lacking, "", True
                 raise BrokerUnreachable(lacking)
+            if self.sourcing is not None and SOURCED in self._shards:
+                origin = self.topology.relay or self.topology.queue_of(SOURCED)
+                self.sourcing.tend(self._inbound, now, origin=origin)
             return False
         if now < self.next_try:
             return False
@@ -273,7 +279,9 @@ class Link:
             self._inbound.forget(channel)
 
     def close_relay(self) -> None:
-        """Leave the relay queue to another process. Raises BrokerUnreachable."""
+        """Leave the relay queue, and sources, to another process. Raises BrokerUnreachable."""
+        if self.sourcing is not None:
+            self.sourcing.save()
         for channel in self.channels:
             if channel.relays:
                 self.close_channel(channel)
@@ -325,8 +333,12 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        queues = [c.queue for c in inbound.channels if not c.closed] + [*self._retries.names]
-        return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+        consumed = [c for c in inbound.channels if not c.closed and not _keeps_all(c)]
+        queues = [c.queue for c in consumed] + [*self._retries.names]
+        depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+        if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:
+            depths[self.topology.entry] = 1  # there may be more to come by it
+        return depths
 
     def is_untouched(self, queue: str) -> bool:
         """Tell whether a queue is empty and nobody reads it. Raises BrokerUnreachable."""
@@ -361,6 +373,11 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
+
+
+def _keeps_all(channel: QueueChannel) -> bool:
+    """Tell whether it consumes a stream, whose depth tells nothing."""
+    return channel.feed is not None and channel.feed.is_stream
 
 
 def _is_untouched(queue: str, channel: Any) -> bool:

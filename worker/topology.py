@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from worker.config import Settings
+    from worker.sources import Source
     from worker.transport.capabilities import Capabilities
 
 _HASH = "x-consistent-hash"
@@ -50,6 +51,12 @@ class Binding:
     routing_key: str
     arguments: Mapping[str, Any]
     durable: bool = True
+    auto_delete: bool = False
+    exchange_arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: False: the exchange is somebody else's, and has to be there.
+    declare: bool = True
+    #: The exchange that it is bound to instead of the service.
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,9 @@ class Exchange:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: Over how many shards it spreads a service's messages; 0 where it is none of a service.
     shards: int = 0
+    auto_delete: bool = False
+    #: It is somebody else's: it is not declared, and has to be there.
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,12 @@ class Topology:
     commands_exchange: str
     #: The queue of what comes without a slot; empty where there is none.
     relay: str = ""
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """The name of the exchange by which messages of sources reach the shards."""
+        return f"{self.service}.source"
 
     def queue_of(self, shard: int) -> str:
         """Return the name of a shard's queue."""
@@ -215,6 +231,7 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     *,
     able: Capabilities,
     generation: int = 1,
+    sources: Iterable[Source] = (),
 ) -> Topology:
     """Return what ``service`` declares. ``patterns`` are (name or pattern, is a command)."""
     prefix = queue_prefix(service, settings.handlers)
@@ -246,11 +263,23 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
             binds.append(Bind(events, front, pattern, to_queue=False))
     if has_command:
         binds.append(Bind(commands, front, service, to_queue=False))
-    for binding in bindings:
-        exchanges.append(Exchange(binding.exchange, binding.type, binding.durable))
-        binds.append(Bind(binding.exchange, front, binding.routing_key, False, binding.arguments))
-    unique = {exchange.name: exchange for exchange in exchanges}
-    return Topology(
+    for each in bindings:
+        exchanges.append(
+            Exchange(
+                each.exchange,
+                each.type,
+                each.durable,
+                each.exchange_arguments,
+                auto_delete=each.auto_delete,
+                foreign=not each.declare,
+            )
+        )
+        target = each.to or front
+        binds.append(Bind(each.exchange, target, each.routing_key, False, each.arguments))
+    unique: dict[str, Exchange] = {}
+    for exchange in exchanges:
+        unique.setdefault(exchange.name, exchange)
+    topology = Topology(
         prefix,
         generation,
         tuple(unique.values()),
@@ -259,6 +288,21 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
         events,
         commands,
         relay,
+        tuple(each for each in sources if each.is_stream or not settings.handlers),
+    )
+    return _with_entry(topology) if topology.sources else topology
+
+
+def _with_entry(topology: Topology) -> Topology:
+    """Return ``topology`` with the way of what comes from its sources.
+
+    They come as if their publishers had sent them to the service alone: so a change of the number
+    of shards leads them to the new ones as it does all others.
+    """
+    return replace(
+        topology,
+        exchanges=(*topology.exchanges, Exchange(topology.entry, "fanout")),
+        binds=(*topology.binds, Bind(topology.entry, topology.front, "", to_queue=False)),
     )
 
 

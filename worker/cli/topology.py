@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.sharding.generations import Plan
+    from worker.sources import Source
     from worker.topology import Bind
 
 #: What is shown where nobody knows what a service has.
@@ -146,6 +147,16 @@ def _show(declared: Declared, depths: Mapping[str, Depth | None]) -> None:
     emit_table(
         ("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in declared.binds]
     )
+    if declared.sources:
+        emit()
+        emit_table(
+            ("source", "kind", "is"),
+            [(each.queue, _kind(each), each.declare or "there") for each in declared.sources],
+        )
+
+
+def _kind(source: Source) -> str:
+    return f"stream, from {source.offset}" if source.is_stream else "queue"
 
 
 def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, object]:
@@ -205,5 +216,15 @@ def _facts(
             }
             for bind in declared.binds
             for key in [slot_routing_key(slot) for slot in bind.slots] or [bind.routing_key]
+        ],
+        "sources": [
+            {
+                "name": each.name,
+                "queue": each.queue,
+                "kind": "stream" if each.is_stream else "queue",
+                "offset": None if each.offset is None else str(each.offset),
+                "declare": each.declare,
+            }
+            for each in declared.sources
         ],
     }
