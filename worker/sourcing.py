@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ChannelError
@@ -126,10 +125,13 @@ class Sourcing:
         moved = [feed for feed in self._feeds.values() if feed.look()]
         if not moved:
             return
-        with suppress(DedupUnavailable):  # it is told the next time
+        try:
             self._store.apply(Batch(marks=[Mark(feed.place, feed.reached) for feed in moved]))
-            for feed in moved:
-                feed.remembered = feed.reached
+        except DedupUnavailable:
+            self._next_save = self._now + _AGAIN  # asking may take as long as the timeout
+            return
+        for feed in moved:
+            feed.remembered = feed.reached
 
     @property
     def is_quiet(self) -> bool:
