@@ -16,6 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from databases import Database
 from servers import ClusterOfOne, Guard, PostgreSQL, RabbitMQ, Redis
 
 _FIGURES = "figures"
@@ -121,3 +122,9 @@ def redis_url(redis_server: Redis) -> str:
 def postgres_url(postgres: PostgreSQL) -> str:
     """An empty PostgreSQL database."""
     return postgres.fresh_url()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """An empty database of each kind, for the transactions of users."""
+    return Database.of(request.param, request)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.app import App
+    from worker.context import Context
     from worker.errors import (
         AlreadyDone,
         BrokerUnreachable,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         Retry,
         Unroutable,
     )
-    from worker.message import Command, Context, Event, Message, Relayed
+    from worker.message import Command, Event, Message, Outgoing, Relayed
     from worker.publisher import Publisher
     from worker.relays import chain, deduplicate, enrich, shard
     from worker.retry import RetryPolicy
@@ -39,6 +40,7 @@ __all__ = [
     "DedupUnavailable",
     "Event",
     "Message",
+    "Outgoing",
     "PublishError",
     "PublishRefused",
     "Publisher",
@@ -59,9 +61,10 @@ __all__ = [
 _HOMES = {
     "App": "app",
     "Command": "message",
-    "Context": "message",
+    "Context": "context",
     "Event": "message",
     "Message": "message",
+    "Outgoing": "message",
     "Publisher": "publisher",
     "Relayed": "message",
     "RetryPolicy": "retry",

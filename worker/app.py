@@ -13,9 +13,10 @@ from worker.config import load_settings
 from worker.errors import ConfigurationError, UsageError
 from worker.handler import Handler, make_handler
 from worker.horizons import check_horizons
-from worker.names import check_name
+from worker.leases.open import sole_lease
+from worker.middleware import refuse_async
+from worker.names import check_service
 from worker.publisher import Publisher
-from worker.signature import is_async
 from worker.sources import Source
 from worker.telemetry import Telemetry
 from worker.topology import Binding, Topology, lay_out
@@ -23,7 +24,8 @@ from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from worker.config import Settings
-    from worker.message import Command, Event
+    from worker.leases.sole import SoleLease
+    from worker.message import Command, Event, Outgoing
     from worker.middleware import Middleware
     from worker.relays import Step
     from worker.retry import RetryPolicy
@@ -34,8 +36,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Callable[..., Any] | Step")
 Lifespan = Callable[[], AbstractContextManager[Any]]
 L = TypeVar("L", bound=Callable[[], Iterator[Any] | AbstractContextManager[Any]])
-
-_MAX_SERVICE = 60
 
 
 class App:
@@ -54,12 +54,7 @@ class App:
         dedup: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        check_name(name, "App")
-        if len(name) > _MAX_SERVICE or not all(c.isalnum() or c in "-_." for c in name):
-            raise ConfigurationError(
-                f"App({name!r}): a service's name is up to {_MAX_SERVICE} letters, digits, '-',"
-                " '_' and '.', since its queues are named after it"
-            )
+        check_service(name)
         self.name = name
         self.telemetry = Telemetry()
         self.handlers: dict[str, Handler] = {}
@@ -328,6 +323,27 @@ class App:
                 correlation_id=correlation_id,
             )
 
+    def encode(
+        self,
+        event: Event | Command,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        transient: bool = False,
+        correlation_id: str | None = None,
+    ) -> Outgoing:
+        """Return ``event`` as ``publisher().send`` takes it: for outboxes, which send it later.
+
+        Raises TypeError or ValueError where it cannot be encoded.
+        """
+        return Codec.of(self.name, self.settings).encode(
+            event,
+            headers=headers,
+            priority=priority,
+            transient=transient,
+            correlation_id=correlation_id,
+        )
+
     @contextmanager
     def publisher(self) -> Iterator[Publisher]:
         """Publish many: confirms are pipelined; leaving the block waits for all of them.
@@ -339,6 +355,15 @@ class App:
             self._publisher = Publisher(Codec.of(self.name, self.settings), self.settings)
         with self._publisher as out:
             yield out
+
+    def lease(self, name: str) -> SoleLease:
+        """Return the lease ``name``, which one process of the service has at a time.
+
+        It is kept in the service's lease store while its block runs: ``with app.lease("report") as
+        lease``, and then ``lease.is_mine()``. Entering the block raises ConfigurationError, or
+        LeasesUnavailable where the store does not answer within ``connect_timeout``.
+        """
+        return sole_lease(self.name, name, self.settings)
 
     def close(self) -> None:
         """Close the publishing connection, if one is open."""
@@ -362,12 +387,6 @@ class App:
         self._routes.clear()
 
     def _check_middlewares(self) -> None:
-        """Refuse what would keep a plain handler from running: nobody awaits what it returns."""
         plain = [handler.name for handler in self.handlers.values() if not handler.is_async]
-        for middleware in self.middlewares:
-            if plain and is_async(middleware):
-                name = getattr(middleware, "__name__", type(middleware).__name__)
-                raise ConfigurationError(
-                    f"App({self.name!r}).use({name}): an 'async def' middleware cannot wrap the"
-                    f" plain handler {plain[0]!r}; a plain one can wrap both kinds"
-                )
+        if plain:
+            refuse_async(self.middlewares, plain[0], f"App({self.name!r}).use")

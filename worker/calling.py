@@ -12,8 +12,8 @@ from worker.relays import collected
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.context import Context
     from worker.handler import Handler
-    from worker.message import Context
     from worker.relaying import Relaying
 
 

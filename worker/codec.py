@@ -23,7 +23,6 @@ from worker.message import (
     TIMESTAMP_HEADER,
     UNDECODABLE,
     Command,
-    Context,
     Event,
     Message,
     Outgoing,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.config import Settings
+    from worker.context import Context
 
 CAUSATION_HEADER = "qw-causation-id"
 PERSISTENT, TRANSIENT = 2, 1
@@ -47,6 +47,8 @@ _JSON = "application/json"
 _CLOUDEVENT = "application/cloudevents+json"
 #: Headers that mean something where a message is, and something else where its child goes.
 _LOCAL_HEADERS = ("CC", "BCC", "x-death", "x-delivery-count")
+#: Those by which a broker sends copies (RabbitMQ, "Sender-selected Distribution").
+_COPIES = ("CC", "BCC")
 _OWN_PREFIX = "qw-"
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit")
 #: Longest id, name and key that are taken: they become log fields, lanes and store keys.
@@ -263,6 +265,13 @@ class Codec:
         """Return a payload that is JSON already, ready to be sent."""
         moment = timestamp or datetime.now(UTC)
         extra = dict(headers) if headers else {}
+        for copies in _COPIES:
+            given = extra.get(copies)
+            if given is not None and not _are_texts(given):
+                raise TypeError(
+                    f"{name}: the header {copies} is {_short(given)}; brokers take a list of"
+                    " routing keys there, and end the connection that sends anything else"
+                )
         # The id stands in for a missing key, so that keyless events spread over the shards.
         extra[KEY_HEADER] = message_id if key is None else key
         if causation_id:
@@ -337,6 +346,10 @@ class Codec:
         if key is not None:
             envelope["partitionkey"] = key
         return to_json(envelope)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _is_local(header: str) -> bool:

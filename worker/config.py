@@ -34,7 +34,12 @@ _PASSWORD = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_PASSWORD_PARAMETER = re.compile(r"(?P<head>[?&](?:password|secret|token)=)[^\s&;]*", re.IGNORECASE)
+#: Of whatever name that ends with such a word. A semicolon ends it only before another URL.
+_PASSWORD_PARAMETER = re.compile(
+    r"""(?P<head> [?&] [\w.-]{0,64} (?:password|passwd|secret|token) =)
+    [^\s&;]*+ (?: ; (?![a-z][a-z0-9+.-]{0,30}://) [^\s&;]*+ )*+""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 #: Schemes of dedup stores whose servers can keep leases too.
 _LEASE_SCHEMES = ("memory", "sqlite", "redis", "rediss", "unix", "postgresql", "postgres")

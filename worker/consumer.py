@@ -40,7 +40,7 @@ from worker.timers import Timers
 from worker.waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from worker.app import App
     from worker.config import Settings
@@ -395,6 +395,6 @@ class Consumer:
         shards = self._census.shards(now)
         return {**numbers, "shards": shards, "idle": self.settings.burst and self.is_idle()}
 
-    def dump(self) -> str:
-        """Return the stack of every thread, and what is in flight."""
+    def dump(self) -> Iterator[str]:
+        """Yield the stack of each thread, and what each run has in flight."""
         return dump(self._dispatcher, self._clock())

@@ -10,32 +10,35 @@ from worker.errors import ConfigurationError, DeclarationMismatch
 from worker.sharding.slots import slot_routing_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kombu.connection import Connection
 
-    from worker.topology import Exchange, Queue, Topology
+    from worker.topology import Bind, Exchange, Queue, Topology
 
 
 def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:
     """Declare everything. Idempotent.
 
-    That all slots are bound is told by an exchange, to which nothing is bound: many processes that
-    bind the same thousand slots at a time, after a restart of the broker say, keep it busy for
-    half a minute (tried on RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that
-    somebody removed a queue. Raises DeclarationMismatch where the broker has something with other
-    properties.
+    That all slots are bound is told by an exchange: many processes that bind the same thousand
+    slots at a time, after a restart of the broker say, keep it busy for half a minute (tried on
+    RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that somebody removed a queue.
+    Raises DeclarationMismatch where the broker has something with other properties.
     """
     for exchange in topology.exchanges:
         declare_exchange(channel, exchange)
+    slots = [bind for bind in topology.binds if bind.slots]
+    if slots and _lacks_one(channel, [bind.target for bind in slots]):
+        # Its bindings are gone too. Whoever dies on the way has not said that all is bound.
+        channel.exchange_delete(topology.all_bound)
     for queue in topology.queues:
         declare_queue(channel, queue)
-    slots = [bind for bind in topology.binds if bind.slots]
-    if slots and (thoroughly or not _exists(channel, topology.all_bound)):
-        for bind in slots:
-            # Without waiting for an answer to each. What the broker refuses of them ends the
-            # channel, as the next declaration finds out.
-            for slot in bind.slots:
-                channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
-        channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=False)
+    if slots:
+        if thoroughly or not _exists(channel, topology.all_bound):
+            _bind_slots(channel, slots)
+            channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=True)
+        # Nothing is ever published there. Who died before this line left it to who comes next.
+        channel.exchange_bind(topology.front, topology.all_bound)
     for bind in topology.binds:
         if bind.slots:
             continue
@@ -47,6 +50,27 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
             channel.exchange_bind(
                 bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
             )
+
+
+def _bind_slots(channel: Any, binds: Iterable[Bind]) -> None:
+    """Make the bindings without waiting for an answer to each.
+
+    What the broker refuses of them ends the channel, as the next declaration finds out.
+    """
+    for bind in binds:
+        for slot in bind.slots:
+            channel.queue_bind(bind.target, bind.source, slot_routing_key(slot), nowait=True)
+
+
+def _lacks_one(channel: Any, queues: Iterable[str]) -> bool:
+    own = channel.connection.channel()  # as below
+    try:
+        for queue in queues:
+            own.queue_declare(queue, passive=True)
+    except amqp.exceptions.NotFound:
+        return True
+    own.close()
+    return False
 
 
 def _exists(channel: Any, exchange: str) -> bool:
@@ -78,6 +102,13 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:
+        if exchange.shards and "'type'" in str(error):
+            raise ConfigurationError(
+                f"the broker has {exchange.name!r} as an exchange of another type (which another"
+                f" release of this program declared, perhaps): {error}. Stop what publishes, let"
+                " the service work off its queues, stop it, and remove that exchange; the next"
+                " start declares it anew"
+            ) from None
         if exchange.shards:
             raise DeclarationMismatch(
                 f"the broker has {exchange.name!r} with another number of shards than"

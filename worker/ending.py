@@ -12,10 +12,12 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from worker.dedup.base import Answer
 from worker.errors import BrokerUnreachable, QworkerError
 
 if TYPE_CHECKING:
     from worker.assembly import Parts
+    from worker.dialogue import Replies
     from worker.dispatch import Resolve
     from worker.telemetry import Counters
 
@@ -98,6 +100,16 @@ class Ending:
         dispatcher.collect_early(resolve)
         dispatcher.abandon()
         with suppress(QworkerError):
-            while dialogue.busy and dialogue.exchange(lambda: None, last=True) is not None:
-                pass  # one that was not answered before goes first
+            while dialogue.busy:  # a batch that was not answered before goes first
+                replies = dialogue.exchange(lambda: None, last=True)
+                if replies is None:
+                    break
+                self._give_back(replies)
         self.finish = finish
+
+    def _give_back(self, replies: Replies) -> None:
+        """Give back what was claimed just now: nobody runs it here, and that is no crash."""
+        for run, verdicts in replies.claimed:
+            for task, verdict in zip(run.tasks, verdicts, strict=True):
+                if verdict.answer is Answer.FRESH:
+                    self._parts.dialogue.release(task, refund=True)

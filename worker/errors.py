@@ -18,8 +18,8 @@
 
     HandlerSignal                raised by handlers to steer, never an error
     ├── Retry                    run me again later
-    ├── Reject                   dead-letter this message now
-    └── AlreadyDone              the handler's own database remembers this id
+    └── Reject                   dead-letter this message now
+    AlreadyDone                  the handler's own database remembers this id
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ class LeasesUnavailable(Unreachable):
 
 
 class PublishError(QworkerError):
-    """A message was not confirmed by the broker."""
+    """Messages were not confirmed by the broker; ``message_ids`` says which."""
+
+    def __init__(self, text: str, *message_ids: str) -> None:
+        super().__init__(text)
+        self.message_ids = message_ids
 
 
 class Unroutable(PublishError):
@@ -123,8 +127,10 @@ class Reject(HandlerSignal):
         self.reason = reason
 
 
-class AlreadyDone(HandlerSignal):
+class AlreadyDone(BaseException):
     """The effect of this message is in the handler's own database: there is nothing to do.
 
-    Raised by :meth:`worker.Context.once`; it ends the handler, and the message counts as done.
+    Raised by :meth:`worker.Context.once`; it ends the handler, and the message counts as done. It
+    is no Exception, as nothing went wrong: a handler that catches every Exception and goes on would
+    have its effect a second time.
     """

@@ -34,9 +34,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from worker.calling import call_of, refuse_unrun
+from worker.context import Context
 from worker.errors import AlreadyDone, Reject, Retry
 from worker.leases.base import suspended
-from worker.message import Context
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit
@@ -78,6 +78,8 @@ class Executor:
         self.trusted_until = float("inf")
         #: Set when nothing new may begin.
         self.draining = False
+        #: Set when coroutines that run are cancelled, because the process ends.
+        self.closing = False
         #: Handlers of which nothing may begin.
         self.paused: frozenset[str] = frozenset()
 
@@ -102,6 +104,7 @@ class Executor:
         except AlreadyDone:
             pass  # what it published before that is published again, under the same ids
         except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is a failure like any other
+            context.roll_back()
             return self._judge(task, error)
         finally:
             task.started = 0.0
@@ -125,11 +128,13 @@ class Executor:
         except AlreadyDone:
             pass  # as in run
         except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise  # the loop is being closed: the claim is left to expire
+            if self.closing:
+                raise  # the claim is left to expire
+            _uncancel()  # it was the handler itself, or another one
+            context.roll_back()
             return self._judge(task, error)
         except BaseException as error:  # noqa: BLE001 - as in run
+            context.roll_back()
             return self._judge(task, error)
         finally:
             task.started = 0.0
@@ -180,7 +185,7 @@ class Executor:
         """Turn what a handler raised into an outcome, by its retry policy. Never raises."""
         try:
             return self._decide(task, error)
-        except Exception as broken:  # noqa: BLE001 - an error without a text, a wait strategy that fails
+        except BaseException as broken:  # noqa: BLE001 - an error without a text, a wait strategy that fails
             names = f"{type(error).__name__}, and judging that: {type(broken).__name__}"
             return DeadLetter(f"failed at attempt {task.attempt}: {names}", exhausted=True)
 
@@ -224,3 +229,10 @@ def _passed_over(task: Task, event: object) -> Outcome | None:
     if revisions is None or progress is None:
         return None
     return judge(revisions, progress, event, task.message)
+
+
+def _uncancel() -> None:
+    """Let the task that runs go on, of which somebody asked that it be cancelled."""
+    current = asyncio.current_task()
+    while current is not None and current.cancelling():
+        current.uncancel()

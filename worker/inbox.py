@@ -1,31 +1,121 @@
-"""The transactional tier on SQLite: the effect and the memory of its id are one transaction.
+"""The transactional tier: the effect and the memory of its id are one transaction.
 
 The dedup store alone cannot know whether a process that died between a handler's effect and its
 record had the effect. A handler whose effect is a transaction of a database can: it writes the id
 into the same transaction, and whoever runs the message again finds it there. (The *idempotent
 receiver* of Hohpe and Woolf, *Enterprise Integration Patterns*, with its memory inside the effect.)
+
+On SQLite the runtime does it (``Context.once``); for other databases an integration does, in the
+block of ``Context.one_effect``.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from worker.errors import AlreadyDone
+from worker.errors import AlreadyDone, Reject
 
 if TYPE_CHECKING:
-    import sqlite3
+    from collections.abc import Iterator
 
-#: Why a message is rejected whose handler asks again.
-TWICE = (
-    "context.once was called a second time; call it once for a message, and put all of the effect"
-    " into that one transaction"
-)
 _CREATE = """CREATE TABLE IF NOT EXISTS qworker_inbox (
     handler TEXT NOT NULL, message_id TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (handler, message_id)) WITHOUT ROWID"""
 _INSERT = "INSERT OR IGNORE INTO qworker_inbox VALUES (?, ?, ?)"
+_LOOK = "SELECT 1 FROM qworker_inbox WHERE handler = ? AND message_id = ?"
 _PURGE = "DELETE FROM qworker_inbox WHERE at < ?"
+
+
+class Effect:
+    """The one transaction of a run that holds its effect and its id: a second one is rejected.
+
+    Made for one run of a handler, and used by its thread.
+    """
+
+    __slots__ = ("_database", "_handler", "_is_begun", "_is_relay", "_message_id", "_place")
+
+    def __init__(self, handler: str, message_id: str, *, is_relay: bool = False) -> None:
+        self._handler = handler
+        self._message_id = message_id
+        self._is_relay = is_relay
+        #: What ``once`` was called with, and which database that is.
+        self._database: sqlite3.Connection | None = None
+        self._place: object = None
+        #: The id was written, and not rolled back as far as is known here.
+        self._is_begun = False
+
+    def once(self, connection: sqlite3.Connection) -> None:
+        """Write the id into the transaction of ``connection``. Raises AlreadyDone, and Reject."""
+        self._refuse_relay("context.once")
+        place = _place_of(connection)
+        if self._is_begun and place != self._place:
+            raise Reject(_twice("context.once"))
+        self._database, self._place = connection, place
+        try:
+            record(connection, self._handler, self._message_id)
+        except AlreadyDone:
+            if self._is_begun:  # by this very run, whose effect would pass for done
+                raise Reject(_twice("context.once")) from None
+            raise
+        self._is_begun = True
+
+    @contextmanager
+    def block(self, what: str) -> Iterator[None]:
+        """Let the block be the transaction; one that raised may be tried again. Raises Reject."""
+        self._refuse_relay(what)
+        if self._is_begun:
+            raise Reject(_twice(what))
+        self._is_begun = True
+        try:
+            yield
+        except BaseException:
+            self._is_begun = False
+            raise
+
+    def check_committed(self) -> None:
+        """Raise RuntimeError where the transaction of ``once`` was not committed; roll it back."""
+        if self._database is None:
+            return
+        is_open = _is_in_transaction(self._database)
+        if is_open:
+            self._database.rollback()
+        elif is_open is None and isinstance(self._place, str):
+            with closing(sqlite3.connect(self._place)) as database:
+                is_open = not _is_recorded(database, self._handler, self._message_id)
+        if is_open:
+            raise RuntimeError(
+                f"{self._handler} returned without a commit of the transaction of context.once: say"
+                " 'with connection:', or connection.commit()"
+            )
+
+    def roll_back(self) -> None:
+        """End the transaction of ``once``, since the handler failed. Never raises.
+
+        A connection that outlives the handler would keep it open: the next run would find its own
+        id there, or the next message commit it.
+        """
+        if self._database is not None:
+            with suppress(Exception):
+                self._database.rollback()
+
+    def _refuse_relay(self, what: str) -> None:
+        if self._is_relay:
+            raise RuntimeError(
+                f"{self._handler} is a relay and calls {what}: a second run would end there, before"
+                " it returns what is to be published; use App.on, and context.publish before"
+                f" {what}"
+            )
+
+
+def _twice(what: str) -> str:
+    """Return why a message is rejected whose handler asks again."""
+    return (
+        f"{what} was called a second time; call it once for a message, and put all of the effect"
+        " into that one transaction"
+    )
 
 
 def record(connection: sqlite3.Connection, handler: str, message_id: str) -> None:
@@ -42,21 +132,25 @@ def record(connection: sqlite3.Connection, handler: str, message_id: str) -> Non
         raise AlreadyDone(f"{handler} has done {message_id}")
 
 
-def check_committed(connection: sqlite3.Connection, handler: str) -> None:
-    """Raise RuntimeError where ``connection`` is in a transaction, which is rolled back.
+def _place_of(connection: sqlite3.Connection) -> object:
+    """Return what tells its database from others: the file; of one in memory, the connection."""
+    for _, name, file in connection.execute("PRAGMA database_list"):
+        if name == "main" and file:
+            return file
+    return connection
 
-    A closed connection tells nothing.
-    """
+
+def _is_in_transaction(connection: sqlite3.Connection) -> bool | None:
+    """Return whether it is; None where it is closed."""
     try:
-        is_open = connection.in_transaction
-    except Exception:  # noqa: BLE001 - sqlite3's ProgrammingError: it is closed
-        return
-    if is_open:
-        connection.rollback()
-        raise RuntimeError(
-            f"{handler} returned without a commit of the transaction of context.once: say 'with"
-            " connection:', or connection.commit()"
-        )
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return None
+
+
+def _is_recorded(connection: sqlite3.Connection, handler: str, message_id: str) -> bool:
+    connection.execute(_CREATE)
+    return connection.execute(_LOOK, (handler, message_id)).fetchone() is not None
 
 
 def purge(connection: sqlite3.Connection, older_than: float) -> int:

@@ -347,9 +347,12 @@ class Link:
     def survey(self, queues: Sequence[str]) -> bool:
         """Ask how full these queues are, without waiting; False where that cannot be asked now.
 
-        Raises BrokerUnreachable where the link broke.
+        And whether the exchanges are there: the broker tells nobody when one is removed, and drops
+        what is published past it. Where one is missing, ``fetch`` says that the link broke, and
+        what is declared at the next one brings it back. Raises BrokerUnreachable where it broke.
         """
-        return self._inbound is not None and self._inbound.ask_depths(queues)
+        exchanges = {name for each in self.declared for name in each.exchange_names}
+        return self._inbound is not None and self._inbound.ask_depths(queues, sorted(exchanges))
 
     @property
     def surveyed(self) -> Mapping[str, int]:

@@ -6,18 +6,15 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
-from worker import inbox
-from worker.errors import AlreadyDone, ConfigurationError, Reject
-from worker.ids import derived_id, new_id, time_of_id
+from worker.errors import ConfigurationError
+from worker.ids import new_id, time_of_id
 from worker.names import check_name
 
 if TYPE_CHECKING:
-    import logging
-    import sqlite3
     from collections.abc import Mapping
 
 #: Names that the base classes use; a payload field cannot have them.
@@ -268,130 +265,3 @@ class Outgoing:
     #: The content header's property flags and list, where they must leave byte for byte; they
     #: then stand for ``properties`` and ``headers``.
     raw: bytes | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Context:
-    """What a handler may know and do beside its event. One a call; not shared between threads."""
-
-    message: Message
-    #: ``SERVICE.HANDLER``.
-    handler: str
-    #: 1 for the first.
-    attempt: int
-    #: Rises whenever a shard gets another owner, as far as the clocks of the machines agree: hand
-    #: it to stores that refuse older writers.
-    fence: int
-    #: Monotonic seconds at which the handler's time is up; None without a limit.
-    deadline: float | None
-    #: What the app's lifespan yielded.
-    state: Any
-    logger: logging.LoggerAdapter[logging.Logger]
-    _encode: Callable[[Any, Context, str], Outgoing] = field(repr=False)
-    #: The event as the handler gets it; None until it was decoded.
-    event: Any = None
-    children: list[Outgoing] = field(default_factory=list)
-    #: What the handler returns is published.
-    is_relay: bool = False
-    _database: sqlite3.Connection | None = field(default=None, repr=False)
-    #: ``once`` has written the id there.
-    _recorded: bool = field(default=False, repr=False)
-
-    @property
-    def message_id(self) -> str:
-        """The event's id."""
-        return self.message.id
-
-    @property
-    def name(self) -> str:
-        """The event's name."""
-        return self.message.name
-
-    @property
-    def key(self) -> str | None:
-        """What orders the event."""
-        return self.message.key
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        """The headers as received."""
-        return self.message.headers
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether the broker delivered it before."""
-        return self.message.redelivered
-
-    @property
-    def shard(self) -> int:
-        """The shard that it came through."""
-        return self.message.shard
-
-    @property
-    def timestamp(self) -> datetime | None:
-        """When the event was published."""
-        return self.message.timestamp
-
-    @property
-    def correlation_id(self) -> str:
-        """The id that every message of one story carries: by default its first event's."""
-        return str(self.message.properties.get("correlation_id") or self.message.id)
-
-    @property
-    def idempotency_key(self) -> str:
-        """The same for every attempt at this id by this handler."""
-        return f"{self.handler}:{self.message.id}"
-
-    def once(self, connection: sqlite3.Connection) -> None:
-        """Make the effect that follows in ``connection``'s transaction happen once, whatever dies.
-
-        The id is written into that transaction, which is begun where none is open. Where it is
-        there already the effect is too: the transaction is rolled back, AlreadyDone ends the
-        handler, and the message counts as done. What the handler publishes, it publishes before
-        this call, so that a second run publishes it too. ::
-
-            with sqlite3.connect("accounts.db") as db:
-                context.once(db)
-                db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", ...)
-
-        Once for a message, in one transaction: a second call that finds what the first one wrote,
-        or that is for another database, cannot keep this promise, and rejects the message. Raises
-        RuntimeError in a relay.
-        """
-        if self.is_relay:
-            raise RuntimeError(
-                f"{self.handler} is a relay and calls context.once: a second run would end there,"
-                " before it returns what is to be published; use App.on, and context.publish before"
-                " context.once"
-            )
-        if self._recorded and connection is not self._database:
-            raise Reject(inbox.TWICE)
-        self._database = connection
-        try:
-            inbox.record(connection, self.handler, self.message.id)
-        except AlreadyDone:
-            if self._recorded:  # by this very run, whose effect would pass for done
-                raise Reject(inbox.TWICE) from None
-            raise
-        self._recorded = True
-
-    def check_committed(self) -> None:
-        """Raise RuntimeError where the transaction of ``once`` is still open; roll it back.
-
-        Called when the handler has returned.
-        """
-        if self._database is not None:
-            inbox.check_committed(self._database, self.handler)
-
-    def publish(self, event: Event | Command | Relayed) -> str:
-        """Publish ``event`` as a child of the message, and return its id.
-
-        A :class:`Relayed` says its key and headers too; with a plain payload it needs a name.
-
-        It leaves when the handler has returned, and is confirmed before the message counts as
-        done; a handler that fails publishes nothing. Its id is derived from the message's, so
-        that a second execution publishes the same ids. Raises what encoding it raises.
-        """
-        child_id = derived_id(self.message.id, self.handler, len(self.children))
-        self.children.append(self._encode(event, self, child_id))
-        return child_id

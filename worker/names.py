@@ -5,6 +5,7 @@ from __future__ import annotations
 from worker.errors import ConfigurationError
 
 _MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need the rest
+_MAX_SERVICE = 60
 
 
 def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
@@ -25,3 +26,13 @@ def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
             " in 'user.*'"
         )
     return name
+
+
+def check_service(name: str) -> None:
+    """Raise ConfigurationError where ``name`` cannot be a service's."""
+    check_name(name, "App")
+    if len(name) > _MAX_SERVICE or not all(c.isalnum() or c in "-_." for c in name):
+        raise ConfigurationError(
+            f"App({name!r}): a service's name is up to {_MAX_SERVICE} letters, digits, '-', '_'"
+            " and '.', since its queues are named after it"
+        )

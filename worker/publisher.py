@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 #: Seconds in which the messages of a burst are gathered, to be written together.
 _BURST = 0.01
+#: Where the window is full, so few messages have to be outstanding before more are taken: the
+#: broker has the rest to work on meanwhile.
+_REFILL = WINDOW - WINDOW // 8
 
 
 #: Every publisher of the process: a child that is forked has to make each anew before it is used.
@@ -146,9 +149,12 @@ class Publisher:
         with self._gate:
             outbound = self._outbound or self._connect()
             if outbound.outstanding >= WINDOW:
-                self._move(until=WINDOW // 2)
+                self._move(until=_REFILL)
                 outbound = self._outbound or self._connect()
             outbound.send((outgoing,))
+            if self._outbound is not outbound:  # a signal's handler closed it in between
+                self._unsent.append(outgoing)
+                return
             if (left := self._quiet_until - monotonic()) <= 0:
                 self._write(outbound)
             elif self._timer is None:
@@ -282,7 +288,8 @@ class Publisher:
             ConfirmTimeout(
                 f"{len(lost)} messages ({ids}) were not confirmed within"
                 f" {self._settings.confirm_timeout} s; they may or may not be stored: publish them"
-                f" again under the same ids{trouble}"
+                f" again under the same ids{trouble}",
+                *(item.message_id for item in lost),
             )
         )
 

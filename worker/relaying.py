@@ -17,7 +17,8 @@ from worker.relays import several
 from worker.routing import is_pattern, overlap
 
 if TYPE_CHECKING:
-    from worker.message import Context, Schema
+    from worker.context import Context
+    from worker.message import Schema
 
 _NAME = "{name}"
 #: Stands for a name that is not known yet.

@@ -24,7 +24,7 @@ from worker.payload import Unfit, fields_of, to_json
 from worker.signature import is_async, takes_context
 
 if TYPE_CHECKING:
-    from worker.message import Context
+    from worker.context import Context
 
 #: A field of the payload (``user_id``, ``customer.address.city``), or a function of the payload
 #: that gives the same whenever it is called.

@@ -12,10 +12,13 @@ from worker.sharding.generations import lease_of
 from worker.telemetry import Gauges, ShardGauges
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from worker.detour import Detour
     from worker.dialogue import Dialogue
     from worker.dispatch import Dispatcher
     from worker.link import Link
+    from worker.task import Task
     from worker.telemetry import Counters
     from worker.transport.inbound import QueueChannel
 
@@ -173,18 +176,22 @@ def is_idle(dispatcher: Dispatcher, dialogue: Dialogue, detour: Detour, link: Li
     return not any(depth for queue, depth in link.depths().items() if queue not in full)
 
 
-def dump(dispatcher: Dispatcher, now: float) -> str:
-    """Return the stack of every thread, and what is in flight."""
+def dump(dispatcher: Dispatcher, now: float) -> Iterator[str]:
+    """Yield the stack of each thread, and what each run has in flight: a text for a log record.
+
+    One record of it all would lose its middle, where there is much of it.
+    """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    lines = []
     for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
-        lines.append(f"thread {names.get(ident, ident)}")
-        lines += [line.rstrip() for line in traceback.format_stack(frame)]
+        stack = "".join(traceback.format_stack(frame)).rstrip()
+        yield f"thread {names.get(ident, ident)}\n{stack}"
     for run in dispatcher.out:
-        for task in run.tasks:
-            since = f"for {now - task.started:.1f} s" if task.started else "waiting"
-            lines.append(
-                f"in flight: {task.handler.full_name} {task.message.id}"
-                f" key={task.message.key} attempt={task.attempt} {since}"
-            )
-    return "\n".join(lines)
+        yield "\n".join(_in_flight(task, now) for task in run.tasks)
+
+
+def _in_flight(task: Task, now: float) -> str:
+    since = f"for {now - task.started:.1f} s" if task.started else "waiting"
+    return (
+        f"in flight: {task.handler.full_name} {task.message.id}"
+        f" key={task.message.key} attempt={task.attempt} {since}"
+    )

@@ -128,8 +128,11 @@ class Topology:
 
     @property
     def all_bound(self) -> str:
-        """The name of the exchange whose being there tells that all slots are bound."""
-        return f"{self.front}.bound.{len(self.shard_queues)}"
+        """The name of the exchange whose being there tells that all slots are bound.
+
+        It goes with the front, as it deletes itself with the binding that it has to it.
+        """
+        return f"{self.front}.slots.{len(self.shard_queues)}"
 
     def without_front(self) -> Topology:
         """Return what is left where nothing shall come to this generation by its exchange."""
@@ -149,6 +152,15 @@ class Topology:
     def shard_queues(self) -> tuple[str, ...]:
         """The names of the shard queues, in the order of their numbers."""
         return tuple(q.name for q in self.queues if q.shard is not None)
+
+    @cached_property
+    def exchange_names(self) -> tuple[str, ...]:
+        """The names of what is there, or tells what is, once all of it is declared.
+
+        An exchange of somebody else is none of it: to declare anew brings it not back.
+        """
+        names = tuple(each.name for each in self.exchanges if not each.foreign)
+        return (*names, self.all_bound) if any(bind.slots for bind in self.binds) else names
 
     @cached_property
     def _spreads_keys(self) -> bool:

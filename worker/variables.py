@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 PREFIX = "QWORKER_"
 
-#: No settings: where the status file is, and what the demonstration and the tests tell themselves.
-_BESIDE = frozenset(("RUN_DIR", "DEMO_ONCE", "DEMO_STATE", "HISTORY_DATA", "FUZZ"))
+#: No settings: where the status file and the outbox are, and what the demonstration and the tests
+#: tell themselves.
+_BESIDE = frozenset(("RUN_DIR", "OUTBOX_URL", "DEMO_ONCE", "DEMO_STATE", "HISTORY_DATA", "FUZZ"))
 
 #: What Kubernetes puts into every container where a Service is called ``qworker`` or
 #: ``qworker-…`` (its documentation, "Service", "Environment variables").

@@ -70,21 +70,25 @@ def run(site: Site, faults: Sequence[Fault], options: argparse.Namespace) -> Row
         tell("consumes")
         with site.published_to(options.rate, options.keys, options.seed):
             load = time.monotonic()
-            undone = torment(site, faults, tell)
+            done = torment(site, faults, tell)
             time.sleep(options.calm)
             seconds = time.monotonic() - load
         drained = site.drain(options.bound)
         queues = site.queues()
+        held = site.held() if queues.waiting or queues.aside else frozenset[str]()
         return Row(
             site.contender,
             judge(site.history.entries()),
+            held,
             queues.waiting,
             queues.aside,
             seconds,
             drained,
             site.unit.ends,
             site.unit.overruns,
-            undone,
+            load,
+            done,
+            len(faults) - len(done),
             os.getloadavg()[1],
         )
 

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from peers.history import BEGIN, CONFIRMED, EFFECT, Entry
+
+#: The ids of publishers, wherever a client puts them.
+_ID = re.compile(rb"key-\d+-\d+")
+#: Seconds by which an effect may come after the fault that it is the last one before.
+_SLACK = 0.5
+
+
+class Pause(NamedTuple):
+    """A time without an effect, between two of them; by the clock of the history."""
+
+    since: float
+    until: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it was."""
+        return self.until - self.since
+
+    def met(self, since: float, until: float) -> bool:
+        """Tell whether something that took so long went on in it, or brought it about."""
+        return since <= self.until and until >= self.since - _SLACK
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Numbers of messages, but for the last two: executions, and seconds."""
+    """Numbers of messages, but for overlaps, which are executions, and what is a name."""
 
     confirmed: int
-    #: Confirmed, and without an effect.
-    missing: int
+    #: The ids of what was confirmed, and has no effect.
+    missing: frozenset[str]
     #: Effects beyond the first of each message.
     repeated: int
     #: First effects that came after the first effect of a later message of their key.
@@ -24,7 +47,7 @@ class Verdict:
     #: Executions that began while another one of their key was under way.
     overlapped: int
     #: The longest time without an effect between the first one and the last.
-    pause: float
+    pause: Pause
 
 
 def judge(history: Sequence[Entry]) -> Verdict:
@@ -33,15 +56,20 @@ def judge(history: Sequence[Entry]) -> Verdict:
     effects = [entry for entry in history if entry.what == EFFECT]
     times = Counter(entry.id for entry in effects)
     moments = sorted(entry.at for entry in effects)
-    pauses = [later - before for before, later in pairwise(moments)]
+    pauses = [Pause(*both) for both in pairwise(moments)]
     return Verdict(
         confirmed=len(confirmed),
-        missing=len(confirmed - times.keys()),
+        missing=frozenset(confirmed - times.keys()),
         repeated=times.total() - len(times),
         reordered=_reordered(effects),
         overlapped=_overlapped(history),
-        pause=max(pauses, default=0.0),
+        pause=max(pauses, key=lambda pause: pause.seconds, default=Pause(0.0, 0.0)),
     )
+
+
+def ids_in(message: bytes) -> set[str]:
+    """Return the ids of publishers in a message, as whatever client wrote it."""
+    return {found.decode() for found in _ID.findall(message)}
 
 
 def missing(history: Iterable[Entry]) -> int:

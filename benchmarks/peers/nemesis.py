@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from peers.site import Site
 from peers.unit import Frozen, kill_process
@@ -46,15 +46,25 @@ def plan(seed: int, rounds: int, kinds: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def torment(site: Site, faults: Sequence[Fault], tell: Callable[[str], None]) -> int:
-    """Do them all; return how many could not be done because no process ran handlers."""
-    undone = 0
+class Done(NamedTuple):
+    """A fault that was done, from when to when."""
+
+    kind: str
+    since: float
+    until: float
+
+
+def torment(site: Site, faults: Sequence[Fault], tell: Callable[[str], None]) -> list[Done]:
+    """Do them all; return those that were done, which takes a process that runs handlers."""
+    found = []
     for fault in faults:
         time.sleep(fault.wait)
+        since = time.monotonic()
         done = _DOING[fault.kind](site, fault.pick)
-        undone += not done
+        if done:
+            found.append(Done(fault.kind, since, time.monotonic()))
         tell(f"{fault.kind}{'' if done else ': nobody ran handlers'}")
-    return undone
+    return found
 
 
 def _chosen(site: Site, pick: float) -> int | None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from peers.contenders import Contender
 from peers.judge import Verdict
-from peers.nemesis import Fault
+from peers.nemesis import Done, Fault
 
 _CLIENTS = ("kombu", "amqp", "pika", "aio-pika", "redis")
 
@@ -68,12 +68,17 @@ class Row:
 
     contender: Contender
     verdict: Verdict
+    #: The ids of what the queues held in the end, wherever.
+    held: frozenset[str]
     waiting: int
     aside: int
     seconds: float
     drained: float | None
     ends: int
     overruns: int
+    #: When the load began, and the faults of it that were done.
+    began: float
+    done: Sequence[Done]
     undone: int
     #: The machine's load average of the last five minutes.
     busy: float
@@ -82,10 +87,10 @@ class Row:
 def line(row: Row) -> str:
     """Return its line of the table."""
     found = row.verdict
-    lost = max(0, found.missing - row.waiting - row.aside)
+    lost = len(found.missing - row.held)  # by id: a copy of what is done hides no loss
     cells = (
         row.contender.title, f"{found.confirmed:,}", lost, found.repeated, found.reordered,
-        found.overlapped, row.aside, row.waiting, f"{found.pause:.1f} s", row.ends,
+        found.overlapped, row.aside, row.waiting, f"{found.pause.seconds:.1f} s", row.ends,
     )  # fmt: skip
     return _cells(cells)
 
@@ -95,11 +100,24 @@ def remarks(row: Row) -> str:
     words = [f"{row.seconds:.0f} s of load"]
     words.append("not drained" if row.drained is None else f"drained in {row.drained:.0f} s")
     words.append(f"load average {row.busy:.0f}")
+    words.append(_paused(row))
     if row.overruns:
         words.append(f"{row.overruns} times killed because SIGTERM did not end it in 60 s")
     if row.undone:
         words.append(f"{row.undone} faults left out because no process ran handlers")
     return f"- {row.contender.title}: {', '.join(words)}."
+
+
+def _paused(row: Row) -> str:
+    """Tell when the longest pause was, and of what."""
+    pause = row.verdict.pause
+    faults = [
+        f"{each.kind} at {each.since - row.began:.1f} s"
+        for each in row.done
+        if pause.met(each.since, each.until)
+    ]
+    span = f"{pause.since - row.began:.1f} to {pause.until - row.began:.1f} s"
+    return f"longest pause {span} ({'; '.join(faults) or 'no fault'})"
 
 
 def report(

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from kombu.connection import Connection
 
 from peers.contenders import Contender, argv
 from peers.history import BEGIN, History
-from peers.judge import missing
+from peers.judge import ids_in, missing
 from peers.unit import Unit, spawn
 from processes import is_alive
 from servers import Guard, RabbitMQ, Redis
@@ -30,6 +33,8 @@ _PUBLISHERS = 4
 #: Seconds for which all queues have to be empty before what has no effect is given up as lost.
 #: RabbitMQ counts what quorum queues hold every 5 s.
 _EMPTY = 15.0
+#: Seconds without a message after which the queues were read to their ends.
+_SILENT = 3.0
 
 _QUEUES = """\
 [{binary_to_list(element(4, proplists:get_value(name, Q))), proplists:get_value(messages, Q),
@@ -46,6 +51,7 @@ _ASIDE = (".dlq", ".parked", ".XQ")
 class Queues:
     """What the durable queues of a virtual host hold."""
 
+    names: Sequence[str]
     waiting: int
     aside: int
     consumers: int
@@ -122,10 +128,30 @@ class Site:
         answer = self.rabbitmq.eval(_QUEUES % {"vhost": self._vhost})
         rows = ast.literal_eval(answer.translate(str.maketrans("{}", "()")))
         return Queues(
+            names=[name for name, _, _ in rows],
             waiting=sum(count for name, count, _ in rows if not name.endswith(_ASIDE)),
             aside=sum(count for name, count, _ in rows if name.endswith(_ASIDE)),
             consumers=sum(consumers for _, _, consumers in rows),
         )
+
+    def held(self) -> frozenset[str]:
+        """End the worker, and return the ids of what the queues hold; they go on holding it."""
+        self.unit.end()
+        found: set[str] = set()
+
+        def hear(message: Any) -> None:
+            body = message.body
+            found.update(ids_in(body.encode() if isinstance(body, str) else bytes(body)))
+            found.update(ids_in(repr(message.properties).encode()))
+
+        with Connection(self._environ["BROKER_URL"]) as connection:
+            channel = connection.channel()  # its end gives all of it back
+            for name in self.queues().names:
+                channel.basic_consume(name, callback=hear)
+            with suppress(TimeoutError):
+                while True:
+                    connection.drain_events(timeout=_SILENT)
+        return frozenset(found)
 
     def drain(self, bound: float) -> float | None:
         """Wait until everything is done or lost; return the seconds, or None: not in time."""

@@ -53,6 +53,10 @@ class Unit:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill what is left of it, and start it no more."""
         self._ending.set()
         self._keeper.join()
         self._kill_group()

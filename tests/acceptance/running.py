@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import pika
@@ -159,15 +159,20 @@ class Service(Started):
             check=False,
         )
 
-    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Begin another command of ``qworker`` in the service's place, and do not wait for it."""
+    def begin(
+        self, *arguments: str, says: int | IO[bytes] = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Begin another command of ``qworker`` in the service's place, and do not wait for it.
+
+        ``says`` is for its standard error.
+        """
         return subprocess.Popen(
             [*self.entrance, *COMMAND, *arguments, "--app", self.app],
             cwd=self.folder,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=says,
         )
 
     def release(self) -> None:

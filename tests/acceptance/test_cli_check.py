@@ -108,7 +108,7 @@ def test_all_is_well_before_the_first_start_and_nothing_is_declared(service: Ser
         assert level(found[name]) == {"ok"}, name
     assert "'bank' has 1 handler: record" in texts(found["app"])
     assert "4 shards" in texts(found["settings"])
-    assert "will be declared at the first start" in texts(found["declarations"])
+    assert "will be declared at the next start" in texts(found["declarations"])
     queues = service.topology("--shards", "4")["queues"]
     assert [queue["there"] for queue in queues] == [False] * (6 + len(relay(service)))
 

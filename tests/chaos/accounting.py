@@ -1,4 +1,4 @@
-"""Where everything went: done, dead or parked; nothing both, and nothing past what is parked.
+"""Where everything went: done, dead or parked for a reason; nothing both, nothing past the parked.
 
 A *dead letter* is of one handler (or of all, where it reached none), and is recorded as done. What
 is *parked* lies there for every handler that has not done it, since it returns to all of them; and
@@ -11,16 +11,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from chaos.excuses import effect_of, explains, explains_for_good
-from chaos.executions import Execution, Kind
+from chaos.acknowledging import PUBLISHED, may_be_open
+from chaos.deserts import Deserts
+from chaos.excuses import explains, explains_for_good
+from chaos.executions import Execution, Kind, effect_of, gone_at
 from chaos.findings import Findings
 
 if TYPE_CHECKING:
     from chaos.checker import Case
 
-#: Faults after which the broker delivers something once more that was recorded as done, since the
-#: acknowledgement did not reach it. Those of the store keep nobody from the broker.
-_DELIVERED_TWICE = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.OTHER)
+#: After what the broker delivers something once more that was recorded as done, where it had no
+#: acknowledgement by then. Those of the store keep nobody from the broker.
+_DELIVERED_TWICE = (
+    Kind.KILL, Kind.GONE, Kind.PAUSE, Kind.LAPSE, Kind.CUT, Kind.HANG, Kind.BROKER,
+)  # fmt: skip
 #: What makes an embedded broker refuse messages; and the seconds after which they are sent again,
 #: at the most (worker/detour.py).
 _REFUSING, _AGAIN = "disk-full", 30.0
@@ -42,21 +46,22 @@ class Accounts:
         for handler, id_ in case.wanted:
             self._handlers[id_].add(handler)
         self._unordered = {*case.unordered}
+        self._deserts = Deserts(case, case.executions)
         self._failed = defaultdict[tuple[str, str], list[Execution]](list)
         for each in case.executions:
             if each.effect is None and each.end is not None:
                 self._failed[each.handler, each.id].append(each)
 
     def check(self, found: Findings) -> None:
-        """Add what is wrong: lost, past what is parked, done and set aside, parked in no order."""
+        """Add what is wrong: lost, aside for no reason, or though it is done, or in no order."""
+        found.undeserved = sorted(self._deserts.without_reason(self._done))
         missing = (due for due in self._case.wanted if due not in self._done and not self.lies(due))
         found.lost = sorted(" ".join(due) for due in missing)
         found.past_parked = [*self._past_parked()]
         judged = {id(effect) for effect, _ in found.past_parked}
         both = (e for e in self._effects if self._is_both(e, judged=id(e) in judged))
         found.twofold = sorted(both, key=effect_of)
-        if not self._was_refused():
-            found.parked_in_no_order = [*self._in_no_order()]
+        found.parked_in_no_order = [*self._in_no_order()]
 
     def lies(self, due: tuple[str, str]) -> bool:
         """Tell whether handler and id are accounted for without an effect."""
@@ -85,26 +90,30 @@ class Accounts:
         transaction is looked at by the handler, which a message that crashed the worker too often
         does not reach any more. Nobody calls the handler then, so no execution tells of that.
         """
-        faults = self._case.faults
         for other in self._failed[effect.handler, effect.id]:
             pair = (effect, other) if other.begin > effect.begin else (other, effect)
-            if explains(faults, *pair):
+            if explains(self._case, *pair):
                 return True
-        return explains_for_good(faults, effect)
+        return explains_for_good(self._case, effect)
 
     def _is_copy(self, effect: Execution) -> bool:
         """Tell whether what is parked of it may be a copy, as nothing keeps a key from having some.
 
         What comes of a parked key is parked without asking whether it is done: a replay finds that
         out. So something that came twice, the second time behind the message that parked the key,
-        is done and parked. It comes twice where it was published twice, or where a fault may have
-        kept its acknowledgement from the broker: one that met its process, or everybody, and was
-        not over before its effect. (An acknowledgement may wait for long, behind a gap.)
+        is done and parked. It comes twice where it was published twice, or where a fault met its
+        process, or everybody, after its effect and before the broker had its acknowledgement, which
+        may take long (:mod:`chaos.acknowledging`). And where it was sent while the number of shards
+        changed: for a time both generations of queues are bound.
         """
+        sent = self._case.sent.get(effect.id, effect.begin)
+        if any(since - PUBLISHED <= sent <= until for since, until in self._case.changes):
+            return True
         return effect.id in self._case.published_again or any(
             fault.kind in _DELIVERED_TWICE
             and fault.met(effect)
-            and fault.until >= effect_of(effect)
+            and gone_at(fault) >= effect_of(effect)
+            and may_be_open(self._case, effect, fault.since)
             for fault in self._case.faults
         )
 
@@ -153,7 +162,7 @@ class Accounts:
             if id_ in seen or sequence < 0 or not self._open_handlers(id_) - self._unordered:
                 continue
             seen.add(id_)
-            if sequence < last[key]:
+            if sequence < last[key] and not self._was_refused(key):
                 yield f"{key}#{sequence} behind #{last[key]}: {id_}"
             last[key] = max(last[key], sequence)
 
@@ -164,17 +173,19 @@ class Accounts:
         mine = self._handlers.get(id_, ())
         return {h for h in mine if (h, id_) not in self._done and (h, id_) not in self._dead}
 
-    def _was_refused(self) -> bool:
-        """Tell whether somebody died who had parked behind what the parked queue refused.
+    def _was_refused(self, key: str) -> bool:
+        """Tell whether somebody died who had parked behind what the parked queue refused of a key.
 
         What it refuses is sent again later, in its old place; but its process may die before that
-        (docs/reliability.md).
+        (docs/reliability.md). Only who has the shard of a key parks anything of it.
         """
-        faults = self._case.faults
-        refusals = [fault for fault in faults if fault.what == _REFUSING]
+        case = self._case
+        shards = {e.shard for e in case.executions if e.key == key}
+        owners = {e.pid for e in case.executions if e.shard in shards}
+        refusals = [fault for fault in case.faults if fault.what == _REFUSING]
         return any(
             refusal.since <= death.since <= refusal.until + _AGAIN
-            for death in faults
-            if death.kind is Kind.KILL
+            for death in case.faults
+            if death.kind in (Kind.KILL, Kind.GONE) and not owners.isdisjoint(death.pids or ())
             for refusal in refusals
         )

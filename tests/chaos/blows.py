@@ -1,7 +1,8 @@
 """What a schedule threw in a trial: each blow, from when to when, and whom it met.
 
-The judge takes nothing from it. It reads the faults of the history, and has no use for what excuses
-nothing, as a SIGTERM or a supervisor that joins; who wants to know what a trial was reads these.
+The judge takes no excuse from it, only that somebody was met at all. It reads the faults of the
+history, and has no use for what excuses nothing, as a SIGTERM or a supervisor that joins; who wants
+to know what a trial was reads these.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import argparse
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -35,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chaos.faults.redis_clock import RedisByClock
 from chaos.findings import Findings
-from chaos.nemesis import possible
+from chaos.nemesis import left_out, possible
 from chaos.places import Place
 from chaos.record import ERROR, held, record, table, total
 from chaos.stage import Stage
@@ -49,6 +50,8 @@ from worker.demo.history import made_up
 _EVERY, _EVERY_KILL = (0.5, 2.0), (0.15, 0.4)
 _HISTORY = 3000
 _KEYS = (10, 100, 1000, 10_000)
+#: The share of trials, but of storms, in which one process at a time consumes everything.
+_SINGLE_ACTIVE = 0.15
 #: So many trials in a row that the harness could not carry out are the machine's fault.
 _HOPELESS = 3
 #: What a storm is made of. One process alone is killed most often: its supervisor has the next one
@@ -78,6 +81,8 @@ class Trial:
     #: After so many deaths of its process a message is a dead letter. Innocent ones die often in a
     #: storm.
     crash_limit: int
+    #: One process at a time consumes all shards.
+    single_active: bool
 
     @classmethod
     def of(cls, seed: int, seconds: float, storms: float) -> Trial:
@@ -94,7 +99,7 @@ class Trial:
             at_once=8 if is_storm else 4,
             supervisors=random.choice([2, 3] if is_storm else [1, 2, 3]),
         )
-        return cls(
+        made = cls(
             plan,
             random.choice(kinds),
             random.choice(["servers", "servers", "embedded"]),
@@ -103,7 +108,11 @@ class Trial:
             # Every process has some, so that all are at work, and every death leaves some behind.
             shards=12 if is_storm else 4,
             crash_limit=100 if is_storm else 3,
+            single_active=False,
         )
+        if not is_storm and random.random() < _SINGLE_ACTIVE:
+            return replace(made, single_active=True, processes=1)
+        return made
 
     @property
     def tier(self) -> str:
@@ -123,16 +132,30 @@ class Trial:
         plan = self.plan
         number = f"{plan.supervisors} supervisor{'s' if plan.supervisors > 1 else ''}"
         what = "a storm of kills" if plan.faults else "faults of every kind"
-        return (
-            f"seed {plan.seed}, {number} of {self.processes} processes,"
-            f" {plan.seconds:g} s of {what}"
+        if left_out := self.left_out:
+            what += f" but {', '.join(left_out)}, which takes the right to mount a disk"
+        several = (
+            "a process, single-active" if self.single_active else f"{self.processes} processes"
         )
+        return f"seed {plan.seed}, {number} of {several}, {plan.seconds:g} s of {what}"
+
+    @property
+    def left_out(self) -> list[str]:
+        """The faults that it would have, were they to be had here."""
+        is_embedded = self.place == "embedded" and not self.plan.faults
+        return left_out() if is_embedded else []
 
     @property
     def facts(self) -> dict[str, Any]:
         """What is kept of it."""
         name = type(self.workload).__name__
-        return {"workload": name, "place": self.place, "tier": self.tier}
+        return {
+            "workload": name,
+            "place": self.place,
+            "tier": self.tier,
+            "single_active": self.single_active,
+            "left_out": self.left_out,
+        }
 
     def play(self, folder: Path, guard: Guard, rabbitmq: RabbitMQ, redis: RedisByClock) -> Verdict:
         """Carry it out."""
@@ -144,7 +167,6 @@ class Trial:
                 else Place.on_a_file(folder)
             )
             place = stack.enter_context(where)
-            numbers = {"shards": self.shards, "processes": self.processes}
             stage = stack.enter_context(
                 Stage(
                     folder / "stage",
@@ -152,8 +174,12 @@ class Trial:
                     self.workload,
                     place,
                     transactional=self.transactional,
-                    options=tuple(f"--{name}={number}" for name, number in numbers.items()),
+                    options=(
+                        f"--processes={self.processes}",
+                        *(["--single-active"] if self.single_active else []),
+                    ),
                     crash_limit=self.crash_limit,
+                    shards=self.shards,
                 )
             )
             plan = self.plan
@@ -217,6 +243,17 @@ def failed(plan: Plan, error: Exception) -> Verdict:
     return Verdict(plan, Findings(), story, error=f"{type(error).__name__}: {error}")
 
 
+def commit() -> str:
+    """Return which tree this is, with ``-dirty`` where it was changed; empty where nobody knows."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return ""
+    return done.stdout.strip()
+
+
 def _seeds(first: int) -> Iterator[int]:
     random = Random(first)
     yield first
@@ -244,11 +281,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _campaign(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
     """Run trials until it is enough; adds what is kept of each."""
-    given = options.seed if options.again is None else options.again
-    first = Random().randrange(10**9) if given is None else given
+    seed = options.seed if options.again is None else options.again
+    first = Random().randrange(10**9) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
     _say(f"campaign {first}, in {folder}")
     end = monotonic() + options.minutes * 60
+    same = {"commit": commit(), "seconds": options.seconds, "storms": options.storms}
     with ExitStack() as stack:
         guard = stack.enter_context(Guard())
         for name in ("rabbitmq", "redis"):
@@ -259,13 +297,13 @@ def _campaign(options: argparse.Namespace, records: list[dict[str, Any]]) -> Non
             trial = Trial.of(seed, options.seconds, options.storms)
             place = folder / f"trial-{seed}"
             play = partial(trial.play, place, guard, rabbitmq, redis)
-            records.append(carry_out(trial, place, play, options.story))
+            records.append(same | carry_out(trial, place, play, options.story))
             if options.record is not None:
                 with options.record.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
             if not records[-1]["held"]:
-                same = f"--seconds {options.seconds:g} --storms {options.storms:g}"
-                _say(f"once more: campaign.py --again {seed} {same}")
+                given = f"--seconds {options.seconds:g} --storms {options.storms:g}"
+                _say(f"once more: campaign.py --again {seed} {given}")
             if all(each[ERROR] for each in records[-_HOPELESS:]) and len(records) >= _HOPELESS:
                 _say(f"{_HOPELESS} errors of the harness in a row: it goes on no more")
                 break

@@ -1,16 +1,19 @@
 """Were the promises held? Reads everything that handlers did, and says what it found, and where.
 
-For each handler and key the sequence must rise by one from 0. No two executions of a key, and no
-two *processes* on a shard, may overlap; with ``single_active`` no two processes at all. The fence
-of a shard must not fall in the order in which handlers began. Everything that was confirmed must
-have its effect, or lie where it was set aside, and nothing both (:mod:`chaos.accounting`).
+For each handler and key the sequence must rise by one from 0. No two executions of a key, of
+whatever handlers, and no two *processes* on a shard, may overlap; with ``single_active`` no two
+processes at all. The fence of a shard must not fall in the order in which handlers began, and is
+one supervisor's alone.
+Everything that was confirmed must have its effect, or lie where it was set aside for a reason
+(:mod:`chaos.deserts`), and nothing both (:mod:`chaos.accounting`).
 
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
 * A *second effect*, where the process of the first was killed, paused or cut off before it could
   record it: within a moment, or while the handler ran; and no more than it can have had no time for
-  (:mod:`chaos.recording`).
+  (:mod:`chaos.recording`). What processes heard to be recorded (:mod:`chaos.clerk`) is not begun
+  any more, but where the store forgot it.
 * A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
   to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
   the shard's next owner, with a higher fence, does.
@@ -27,14 +30,14 @@ from chaos.accounting import Accounts
 from chaos.excuses import (
     Pair,
     by,
-    effect_of,
     explains,
     explains_fall,
     is_broken_off,
     outlived,
     overlaps,
+    was_recorded,
 )
-from chaos.executions import Execution, Fault
+from chaos.executions import Execution, Fault, effect_of
 from chaos.findings import Findings
 from chaos.recording import check_recording
 from chaos.waking import begun_before
@@ -56,6 +59,14 @@ class Case:
     #: What lies in the parked queue, of each key in the order in which it would return; the handler
     #: is that which could not do it, and empty where an earlier one of the key was parked.
     parked: Sequence[Due] = ()
+    #: What is ordered to fail for good: it may be set aside, and parked at handlers that park keys.
+    hopeless: Collection[Due] = ()
+    parking: Collection[str] = ()
+    #: After so many deaths of its process anything is a dead letter.
+    crash_limit: int = 3
+    #: Seconds that leases and claims live without renewal.
+    lease_ttl: float = 3.0
+    claim_ttl: float = 5.0
     #: Key and sequence of what nobody has to do: it may be missing in the order of its key.
     optional: Collection[tuple[str, int]] = ()
     #: Handlers whose events have no order.
@@ -65,8 +76,14 @@ class Case:
     transactional: bool = False
     #: Key and sequence of each id, where it is not to be seen from its executions.
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    #: When each id was sent for the first time.
+    sent: Mapping[str, float] = field(default_factory=dict)
+    #: Since when, and until when, the number of shards was changed.
+    changes: Sequence[tuple[float, float]] = ()
     #: The ids that the broker may have got more than once.
     published_again: Collection[str] = ()
+    #: When processes heard of each handler and id that it is recorded, in order.
+    recorded: Mapping[Due, Sequence[float]] = field(default_factory=dict)
     #: Handlers that publish: their record waits for the broker's confirm.
     parents: Collection[str] = ()
     #: How many handlers a process runs at once; 0: it is not known.
@@ -81,15 +98,16 @@ def check(case: Case) -> Findings:
     accounts = Accounts(case, effects)
     accounts.check(found)
     _check_owners(case, executions, found)
-    stale = {id(execution) for execution, _ in found.stale}
-    _check_keys(case, executions, stale, found)
+    _check_keys(case, executions, found)
     _check_effects(case, effects, found)
     check_recording(case, effects, found)
+    found.heedless = [e for e in executions if was_recorded(case, (e.handler, e.id), e.begin)]
     times = Counter((e.handler, e.id) for e in effects)
     superseded = {id(e) for e, _ in found.stale if times[e.handler, e.id] > 1}
     lies = accounts.lies
     _check_order(case, lies, [e for e in effects if id(e) not in superseded], found)
     _check_fences(case, executions, found)
+    _check_fence_owners(case, executions, found)
     for execution in executions:
         if execution.end is None:
             struck = is_broken_off(execution, case.faults)
@@ -108,8 +126,8 @@ def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) 
     ):
         if first.pid == second.pid:
             continue
-        older, newer = sorted((first, second), key=lambda e: e.fence)
-        if older.fence < newer.fence and outlived(older, case.faults):
+        if _is_stale(case, first, second):
+            older, newer = sorted((first, second), key=lambda e: e.fence)
             if id(older) not in seen:
                 found.stale.append((older, newer))
                 seen.add(id(older))
@@ -117,12 +135,20 @@ def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) 
             found.owner_overlaps.append((first, second))
 
 
-def _check_keys(
-    case: Case, executions: Sequence[Execution], stale: set[int], found: Findings
-) -> None:
-    """One handler at a time for a key, but for who outlived its lease."""
-    current = [e for e in executions if id(e) not in stale]
-    found.key_overlaps = list(overlaps(current, lambda e: (e.handler, e.key), case.faults))
+def _is_stale(case: Case, first: Execution, second: Execution) -> bool:
+    """Tell whether one of two processes had outlived its lease when the other's run began."""
+    older, newer = sorted((first, second), key=lambda e: e.fence)
+    return older.fence < newer.fence and outlived(case, older, newer)
+
+
+def _check_keys(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """One handler at a time for a key, whichever it is, but for who outlived its lease.
+
+    Nothing excuses two of one process: it knows what it runs, however long it slept.
+    """
+    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case.faults):
+        if first.pid == second.pid or not _is_stale(case, first, second):
+            found.key_overlaps.append((first, second))
 
 
 def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) -> None:
@@ -131,7 +157,7 @@ def _check_effects(case: Case, effects: Sequence[Execution], found: Findings) ->
     for times in by(effects, lambda e: (e.handler, e.id)).values():
         pairs += itertools.pairwise(times)
     for first, second in pairs:
-        is_allowed = not case.transactional and explains(case.faults, first, second)
+        is_allowed = not case.transactional and explains(case, first, second)
         (found.explained if is_allowed else found.repeated).append((first, second))
 
 
@@ -162,6 +188,19 @@ def _check_order(
             seen.add(last)
         if last < max(seen) and times[-1] not in found.out_of_order:
             found.out_of_order.append(times[-1])  # the past overwrote what came after it
+
+
+def _check_fence_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
+    """A fence of a shard belongs to one life of one supervisor, whose processes pass it on."""
+    owners: dict[tuple[int, int], Execution] = {}
+    for execution in executions:
+        if not execution.fence:
+            continue  # there are no leases
+        place = 0 if case.single_active else execution.shard, execution.fence
+        owner = owners.setdefault(place, execution)
+        is_another_life = owner.life and execution.life and owner.life != execution.life
+        if owner.supervisor != execution.supervisor or is_another_life:
+            found.shared_fences.append((owner, execution))
 
 
 def _check_fences(case: Case, executions: Sequence[Execution], found: Findings) -> None:

@@ -15,7 +15,7 @@ from chaos.stage import Stage
 from chaos.workloads import Workload
 from servers import Guard
 
-_OPTIONS = ("--shards", "4", "--processes", "2")
+_OPTIONS = ("--processes", "2")
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,9 @@ def stage(
                 at = stack.enter_context(Place.on_servers(rabbitmq, redis))
             else:
                 at = stack.enter_context(Place.on_a_file(tmp_path))
-            settings: dict[str, Any] = {"transactional": False, "options": _OPTIONS} | options
+            # Of a setting the stage knows that it may change while the service runs.
+            usual = {"transactional": False, "options": _OPTIONS, "shards": 4}
+            settings: dict[str, Any] = usual | options
             return stack.enter_context(
                 Stage(tmp_path / "stage", server_guard, workload, at, **settings)
             )

@@ -2,9 +2,9 @@
 
 They cost nothing when off: the runtime knows nothing of them. Where ``CHAOS_POINTS`` names a file,
 Python itself (``startup/sitecustomize.py``) calls :func:`install` in each process, which wraps the
-functions that the table names; handlers of the harness call :func:`reach` at theirs. The file says
-how likely a process dies at each point, and is looked at again all the time, so that a trial arms
-and disarms points (:class:`Board`) while processes run.
+functions that the table names once their modules are imported; handlers of the harness call
+:func:`reach` at theirs. The file says how likely a process dies at each point, and is looked at
+again all the time, so that a trial arms and disarms points (:class:`Board`) while processes run.
 
 A process that dies notes it in the history first, as the fault that it is.
 """
@@ -14,24 +14,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from random import SystemRandom
-from types import ModuleType
 from typing import Any
 
 from chaos.executions import Fault, Kind
 from chaos.history import Writer
+from chaos.wrapping import when_imported
 
 #: Seconds after which the file is looked at again.
 _FRESH = 0.1
@@ -161,6 +158,51 @@ POINTS: Mapping[str, Point] = {
         "worker.supervisor.resharder", "Resharder._advance", Side.AFTER
     ),
 }
+#: Those of an inbox and an outbox, which only a service has that uses them.
+OUTBOX_POINTS: Mapping[str, Point] = {
+    "before the commit": Point(
+        "sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.BEFORE
+    ),
+    "after the commit": Point("sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.AFTER),
+    "before rows are written": Point(
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.BEFORE
+    ),
+    "after rows are written": Point(
+        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.AFTER
+    ),
+    "after an outbox commit": Point(
+        "worker.contrib.sqlalchemy.pending",
+        "Pending.after_commit",
+        Side.BEFORE,
+        lambda args, _: args[0].is_written,
+    ),
+    "after the sender is told": Point("worker.contrib.outbox.sender", "Sender.wake", Side.AFTER),
+    "after rows are read": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.read", Side.AFTER, _told
+    ),
+    "a row is sent, and not confirmed": Point("worker.publisher", "Publisher.send", Side.AFTER),
+    "rows are confirmed, and not removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.BEFORE
+    ),
+    "after rows are removed": Point(
+        "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.AFTER
+    ),
+}
+#: Those of a relay: between two of its steps. It passes by those of the outbox too.
+RELAY_POINTS: Mapping[str, Point] = {
+    "the relay, before a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.BEFORE),
+    "the relay, with rows in hand": Point(
+        "worker.contrib.outbox.relay", "Relay._settle", Side.BEFORE, lambda args, _: args[1]
+    ),
+    "the relay, after a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.AFTER),
+    "the relay, before its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.BEFORE
+    ),
+    "the relay, after its lease is renewed": Point(
+        "worker.leases.sole", "SoleLease.turn", Side.AFTER
+    ),
+}
+_ALL: Mapping[str, Point] = {**POINTS, **OUTBOX_POINTS, **RELAY_POINTS}
 #: Points that handlers of the harness reach by themselves.
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
 
@@ -252,38 +294,8 @@ def install() -> None:
     if "CHAOS_POINTS" not in os.environ or _arming is not None:
         return
     _arming = _Arming(Path(os.environ["CHAOS_POINTS"]), Path(os.environ["CHAOS_HISTORY"]))
-    sys.meta_path.insert(0, _Wrapping(_arming))
-
-
-class _Wrapping(MetaPathFinder):
-    """Wraps what the table names of a module as soon as that is imported.
-
-    And imports none: a supervisor does without most of them, and starts in half the time.
-    """
-
-    def __init__(self, arming: _Arming) -> None:
-        self._arming = arming
-        self._points: dict[str, list[str]] = {}
-        for name, point in POINTS.items():
-            self._points.setdefault(point.module, []).append(name)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Let the others find the module, and see to it that it is wrapped."""
-        if fullname not in self._points:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_wrap(module: ModuleType) -> None:
-                execute(module)
-                for name in self._points[fullname]:
-                    _wrap(name, POINTS[name], self._arming)
-
-            spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]  # its own one
-        return spec
+    for name, point in _ALL.items():
+        when_imported(point.module, partial(_wrap, name, point, _arming))
 
 
 def reach(name: str) -> None:

@@ -5,19 +5,38 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 from chaos.history import Entry
+
+
+class Records(Protocol):
+    """The database of a transactional tier, to whoever judges."""
+
+    @property
+    def where(self) -> str:
+        """Where it is, as the handlers are told."""
+        ...
+
+    def effects(self) -> list[Entry]:
+        """Return all effects, in the order of their transactions."""
+        ...
+
+    def balances(self) -> dict[str, int]:
+        """Return what every account has."""
+        ...
+
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS effects (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, pid INTEGER, id TEXT, key TEXT,
     sequence INTEGER, handler TEXT, run INTEGER, attempt INTEGER, shard INTEGER, fence INTEGER,
-    supervisor TEXT, detail TEXT);
+    supervisor TEXT, life INTEGER, detail TEXT);
 """
 _EFFECTS = (
-    "SELECT at, pid, id, key, sequence, handler, run, attempt, shard, fence, supervisor, detail"
-    " FROM effects ORDER BY number"
+    "SELECT at, pid, id, key, sequence, handler, run, attempt, shard, fence, supervisor, life,"
+    " detail FROM effects ORDER BY number"
 )
 #: Seconds that a write waits for those of other processes.
 _BUSY = 60.0
@@ -33,14 +52,21 @@ def connect(file: Path) -> sqlite3.Connection:
     return db
 
 
-def effects(file: Path) -> list[Entry]:
-    """Return all effects, in the order of their transactions."""
-    with closing(connect(file)) as db:
-        db.row_factory = sqlite3.Row
-        return [Entry(what="effect", **dict(row)) for row in db.execute(_EFFECTS)]
+class Database:
+    """What a trial sees of it."""
 
+    def __init__(self, file: Path) -> None:
+        #: Where it is, as the handlers are told.
+        self.where = str(file)
+        self._file = file
 
-def balances(file: Path) -> dict[str, int]:
-    """Return what every account has."""
-    with closing(connect(file)) as db:
-        return dict(db.execute("SELECT name, balance FROM accounts").fetchall())
+    def effects(self) -> list[Entry]:
+        """Return all effects, in the order of their transactions."""
+        with closing(connect(self._file)) as db:
+            db.row_factory = sqlite3.Row
+            return [Entry(what="effect", **dict(row)) for row in db.execute(_EFFECTS)]
+
+    def balances(self) -> dict[str, int]:
+        """Return what every account has."""
+        with closing(connect(self._file)) as db:
+            return dict(db.execute("SELECT name, balance FROM accounts").fetchall())

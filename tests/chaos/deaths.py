@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import NamedTuple, Self
 
-from chaos.executions import Fault, Kind
+from chaos.executions import Fault, Kind, gone_at
 from machines.supervisor import Supervisor
 from processes import children_of, is_alive
 
@@ -26,11 +28,15 @@ _LOOK = 0.1
 
 #: What a supervisor tells of the end of a process.
 _ENDED = re.compile(r"process \d+ ended \(pid (\d+)\): (.+)")
-#: How a process ends that nobody has to explain: as it was told to, drained or with work left
-#: behind (those handlers have no end, and that is judged); for want of a server; or since its
-#: supervisor killed it, which says why.
-_FINE = re.compile(r"exit code (0|75|4)\b|by the supervisor\b")
+#: How a process ends that nobody has to explain, since it was told to; and how it ends where
+#: something is wrong around it: with work left behind, for want of a server, or by its supervisor.
+_FINE = re.compile(r"exit code 0\b")
+_TROUBLED = re.compile(r"exit code (75|4)\b|by the supervisor\b")
 _KILLED = "killed by SIGKILL"
+#: Seconds after a fault in which what ends may end of it: a drain takes 25 s at most.
+_NEAR = 30.0
+#: Seconds after a signal in which a supervisor ends processes that have yet to connect.
+_CONNECTING = 5.0
 #: What a process says that dies of itself; the last two are the interpreter's own, on a line alone.
 _CRIES = ("the process cannot go on", "Fatal Python error", "Traceback (most recent call last):")
 
@@ -77,27 +83,95 @@ class Watch:
                 self._note(Fault(Kind.GONE, name, seen, monotonic(), frozenset({pid})))
 
 
-def unexplained(logs: Iterable[tuple[str, str]], faults: Iterable[Fault]) -> list[str]:
+class End(NamedTuple):
+    """How a supervisor ended."""
+
+    name: str
+    pid: int
+    code: int
+    #: When that was seen.
+    at: float
+    #: The numbers of the signals that the test sent it.
+    asked: Collection[int] = ()
+    #: The last line of its log.
+    said: str = ""
+
+    def __str__(self) -> str:
+        """Return what a reader of a story wants to know."""
+        return f"{self.name} ended with exit code {self.code}: {self.said}"
+
+
+def unexplained_ends(ends: Iterable[End], faults: Sequence[Fault]) -> list[str]:
+    """Return the ends of supervisors that nobody caused (docs/operations.md has the exit codes)."""
+    return [str(end) for end in ends if not _is_explained(end, faults)]
+
+
+def _is_explained(end: End, faults: Sequence[Fault]) -> bool:
+    is_near = _is_near(faults, end.name, end.at)
+    times = [*end.asked].count(signal.SIGTERM)
+    excuses = {
+        0: times > 0,
+        75: times > 0 and is_near,  # it left work behind
+        130: times > 1,  # it was stopped at once
+        4: is_near,  # there was no server,
+        5: is_near,  # or no process got ready
+        -9: any(f.kind is Kind.KILL and end.pid in (f.pids or ()) for f in faults),
+        -15: times > 0,  # the signal came while the interpreter started
+        -1: signal.SIGHUP in end.asked,
+    }
+    return excuses.get(end.code, False)
+
+
+def _is_near(faults: Iterable[Fault], name: str, at: float) -> bool:
+    """Tell whether a fault met a supervisor, or its processes, shortly before."""
+    return any(
+        fault.kind is not Kind.GONE
+        and fault.supervisor in ("", name)
+        and fault.since <= at <= gone_at(fault) + _NEAR
+        for fault in faults
+    )
+
+
+def unexplained(
+    logs: Iterable[tuple[str, str]],
+    faults: Sequence[Fault],
+    asked: Mapping[str, Collection[float]],
+) -> list[str]:
     """Return the deaths that nobody caused, by what logs tell, each a supervisor's name and text.
 
-    A death by SIGKILL needs a test that killed that very process; an exit code of a failure has no
-    excuse, nor has a traceback.
+    A death by SIGKILL needs a test that killed that very process. Who leaves work behind, finds no
+    server, or is ended by its supervisor, needs a fault that met it, or its supervisor, before; or
+    that somebody had just sent its supervisor a signal (``asked``, by name) and it was not yet
+    there. An exit code of a failure has no excuse, nor has a traceback.
     """
-    killed: set[int] = set()
-    for fault in faults:
-        if fault.kind is Kind.KILL:
-            killed |= fault.pids or frozenset()
-    return [f"{name}: {line}" for name, log in logs for line in _complaints(log, killed)]
+    killed = {pid for f in faults if f.kind is Kind.KILL for pid in f.pids or ()}
+    gone = {pid: f.until for f in faults if f.kind is Kind.GONE for pid in f.pids or ()}
+
+    def is_explained(name: str, pid: int, how: str) -> bool:
+        if _FINE.match(how) or (how.startswith(_KILLED) and pid in killed):
+            return True
+        if not _TROUBLED.match(how):
+            return False
+        at = gone.get(pid)
+        if at is None:
+            return True  # it came and went between two looks, so it did nothing
+        just_asked = any(each <= at <= each + _CONNECTING for each in asked.get(name, ()))
+        return _is_near(faults, name, at) or (how == "by the supervisor" and just_asked)
+
+    return [
+        f"{source}: {line}"
+        for source, log in logs
+        for line in _complaints(log, partial(is_explained, source.partition(" ")[0]))
+    ]
 
 
-def _complaints(log: str, killed: set[int]) -> Iterator[str]:
+def _complaints(log: str, is_explained: Callable[[int, str], bool]) -> Iterator[str]:
     for line in log.splitlines():
         said = line
         with suppress(ValueError):
             said = str(json.loads(line)["message"])
         if (ended := _ENDED.match(said)) is not None:
-            pid, how = int(ended[1]), ended[2]
-            if not (_FINE.match(how) or (how.startswith(_KILLED) and pid in killed)):
+            if not is_explained(int(ended[1]), ended[2]):
                 yield said
         elif said.startswith(_CRIES):
             yield said

@@ -3,6 +3,10 @@
 A second effect has an excuse where nobody could have known of the first one: its process was
 killed, paused or cut off before it could record it, or what was recorded is forgotten. Where the
 memory of ids is in the handler's own transaction there is no excuse at all.
+
+A pause or a cut explains what somebody else did only where it took long enough for him to have the
+shard: it began before he did, and by then the lease that was renewed last before it may have ended,
+and for a second effect the claim too.
 """
 
 from __future__ import annotations
@@ -10,10 +14,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from chaos.executions import Execution, Fault, Kind
+from chaos.acknowledging import may_be_open
+from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
 
-#: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most.
+if TYPE_CHECKING:
+    from chaos.checker import Case
+
+#: Seconds from an effect to the kill (pause, cut) that kept it from being recorded, at most. Half
+#: of one was seen, on two cores that ran a dozen processes. What the store was heard to have
+#: recorded by then has no excuse anyhow.
 WINDOW = 1.0
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
@@ -25,29 +36,92 @@ _PATIENCE = 15.0
 #: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
 #: no sign of life of it, makes it show its stack for a second and kills it.
 _AFTERMATH = 2.0
+#: Seconds after a cut in which a process still waits for an answer to what it asked in its midst
+#: (dedup_timeout): until then nothing is renewed.
+_STILL_WAITS = 2.0
+#: Seconds between two renewals of a lease, at most (worker/supervisor/keeper.py), and the share of
+#: its length for which it is trusted.
+_RENEWED, _TRUSTED = 1.0, 0.85
+#: The share of its length for which a claim is trusted, and that by which it may have been renewed
+#: before a fault (worker/dialogue.py).
+_CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
+#: Seconds after the death of its supervisor in which a process still ends, and leaves a handler
+#: that takes longer: it drains for 8 s at most (worker/supervisor/child.py).
+_ORPHANED = 8.0 + _AFTERMATH
 
 Pair = tuple[Execution, Execution]
 
 
-def outlived(execution: Execution, faults: Sequence[Fault]) -> bool:
-    """Tell whether the process lost its leases while this ran: paused, cut off, not renewed."""
+def outlived(case: Case, older: Execution, newer: Execution) -> bool:
+    """Tell whether the process lost its leases while the older one ran, before the newer one began.
+
+    It was paused, cut off, or its leases were not renewed; and for as long as they lasted.
+    """
     return any(
-        fault.kind in (Kind.PAUSE, Kind.CUT, Kind.LAPSE)
-        and fault.met(execution)
-        and fault.since <= ended(execution, faults)
-        and execution.begin <= fault.until
-        for fault in faults
+        fault.kind in _LOSES_LEASES
+        and fault.met(older)
+        and fault.since <= ended(older, case.faults)
+        and older.begin <= fault.until
+        and _lasted(case, fault, older, newer.begin) >= _lease(case)
+        for fault in case.faults
     )
 
 
-def explains(faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
+_LOSES_LEASES = (Kind.PAUSE, Kind.CUT, Kind.LAPSE)
+
+
+def _lease(case: Case) -> float:
+    """Return the seconds after which a lease may have ended that is renewed no more."""
+    return _TRUSTED * case.lease_ttl - _RENEWED
+
+
+def _claim(case: Case) -> float:
+    """Return the same of a claim. A clock that jumps ahead ends claims at once."""
+    if any(fault.kind is Kind.CLOCK or "clock" in fault.what for fault in case.faults):
+        return 0.0
+    return (_CLAIM_TRUSTED - _CLAIM_AGE) * case.claim_ttl
+
+
+def _lasted(case: Case, fault: Fault, older: Execution, at: float) -> float:
+    """Return for how long a fault had lasted by then, with those that it followed upon.
+
+    It counts no more once it is over.
+    """
+    since = fault.since
+    for before in sorted(case.faults, key=lambda each: each.since, reverse=True):
+        follows = before.since < since <= _over(before) + _RENEWED
+        if before.kind in _LOSES_LEASES and before.met(older) and follows:
+            since = before.since
+    return min(at, _over(fault)) - since if fault.since < at else 0.0
+
+
+def _over(fault: Fault) -> float:
+    """Return when all is renewed again that there is."""
+    return fault.until + (_STILL_WAITS if fault.kind is Kind.CUT else 0.0)
+
+
+def was_recorded(case: Case, due: tuple[str, str], before: float) -> bool:
+    """Tell whether a process had heard by then that this is recorded, and nobody forgot it since.
+
+    Who hears it may note it a moment late, and never too early.
+    """
+    at = next((at for at in reversed(case.recorded.get(due, ())) if at < before), None)
+    return at is not None and not any(
+        fault.kind is Kind.AMNESIA and fault.until >= at and fault.since <= before
+        for fault in case.faults
+    )
+
+
+def explains(case: Case, first: Execution, second: Execution) -> bool:
     """Tell whether the faults are why an id had two outcomes, in this order."""
-    return any(_explains(fault, faults, first, second) for fault in faults)
+    if was_recorded(case, (first.handler, first.id), max(first.begin, second.begin)):
+        return False
+    return any(_explains(case, fault, first, second) for fault in case.faults)
 
 
-def kill_of(faults: Sequence[Fault], first: Execution, second: Execution) -> Fault | None:
+def kill_of(case: Case, first: Execution, second: Execution) -> Fault | None:
     """Return the kill that explains two outcomes of an id, the one that came next; None: none."""
-    kills = (f for f in faults if f.kind is Kind.KILL and _explains(f, faults, first, second))
+    kills = (f for f in case.faults if f.kind is Kind.KILL and _explains(case, f, first, second))
     return min(kills, key=lambda kill: abs(kill.since - outcome_of(first)), default=None)
 
 
@@ -56,15 +130,15 @@ def age_at(faults: Sequence[Fault], first: Execution, kill: Fault) -> float:
     return kill.since - outcome_of(first) - _unable(faults, first, kill.since)
 
 
-def explains_for_good(faults: Sequence[Fault], first: Execution) -> bool:
+def explains_for_good(case: Case, first: Execution) -> bool:
     """Tell whether faults kept an outcome from being recorded, whoever came after it."""
-    for fault in faults:
+    for fault in case.faults:
         match fault.kind:
-            case Kind.KILL if _killed_at(fault, faults, first):
+            case Kind.KILL if _killed_at(fault, case.faults, first):
                 return True
-            case Kind.PAUSE | Kind.CUT if _kept_away(fault, first):
+            case Kind.PAUSE | Kind.CUT if _kept_away(case, fault, first, math.inf):
                 return True
-            case Kind.GONE if _gave_up(fault, faults, first):
+            case Kind.GONE if _gave_up(fault, case.faults, first):
                 return True
     return False
 
@@ -88,17 +162,20 @@ def explains_fall(faults: Sequence[Fault], before: Execution, after: Execution) 
     )
 
 
-def _explains(fault: Fault, faults: Sequence[Fault], first: Execution, second: Execution) -> bool:
+def _explains(case: Case, fault: Fault, first: Execution, second: Execution) -> bool:
     match fault.kind:
         case Kind.KILL:
-            return _killed_at(fault, faults, first) and fault.since < second.begin
+            return _killed_at(fault, case.faults, first) and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
-            return older.fence < newer.fence and _kept_away(fault, older)
+            return older.fence < newer.fence and _kept_away(case, fault, older, newer.begin)
         case Kind.GONE:
-            return _gave_up(fault, faults, first) and fault.since < second.begin
+            return _gave_up(fault, case.faults, first) and fault.since < second.begin
         case Kind.AMNESIA:
-            return outcome_of(first) <= fault.until and second.begin >= fault.since
+            # What the broker knows to be done it delivers to nobody, forgotten or not.
+            is_between = outcome_of(first) <= fault.until and second.begin >= fault.since
+            again = first.id in case.published_again
+            return is_between and (again or may_be_open(case, first, fault.since))
     return False
 
 
@@ -107,8 +184,7 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     if not fault.met(first):  # first, as most are of others: what follows looks at all faults
         return False
     late = WINDOW + _unable(faults, first, fault.since)
-    gone = fault.since if math.isinf(fault.until) else fault.until
-    return fault.since - late <= outcome_of(first) <= gone + _DYING
+    return fault.since - late <= outcome_of(first) <= gone_at(fault) + _DYING
 
 
 def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
@@ -122,10 +198,15 @@ def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     return unable > 0 and outcome_of(first) + unable >= gone.since - _LAST_TRY
 
 
-def _kept_away(fault: Fault, older: Execution) -> bool:
-    """Tell whether its process was paused or cut off before it could record the outcome."""
+def _kept_away(case: Case, fault: Fault, older: Execution, at: float) -> bool:
+    """Tell whether its process was paused or cut off before it could record the outcome.
+
+    And for so long that another, who began it ``at`` that time, could have shard and claim by then.
+    """
     struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
-    return fault.met(older) and struck
+    if not (fault.met(older) and struck):
+        return False
+    return _lasted(case, fault, older, at) >= max(_lease(case), _claim(case))
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
@@ -145,18 +226,6 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
     return max(0.0, min(reached, until) - since)
 
 
-def effect_of(execution: Execution) -> float:
-    """Return when the effect happened of an execution that had one."""
-    assert execution.effect is not None
-    return execution.effect
-
-
-def outcome_of(execution: Execution) -> float:
-    """Return when there was something to record: its effect, or else that it failed."""
-    times = (execution.effect, execution.end, execution.begin)
-    return next(time for time in times if time is not None)
-
-
 def ended(execution: Execution, faults: Sequence[Fault]) -> float:
     """Return when it ended, or when it was broken off: after that its process did nothing."""
     if execution.end is not None:
@@ -171,25 +240,36 @@ def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
 
 
 def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
-    """Yield when its process was killed, or did its last before it died of a pause or a cut.
+    """Yield when its process was killed, or did its last before it died of something else.
 
     A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
-    excuse, during the fault or just after it; and who was cut off ran until then.
+    excuse, during the fault or just after it; and who was cut off ran until then. So did who lost
+    its supervisor, and ends by itself.
     """
     for fault in faults:
         if not fault.met(execution):
             continue
         if fault.kind is Kind.KILL:
-            gone = fault.since if math.isinf(fault.until) else fault.until
-            if execution.begin <= gone + _DYING:
+            if execution.begin <= gone_at(fault) + _DYING:
                 yield fault.since
         elif fault.kind is Kind.GONE and execution.begin <= fault.until:
             for why in faults:
+                if _is_orphaned(execution, why) and _follows(fault, why, _ORPHANED):
+                    yield fault.until
                 if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
                     continue
                 if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
                     stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
                     yield why.since if stood_still else fault.until
+
+
+def _is_orphaned(execution: Execution, kill: Fault) -> bool:
+    """Tell whether it is the supervisor of its process that was killed."""
+    return kill.kind is Kind.KILL and execution.life in (kill.pids or ())
+
+
+def _follows(gone: Fault, why: Fault, seconds: float) -> bool:
+    return why.since <= gone.until and gone.since <= gone_at(why) + seconds
 
 
 def overlaps(

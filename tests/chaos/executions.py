@@ -30,6 +30,8 @@ class Execution:
     effect: float | None
     #: When it returned or raised, or else of its effect; None: nobody knows.
     end: float | None
+    #: The pid of the supervisor; 0: it is not known.
+    life: int = 0
 
     def __str__(self) -> str:
         """Return what a reader of a failed test wants to know."""
@@ -60,6 +62,8 @@ class Kind(Enum):
     AMNESIA = "the dedup store forgot"
     #: The clock of the lease store was wrong.
     CLOCK = "wrong clock of the lease store"
+    #: The broker, or the way to it, broke off or was late: what it delivered comes once more.
+    BROKER = "trouble of the broker"
     #: Something that excuses nothing: told in stories only.
     OTHER = "trouble"
 
@@ -68,7 +72,7 @@ class Kind(Enum):
 class Fault:
     """Trouble that a test made: for these processes of a supervisor, or for all of it.
 
-    What outlived its lease was paused or cut off; what was killed cannot have told of its effect.
+    What it explains, and for how long, is in :mod:`chaos.excuses`.
     """
 
     kind: Kind
@@ -118,6 +122,23 @@ class Fault:
         return f"{self.what or self.kind.value}: {whom}, {span}"
 
 
+def gone_at(fault: Fault) -> float:
+    """Return when a fault was over; a kill that nobody saw the end of was over at once."""
+    return fault.since if math.isinf(fault.until) else fault.until
+
+
+def effect_of(execution: Execution) -> float:
+    """Return when the effect happened of an execution that had one."""
+    assert execution.effect is not None
+    return execution.effect
+
+
+def outcome_of(execution: Execution) -> float:
+    """Return when there was something to record: its effect, or else that it failed."""
+    times = (execution.effect, execution.end, execution.begin)
+    return next(time for time in times if time is not None)
+
+
 def faults(entries: Iterable[Entry]) -> list[Fault]:
     """Return the trouble that a history tells of."""
     return [Fault.load(entry.detail) for entry in entries if entry.what == "fault"]
@@ -165,6 +186,7 @@ _SHARED = (
     "fence",
     "supervisor",
     "pid",
+    "life",
 )
 
 

@@ -19,6 +19,8 @@ class Findings:
     effects: int = 0
     #: Handler and id of what was confirmed, has no effect and was not set aside.
     lost: list[str] = field(default_factory=list)
+    #: Dead letters and parked messages that nothing is the reason of.
+    undeserved: list[str] = field(default_factory=list)
     #: Effects of what was set aside too.
     twofold: list[Execution] = field(default_factory=list)
     #: Effects of a key behind what is parked of it, and what that is; and what is parked of a key
@@ -32,12 +34,16 @@ class Findings:
     #: Of these, what had an excuse but for what was recorded after it, or in its stead.
     forgotten: list[Pair] = field(default_factory=list)
     too_many: list[str] = field(default_factory=list)
+    #: Executions that began though it was known to be recorded what they did.
+    heedless: list[Execution] = field(default_factory=list)
     #: Executions of one key at once.
     key_overlaps: list[Pair] = field(default_factory=list)
     #: Executions of one shard (or service) at once, by different processes.
     owner_overlaps: list[Pair] = field(default_factory=list)
     #: A later execution of a shard with a lower fence than an earlier one.
     fallen_fences: list[Pair] = field(default_factory=list)
+    #: Executions of one fence under two supervisors, or two lives of one.
+    shared_fences: list[Pair] = field(default_factory=list)
     #: Executions without an end, of processes that nothing happened to.
     unfinished: list[Execution] = field(default_factory=list)
     #: What did not come to its end after the last fault; and what else is not as it must be.
@@ -86,16 +92,19 @@ class Findings:
         """What must not be, by kind."""
         return [
             ("lost", self.lost),
+            ("set aside without a reason", self.undeserved),
             ("done and set aside", self.twofold),
             ("done past a parked message", self.past_parked),
             ("parked in no order", self.parked_in_no_order),
             ("out of order", self.out_of_order),
             ("second effects that nothing explains", self.repeated),
+            ("begun though it was recorded", self.heedless),
             ("not recorded, but what ended later was", self.forgotten),
             ("more second effects than can be under way", self.too_many),
             ("two handlers of a key at once", self.key_overlaps),
             ("two processes of a shard at once", self.owner_overlaps),
             ("fences that fell", self.fallen_fences),
+            ("one fence for two owners", self.shared_fences),
             ("handlers that never ended", self.unfinished),
             ("stuck after the last fault", self.stuck),
             ("wrong", self.wrong),

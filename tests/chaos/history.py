@@ -1,18 +1,25 @@
 """The history of a run: what everybody did, noted in one file outside the system.
 
 A line is one ``write`` to a file opened for appending, so lines of several processes never mix and
-have one order; ``fdatasync`` comes before anything else happens, so what a line tells outlives its
-writer and the machine. Times are of CLOCK_MONOTONIC, which all processes and network namespaces of
-a machine share, and which no step of the clock moves.
+have one order. It is written before anything else happens, so what it tells outlives its writer;
+``fdatasync`` comes before that too, so it outlives the machine. But for two kinds, which are in the
+kernel's hands alone: what is recorded, and the fault of who dies at a crash point, whose other
+threads would go on meanwhile. No power is cut here.
+
+Times are of CLOCK_MONOTONIC, which all processes and network namespaces of a machine share, and
+which no step of the clock moves.
 
 ==========  =======================================================================================
 invoke      a publisher is about to send an event
 confirmed   the broker has it
 unknown     no confirm came: the broker may have it, or not
+abandoned   no confirm came, and its publisher is dead: nobody will ever know
 begin       a handler was called
 effect      what it is for happened
 end         it returned
 failed      it raised; ``detail`` says what
+recorded    the dedup store has it done; ``detail`` is a list of handlers and ids as JSON
+change      another number of shards is asked for, or is had: ``detail`` is "begins" or "is over"
 fault       the test made trouble: ``detail`` is a :class:`~chaos.executions.Fault` as JSON
 blow        the schedule threw a fault: ``detail`` is a :class:`~chaos.blows.Thrown` as JSON
 ==========  =======================================================================================
@@ -28,6 +35,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+#: What the detail of a change of the number of shards says.
+BEGINS, IS_OVER = "begins", "is over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,11 @@ class Entry:
     fence: int = 0
     #: The name of the service's place, where the test gave it one.
     supervisor: str = ""
+    #: The pid of the supervisor: which of the lives of that place it is; 0: nobody said.
+    life: int = 0
     detail: str = ""
+    #: What an event asks of its handlers: to fail, and how (:mod:`chaos.apps.ledger`).
+    order: str = ""
 
 
 class Writer:

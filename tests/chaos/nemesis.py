@@ -10,6 +10,7 @@ run. (The simulation does that: ``tests/simulation``.)
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,12 @@ from functools import partial
 from random import Random
 from time import monotonic
 
+from chaos.blows import EVERYBODY
 from chaos.crashpoints import IN_HANDLERS, POINTS
 from chaos.executions import Fault as Harm
 from chaos.executions import Kind
 from chaos.faults.catalog import CATALOG, Excuse
+from chaos.faults.disk import can_mount
 from chaos.faults.redis_clock import RedisByClock
 from chaos.places import Place
 from chaos.stage import Stage
@@ -41,12 +44,22 @@ _AT_WORK, _MOMENT = 3.0, 2.0
 #: Seconds between two looks at who is at work, or has ended and has to be started again.
 _TURN = 0.1
 _MOST_SUPERVISORS = 6
+#: Numbers of shards that somebody asks for, and the seconds for which who asks waits, twice.
+_SHARDS, _PATIENCE = (1, 2, 3, 4, 6, 8), 8.0
+#: How likely a process dies that comes by the crash point of a change of shards, if one is armed.
+_DIES = 0.5
+#: Seconds for which a publisher that is to die publishes; and for which it is waited for, before
+#: that, and until it is in the midst of it.
+_LIFE, _BIRTH, _MIDST = 1.5, 5.0, 1.0
+#: Seconds between two looks at that.
+_BLINK = 0.002
 
 
 def terminate(stage: Stage, random: Random) -> None:
     """Drain a supervisor; it comes back."""
     with stage.one(random) as supervisor:
         if supervisor is not None:
+            stage.meets(supervisor.name)
             supervisor.terminate()
 
 
@@ -69,6 +82,7 @@ def reload(stage: Stage, random: Random) -> None:
     """Replace all processes of a supervisor."""
     with stage.one(random) as supervisor:
         if supervisor is not None:
+            stage.meets(supervisor.name)
             supervisor.signal(signal.SIGHUP)
 
 
@@ -121,6 +135,55 @@ def scale(stage: Stage, random: Random) -> None:
         stage.leave(name)
 
 
+def reshard(stage: Stage, random: Random) -> None:
+    """Ask for another number of shards; half of the time somebody dies in a step of the change.
+
+    Where a change is under way, or the lease store away, whoever asks is told so, and that is all.
+    """
+    shards = random.choice(_SHARDS)
+    point = random.choice([name for name in POINTS if name.startswith("reshard")])
+    armed = stage.armed({point: _DIES}) if random.random() < 0.5 else nullcontext()
+    supervisor = random.choice([*stage.supervisors.values()])
+    with tempfile.TemporaryFile() as says:
+        since = monotonic()
+        asked = stage.reshard(supervisor, shards, says=says)
+        try:
+            with armed:  # for one death: who connects anew comes by some of them, too
+                _last_while(
+                    lambda: asked.poll() is None and not stage.died_at([point], since),
+                    stage,
+                    _PATIENCE,
+                )
+            _last_while(lambda: asked.poll() is None, stage, _PATIENCE)
+        finally:
+            asked.kill()  # what it asked for goes on without it
+            asked.wait()
+        stage.resharded(asked)
+        says.seek(0)
+        if b"reshard from " in says.read():  # a step of it
+            stage.meets(EVERYBODY)
+
+
+def publisher_dies(stage: Stage, random: Random) -> None:
+    """Kill a publisher in the midst of its publishing; what it heard nothing of is nobody's."""
+    moment = random.uniform(0.0, _LIFE)
+    mortal = stage.mortal(f"stray-{random.randrange(10**9)}")
+    with mortal.running():
+        _last_while(lambda: not mortal.has_published, stage, _BIRTH)
+        stage.last(moment)
+        _last_while(lambda: not mortal.is_amidst, stage, _MIDST, turn=_BLINK)
+    stage.abandon(mortal)
+
+
+def _last_while(
+    goes_on: Callable[[], bool], stage: Stage, seconds: float, turn: float = _TURN
+) -> None:
+    """Wait while something goes on, so long at most, or until all faults have to end."""
+    end = monotonic() + seconds
+    while goes_on() and monotonic() < end and not stage.healing.is_set():
+        stage.last(turn)
+
+
 def trouble(name: str, stage: Stage, random: Random) -> None:
     """Trouble a server, a disk, or the link or the clock of one supervisor, and heal it."""
     wanted = CATALOG[name]
@@ -164,6 +227,7 @@ class _Room:
 _ROOMS = defaultdict[tuple[str, str], _Room](_Room)
 _KINDS = {
     Excuse.OTHER: Kind.OTHER,
+    Excuse.BROKER: Kind.BROKER,
     Excuse.CUT: Kind.CUT,
     Excuse.OUTAGE: Kind.OUTAGE,
     Excuse.HANG: Kind.HANG,
@@ -185,6 +249,8 @@ FAULTS: Mapping[str, Fault] = {
     **{f"pause {part.value}": partial(pause, part) for part in Part},
     "crash points": crash,
     "scale": scale,
+    "reshard": reshard,
+    "publisher dies": publisher_dies,
     **TROUBLES,
 }
 
@@ -201,6 +267,11 @@ def possible(place: Place) -> list[str]:
     if place.disk is not None:
         there.add("disk")
     return [name for name in FAULTS if name not in CATALOG or CATALOG[name].to in there]
+
+
+def left_out() -> list[str]:
+    """Return the names of the faults of a file's disk, where no disk can be made for it here."""
+    return [] if can_mount() else [name for name, it in CATALOG.items() if it.to == "disk"]
 
 
 @dataclass(frozen=True, slots=True)

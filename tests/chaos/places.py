@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from chaos.faults import rabbitmq
 from chaos.faults.catalog import Setting
 from chaos.faults.clock import Clock
 from chaos.faults.disk import SmallDisk, can_mount
 from chaos.faults.proxy import Proxy
 from chaos.faults.redis_clock import RedisByClock
 from servers import RabbitMQ, Redis
+from worker.transport.capabilities import sqlite_path
+
+#: The messages of each queue of an embedded broker.
+_DEPTHS = (
+    "SELECT q.name, count(m.queue) FROM broker_queues q LEFT JOIN broker_messages m"
+    " ON m.queue = q.id GROUP BY q.name"
+)
+#: Seconds that a look waits for who writes.
+_BUSY = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +40,21 @@ class Place:
     #: own (time_namespaces(7)). What differing ones would do is in docs/shards.md (Limits).
     clock: Clock | None = None
 
+    def depths(self) -> Mapping[str, int]:
+        """Return how many messages each queue holds, delivered or not."""
+        if self.rabbitmq is not None:
+            return rabbitmq.depths(self.rabbitmq, self.broker)
+        if not self.broker.startswith("sqlite:"):
+            return {}
+        with closing(sqlite3.connect(sqlite_path(self.broker), timeout=_BUSY)) as db:
+            return dict(db.execute(_DEPTHS).fetchall())
+
     @classmethod
     @contextmanager
-    def on_servers(cls, rabbitmq: RabbitMQ, redis: Redis) -> Iterator[Place]:
+    def on_servers(cls, broker: RabbitMQ, redis: Redis) -> Iterator[Place]:
         """Give a virtual host and a database of their own."""
-        with rabbitmq.vhost() as broker:
-            yield cls(broker=broker, dedup=redis.fresh_url(), rabbitmq=rabbitmq, redis=redis)
+        with broker.vhost() as url:
+            yield cls(broker=url, dedup=redis.fresh_url(), rabbitmq=broker, redis=redis)
 
     @classmethod
     @contextmanager

@@ -39,6 +39,7 @@ class Publication:
             "key": key_of(self.event) or "",
             "sequence": self.sequence,
             "detail": self.event.name,
+            "order": getattr(self.event, "fault", ""),
         }
 
 

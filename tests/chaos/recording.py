@@ -2,7 +2,9 @@
 
 A second effect is explained by a kill within a moment of the first (``excuses.WINDOW``), which is
 long beside the milliseconds that the runtime takes. So a runtime that forgets what was done would
-have an excuse wherever processes die all the time. Two things tell it from one that had no time:
+have an excuse wherever processes die all the time. What a process was told to be recorded has none
+(:mod:`chaos.clerk`). For what the store was not asked to record, two things tell such a runtime
+from one that had no time:
 
 - **Order.** What ended is recorded in its order, all of a tick in one round trip. So a process that
   recorded something also recorded what the same handler had ended well before that.
@@ -15,10 +17,11 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from chaos.excuses import age_at, effect_of, explains, kill_of
-from chaos.executions import Execution, Kind
+from chaos.excuses import age_at, explains, kill_of
+from chaos.executions import Execution, Kind, effect_of
 from chaos.findings import Findings
 
 if TYPE_CHECKING:
@@ -34,11 +37,11 @@ _AHEAD, _MEASURED = 0.02, 0.25
 
 def check_recording(case: Case, effects: Sequence[Execution], found: Findings) -> None:
     """Add the ages of what kills explain, and what they cannot explain after all."""
-    others = [fault for fault in case.faults if fault.kind is not Kind.KILL]
+    others = replace(case, faults=[f for f in case.faults if f.kind is not Kind.KILL])
     recorded = _recorded(case, effects, found)
     number = Counter[tuple[float, int]]()
     for first, second in found.explained:
-        kill = kill_of(case.faults, first, second)
+        kill = kill_of(case, first, second)
         if kill is None:
             continue
         found.ages.append(age_at(case.faults, first, kill))

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from subprocess import Popen
 from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
+from chaos import clerk
 from chaos.blows import EVERYBODY, Blows
 from chaos.checker import Due
 from chaos.crashpoints import Board
-from chaos.deaths import Watch
-from chaos.executions import Fault
+from chaos.database import Database, Records
+from chaos.deaths import End, Watch
+from chaos.executions import Fault, faults
 from chaos.faults.catalog import Setting
-from chaos.history import History, Writer
+from chaos.history import BEGINS, IS_OVER, History, Writer
+from chaos.mortal import Mortal
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
 from chaos.toll import JUST_NOW
@@ -32,12 +37,8 @@ from machines.supervisor import Supervisor
 from processes import is_alive
 from servers import Guard
 from waiting import until
+from worker.topology import dead_letter_queue, parked_queue
 
-#: How a supervisor may end (docs/operations.md): drained; with work left behind; stopped at
-#: once; with no server to connect to, or no process that gets ready. Or killed; or by a signal that
-#: came while the interpreter started.
-_FINE_ENDS = (0, 75, 130, 4, 5, -9, -15, -1)
-_STARTUP = Path(__file__).with_name("startup")
 #: Seconds after the last fault within which everything comes to its end.
 LIVENESS = 90.0
 #: Seconds within which every process consumes.
@@ -45,7 +46,7 @@ _READY = 60.0
 #: Seconds between two looks at what goes on.
 _LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
-_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2}
+_SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2, "crash_limit": 3}
 
 
 class Stage:
@@ -61,7 +62,7 @@ class Stage:
         workload: Workload,
         place: Place,
         *,
-        transactional: bool,
+        transactional: bool | Records,
         options: tuple[str, ...],
         **settings: Any,
     ) -> None:
@@ -70,19 +71,30 @@ class Stage:
         self.workload = workload
         self.place = place
         self.history = History(folder / "history.jsonl")
-        self.database = folder / "effects.db" if transactional else None
+        #: Where the effects of the transactional tier are.
+        self.database: Records | None = None
+        if transactional:
+            file = folder / "effects.db"
+            self.database = Database(file) if transactional is True else transactional
         self.supervisors: dict[str, Supervisor] = {}
+        #: Those that left as well.
+        self._joined: list[Supervisor] = []
         #: Set when all faults have to end.
         self.healing = threading.Event()
-        #: How supervisors and publishers ended that should not have ended so.
+        #: How supervisors ended before the last drain.
+        self.ends: list[End] = []
+        #: How supervisors ended in that, and publishers, that should not have ended so.
         self.wrong: list[str] = []
         #: What was set aside when that was looked at last; what is parked, in the order of return.
         self.dead_letters: list[Due] = []
         self.parked: list[Due] = []
+        #: Why, as the letters say.
+        self.reasons: dict[Due, str] = {}
         self._writer = Writer(self.history.file)
         self._blows = Blows(self._writer)
         self._guard = guard
         self._options = (*options, "--concurrency", str(self.concurrency))
+        self.single_active = "--single-active" in options
         self._settings: dict[str, Any] = {**_SETTINGS, **settings}
         self._points = folder / "points.json"
         self._board = Board(self._points)
@@ -102,6 +114,16 @@ class Stage:
     def _running(self) -> list[Supervisor]:
         with self._lock:
             return [*self.supervisors.values()]
+
+    @property
+    def crash_limit(self) -> int:
+        """After how many deaths of its process a message is a dead letter."""
+        return int(self._settings["crash_limit"])
+
+    @property
+    def ttls(self) -> tuple[float, float]:
+        """The seconds that leases and claims live without renewal."""
+        return self._settings["lease_ttl"], self._settings["claim_ttl"]
 
     # The service
 
@@ -123,12 +145,14 @@ class Stage:
             **{**self._settings, **settings},
         )
         supervisor.environ |= {
-            "PYTHONPATH": f"{_STARTUP}:{TESTS}",
+            "PYTHONPATH": f"{clerk.STARTUP}:{TESTS}",
             "CHAOS_HISTORY": str(self.history.file),
+            clerk.VARIABLE: str(self.history.file),
             "CHAOS_POINTS": str(self._points),
-            "CHAOS_DATABASE": str(self.database or ""),
+            "CHAOS_DATABASE": "" if self.database is None else self.database.where,
             **wiring.clock.environment(),
         }
+        self._joined.append(supervisor)
         self._closing.callback(supervisor.kill_rest)
         supervisor.start(*self._options)
         self._blows.meets(name)
@@ -138,9 +162,14 @@ class Stage:
 
     def leave(self, name: str) -> None:
         """Let a supervisor drain, and start it no more. It may have ended by itself."""
+        self.ends.append(self._leave(name))
+
+    def _leave(self, name: str) -> End:
         with self._lock:
             supervisor = self.supervisors.pop(name)
-        self._note_end(name, supervisor.drain() if supervisor.running else supervisor.exit_code())
+        if supervisor.running:
+            supervisor.drain()
+        return _end_of(supervisor)
 
     def until_ready(self) -> None:
         """Wait until every process of all supervisors consumes.
@@ -157,18 +186,23 @@ class Stage:
         with self._lock:
             for name, supervisor in self.supervisors.items():
                 if name not in self._struck and not supervisor.running:
-                    self._note_end(name, supervisor.exit_code())
+                    self.ends.append(_end_of(supervisor))
                     supervisor.start(*self._options)
 
     def drain(self) -> None:
-        """End all supervisors in order."""
+        """End all supervisors in order, when all is healed and done: nothing may be left behind."""
         for name in [*self.supervisors]:
-            self.leave(name)
+            end = self._leave(name)
+            if end.code:
+                self.wrong.append(f"in the last drain {end}")
 
-    def _note_end(self, name: str, code: int) -> None:
-        if code not in _FINE_ENDS:
-            last = self.supervisors[name].log.splitlines()[-1:] if name in self.supervisors else []
-            self.wrong.append(f"{name} ended with exit code {code}: {' '.join(last)}")
+    @property
+    def asked(self) -> Mapping[str, Collection[float]]:
+        """When somebody sent each supervisor a signal."""
+        found = defaultdict[str, list[float]](list)
+        for supervisor in self._joined:
+            found[supervisor.name] += [at for _, _, at in supervisor.asked]
+        return found
 
     # Faults
 
@@ -187,7 +221,6 @@ class Stage:
             name = random.choice(free) if free else None
             if name is not None:
                 self._struck.add(name)
-                self._blows.meets(name)
         try:
             yield self.supervisors[name] if name is not None else None
         finally:
@@ -211,17 +244,47 @@ class Stage:
 
     def note(self, fault: Fault) -> None:
         """Write a fault into the history."""
-        self._blows.meets(fault.supervisor or EVERYBODY)
+        if fault.pids is None or fault.pids:
+            self._blows.meets(fault.supervisor or EVERYBODY)
         self._writer.note("fault", detail=fault.dump())
 
     def blow(self, fault: str) -> AbstractContextManager[None]:
         """Write into the history that a block carries out this fault, and whom it met."""
         return self._blows.blow(fault)
 
-    def armed(self, points: Mapping[str, float]) -> AbstractContextManager[None]:
-        """Let processes die at these crash points while a block runs (:meth:`Board.armed`)."""
-        self._blows.meets(*points)
-        return self._board.armed(points)
+    def meets(self, whom: str) -> None:
+        """Tell whom the blow of this thread met, where no fault tells that (:meth:`note`)."""
+        self._blows.meets(whom)
+
+    @contextmanager
+    def armed(self, points: Mapping[str, float]) -> Iterator[None]:
+        """Let processes die at these crash points while a block runs (:meth:`Board.armed`).
+
+        The blow of this thread met the points at which somebody did.
+        """
+        since = monotonic()
+        try:
+            with self._board.armed(points):
+                yield
+        finally:
+            self._blows.meets(*self.died_at(points, since))
+
+    def died_at(self, points: Iterable[str], since: float) -> list[str]:
+        """Return the crash points at which somebody died since then."""
+        died = {fault.what for fault in faults(self.history.latest("fault", since))}
+        return [name for name in points if f"kill -9, {name}" in died]
+
+    def mortal(self, name: str) -> Mortal:
+        """Return one more publisher, to be killed."""
+        return Mortal(self.workload.app, name, self.place.broker, self.history, self._guard)
+
+    def abandon(self, mortal: Mortal) -> None:
+        """Note what a publisher that is dead had sent, and heard nothing of."""
+        left = mortal.left()
+        told = ({n: getattr(each, n) for n in ("id", "key", "sequence", "detail")} for each in left)
+        self._writer.note_all({"what": "abandoned", **each} for each in told)
+        if left:
+            self._blows.meets(mortal.name)
 
     def last(self, seconds: float) -> None:
         """Wait so long, or until all faults have to end."""
@@ -260,6 +323,21 @@ class Stage:
                 publisher.give_up()
             self.wrong += filter(None, [publisher.trouble() for publisher in mine])
 
+    def reshard(self, supervisor: Supervisor, shards: int, **options: Any) -> Popen[bytes]:
+        """Ask for another number of shards; return the command, which waits for it."""
+        self._writer.note("change", detail=BEGINS)
+        return supervisor.begin("reshard", "--to", str(shards), **options)
+
+    def resharded(self, asked: Popen[bytes]) -> None:
+        """Note that the change is over, if the command says so."""
+        if asked.poll() == 0:
+            self._writer.note("change", detail=IS_OVER)
+
+    def change(self) -> str:
+        """Return what the service tells of a change of its shards; empty where none goes on."""
+        told = self._ask("status", "--json")["reshard"]
+        return "" if told is None else json.dumps(told)
+
     # What is set aside
 
     def set_aside(self) -> list[Due]:
@@ -267,14 +345,25 @@ class Stage:
         self.dead_letters, self.parked = self._listed(), self._listed("--parked")
         return self.dead_letters + self.parked
 
+    def left(self) -> list[str]:
+        """Return what the broker holds beside that, in words: nothing, where all is done."""
+        aside = {dead_letter_queue(self._service), parked_queue(self._service)}
+        depths = self.place.depths()
+        return [f"{n} left in {name}" for name, n in depths.items() if n and name not in aside]
+
+    @property
+    def _service(self) -> str:
+        return self.workload.app.rpartition(".")[2]
+
     def _listed(self, *options: str) -> list[Due]:
         listed = self._ask("dlq", "list", "--json", "--limit", "0", *options)
-        return [(self._whole(letter["handler"]), letter["id"]) for letter in listed]
+        told = [(self._whole(each["handler"]), each["id"], each["reason"]) for each in listed]
+        self.reasons |= {(handler, id_): reason for handler, id_, reason in told}
+        return [(handler, id_) for handler, id_, _ in told]
 
     def _whole(self, handler: str | None) -> str:
         """Return the name of a handler as its context has it."""
-        service = self.workload.app.rpartition(".")[2]
-        return f"{service}.{handler}" if handler else ""
+        return f"{self._service}.{handler}" if handler else ""
 
     def _ask(self, *words: str) -> Any:
         """Return what a command answers, from the place of any supervisor."""
@@ -282,6 +371,13 @@ class Stage:
         done = supervisor.run(*words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def _end_of(supervisor: Supervisor) -> End:
+    pid, code = supervisor.pid, supervisor.exit_code()
+    numbers = [number for whom, number, _ in supervisor.asked if whom == pid]
+    last = " ".join(supervisor.log.splitlines()[-1:])
+    return End(supervisor.name, pid, code, monotonic(), numbers, last)
 
 
 def _is_ready(supervisor: Supervisor) -> bool:

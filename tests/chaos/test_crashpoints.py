@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
 
 from acceptance.running import eventually
-from chaos.crashpoints import IN_HANDLERS, POINTS, resolve
+from chaos.crashpoints import IN_HANDLERS, OUTBOX_POINTS, POINTS, RELAY_POINTS, Point, resolve
 from chaos.executions import faults
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, judge, settle
@@ -27,10 +27,11 @@ _MOVE = 3.0
 places = pytest.mark.parametrize("place", ["servers", "embedded"])
 
 
-@pytest.mark.parametrize("name", POINTS)
-def test_a_point_names_a_function_that_there_is(name: str) -> None:
-    _, _, function = resolve(POINTS[name])
-    assert callable(function)
+@pytest.mark.parametrize("points", [POINTS, OUTBOX_POINTS, RELAY_POINTS])
+def test_a_point_names_a_function_that_there_is(points: Mapping[str, Point]) -> None:
+    for point in points.values():
+        _, _, function = resolve(point)
+        assert callable(function)
 
 
 @pytest.mark.long
@@ -116,11 +117,12 @@ def reshard(stage: Stage, name: str, shards: int) -> None:
     """Change the number of shards, and wait until somebody dies at a point, and it is done."""
     with ExitStack() as stack:
         with stage.armed({name: 1.0}):
-            asked = next(iter(stage.supervisors.values())).begin("reshard", "--to", str(shards))
+            asked = stage.reshard(next(iter(stage.supervisors.values())), shards)
             stack.callback(asked.wait)
             stack.callback(asked.kill)
             eventually(lambda: _alive(stage) and died(stage, name), f"a process dies: {name}")
         eventually(lambda: _alive(stage) and asked.poll() is not None, "the reshard is over")
+        stage.resharded(asked)
 
 
 def died(stage: Stage, name: str) -> bool:

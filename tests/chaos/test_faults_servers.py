@@ -15,6 +15,7 @@ from chaos.faults.outages import killed, stopped
 from chaos.faults.rabbitmq import (
     close_connections,
     delete_queue,
+    depths,
     queues,
     short_of_disk,
     short_of_memory,
@@ -80,6 +81,25 @@ def test_a_queue_that_an_operator_deletes(rabbitmq: RabbitMQ, amqp_url: str) -> 
 
     assert queues(rabbitmq, amqp_url) == ["other"]
     assert delete_queue(rabbitmq, amqp_url, "one") == -1
+
+
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
+def test_what_a_queue_holds_is_what_waits_and_what_is_not_acknowledged(
+    rabbitmq: RabbitMQ, amqp_url: str, kind: str
+) -> None:
+    assert depths(rabbitmq, amqp_url) == {}
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for name in ("one", "other"):
+            channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
+        for _ in range(2):
+            channel.basic_publish("", "one", b"hello")
+        assert depths(rabbitmq, amqp_url) == {"one": 2, "other": 0}
+        tag = channel.basic_get("one")[0].delivery_tag
+        assert depths(rabbitmq, amqp_url) == {"one": 2, "other": 0}
+        channel.basic_ack(tag)
+        until(lambda: depths(rabbitmq, amqp_url) == {"one": 1, "other": 0})
 
 
 @pytest.mark.parametrize("fault", [short_of_memory, short_of_disk])

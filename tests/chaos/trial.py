@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -11,11 +11,11 @@ from time import monotonic
 
 from chaos.blows import thrown
 from chaos.checker import Case, check
-from chaos.database import effects
-from chaos.deaths import logs_in, unexplained
+from chaos.clerk import recorded
+from chaos.deaths import logs_in, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
-from chaos.history import Entry
+from chaos.history import BEGINS, Entry
 from chaos.nemesis import FAULTS, Blow, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
@@ -115,7 +115,7 @@ def run(stage: Stage, plan: Plan, available: Mapping[str, Fault] = FAULTS) -> Ve
         Nemesis(stage, told, plan.at_once).strike(blows)
         healed = monotonic()
         stage.last(_CALM)
-    stuck = settle(stage, healed)
+    stuck = [*settle(stage, healed), *settle_shards(stage, healed)]
     recovery = monotonic() - healed
     aside = stage.set_aside()
     stage.drain()
@@ -131,12 +131,27 @@ def _throw(name: str, fault: Fault, stage: Stage, random: Random) -> None:
         fault(stage, random)
 
 
-def settle(stage: Stage, healed: float | None = None) -> list[str]:
+def settle(stage: Stage, healed: float | None = None, *, gone: Collection[str] = ()) -> list[str]:
     """Wait until everything has come to its end; return what has not, in time.
 
-    ``healed`` is when the last fault ended: now, if nothing is said.
+    That is what has no effect and is not set aside; and then what is left in the queues, waiting or
+    not acknowledged. ``healed`` is when the last fault ended: now, if nothing is said. ``gone`` are
+    ids that may never come to their end.
     """
     deadline = LIVENESS + (monotonic() if healed is None else healed)
+    return _unfinished(stage, deadline, gone) or _left(stage, deadline)
+
+
+def _left(stage: Stage, deadline: float) -> list[str]:
+    """Wait until the broker holds nothing but what is set aside; return what else it holds."""
+    while (left := stage.left()) and monotonic() < deadline:
+        stage.revive()
+        stage.last(_PAUSE)
+    return left
+
+
+def _unfinished(stage: Stage, deadline: float, gone: Collection[str]) -> list[str]:
+    """Wait until everything has its effect, or is set aside; return what has not."""
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
     while True:
         stage.revive()
@@ -146,11 +161,19 @@ def settle(stage: Stage, healed: float | None = None) -> list[str]:
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()
-        whole = {id_ for handler, id_ in aside if not handler}
+        whole = {*gone, *(id_ for handler, id_ in aside if not handler)}
         missing = sorted(f"{h} {i}" for h, i in left - aside if i not in whole)
         if not missing or monotonic() > deadline:
             return missing
         stage.last(_PAUSE)
+
+
+def settle_shards(stage: Stage, healed: float) -> list[str]:
+    """Wait until no change of the number of shards is under way; return what is, in the end."""
+    while (change := stage.change()) and monotonic() < healed + LIVENESS:
+        stage.revive()
+        stage.last(_PAUSE)
+    return [f"the change of shards: {change}"] if change else []
 
 
 def judge(
@@ -159,8 +182,11 @@ def judge(
     """Return the verdict on what the history of a stage tells."""
     entries = _entries(stage)
     executions, trouble = join(entries), faults(entries)
+    kept = recorded(entries)
+    lease_ttl, claim_ttl = stage.ttls
     published = {e.id: (e.key, e.sequence) for e in entries if e.what == "invoke"}
     confirmed = {e.id for e in entries if e.what == "confirmed"}
+    abandoned = {e.id for e in entries if e.what == "abandoned"}
     found = check(
         Case(
             executions=executions,
@@ -168,21 +194,35 @@ def judge(
             faults=trouble,
             set_aside=stage.dead_letters,
             parked=stage.parked,
+            hopeless=stage.workload.hopeless(entries, stage.reasons),
+            parking=stage.workload.parking,
+            crash_limit=stage.crash_limit,
+            lease_ttl=lease_ttl,
+            claim_ttl=claim_ttl,
             optional={published[id_] for id_ in published.keys() - confirmed},
             unordered=stage.workload.unordered,
+            single_active=stage.single_active,
             transactional=stage.database is not None,
             published=published,
-            published_again=_again(entries),
+            sent=_sent(entries),
+            changes=changes_in(entries),
+            published_again=stage.workload.published_again(entries),
+            recorded=kept,
             parents=stage.workload.parents,
             concurrency=stage.concurrency,
         )
     )
-    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(published.keys() - confirmed))]
+    harm = toll(executions, trouble, thrown(entries))
+    unheard = published.keys() - confirmed - abandoned
+    found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(unheard))]
     found.wrong = [
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
         *too_few(plan, len(confirmed), found.effects),
-        *unexplained(logs_in(stage.folder), trouble),
+        *unharmed(plan, harm),
+        *([] if kept or not found.effects else ["nobody noted what the dedup store recorded"]),
+        *unexplained_ends(stage.ends, trouble),
+        *unexplained(logs_in(stage.folder), trouble, stage.asked),
     ]
     return Verdict(
         plan,
@@ -190,15 +230,15 @@ def judge(
         [] if found.held else story(found, entries, trouble),
         timeline(plan.schedule, entries, executions, trouble),
         published=len(confirmed),
-        unknown=sum(e.what == "unknown" for e in entries),
+        unknown=sum(e.what in ("unknown", "abandoned") for e in entries),
         set_aside=len(aside),
-        toll=toll(executions, trouble, thrown(entries)),
+        toll=harm,
     )
 
 
 def too_few(plan: Plan, events: int, effects: int) -> list[str]:
     """Tell where so little happened in a trial that it shows nothing."""
-    least = _LEAST * plan.rate * plan.seconds
+    least = max(1.0, _LEAST * plan.rate * plan.seconds)
     return [
         f"there are only {number} {what}, where {least:g} are the least"
         for what, number in (("confirmed events", events), ("effects", effects))
@@ -206,10 +246,25 @@ def too_few(plan: Plan, events: int, effects: int) -> list[str]:
     ]
 
 
-def _again(entries: Sequence[Entry]) -> set[str]:
-    """Return the ids that publishers sent more than once, since they heard of no confirm."""
-    times = Counter(entry.id for entry in entries if entry.what == "invoke")
-    return {id_ for id_, number in times.items() if number > 1}
+def unharmed(plan: Plan, harm: Toll) -> list[str]:
+    """Tell where faults were planned, and none of them met anybody."""
+    return ["no fault met anybody"] if plan.schedule and not any(harm.faults.values()) else []
+
+
+def changes_in(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """Return since when and until when the number of shards was changed."""
+    found: list[tuple[float, float]] = []
+    for entry in entries:
+        if entry.what == "change" and entry.detail == BEGINS:
+            found.append((entry.at, math.inf))
+        elif entry.what == "change":
+            found = [(since, min(until, entry.at)) for since, until in found]
+    return found
+
+
+def _sent(entries: Sequence[Entry]) -> dict[str, float]:
+    """Return when publishers sent each id for the first time."""
+    return {entry.id: entry.at for entry in reversed(entries) if entry.what == "invoke"}
 
 
 def _entries(stage: Stage) -> list[Entry]:
@@ -217,4 +272,4 @@ def _entries(stage: Stage) -> list[Entry]:
     entries = stage.history.entries()
     if stage.database is None:
         return entries
-    return sorted([*entries, *effects(stage.database)], key=lambda entry: entry.at)
+    return sorted([*entries, *stage.database.effects()], key=lambda entry: entry.at)

@@ -6,21 +6,26 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count
-from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from acceptance.apps.events import Step
+from chaos.apps import books
 from chaos.apps.bank import Transfer
 from chaos.apps.ledger import DEAD, FLAKY, HOPELESS, Strict
 from chaos.checker import Due
-from chaos.database import balances
+from chaos.database import Records
 from chaos.history import Entry
 from chaos.publishing import Publication
 from worker.demo.history import Change
 from worker.ids import derived_id
 
 _SECONDS = 0.005
+#: The share of the events whose handlers take so many seconds: some longer than a lease lives
+#: (3 s), some longer than a claim (5 s). And how many of a key at most, as its others wait for it.
+_LONG, _LONG_SECONDS, _MOST_LONG = 0.004, (1.0, 7.0), 2
+#: Keys of a publisher that dies.
+_STRAY_KEYS = 3
 
 
 class Workload(ABC):
@@ -31,8 +36,9 @@ class Workload(ABC):
     #: The handlers of an event, by its name.
     handlers: ClassVar[Mapping[str, Sequence[str]]]
     unordered: ClassVar[Collection[str]] = ()
-    #: The handlers that publish.
+    #: The handlers that publish, and those that park the keys of what they cannot do.
     parents: ClassVar[Collection[str]] = ()
+    parking: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
@@ -50,8 +56,20 @@ class Workload(ABC):
             for handler in self.handlers[e.detail]
         }
 
+    def hopeless(self, entries: Iterable[Entry], reasons: Mapping[Due, str]) -> set[Due]:
+        """Return what is ordered to fail for good; ``reasons`` are those of what is set aside."""
+        return set()
+
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return the ids that the broker may have got more than once.
+
+        Publishers send again what they heard of no confirm for.
+        """
+        times = Counter(entry.id for entry in entries if entry.what == "invoke")
+        return {id_ for id_, number in times.items() if number > 1}
+
     def mistakes(
-        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+        self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]
     ) -> list[str]:
         """Return what is wrong in the end that no execution tells; ``aside`` as for ``wanted``."""
         return []
@@ -68,6 +86,7 @@ class Ledger(Workload):
         "test.step": ("ledger.count", "ledger.observe"),
         "test.strict": ("ledger.post",),
     }
+    parking = ("ledger.post",)
     _STRICT = 4
     _PARKED_AT = 30
 
@@ -78,6 +97,7 @@ class Ledger(Workload):
     def stream(self, number: int, publishers: int) -> Iterator[Publication]:
         """Yield events of the keys of this publisher, those of the first keys most often."""
         random = Random(f"{self._seed} publisher {number}")
+        long = _Long(Random(f"{self._seed} long {number}"))
         keys = range(number, self._keys, publishers)
         weights = [*accumulate(1 / (rank + 1) for rank in range(len(keys)))]
         sequences = Counter[str]()
@@ -89,12 +109,42 @@ class Ledger(Workload):
             if key < self._STRICT:
                 hopeless = sequence == self._PARKED_AT and key % 2 == 0
                 fault = HOPELESS if hopeless else ""
-                strict = Strict(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                seconds = long.seconds(name)
+                strict = Strict(key=name, sequence=sequence, fault=fault, seconds=seconds)
                 yield Publication(strict, sequence)
             else:
                 (fault,) = random.choices(["", FLAKY, DEAD], [1.0, 0.01, 0.003])
-                step = Step(key=name, sequence=sequence, fault=fault, seconds=_SECONDS)
+                step = Step(key=name, sequence=sequence, fault=fault, seconds=long.seconds(name))
                 yield Publication(step, sequence)
+
+    def hopeless(self, entries: Iterable[Entry], reasons: Mapping[Due, str]) -> set[Due]:
+        """Return what is dead by order, and what fails always.
+
+        What fails twice may be given up before it succeeds, where so much waits for retries that it
+        holds up a shard; the reason says so then.
+        """
+        return {
+            (handler, e.id)
+            for e in entries
+            if e.what == "invoke" and e.order
+            for handler in self.handlers[e.detail]
+            if e.order in (DEAD, HOPELESS) or _is_early(reasons.get((handler, e.id), ""))
+        }
+
+
+class _Long:
+    """Which events take long, by a seed."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._of_key = Counter[str]()
+
+    def seconds(self, key: str) -> float:
+        """Return what the handlers of the next event of a key take."""
+        if self._random.random() >= _LONG or self._of_key[key] >= _MOST_LONG:
+            return _SECONDS
+        self._of_key[key] += 1
+        return self._random.uniform(*_LONG_SECONDS)
 
 
 class Bank(Workload):
@@ -102,8 +152,10 @@ class Bank(Workload):
 
     app = "chaos.apps.bank"
     handlers: ClassVar[Mapping[str, Sequence[str]]] = {"bank.transfer": ("bank.withdraw",)}
-    unordered = ("bank.deposit",)
-    parents = ("bank.withdraw",)
+    unordered: ClassVar[Collection[str]] = ("bank.deposit",)
+    parents: ClassVar[Collection[str]] = ("bank.withdraw",)
+    #: The event of a transfer.
+    kind: ClassVar[Any] = Transfer
     _FIRST, _SECOND = "bank.withdraw", "bank.deposit"
 
     def __init__(self, seed: int, accounts: int = 50) -> None:
@@ -117,7 +169,7 @@ class Bank(Workload):
         while True:
             source = random.randrange(number, self._accounts, publishers)
             target = random.randrange(self._accounts)
-            transfer = Transfer(
+            transfer = self.kind(
                 source=f"account-{source}",
                 target=f"account-{target}",
                 amount=random.randint(1, 100),
@@ -140,15 +192,22 @@ class Bank(Workload):
         }
         return super().wanted(entries, aside) | second
 
+    def published_again(self, entries: Iterable[Entry]) -> set[str]:
+        """Return those ids, and the second half of each transfer that was begun more than once."""
+        entries = [*entries]
+        begun = [e for e in entries if e.what == "begin" and e.handler == self._FIRST]
+        times = Counter(e.id for e in begun)
+        return super().published_again(entries) | {_child(e) for e in begun if times[e.id] > 1}
+
     def mistakes(
-        self, entries: Sequence[Entry], database: Path | None, aside: Collection[Due]
+        self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]
     ) -> list[str]:
         """Tell of money that was made or lost, beside what second effects explain.
 
-        The one who counts is ``balances``: of the database, or else of all effects together. The
-        money of a half that was set aside is under way: whoever replays it brings it on.
+        The one who counts is the database, or else all effects together. The money of a half that
+        was set aside is under way: whoever replays it brings it on.
         """
-        have = balances(database) if database is not None else _balances(entries)
+        have = database.balances() if database is not None else _balances(entries)
         total = sum(have.values())
         # Second effects are judged by the checker; here each counts as it moved money.
         moved = defaultdict[tuple[str, str], list[int]](list)
@@ -176,6 +235,17 @@ class Bank(Workload):
         }
 
 
+class BankWithOutbox(Bank):
+    """The same on SQLAlchemy: the second halves go through an outbox, in order per account."""
+
+    app = "chaos.apps.books"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = {"books.transfer": ("books.withdraw",)}
+    unordered = ()
+    parents = ()
+    kind = books.Transfer
+    _FIRST, _SECOND = "books.withdraw", "books.deposit"
+
+
 class GitHistory(Workload):
     """The changes of a repository's files, in their order; a path is a key."""
 
@@ -195,6 +265,22 @@ class GitHistory(Workload):
                 yield Publication(step, change.revision - 1)
 
 
+def strays(app: str, name: str) -> Iterator[Publication]:
+    """Yield events for a service's module, of keys that are those of this publisher alone."""
+    random = Random(f"stray {name}")
+    sequences = Counter[str]()
+    while True:
+        key = f"{name}/{random.randrange(_STRAY_KEYS)}"
+        sequence = sequences[key]
+        sequences[key] += 1
+        if app == Bank.app:
+            target, amount = f"{name}/target", random.randint(1, 100)
+            transfer = Transfer(source=key, target=target, amount=amount, sequence=sequence)
+            yield Publication(transfer, sequence)
+        else:
+            yield Publication(Step(key=key, sequence=sequence, seconds=_SECONDS), sequence)
+
+
 def hash_of(text: str) -> int:
     """Return a number that is the same in every process."""
     return sum(text.encode())
@@ -202,6 +288,10 @@ def hash_of(text: str) -> int:
 
 def _has_effect(entry: Entry, handler: str) -> bool:
     return entry.what == "effect" and entry.handler == handler
+
+
+def _is_early(reason: str) -> bool:
+    return reason.startswith("given up early")
 
 
 def _is_aside(entry: Entry, aside: Collection[Due]) -> bool:

@@ -415,9 +415,12 @@ def test_a_server_that_hangs_is_told_within_the_timeout(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("number", ["its own", "a pooler's"])
 def test_what_was_sent_before_never_happens_after_it_was_sent_again(
-    open_store: Open, admin: Admin
+    open_store: Open, admin: Admin, number: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if number == "a pooler's":  # PgBouncer makes one up
+        monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 1_234_567_890)
     store, record = open_store(options=StoreOptions(timeout=1.0)), new_record()
     sessions = (
         "SELECT pid FROM pg_stat_activity"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from typing import NoReturn
 
 import psycopg
 import pytest
@@ -96,3 +99,85 @@ def test_a_lost_answer_is_given_again(link: Proxy, peer: Peer, near: Peer) -> No
         peer.complete(record)
     assert near.claim(record).answer is Answer.DUPLICATE
     assert insist(partial(peer.complete, record)) is ALREADY_DONE
+
+
+def test_nothing_is_said_at_the_start_that_a_pooler_does_not_take() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"postgresql://user@127.0.0.1:{server.getsockname()[1]}/database"
+        opening = pool.submit(
+            PostgresStore.open, f"{url}?sslmode=disable&gssencmode=disable", OPTIONS
+        )
+        connection, _ = server.accept()
+        with connection:
+            words = connection.recv(4096)[8:].split(b"\0")
+        with pytest.raises(DedupUnavailable):
+            opening.result()
+    assert {*words[::2]} - {b""} <= {b"user", b"database", b"application_name"}
+
+
+def test_a_session_is_as_it_has_to_be_whatever_is_set_for_its_user(
+    near: Peer, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(
+            """ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable';
+            ALTER ROLE CURRENT_USER SET statement_timeout = 0;
+            CREATE TABLE seen AS SELECT name, setting FROM pg_settings WHERE false;
+            CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO seen SELECT name, setting FROM pg_settings; RETURN NULL; END $$;
+            CREATE TRIGGER look AFTER INSERT ON qworker_dedup_held EXECUTE FUNCTION look()"""
+        )
+        try:
+            near.store.close()
+            assert near.claim(new_record()) == Verdict(FRESH, 1)
+        finally:
+            admin.execute("ALTER ROLE CURRENT_USER RESET ALL")
+        found: dict[str, str] = dict(admin.execute("SELECT name, setting FROM seen").fetchall())
+    assert found["transaction_isolation"] == "read committed"
+    assert found["statement_timeout"] == found["lock_timeout"] == "1350"
+    assert found["idle_in_transaction_session_timeout"] == "1500"
+
+
+# Where names are not looked up
+
+
+def by_name(url: str) -> str:
+    return url.replace("127.0.0.1", "localhost")
+
+
+@contextmanager
+def without_name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As the system's look-up is then: silent, for longer than anybody wants to wait."""
+    back = threading.Event()
+
+    def look_up(*_: object, **__: object) -> NoReturn:
+        back.wait(5 * OPTIONS.timeout)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", look_up)
+        yield
+        back.set()
+
+
+def test_name_servers_that_are_away_are_told_within_the_timeout(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with without_name_servers(monkeypatch):
+        began = time.monotonic()
+        with pytest.raises(DedupUnavailable, match="failed to resolve host 'localhost'"):
+            PostgresStore.open(by_name(postgres_url), OPTIONS)
+        assert time.monotonic() - began < 2 * OPTIONS.timeout
+
+
+def test_a_server_is_found_again_while_the_name_servers_are_away(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        closing(PostgresStore.open(by_name(postgres_url), OPTIONS)) as store,
+        without_name_servers(monkeypatch),
+    ):
+        store.close()
+        began = time.monotonic()
+        assert Peer(store).claim(new_record()) == Verdict(FRESH, 1)
+        assert time.monotonic() - began < OPTIONS.timeout

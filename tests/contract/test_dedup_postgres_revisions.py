@@ -47,3 +47,32 @@ def test_a_user_who_may_not_make_the_table_goes_on_without_revisions(
     finally:
         admin.execute("DROP OWNED BY clerk")
         admin.execute("DROP ROLE clerk")
+
+
+def test_a_user_who_may_not_use_the_table_goes_on_without_revisions(
+    postgres_url: str, admin: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    admin.execute("CREATE ROLE clerk LOGIN")
+    try:
+        admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
+        PostgresStore.open(postgres_url, OPTIONS).close()  # the owner's release is a newer one
+        store = PostgresStore.open(postgres_url.replace("qworker@", "clerk@"), OPTIONS)
+        assert store.keeps_revisions is False
+        store.close()
+    finally:
+        admin.execute("DROP OWNED BY clerk")
+        admin.execute("DROP ROLE clerk")
+
+
+def test_what_is_kept_long_enough_is_swept_and_nothing_else(
+    postgres_url: str, admin: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    def places() -> list[tuple[object, ...]]:
+        return admin.execute("SELECT place FROM qworker_dedup_revisions").fetchall()
+
+    store, other = PostgresStore.open(postgres_url, OPTIONS), bytes(RECORD_BYTES - 1) + b"1"
+    store.apply(Batch(marks=[Mark(PLACE, 3), Mark(other, 4)]))
+    store.close()
+    admin.execute("UPDATE qworker_dedup_revisions SET expires = 1 WHERE place = %s", [PLACE])
+    PostgresStore.open(postgres_url, OPTIONS).close()
+    assert places() == [(other,)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
 
@@ -150,6 +151,19 @@ def test_many_may_open_a_new_file_at_once(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = sorted(pool.map(open_and_claim, range(8)))
     assert answers == [Answer.FRESH, *[Answer.BUSY] * 7]
+
+
+def test_the_lock_is_asked_for_often(path: Path, open_store: Open) -> None:
+    """By SQLite's own waiting it was asked for every 100 ms, and missed for 2 s, beside others."""
+    store = open_store()
+    asked: list[str] = []
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert store._file.db is not None
+        store._file.db.set_trace_callback(asked.append)
+        with pytest.raises(DedupUnavailable, match="locked past the timeout"):
+            store.parked("bank")
+    assert asked.count("BEGIN IMMEDIATE") >= 5, asked
 
 
 def test_a_file_that_stays_locked_is_told_and_waited_for(path: Path, open_store: Open) -> None:

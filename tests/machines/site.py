@@ -11,8 +11,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
-from acceptance.running import STEPS, Ledger, eventually
+from acceptance.running import STEPS, TESTS, Ledger, eventually
 from chaos.checker import Case, check
+from chaos.clerk import STARTUP, VARIABLE, recorded
 from chaos.deaths import Watch
 from chaos.executions import Execution, Fault, Kind, gaps, join, owners
 from chaos.findings import Findings
@@ -23,6 +24,8 @@ from servers import Guard
 from worker.transport.capabilities import sqlite_path
 
 _LOCAL = "127.0.0.1"
+#: Seconds that a lease and a claim live, where nothing is set.
+_TTL = 10.0
 #: Seconds within which a shard under steady load begins something.
 _LATELY = 2.0
 #: Seconds that a shard may stand still while it changes hands, beside the handler that runs.
@@ -90,6 +93,10 @@ class Site:
             entrance=entrance,
             **settings,
         )
+        made.environ |= {
+            "PYTHONPATH": f"{STARTUP}:{TESTS}",
+            VARIABLE: str(self.ledger.file),
+        }
         self._closing.callback(made.end)
         self._supervisors.append(made)
         return made
@@ -200,12 +207,20 @@ class Site:
         self.until_done(load)
         for supervisor in supervisors:
             assert supervisor.drain() == 0, supervisor.name
+        assert load.confirmed, "something was published"
+        struck = [fault for fault in self.faults if fault.kind is not Kind.GONE]
+        assert undisturbed or struck, "some fault met somebody"
+        kept = recorded(self.ledger.entries())
+        assert kept, "somebody notes what the dedup store recorded"
         found = check(
             Case(
                 executions=self.executions(),
                 wanted={*product(STEPS, load.confirmed)},
+                recorded=kept,
                 faults=self.faults,
                 single_active=single_active,
+                lease_ttl=min(s.setting("lease_ttl", _TTL) for s in self._supervisors),
+                claim_ttl=min(s.setting("claim_ttl", _TTL) for s in self._supervisors),
             )
         )
         assert found.undisturbed if undisturbed else found.held, found.summary

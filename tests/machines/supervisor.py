@@ -51,10 +51,12 @@ class Supervisor(Service):
         self.entrance = entrance
         self.environ["SUPERVISOR"] = name
         self.use_ledger(ledger)
+        #: What a test sent to its starts: the pid, the number of the signal, and when.
+        self.asked: list[tuple[int, int, float]] = []
         self._note = note
         self._guard = guard
         #: The start that was asked to drain; two faults may want that at once.
-        self._asked: int | None = None
+        self._draining: int | None = None
         self._asking = threading.Lock()
 
     def start(self, *options: str) -> None:
@@ -81,15 +83,24 @@ class Supervisor(Service):
         """The pid of its last start, if there was one."""
         return None if self._process is None else self._process.pid
 
+    def setting(self, name: str, default: float) -> float:
+        """Return a number that it was started with."""
+        return float(self.environ.get(f"QWORKER_{name.upper()}", default))
+
     def children(self) -> list[int]:
         """Return the pids of the processes that it runs, whatever their state."""
         return children_of(self.pid)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor alone."""
+        self.asked.append((self.pid, number, monotonic()))
+        super().signal(number)
+
     def terminate(self) -> None:
         """Ask it to drain, by SIGTERM: once, because a second one stops it at once."""
         with self._asking:
-            if self._asked != self.pid:
-                self._asked = self.pid
+            if self._draining != self.pid:
+                self._draining = self.pid
                 self.signal(signal.SIGTERM)
 
     def drain(self) -> int:
@@ -129,7 +140,7 @@ class Supervisor(Service):
                 # Whoever outlived its supervisor for a moment is struck too.
                 return sorted({self.pid, *group_of(self.pid)})
 
-    def _send(self, number: signal.Signals, part: Part, pids: list[int]) -> None:
+    def _send(self, number: int, part: Part, pids: list[int]) -> None:
         if part is Part.GROUP:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)  # at one stroke: none sees that another is gone

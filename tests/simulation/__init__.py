@@ -1,4 +1,4 @@
-"""The service as a whole, single-threaded, under thousands of random schedules; a seed is a replay.
+"""A service, single-threaded, under thousands of random schedules; a seed is a replay.
 
 What runs is the product: supervisors with their keepers, dealers and resharders, children with
 their consumers, on the embedded broker and the stores in memory. Simulated is what lies between

@@ -21,8 +21,9 @@ class Mutation(NamedTuple):
     first: int
     #: The mechanism of the product that is turned off by it.
     mechanism: str
-    #: What the finding that counts begins with; any does where it is empty.
-    sees: str
+    #: The promises that it breaks, each as the findings of them begin. Only these count: a schedule
+    #: that is red for another reason shows that something is wrong, and not that this is seen.
+    sees: tuple[str, ...]
 
     def noticed(self, result: Result) -> Finding | None:
         """Return the first finding that shows it."""
@@ -34,12 +35,13 @@ MUTATIONS: dict[str, Mutation] = {}
 
 
 def mutation(
-    course: str, first: int = 0, *, off: str, sees: str = ""
+    course: str, first: int = 0, *, off: str, sees: str | tuple[str, ...]
 ) -> Callable[[Callable[[], Iterator[None]]], None]:
     """Put a function into the table that breaks something until it is gone on with."""
 
     def note(function: Callable[[], Iterator[None]]) -> None:
         name = function.__name__.replace("_", " ")
-        MUTATIONS[name] = Mutation(contextmanager(function), course, first, off, sees)
+        told = (sees,) if isinstance(sees, str) else sees
+        MUTATIONS[name] = Mutation(contextmanager(function), course, first, off, told)
 
     return note

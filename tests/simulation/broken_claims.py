@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +12,7 @@ from worker.dedup import memory
 from worker.dedup.base import Answer, Batch, Claim, Complete, Held, Verdict, judge_claim
 from worker.detour import Detour
 from worker.dialogue import Dialogue
+from worker.fate import Fate
 from worker.holds import Holds
 from worker.settlement import Acks, Settlement
 from worker.sharding.lanes import Lanes
@@ -19,13 +20,18 @@ from worker.sharding.lanes import Lanes
 # -- claims and records
 
 
-@mutation("cuts", 23, off="deadline of a claim")
+@mutation(
+    "cuts",
+    23,
+    off="deadline of a claim",
+    sees=("begins when its claim is over", "begins without its claim", "begins while it runs"),
+)
 def claims_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.dialogue._TRUST_SHARE", 3.0):
         yield
 
 
-@mutation("sleepers", 82, off="compare-and-set on complete")
+@mutation("sleepers", 82, off="compare-and-set on complete", sees="a stale owner changed a record")
 def completes_whoever_owns_it() -> Iterator[None]:
     def complete(self: memory.Records, entry: Complete, now: float, options: Any) -> Answer:
         self.held.pop(entry.record, None)
@@ -93,19 +99,23 @@ def _instead_of_busy(answer: Answer) -> Callable[..., Verdict]:
     return judge_otherwise
 
 
-@mutation("breaks", off="hold on busy")
+@mutation("breaks", off="hold on busy", sees=("settled before it is recorded", "lost"))
 def busy_is_taken_for_a_duplicate() -> Iterator[None]:
     with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.DUPLICATE)):
         yield
 
 
-@mutation("processes", off="hold on busy")
+@mutation(
+    "processes",
+    off="hold on busy",
+    sees=("begins without its claim", "begins while it runs", "a second effect"),
+)
 def busy_is_taken_for_fresh() -> Iterator[None]:
     with patch("worker.dedup.memory.judge_claim", _instead_of_busy(Answer.FRESH)):
         yield
 
 
-@mutation("breaks", 50, off="renewal of claims")
+@mutation("breaks", 50, off="renewal of claims", sees=("begins while it runs", "a second effect"))
 def claims_are_not_renewed() -> Iterator[None]:
     with patch.object(Dialogue, "_renewals", lambda *_: []):
         yield
@@ -114,7 +124,7 @@ def claims_are_not_renewed() -> Iterator[None]:
 # -- settlement
 
 
-@mutation("short", off="order of done and ack")
+@mutation("short", off="order of done and ack", sees=("settled before it is recorded", "lost"))
 def acknowledged_before_it_is_recorded() -> Iterator[None]:
     complete = Dialogue.complete
     settled = Consumer._settled
@@ -139,7 +149,7 @@ def acknowledged_before_it_is_recorded() -> Iterator[None]:
         yield
 
 
-@mutation("short", off="order of done and ack")
+@mutation("short", off="order of done and ack", sees="lost")
 def acknowledged_when_it_is_delivered() -> Iterator[None]:
     def deliver(self: Settlement, tag: int) -> None:
         self._highest = tag
@@ -149,7 +159,7 @@ def acknowledged_when_it_is_delivered() -> Iterator[None]:
         yield
 
 
-@mutation("short", 34, off="contiguous ack")
+@mutation("short", 34, off="contiguous ack", sees="lost")
 def acknowledged_beyond_a_gap() -> Iterator[None]:
     def take(self: Settlement, *, everything: bool = False) -> Acks:
         if not self._finished:
@@ -174,7 +184,7 @@ def acknowledged_beyond_a_gap() -> Iterator[None]:
         yield
 
 
-@mutation("short", off="order of confirm and done")
+@mutation("short", off="order of confirm and done", sees="lost")
 def a_dead_letter_is_recorded_before_it_is_confirmed() -> Iterator[None]:
     def insist(self: Detour, message: Any, channel: Any, done: Any, *_: Any) -> None:
         done()
@@ -187,7 +197,7 @@ def a_dead_letter_is_recorded_before_it_is_confirmed() -> Iterator[None]:
 # -- order
 
 
-@mutation("processes", off="lanes")
+@mutation("processes", off="lanes", sees=("out of order", "two handlers of a key at once"))
 def a_lane_runs_twice_at_once() -> Iterator[None]:
     take = Lanes.take
 
@@ -203,20 +213,37 @@ def a_lane_runs_twice_at_once() -> Iterator[None]:
         yield
 
 
-@mutation("short", off="hold of a retry")
+@mutation("short", off="attempts of a message", sees="taken for poison")
+def what_fails_is_given_up_at_once() -> Iterator[None]:
+    failed = Fate._failed
+
+    def fail(self: Fate, task: Any, last: Any, _delay: object, lane: Any) -> bool:
+        return failed(self, task, last, None, lane)
+
+    with patch.object(Fate, "_failed", fail):
+        yield
+
+
+@mutation("short", 2, off="hold of a retry", sees="out of order")
 def a_retry_does_not_hold_its_lane() -> Iterator[None]:
-    def for_retry(self: Holds, task: Any, lane: Any, due: float) -> None:
-        left = [*lane.left]
-        lane.left.clear()
+    """What failed goes to the end of its lane, and nothing behind it waits for it.
 
-        def again() -> None:
-            self._lanes.add(task, lane.place[1] if lane.place else None, lane.shard)
+    When it is its turn again the store still says when it is due: it waits for that, as always.
+    """
+    late: list[Any] = []
 
-        self._timers.at(due, again)
-        lane.left.extend(each for each in left if each is not task)
+    def fail(self: Fate, *given: Any) -> bool:
+        with patch.object(Holds, "for_retry", lambda _, task, *__: late.append(task)):
+            return failed(self, *given)
 
-    with (
-        patch.object(Holds, "for_retry", for_retry),
-        patch("worker.fate._back", lambda *_: False),
-    ):
+    def give_back(self: Lanes[Any], lane: Any, unfinished: Iterable[Any] = ()) -> None:
+        rest = [*unfinished]
+        finish(self, lane, [task for task in rest if task not in late])
+        for task in rest:
+            if task in late:
+                late.remove(task)
+                self.add(task, lane.place[1] if lane.place else None, lane.shard)
+
+    failed, finish = Fate._failed, Lanes.finish
+    with patch.object(Fate, "_failed", fail), patch.object(Lanes, "finish", give_back):
         yield

@@ -20,10 +20,13 @@ from worker.supervisor.resharder import _CONNECTED, Resharder
 from worker.tenure import Tenure
 from worker.transport.inbound import Inbound, QueueChannel, _tag
 
+#: What two owners of one lease come to.
+_WITHOUT = ("begins without its lease", "has the fence of another", "two processes of a shard")
+
 # -- who may begin
 
 
-@mutation("sleepers", 3, off="fence check when it begins")
+@mutation("sleepers", 3, off="fence check when it begins", sees=_WITHOUT)
 def begins_without_looking_at_its_lease() -> Iterator[None]:
     def careless(self: Executor, task: Any, now: float) -> int | None:
         if self.draining or now > task.trusted_until:
@@ -38,7 +41,7 @@ def begins_without_looking_at_its_lease() -> Iterator[None]:
         yield
 
 
-@mutation("naps", 8, off="trust in a lease, its margin")
+@mutation("naps", 8, off="trust in a lease, its margin", sees=_WITHOUT)
 def leases_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.supervisor.keeper.trusted_until", lambda asked_at, ttl: asked_at + 2 * ttl):
         yield
@@ -47,26 +50,23 @@ def leases_are_trusted_past_their_end() -> Iterator[None]:
 # -- leases and hand-over
 
 
-@mutation("members", off="one owner of a lease")
+@mutation("members", 16, off="one owner of a lease", sees=_WITHOUT)
 def a_lease_is_granted_while_it_is_owned() -> Iterator[None]:
-    sync = Book.sync
+    """Of two who ask for what was free when they looked, the second one gets it too."""
 
     def grant(self: Book, said: Any, options: Any, *, now: float, floor: int) -> Any:
-        wanted = [*said.acquire]
-        if not self.leases or said.leaving:
-            return sync(self, said, options, now=now, floor=floor)
-        for name in [*self.leases]:
-            if self.leases[name].owner != said.member and not wanted and name.endswith("0"):
-                new = max(floor, self.granted + 1)
-                self.granted = new
-                self.leases[name] = LeaseRow(said.member, new, self.watched + options.ttl)
+        for name in said.acquire:
+            row = self.leases.get(name)
+            if row is not None and row.owner != said.member:
+                self.leases[name] = row._replace(owner="")
         return sync(self, said, options, now=now, floor=floor)
 
+    sync = Book.sync
     with patch.object(Book, "sync", grant):
         yield
 
 
-@mutation("naps", 8, off="length of a lease")
+@mutation("naps", 8, off="length of a lease", sees=_WITHOUT)
 def a_lease_ends_before_its_time() -> Iterator[None]:
     def is_owned(self: Book, row: LeaseRow) -> bool:
         return bool(row.owner) and row.until > self.watched + 1.7
@@ -75,7 +75,7 @@ def a_lease_ends_before_its_time() -> Iterator[None]:
         yield
 
 
-@mutation("members", off="rising fences")
+@mutation("members", off="rising fences", sees=("has the fence of another", "a fence that fell"))
 def the_epoch_does_not_rise() -> Iterator[None]:
     sync = Book.sync
 
@@ -87,7 +87,11 @@ def the_epoch_does_not_rise() -> Iterator[None]:
         yield
 
 
-@mutation("members", off="hand-over: finish first")
+@mutation(
+    "members",
+    off="hand-over: finish first",
+    sees=("gives its shard while it runs", "two processes of a shard at once"),
+)
 def given_before_running_handlers_end() -> Iterator[None]:
     def give(self: Tenure, shards: Iterable[int]) -> None:
         given = [shard for shard in shards if shard in self._executor.fences]
@@ -99,7 +103,9 @@ def given_before_running_handlers_end() -> Iterator[None]:
         yield
 
 
-@mutation("members", off="hand-over: close, then give")
+@mutation(
+    "members", off="hand-over: close, then give", sees=("given before it is closed", "out of order")
+)
 def given_before_its_channel_is_closed() -> Iterator[None]:
     def finish(self: Tenure, shards: list[int]) -> None:
         given, self._given = self._given, lambda _shards: None
@@ -115,7 +121,9 @@ def given_before_its_channel_is_closed() -> Iterator[None]:
         yield
 
 
-@mutation("members", off="hand-over: close, then give")
+@mutation(
+    "members", off="hand-over: close, then give", sees=("given before it is closed", "out of order")
+)
 def a_channel_is_left_open() -> Iterator[None]:
     with patch.object(Link, "close_channel", lambda *_: None):
         yield
@@ -174,7 +182,7 @@ def cancelled_when_it_is_given_and_closed_later() -> Iterator[None]:
         yield
 
 
-@mutation("sleepers", 4, off="fence check when it ends")
+@mutation("sleepers", 4, off="fence check when it ends", sees="outlived its lease unsaid")
 def it_is_not_said_who_outlived_its_lease() -> Iterator[None]:
     with patch.object(Tenure, "witnessing", lambda _, resolve: resolve):
         yield
@@ -183,7 +191,7 @@ def it_is_not_said_who_outlived_its_lease() -> Iterator[None]:
 # -- the number of shards
 
 
-@mutation("reshard", off="reshard: drain")
+@mutation("reshard", off="reshard: drain", sees=("out of order", "lost"))
 def the_old_shards_are_not_drained() -> Iterator[None]:
     advanced = Plan.advanced
 
@@ -195,13 +203,13 @@ def the_old_shards_are_not_drained() -> Iterator[None]:
         yield
 
 
-@mutation("reshard", off="reshard: markers")
+@mutation("reshard", off="reshard: markers", sees=("out of order", "lost"))
 def a_shard_counts_as_drained_before_its_marker() -> Iterator[None]:
     with patch.object(QueueChannel, "drained", property(lambda _: True)):
         yield
 
 
-@mutation("reshard", 16, off="reshard: bind")
+@mutation("reshard", 16, off="reshard: bind", sees="lost")
 def the_new_shards_are_not_bound() -> Iterator[None]:
     def unbound(app: Any, settings: Any, plan: Plan) -> tuple[Any, ...]:
         declared = declared_by(app, settings, plan)
@@ -215,7 +223,7 @@ def the_new_shards_are_not_bound() -> Iterator[None]:
         yield
 
 
-@mutation("releases", 2, off="reshard: all follow before it seals")
+@mutation("releases", 2, off="reshard: all follow before it seals", sees="lost")
 def nobody_is_waited_for_before_the_old_shards_are_sealed() -> Iterator[None]:
     """What only a newer release takes is bound by nobody else, and lost until it does."""
 
@@ -230,7 +238,7 @@ def nobody_is_waited_for_before_the_old_shards_are_sealed() -> Iterator[None]:
         yield
 
 
-@mutation("releases", 111, off="reshard: all follow before it seals")
+@mutation("releases", 111, off="reshard: all follow before it seals", sees="lost")
 def who_has_no_process_is_not_waited_for() -> Iterator[None]:
     """The same, where the only process that could bind it has just died."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from simulation.incidents import Menu
 from simulation.schedule import Course
-from simulation.world import Shape
+from simulation.service import FAIL, HOPELESS, KILLER, PARENT, REJECT
+from simulation.shapes import Shape
 
 _CHILDREN = ("doom", "doom", "doom", "kill", "connections", "pause", "cut", "term")
 _MEMBERS = (
@@ -75,6 +76,46 @@ COURSES = {
         length=120,
         messages=24,
         menu=Menu(_MEMBERS, most_members=3),
+    ),
+    # Messages with children, whose handler is another one of the service.
+    "children": Course(
+        Shape(children=True, durations=(0.0, 0.02, 0.1, 0.3)),
+        menu=Menu(_CHILDREN),
+        plans=(*[()] * 3, *[(PARENT,)] * 6, (FAIL, PARENT), (REJECT,)),
+        rarity=10,
+    ),
+    # The same where an effect is a transaction, with the id in it: nothing excuses a second one.
+    "transactions": Course(
+        Shape(children=True, once=True, durations=(0.0, 0.02, 0.3, 3.0)),
+        menu=Menu(_CHILDREN),
+        plans=(*[()] * 6, *[(PARENT,)] * 3, (FAIL, PARENT), (REJECT,)),
+        rarity=10,
+    ),
+    # Messages that fail to the end, and park their keys at both handlers.
+    "parked": Course(
+        Shape(handlers=2, parks=True),
+        length=160,
+        messages=30,
+        menu=Menu((*_CHILDREN, "kill", "term")),
+        plans=(*[()] * 10, (FAIL,), HOPELESS, (REJECT,)),
+        rarity=10,
+        steps=(0.02, 0.1, 0.25, 0.25),
+    ),
+    # Messages that kill their process, each time: two processes at the most.
+    "poison": Course(
+        Shape(crash_limit=2, concurrency=(2, 3), durations=(0.02, 0.1, 0.3, 1.5)),
+        messages=12,
+        menu=Menu(("doom", "kill", "connections", "connections")),
+        plans=(*[()] * 8, (FAIL,), (REJECT,), (KILLER,), (KILLER,)),
+        rarity=20,
+    ),
+    # Messages with the id of another one, and another payload.
+    "others": Course(others=3, rarity=10),
+    # One process at a time for all shards.
+    "alone": Course(
+        Shape(members=3, processes=1, shards=3, single_active=True),
+        length=140,
+        menu=Menu(_MEMBERS, most_members=4),
     ),
     # Several processes on each machine.
     "machines": Course(

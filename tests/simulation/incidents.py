@@ -117,10 +117,13 @@ class Incidents:
         world.note(process, "is cut off from:", server, process.cuts[server].value)
         # Who does not reach the broker can tell the store of its effects all the same.
         trouble = world.blame("CUT", process) if server != BROKER else None
+        since = CLOCK.now
 
         def mend() -> None:
             del process.cuts[server]
             world.note(process, "reaches again:", server)
+            if server == BROKER:
+                world.breaks.append((since, CLOCK.now))
             if trouble is not None and not process.dead:
                 trouble.until = CLOCK.now
 

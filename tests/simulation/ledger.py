@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from simulation import revisions
 from simulation.troubles import BROKER
-from worker.message import Context
-from worker.sharding.generations import lease_of
-from worker.telemetry import LeaseOutlived, RevisionSuperseded
+from worker.context import Context
+from worker.telemetry import DeadLettered, LeaseOutlived, RevisionSuperseded
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
@@ -56,7 +55,10 @@ class Attempt:
     member_id: str
     #: When it returned, or raised; None while it runs, or where its process died.
     end: float | None = None
-    effect: bool = False
+    #: When its effect happened; None where it had none.
+    effect: float | None = None
+    #: The message whose child it is about, as its payload says.
+    of: str = ""
     #: It ended when its lease was somebody's else, or nobody's.
     outlived: bool = False
 
@@ -81,9 +83,10 @@ class Ledger:
         self.wrong: list[Finding] = []
         self._expected: Attempt | None = None
         self._owners: dict[tuple[int, int], str] = {}
-        self._ended: set[tuple[str, str]] = set()
         #: Handler, message and fence of what was said to have outlived its lease.
         self._said: set[tuple[str, str, int]] = set()
+        #: Why a message was set aside, as the process said.
+        self.reasons: dict[str, str] = {}
 
     def expect(self, child: Child, task: Task) -> Attempt:
         """Note who is about to begin what."""
@@ -98,17 +101,17 @@ class Ledger:
             message.shard,
             0,
             self._world.clock(),
-            lease_of(child.generation, message.shard),
+            self._world.lease_of(child.generation, message.shard),
             child.member_id,
         )
         return self._expected
 
-    def begin(self, context: Context) -> None:
-        """A handler was called."""
+    def begin(self, context: Context, *, is_other: bool = False, of: str = "") -> None:
+        """A handler was called; ``is_other``: with the payload of another message."""
         attempt = self._expected
         assert attempt is not None
         self._expected = None
-        attempt.number, attempt.fence = context.attempt, context.fence
+        attempt.number, attempt.fence, attempt.of = context.attempt, context.fence, of
         self.attempts.append(attempt)
         self._world.note("begins", attempt)
         self._check_lease(attempt)
@@ -116,25 +119,33 @@ class Ledger:
         self._check_alone(attempt)
         for text in revisions.check_begin(self._world, attempt):
             self._complain_of(attempt, text)
+        if is_other:
+            self._complain_of(attempt, f"begins with another payload: {attempt}")
 
-    def end(self, attempt: Attempt, *, effect: bool) -> None:
-        """A handler came to an end; its effect, if it has one, happens now."""
-        attempt.end, attempt.effect = self._world.clock(), effect
-        if effect:
-            self._ended.add((attempt.handler, attempt.id))
-        self._world.note("effect of" if effect else "fails", attempt)
+    def commit(self) -> None:
+        """The transaction of the handler that was called last is committed: its effect."""
+        attempt = self.attempts[-1]
+        attempt.effect = self._world.clock()
+        self._world.note("commits", attempt)
+
+    def end(self, attempt: Attempt, *, done: bool) -> None:
+        """A handler came to an end; its effect, if it has one, happens now or was committed."""
+        attempt.end = self._world.clock()
+        if done and not self._world.shape.once:
+            attempt.effect = attempt.end
+        what = "ends" if self._world.shape.once else "effect of"
+        self._world.note(what if done else "fails", attempt)
         attempt.outlived = not attempt.is_under(self._lease(attempt))
-
-    def has_effect(self, handler: str, id_: str) -> bool:
-        return (handler, id_) in self._ended
 
     def hear(self, event: RuntimeEvent) -> None:
         """Note what a process says of itself."""
         if isinstance(event, LeaseOutlived):
             self._said.add((event.handler, event.message_id, event.fence))
-        if isinstance(event, RevisionSuperseded):
+        elif isinstance(event, RevisionSuperseded):
             for text in revisions.check_superseded(self._world, event):
                 self.complain(event.key, text, event.message_id)
+        elif isinstance(event, DeadLettered) and event.message_id is not None:
+            self.reasons[event.message_id] = event.reason
 
     def is_said(self, attempt: Attempt) -> bool:
         """Tell whether it was said of a handler that it outlived its lease."""
@@ -185,8 +196,8 @@ class Ledger:
     def check_settled(self, delivery: Delivery) -> None:
         """A task of it needs nothing more: it is recorded, or the message set aside."""
         message = delivery.message
-        if message is None:
-            return
+        if message is None or (delivery.parked and delivery.open_tasks > 1):
+            return  # what is parked is so for all of its tasks, and the last of them waits for it
         done = self._world.memory.records.done
         handlers = self._world.app.route(message.name)
         missing = [each.name for each in handlers if each.record_id(message.id) not in done]
@@ -202,7 +213,9 @@ class Ledger:
 
     def check_given(self, child: Child, shards: list[int]) -> None:
         """What is given is not consumed any more, and nothing of it runs."""
-        self._world.note(child, "gives", *(lease_of(child.generation, shard) for shard in shards))
+        self._world.note(
+            child, "gives", *(self._world.lease_of(child.generation, shard) for shard in shards)
+        )
         if BROKER not in child.cuts:
             consumed = self._world.broker.consumed_by(child.connection)
             for shard in shards:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.executor import Executor
-from worker.outcome import ABANDONED, DONE
+from worker.outcome import ABANDONED, DONE, Done
 from worker.sharding.lanes import Run
 from worker.task import Task
 
@@ -75,12 +75,19 @@ class Pool:
         return [each for each in self.running if each.until <= now]
 
     def end(self, each: Running) -> None:
-        """Let a handler return; its thread goes on with the next task of the run."""
+        """Let a handler return; its thread goes on with the next task of the run.
+
+        Or let it kill its process, where that is what it does.
+        """
+        world = self._child.world
+        if world.kills(each.attempt):
+            world.kill(self._child, f"by its handler, of {each.attempt.id}", each.attempt.id)
+            return
         self.running.remove(each)
         run = each.run
-        self._child.world.ledger.end(each.attempt, effect=isinstance(each.outcome, type(DONE)))
+        world.ledger.end(each.attempt, done=isinstance(each.outcome, Done))
         run.outcomes.append(each.outcome)
-        if each.outcome is not DONE:
+        if each.outcome is not DONE:  # with children, too: their parent waits for their confirm
             self._abandon(run)
         elif len(run.outcomes) < len(run.tasks):
             self._begin(run)

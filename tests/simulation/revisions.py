@@ -64,7 +64,11 @@ def check_begin(world: World, attempt: Attempt) -> Iterator[str]:
     handler, done = world.app.handlers[attempt.handler], world.memory.records.done
     revision = world.posts[attempt.id].revision or 0
     for each in world.ledger.attempts:
-        if each.effect and each.key == attempt.key and handler.record_id(each.id) in done:
+        if (
+            each.effect is not None
+            and each.key == attempt.key
+            and handler.record_id(each.id) in done
+        ):
             other = world.posts[each.id].revision or 0
             if other >= revision:
                 yield f"begins and is superseded: {attempt}, of {revision}; {each.id}, of {other}"
@@ -73,6 +77,7 @@ def check_begin(world: World, attempt: Attempt) -> Iterator[str]:
 
 def check_superseded(world: World, event: RevisionSuperseded) -> Iterator[str]:
     """Yield what is wrong where a message is said to have no effect."""
-    effects = [each for each in world.ledger.attempts if each.effect and each.key == event.key]
-    if all((world.posts[each.id].revision or 0) < event.revision for each in effects):
+    effects = (each for each in world.ledger.attempts if each.effect is not None)
+    done = [world.posts[each.id].revision or 0 for each in effects if each.key == event.key]
+    if all(revision < event.revision for revision in done):
         yield f"superseded by nothing: {event.message_id}, revision {event.revision}"

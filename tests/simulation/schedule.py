@@ -21,8 +21,9 @@ from simulation.members import Member
 from simulation.revisions import with_revisions
 from simulation.seams import CLOCK
 from simulation.service import EXCHANGE, PARTNER, Post
+from simulation.shapes import Shape
 from simulation.troubles import Process
-from simulation.world import Shape, World
+from simulation.world import World
 
 _LONGEST_SILENCE = 0.25
 #: Seconds within which everything has to be done once the troubles are over.
@@ -45,6 +46,11 @@ class Course:
     #: Choices that are made before the world is healed.
     length: int = 90
     messages: int = 16
+    #: What comes of messages, one of these each.
+    plans: Sequence[tuple[str, ...]] = _PLANS
+    #: One message with a key of so many has another one behind it, with its id and not its payload.
+    #: 0: none has.
+    others: int = 0
     menu: Menu = field(default_factory=Menu)
     #: One choice of so many is an incident.
     rarity: int = 12
@@ -72,6 +78,7 @@ class Schedule:
         self._course = course
         self.world = World(self._random, course.shape)
         self._posts = self._make_posts()
+        self.world.know(self._posts)
         #: What the publisher does not know to be there, which it publishes once more first.
         self._unsure: list[Post] = []
         self._incidents = Incidents(self.world, self._random, course.menu)
@@ -210,14 +217,18 @@ class Schedule:
     def _make_posts(self) -> list[Post]:
         random = self._random
         posts = [
-            Post(f"p{n}", random.choice(_KEYS), random.choice(_PLANS))
+            Post(f"p{n}", random.choice(_KEYS), random.choice(self._course.plans))
             for n in range(self._course.messages)
         ]
         if self._course.shape.releases > 1:
             posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
         if self._course.shape.revisions:
             posts = with_revisions(posts, random)
-            self.world.posts = {post.id: post for post in posts}
+        if self._course.others:
+            for post in [*posts]:
+                if post.key is not None and not random.randrange(self._course.others):
+                    place = random.randint(posts.index(post) + 1, len(posts))
+                    posts.insert(place, replace(post, is_other=True))
         return posts
 
 

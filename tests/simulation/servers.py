@@ -184,7 +184,11 @@ class Store(MemoryStore):
             for entry in changes
             if entry.record in held and held[entry.record].token not in (None, NOBODY, entry.token)
         }
+        for entry in batch.completes:
+            if entry.effect and entry.record not in done:
+                self._world.check_children(entry.record)
         answers = super().apply(batch)
+        self._world.crashes.check_claims(batch.claims, answers.claims)
         claimed = {claim.record for claim in batch.claims}
         for record, before in others.items():
             if record in done or (held.get(record) != before and record not in claimed):

@@ -1,4 +1,4 @@
-"""The service that a world runs: a handler that fails or rejects as its messages say."""
+"""The service that a world runs: a handler that does what its messages say."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from simulation.ledger import SERVICE
 from simulation.moments import TTL
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
+from simulation.shapes import Shape
 from simulation.troubles import Seams
-from worker import App, Context, Reject, RetryPolicy, Revisions
+from worker import App, Context, Reject, Relayed, RetryPolicy, Revisions
 from worker.config import Settings
+from worker.ids import derived_id
 from worker.resharding import Resharding
 from worker.sharding.generations import Generation, Plan
 from worker.transport import memory
@@ -28,8 +30,15 @@ PATIENCE = 4.0
 #: The handler that does what its messages say; others do what they shall.
 FALLIBLE = "record"
 EXCHANGE, EVENT = "qw.events", "post"
+#: What it publishes for a message that says so, and who handles that.
+CHILD, FOLLOWER = "child", "follow"
 #: From where only a newer release takes messages too.
 PARTNER = "partner"
+#: Steps of a plan: an attempt fails; the message is rejected; it has a child; each of its attempts
+#: kills its process, when it would have come to its end.
+FAIL, REJECT, PARENT, KILLER = "fail", "reject", "child", "kill"
+#: The plan of a message that fails at each attempt.
+HOPELESS = (FAIL,) * ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +49,36 @@ class Post:
     key: str | None
     plan: Sequence[str] = ()
     exchange: str = EXCHANGE
+    #: It has the id of another one, and not its payload.
+    is_other: bool = False
     #: Which state of its key it tells of, in a world with revisions.
     revision: int | None = None
+    #: The message whose child it is; empty for what is published by the publisher.
+    parent: str = ""
 
     @property
     def body(self) -> bytes:
-        return orjson.dumps({"id": self.id, "plan": [*self.plan], "revision": self.revision})
+        return orjson.dumps(self.payload)
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        if self.parent:
+            return {"of": self.parent}
+        also = {"other": True} if self.is_other else {}
+        return {"id": self.id, "plan": [*self.plan], "revision": self.revision, **also}
+
+    @property
+    def child(self) -> Post | None:
+        """The message that its handler publishes; None where it publishes none."""
+        if PARENT not in self.plan:
+            return None
+        id_ = derived_id(self.id, f"{SERVICE}.{FALLIBLE}", 0)
+        return Post(id_, self.key, parent=self.id)
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether it is to be set aside by itself, since it has no effect however it goes."""
+        return REJECT in self.plan or KILLER in self.plan or (*self.plan,) == HOPELESS
 
 
 def message_of(post: Post) -> amqp.Message:
@@ -69,43 +102,71 @@ class Made(NamedTuple):
     broker: Broker
 
 
-def _app(handlers: int, *, revisions: bool) -> App:
+def _record(event: dict[str, Any], ctx: Context) -> None:
+    """Do what the message says."""
+    Here.world.ledger.begin(ctx, is_other="other" in event)
+    plan = event["plan"]
+    step = REJECT if REJECT in plan else dict(enumerate(plan, 1)).get(ctx.attempt)
+    if step == FAIL:
+        raise ValueError("by plan")
+    if step == REJECT:
+        raise Reject("by plan")
+    if PARENT in plan:
+        ctx.publish(Relayed({"of": event["id"]}, key=ctx.key, name=CHILD))
+    _take_effect(ctx)
+
+
+def _take_effect(ctx: Context) -> None:
+    """Have it now, where it is a transaction; else the handler has it at its end."""
+    world = Here.world
+    if world.shape.once:
+        with world.database as db:
+            ctx.once(db)
+        world.ledger.commit()
+
+
+def _app(shape: Shape) -> App:
     app = App(SERVICE)
-    policy = RetryPolicy(attempts=ATTEMPTS, wait="fixed", first_wait=0.2, jitter=0)
-
+    policy = RetryPolicy(
+        attempts=ATTEMPTS,
+        wait="fixed",
+        first_wait=0.2,
+        jitter=0,
+        exhausted="park_key" if shape.parks else "dead_letter",
+    )
     judged = Revisions("revision", gap="wait", limit=PATIENCE, then="accept")
-
-    @app.on(EVENT, name=FALLIBLE, retry=policy, revision=judged if revisions else None)
-    def record(event: dict[str, Any], ctx: Context) -> None:
-        Here.world.ledger.begin(ctx)
-        plan = event["plan"]
-        step = "reject" if "reject" in plan else dict(enumerate(plan, 1)).get(ctx.attempt)
-        if step == "fail":
-            raise ValueError("by plan")
-        if step == "reject":
-            raise Reject("by plan")
-
-    if handlers > 1:
+    revision = judged if shape.revisions else None
+    app.on(EVENT, name=FALLIBLE, retry=policy, revision=revision)(_record)
+    if shape.handlers > 1:
 
         @app.on(EVENT, name="observe")
         def observe(event: dict[str, Any], ctx: Context) -> None:
             Here.world.ledger.begin(ctx)
+            _take_effect(ctx)
+
+    if shape.children:
+
+        @app.on(CHILD, name=FOLLOWER)
+        def follow(event: dict[str, Any], ctx: Context) -> None:
+            Here.world.ledger.begin(ctx, of=event["of"])
+            _take_effect(ctx)
 
     return app
 
 
 @cache
-def service_of(shards: int, handlers: int, *, releases: int, revisions: bool = False) -> Made:
-    """Return a service with one release, or two; its fallible handler may have revisions."""
-    apps = [_app(handlers, revisions=revisions) for _ in range(releases)]
+def service_of(shape: Shape) -> Made:
+    """Return a service with one release, or two."""
+    apps = [_app(shape) for _ in range(shape.releases)]
     for newer in apps[1:]:
         newer.bind(exchange=PARTNER, type="fanout")
     settings = Settings(
         app="bank:app",
         broker=f"memory://{NAME}",
         dedup=f"memory://{NAME}",
-        shards=shards,
+        shards=shape.shards,
         processes=1,
+        single_active=shape.single_active,
         drain_timeout=3.0,
         connect_timeout=0.1,
         claim_ttl=TTL,
@@ -116,6 +177,6 @@ def service_of(shards: int, handlers: int, *, releases: int, revisions: bool = F
     broker = Broker.empty(seams)
     memory._databases[NAME] = broker  # type: ignore[assignment]  # as above
     for app in apps:
-        Resharding(app, settings).declare(Plan(Generation(1, shards)))
+        Resharding(app, settings).declare(Plan(Generation(1, shape.shards)))
     del memory._databases[NAME]
     return Made(apps, settings, broker)

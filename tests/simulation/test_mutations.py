@@ -6,8 +6,9 @@ import pytest
 
 from simulation import mutate, seams
 from simulation.courses import COURSES
+from simulation.ledger import Finding
 from simulation.mutations import MUTATIONS
-from simulation.schedule import simulate
+from simulation.schedule import Result, simulate
 
 #: Schedules within which it has to be noticed.
 BUDGET = 300
@@ -21,6 +22,15 @@ def test_it_is_noticed_what_is_broken(name: str) -> None:
             if broken.noticed(simulate(seed, COURSES[broken.course])):
                 return
     pytest.fail(f"{name!r}: not noticed in {BUDGET} schedules of {broken.course!r}")
+
+
+def test_a_schedule_that_is_red_for_another_reason_does_not_count() -> None:
+    stuck, lost = Finding(None, "not done in time: p1"), Finding("a", "lost: p2", ("p2",))
+    result = Result(7, [stuck, lost], [], 0, 0.0)
+
+    assert MUTATIONS["acknowledged when it is delivered"].noticed(result) == lost
+    assert MUTATIONS["a retry does not hold its lane"].noticed(result) is None
+    assert [name for name, broken in MUTATIONS.items() if not all(broken.sees)] == []
 
 
 def test_the_command_tells_the_story_of_a_red_and_a_table_at_the_end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,12 +12,22 @@ from random import Random
 from typing import Any
 
 from simulation.children import Child
-from simulation.ledger import SERVICE, Ledger
+from simulation.crashes import Crashes
+from simulation.ledger import SERVICE, Attempt, Ledger
 from simulation.members import Member
 from simulation.moments import TTL
 from simulation.seams import CLOCK, Here
 from simulation.servers import NAME, Leases, Lives, Store
-from simulation.service import EVENT, Post, message_of, service_of
+from simulation.service import (
+    EVENT,
+    FALLIBLE,
+    FOLLOWER,
+    KILLER,
+    Post,
+    message_of,
+    service_of,
+)
+from simulation.shapes import Shape
 from simulation.troubles import Killed, Process, Seams
 from simulation.wires import End
 from worker import App
@@ -25,35 +36,13 @@ from worker.dedup.memory import Memory
 from worker.handler import Handler
 from worker.leases.base import LeaseOptions
 from worker.parking import ALL_KNOWN
-from worker.sharding.generations import PLAN, Generation, Plan
+from worker.sharding.generations import PLAN, Generation, Plan, lease_of
 from worker.supervisor.child import Service
 from worker.supervisor.control import EXIT_CODES, Terms
 from worker.supervisor.service import _look
-from worker.topology import shard_queue
+from worker.topology import parked_queue, shard_queue
 from worker.transport import memory, sqlite
 from worker.transport.capabilities import connect
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a world is made of."""
-
-    members: int = 1
-    processes: int = 2
-    shards: int = 3
-    handlers: int = 1
-    #: How many handlers a process runs at once: one of these, for all.
-    concurrency: Sequence[int] = (1, 2, 2, 3)
-    prefetch: int = 8
-    crash_limit: int = 100
-    #: 2: one of the first members runs a newer one, which takes messages from one exchange more.
-    releases: int = 1
-    #: The fallible handler has revisions: some posts come too early, or too late.
-    revisions: bool = False
-    #: The seconds that leases live.
-    lease_ttl: float = TTL
-    #: The seconds that handlers take, one of these each.
-    durations: Sequence[float] = (0.0, 0.0, 0.0, 0.02, 0.1, 0.3)
 
 
 @dataclass(slots=True)
@@ -85,9 +74,7 @@ class World:
         self.seams = Seams(random, self.kill)
         self.seams.trace = self.trace
         Lives.seams = self.seams
-        made = service_of(
-            shape.shards, shape.handlers, releases=shape.releases, revisions=shape.revisions
-        )
+        made = service_of(shape)
         self.apps = made.apps
         self.settings = replace(
             made.settings,
@@ -104,8 +91,12 @@ class World:
         self.memory = Memory()
         self.memory.parked[SERVICE] = {ALL_KNOWN: 1}
         self.leases = Leases(self, LeaseOptions(shape.lease_ttl, 1.0))
-        self.leases.write(SERVICE, PLAN, 0, Plan(Generation(1, shape.shards)).dump())
+        plan = Plan(Generation(1, shape.shards), single_active=shape.single_active)
+        self.leases.write(SERVICE, PLAN, 0, plan.dump())
         self.ledger = Ledger(self)
+        self.crashes = Crashes(self)
+        #: What handlers write to, where their effects are transactions.
+        self.database = sqlite3.connect(":memory:")
         self._hearing = ExitStack()
         for app in self.apps:
             self._hearing.enter_context(app.telemetry.subscribe(self.ledger.hear))
@@ -114,10 +105,16 @@ class World:
         self.processes: dict[int, Process] = {}
         self.troubles: list[Trouble] = []
         self.offered: Any = None
-        #: What was published and confirmed.
-        self.confirmed: list[Post] = []
-        #: What there is to publish, by id, in a world with revisions.
+        #: All that there is to publish, and that handlers will, by id.
         self.posts: dict[str, Post] = {}
+        #: What was published and confirmed; and what of it has children: these.
+        self.confirmed: list[Post] = []
+        self.children: list[Post] = []
+        #: What was published more than once, or may come twice since a connection was lost.
+        self.published_again: set[str] = set()
+        self.published_before: set[str] = set()
+        self.breaks: list[tuple[float, float]] = []
+        self._parents: dict[bytes, Post] = {}
         self._known: dict[str, list[tuple[str, bytes]]] = {}
         self._numbers = 0
         #: The members that run the newest release.
@@ -131,6 +128,7 @@ class World:
         self._hearing.close()
         del memory._databases[NAME]
         self.broker.forget()
+        self.database.close()
 
     def note(self, *words: object) -> None:
         self.trace.append(f"{CLOCK.now:.3f} " + " ".join(map(str, words)))
@@ -167,11 +165,15 @@ class World:
         finally:
             self.seams.running = None
 
-    def kill(self, process: Process, how: str) -> None:
-        """End a process as kill -9 does."""
+    def kill(self, process: Process, how: str, culprit: str = "") -> None:
+        """End a process as kill -9 does; ``culprit`` is the message that did it, if one did."""
         self.note(process, "is killed", how)
         self.blame("KILL", process)
-        self._gone(process, 9)
+        self._gone(process, 9, culprit)
+
+    def kills(self, attempt: Attempt) -> bool:
+        """Tell whether a handler that comes to its end ends its process."""
+        return attempt.handler == FALLIBLE and KILLER in self.posts[attempt.id].plan
 
     def exit(self, process: Process, code: int) -> None:
         """A process ended by itself."""
@@ -182,8 +184,10 @@ class World:
             self.blame("KILL", process)  # it abandoned what runs, as it was told to
         self._gone(process, code << 8)
 
-    def _gone(self, process: Process, status: int) -> None:
+    def _gone(self, process: Process, status: int, culprit: str = "") -> None:
         process.dead = True
+        if isinstance(process, Child):
+            self.crashes.note(process, culprit)
         del self.processes[process.pid]
         self.broker.end_connections(process.pid)
         if isinstance(process, Child):
@@ -206,6 +210,14 @@ class World:
         """Tell whether something kept a process in that time from telling what it did."""
         return any(trouble.struck(child, since, until) for trouble in self.troubles)
 
+    def was_held_up(self, child: Child, since: float) -> bool:
+        """Tell whether a process, or its supervisor, could not go on all the while since then."""
+        return any(
+            trouble.until >= since and trouble.pids in (None, frozenset({child.pid}))
+            for trouble in self.troubles
+            if trouble.member == child.member
+        )
+
     def was_killed(self, child: Child, since: float) -> bool:
         """Tell whether a process died then or later, of what it is not to blame for."""
         kills = (trouble for trouble in self.troubles if trouble.kind == "KILL")
@@ -227,6 +239,7 @@ class World:
     def lose_connections(self, process: Process) -> None:
         """The broker's connections of a process end; it finds out."""
         self.note(process, "loses its connections")
+        self.breaks.append((CLOCK.now, CLOCK.now))
         self.broker.end_connections(process.pid)
 
     # -- the service
@@ -253,6 +266,7 @@ class World:
             connect_timeout=0.1,
             lease_ttl=self.shape.lease_ttl,
             lease_timeout=0.5,
+            single_active=self.shape.single_active,
         )
         look = partial(_look, child.parent.app, self.settings)
         return Service(terms, child.make_consumer, child.make_steps(), look)
@@ -272,6 +286,12 @@ class World:
                     return id_, name
         return record.hex(), "an unknown handler"
 
+    def lease_of(self, generation: int, shard: int) -> str:
+        """Return the name of the lease on a shard: that of all of them, where there is one."""
+        if self.shape.single_active:
+            return Generation(generation, self.shape.shards).lease
+        return lease_of(generation, shard)
+
     @property
     def all_known(self) -> bool:
         """Whether the service knows of every supervisor."""
@@ -284,8 +304,30 @@ class World:
 
     # -- the publisher
 
+    def know(self, posts: Sequence[Post]) -> None:
+        """Hear of all that will be published."""
+        record_id = self.app.handlers[FALLIBLE].record_id
+        for post in posts:
+            if not post.is_other:
+                self.posts[post.id] = post
+            if (child := post.child) is not None:
+                self.posts[child.id] = child
+                self._parents[record_id(post.id)] = child
+
+    def check_children(self, record: bytes) -> None:
+        """See whether the child of what is about to be recorded is at the broker, or done."""
+        child = self._parents.get(record)
+        if child is None or self.broker.queues_with(child.body):
+            return
+        if self.app.handlers[FOLLOWER].record_id(child.id) not in self.memory.records.done:
+            text = f"recorded before its child is there: {child.parent}, of which it is {child.id}"
+            self.ledger.complain(child.key, text, child.parent, child.id)
+
     def publish(self, posts: Sequence[Post], times: int = 1) -> None:
         """Publish, in order; every post once more for each further time."""
+        ids = [post.id for post in posts]
+        self.published_again.update(ids if times > 1 else self.published_before & {*ids})
+        self.published_before.update(ids)
         for _ in range(times):
             self._publisher.publish_many(
                 [(message_of(post), post.exchange, EVENT, False) for post in posts]
@@ -294,16 +336,22 @@ class World:
     def confirm(self, posts: Sequence[Post]) -> None:
         self.note("published", *(post.id for post in posts))
         self.confirmed += posts
+        self.children += [child for post in posts if (child := post.child) is not None]
+
+    def due(self, handler: str) -> Sequence[Post]:
+        """Return what a handler has to do: what was confirmed, or the children of that."""
+        return self.children if handler == FOLLOWER else self.confirmed
 
     def backlog(self) -> list[str]:
         """Return what is left to be done, in words."""
         handlers = self.app.handlers
         done = self.memory.records.done
+        parked = self.parked()
         left = [
             f"{id_} at {name}"
             for name, handler in handlers.items()
             for id_, record in self._records(handler)
-            if record not in done
+            if record not in done and id_ not in parked
         ]
         if not left and self.broker.depth([*self._queues()]):
             left = ["something in the queues"]
@@ -316,8 +364,16 @@ class World:
     def _records(self, handler: Handler) -> Sequence[tuple[str, bytes]]:
         """Return the record of each confirmed message at a handler."""
         known = self._known.setdefault(handler.name, [])
-        known += [(p.id, handler.record_id(p.id)) for p in self.confirmed[len(known) :]]
+        due = self.due(handler.name)
+        known += [(p.id, handler.record_id(p.id)) for p in due[len(known) :]]
         return known
+
+    def parked(self) -> list[str]:
+        """Return the ids of what lies in the parked queue, in its order."""
+        if not self.shape.parks:
+            return []
+        ids = {post.body: post.id for post in self.confirmed}
+        return [ids[body] for body in self.broker.bodies_in(parked_queue(SERVICE))]
 
     def _queues(self) -> Sequence[str]:
 

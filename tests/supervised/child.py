@@ -17,7 +17,7 @@ import selectors
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -193,8 +193,8 @@ class StandIn:
         away = self._journal.behaviour().get("away", [])
         return bool(away is True or os.getpid() in away)
 
-    def dump(self) -> str:
-        return f"dump of {os.getpid()}: nothing in flight"
+    def dump(self) -> Iterator[str]:
+        yield f"dump of {os.getpid()}: nothing in flight"
 
 
 class StandInSteps:

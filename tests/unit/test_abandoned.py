@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from waiting import until
 from worker import App, Event
 from worker.consumer import Consumer
 from worker.dedup.base import Answers, Batch
@@ -48,6 +49,14 @@ class Service:
 
 def away(_batch: Batch) -> Answers:
     raise DedupUnavailable("it is away")
+
+
+def was_asked(dialogue: Any) -> bool:
+    return dialogue.away_since is not None
+
+
+def is_worth_a_try(dialogue: Any) -> bool:
+    return bool(dialogue.next_try < time.monotonic())
 
 
 def in_threads(worker: TestWorker) -> Any:
@@ -165,3 +174,31 @@ def test_a_drain_while_the_store_is_away_leaves_time_for_a_last_word_to_it(
 
         assert consumer.ended is Finish.ABANDONED
         assert worker.clock() + worker.settings.dedup_timeout <= deadline + 0.5
+
+
+def test_what_was_claimed_by_a_last_word_is_given_back_and_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("bank")
+    done: list[int] = []
+    app.on(Step, name="work")(lambda event: done.append(event.number))
+    with TestWorker(app, clock=time.monotonic, settings={"claim_ttl": 60}) as worker:
+        worker.drain()
+        worker.publish(Step(line="a"))
+        for _ in range(3):  # as often as makes an end of a message whose process crashes
+            consumer = in_threads(worker)
+            dialogue = consumer._dialogue
+            with monkeypatch.context() as patch:
+                patch.setattr(worker.store, "apply", away)
+                tick_until(consumer, partial(was_asked, dialogue))
+            until(partial(is_worth_a_try, dialogue))
+            consumer.stop()
+            consumer.close()
+            assert done == []
+
+        consumer = in_threads(worker)
+        tick_until(consumer, lambda: done)
+        consumer.stop()
+        consumer.close()
+        assert not [e for e in worker.runtime_events if isinstance(e, SuspectFound)]
+        assert worker.dead_letters == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chaos import campaign
+from chaos import campaign, nemesis
 from chaos.campaign import Trial, carry_out, failed, main, publishers_log
 from chaos.findings import Findings
 from chaos.record import record, table
@@ -217,6 +218,36 @@ def test_a_mistake_in_an_option_is_told_and_nothing_is_run(
 
     assert ended.value.code == 2
     assert f"argument {options[-2]}: " in capsys.readouterr().err
+
+
+def test_a_line_of_the_record_says_of_which_tree_and_with_which_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class NoServer(AbstractContextManager[None]):
+        def __init__(self, *_: object) -> None: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+    for name in ("RabbitMQ", "RedisByClock"):
+        monkeypatch.setattr(campaign, name, NoServer)
+    monkeypatch.setattr(Trial, "play", lambda *_: Verdict(PLAN, Findings()))
+    monkeypatch.setattr(campaign, "commit", lambda: "1c1fd0e-dirty")
+    file = tmp_path / "campaign.jsonl"
+    words = ["--again", "7", "--seconds", "12", "--storms", "0.25", "--record", str(file)]
+
+    assert main(words) == 0
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["commit"], line["seconds"], line["storms"]) == ("1c1fd0e-dirty", 12.0, 0.25)
+
+
+def test_what_cannot_be_had_here_is_told_as_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [Trial.of(seed, 30.0, 0.0) for seed in range(20)]
+    for able, missing in ((True, []), (False, ["disk-full"])):
+        monkeypatch.setattr(nemesis, "can_mount", lambda able=able: able)
+        for trial in trials:
+            expected = missing if trial.place == "embedded" else []
+            assert trial.facts["left_out"] == expected
+            assert ("but disk-full" in trial.outlook) == bool(expected)
 
 
 def test_a_campaign_that_is_interrupted_sums_up_what_it_has(

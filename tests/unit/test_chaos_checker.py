@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from chaos.checker import Case, check
@@ -72,6 +73,22 @@ def test_two_handlers_of_a_key_at_once_are_a_broken_promise() -> None:
     assert found.owner_overlaps == []
 
 
+def test_the_handlers_of_a_key_take_turns_also_where_they_are_of_different_events() -> None:
+    one, other = ran(0, ALICE, 1, 3), replace(ran(1, ALICE, 2, 4), handler="g")
+
+    assert judge([one, other]).key_overlaps == [(one, other)]
+    assert judge([one, replace(other, key="b")]).key_overlaps == []
+
+
+def test_what_has_no_key_waits_for_nothing() -> None:
+    runs = [replace(ran(n, ALICE, 1, 3), key="", sequence=-1) for n in range(2)]
+    case = Case(executions=runs, wanted=(), unordered={"h"})
+
+    assert check(case).held
+    twice = [replace(each, id="a#0") for each in runs]
+    assert len(check(replace(case, executions=twice)).key_overlaps) == 1
+
+
 def test_two_processes_of_a_shard_at_once_are_a_broken_promise_whatever_the_fence() -> None:
     for fence in (1, 2):
         found = judge([ran(0, ALICE, 1, 3), ran(0, BOB, 2, 4, key="b", fence=fence)])
@@ -98,6 +115,29 @@ def test_a_fence_that_falls_is_a_broken_promise_even_of_a_sleeper() -> None:
 
     assert judge(rows).fallen_fences == [tuple(rows)]
     assert not judge(rows, paused(ALICE, 0.5, 2.5)).held
+
+
+def test_a_fence_is_of_one_life_of_one_supervisor() -> None:
+    pair = [ran(0, ALICE, 1, 2), ran(1, BOB, 3, 4)]
+
+    assert judge(pair).shared_fences == [tuple(pair)]
+    assert not judge(pair, killed(ALICE, 2.5)).held
+    lives = [replace(ran(n, ALICE, n, n + 0.5), life=life) for n, life in enumerate((7, 7, 8))]
+    assert judge(lives[:2]).held
+    assert judge(lives).shared_fences == [(lives[0], lives[2])]
+    assert (
+        judge([replace(each, pid=33) if each.life == 8 else each for each in lives]).held is False
+    )
+    nobody_said = [replace(each, life=0) for each in lives]
+    assert judge(nobody_said).held
+    assert judge([replace(each, fence=0) for each in pair]).held, "there are no leases"
+
+
+def test_a_single_active_service_has_one_fence() -> None:
+    pair = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, key="b", shard=1)]
+
+    assert judge(pair).held
+    assert judge(pair, single_active=True).shared_fences == [tuple(pair)]
 
 
 def test_shards_have_fences_of_their_own() -> None:

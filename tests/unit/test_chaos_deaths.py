@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from chaos.deaths import Watch, unexplained
+from chaos.deaths import End, Watch, unexplained, unexplained_ends
 from chaos.executions import Fault, Kind
-from judged import ALICE, BOB, killed
+from judged import ALICE, BOB, NAMES, killed, outage
 from waiting import until
 
 
@@ -23,18 +25,72 @@ def ended(pid: int, how: str) -> str:
     return f"process 0 ended (pid {pid}): {how}"
 
 
-def test_who_ended_as_it_was_told_to_is_no_news() -> None:
-    fine = ("exit code 0", "exit code 0, drained", "exit code 75, abandoned", "exit code 4")
-    lines = [
-        ended(ALICE, how) for how in (*fine, "by the supervisor", "by the supervisor, drained")
-    ]
+def complaints(log: list[tuple[str, str]], *faults: Fault, asked: float | None = None) -> list[str]:
+    return unexplained(log, faults, {} if asked is None else {"alice": [asked]})
 
-    assert unexplained(told("process 0: ready", *lines), []) == []
+
+def gone(pid: int, at: float) -> Fault:
+    return Fault(Kind.GONE, NAMES[pid], at - 0.1, at, frozenset({pid}))
+
+
+def test_who_ended_as_it_was_told_to_is_no_news() -> None:
+    lines = [ended(ALICE, how) for how in ("exit code 0", "exit code 0, drained")]
+
+    assert complaints(told("process 0: ready", *lines), gone(ALICE, 50)) == []
+
+
+def test_who_is_ended_by_its_supervisor_or_leaves_something_needs_a_fault_before() -> None:
+    cut = Fault(Kind.CUT, "alice", 40, 45)
+    for how in ("by the supervisor", "exit code 4", "exit code 75, abandoned"):
+        log = told(ended(ALICE, how))
+
+        assert len(complaints(log, gone(ALICE, 50))) == 1
+        assert complaints(log, gone(ALICE, 50), cut) == []
+        assert complaints(log, gone(ALICE, 50), outage(10, 25)) == []
+        for fault in (replace(cut, supervisor="bob"), outage(1, 9), outage(51, 60)):
+            assert len(complaints(log, gone(ALICE, 50), fault)) == 1, fault
+
+
+def test_who_had_yet_to_connect_is_ended_at_a_signal() -> None:
+    log = told(ended(ALICE, "by the supervisor"))
+
+    assert complaints(log, gone(ALICE, 50), asked=48) == []
+    for at in (20, 51):
+        assert len(complaints(log, gone(ALICE, 50), asked=at)) == 1, at
+    for how in ("by the supervisor, drained", "exit code 4"):
+        assert len(complaints(told(ended(ALICE, how)), gone(ALICE, 50), asked=48)) == 1
+
+
+def end(code: int, *asked: int) -> End:
+    return End("alice", ALICE, code, 50.0, asked, "the last words")
+
+
+def test_how_a_supervisor_ends_needs_a_signal_or_a_fault() -> None:
+    cut = Fault(Kind.CUT, "alice", 40, 45)
+    term = signal.SIGTERM
+    for code, asked, faults in (
+        (0, [term], []),
+        (75, [term], [cut]),
+        (130, [term, term], []),
+        (4, [], [cut]),
+        (5, [], [cut]),
+        (-9, [], [killed(ALICE, 49)]),
+        (-15, [term], []),
+        (-1, [signal.SIGHUP], []),
+    ):
+        assert unexplained_ends([end(code, *asked)], faults) == [], code
+        less = [end(code, *asked[1:])], faults if asked else []
+        assert unexplained_ends(*less) == [f"alice ended with exit code {code}: the last words"]
+    assert len(unexplained_ends([end(75, term)], [])) == 1
+    assert len(unexplained_ends([end(-9)], [killed(BOB, 49)])) == 1
+    assert len(unexplained_ends([end(4)], [replace(cut, since=1, until=2)])) == 1
+    for code in (1, 2, 3, -11):
+        assert len(unexplained_ends([end(code, term)], [cut, killed(ALICE, 49)])) == 1, code
 
 
 def test_who_died_of_itself_is_told() -> None:
     for how in ("exit code 1, failed", "exit code 76, stuck", "exit code 40", "killed by SIGSEGV"):
-        assert unexplained(told(ended(ALICE, how)), [killed(ALICE, 1)]) == [
+        assert complaints(told(ended(ALICE, how)), killed(ALICE, 1)) == [
             f"alice log.1: {ended(ALICE, how)}"
         ]
 
@@ -42,20 +98,16 @@ def test_who_died_of_itself_is_told() -> None:
 def test_a_kill_explains_the_death_of_whom_it_met() -> None:
     log = told(ended(ALICE, "killed by SIGKILL"))
 
-    assert unexplained(log, [killed(ALICE, 1)]) == []
-    assert len(unexplained(log, [killed(BOB, 1)])) == 1
+    assert complaints(log, killed(ALICE, 1)) == []
+    assert len(complaints(log, killed(BOB, 1))) == 1
 
 
 def test_a_traceback_between_handlers_is_told() -> None:
     raw = "Traceback (most recent call last):\n  File …\nRuntimeError: between handlers\n"
 
-    assert unexplained([("alice log.1", raw)], []) == [
-        "alice log.1: Traceback (most recent call last):"
-    ]
-    assert unexplained(told("the process cannot go on"), []) == [
-        "alice log.1: the process cannot go on"
-    ]
-    assert unexplained(told("ledger.count failed at attempt 1"), []) == []
+    assert complaints([("alice log.1", raw)]) == ["alice log.1: Traceback (most recent call last):"]
+    assert complaints(told("the process cannot go on")) == ["alice log.1: the process cannot go on"]
+    assert complaints(told("ledger.count failed at attempt 1")) == []
 
 
 def test_the_watch_notes_once_who_is_gone_and_since_when() -> None:

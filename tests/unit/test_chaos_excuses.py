@@ -86,6 +86,54 @@ def test_what_a_pause_before_its_beginning_left_over_is_no_excuse() -> None:
     assert judge(pair, paused(ALICE, 2, 3)).owner_overlaps
 
 
+def test_a_pause_costs_no_lease_before_that_can_have_ended() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+
+    for fault in (paused(ALICE, 4, 8), paused(ALICE, 2, 3), Fault(Kind.LAPSE, "alice", 4, 8)):
+        assert judge(pair, fault).owner_overlaps, fault
+    assert judge(pair, paused(ALICE, 3, 8)).held, "renewed a second before, for three"
+    case = Case(executions=pair, wanted=(), faults=[paused(ALICE, 2, 8)], lease_ttl=10)
+    assert check(case).owner_overlaps
+
+
+def test_a_pause_that_begins_after_the_other_one_did_is_no_excuse() -> None:
+    pair = [ran(0, ALICE, 1, 19), ran(0, BOB, 5, 16, key="b", fence=2)]
+
+    assert judge(pair, paused(ALICE, 5.5, 18)).owner_overlaps
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 3, 4, fence=2)]
+    assert judge(twice, Fault(Kind.CUT, "alice", 3, 30)).repeated
+
+
+def test_a_cut_explains_no_second_effect_before_the_claim_can_have_ended() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 5, 6, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[Fault(Kind.CUT, "alice", 1.9, 8)])
+
+    assert check(case).explained
+    assert check(replace(case, claim_ttl=10)).repeated
+    assert check(replace(case, lease_ttl=10)).repeated
+    jump = Fault(Kind.OTHER, "", 3, 4, what="clock-ahead")
+    assert check(replace(case, claim_ttl=10, faults=[*case.faults, jump])).explained
+
+
+def test_troubles_that_follow_upon_each_other_are_as_long_as_one() -> None:
+    pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
+    before, after = Fault(Kind.CUT, "alice", 2, 3), paused(ALICE, 4.5, 8)
+
+    assert judge(pair, before, after).held
+    assert judge(pair, after).owner_overlaps
+    assert judge(pair, replace(before, supervisor="bob"), after).owner_overlaps
+    assert judge(pair, Fault(Kind.OTHER, "alice", 2, 4), after).owner_overlaps
+
+
+def test_who_outlived_its_lease_runs_one_handler_of_a_key_at_a_time_all_the_same() -> None:
+    sleepers = [ran(0, ALICE, 1, 9), ran(1, ALICE, 1.5, 9.5)]
+    other = ran(2, BOB, 5, 6, fence=2)
+
+    found = judge([*sleepers, other], paused(ALICE, 2, 8))
+    assert [older for older, _ in found.stale] == sleepers
+    assert found.key_overlaps == [tuple(sleepers)]
+
+
 def test_what_was_killed_ends_with_its_process() -> None:
     killed_first = [ran(0, ALICE, 1, None), ran(0, BOB, 5, 6, key="b", fence=2)]
 
@@ -114,7 +162,7 @@ def test_who_ends_while_nothing_can_be_recorded_leaves_it_to_be_done_again() -> 
 
 
 def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10)]
+    twice = [ran(0, ALICE, 1, 2), replace(ran(0, BOB, 9, 10), supervisor="alice")]
     cut = Fault(Kind.CUT, "alice", 1.5, 7)
 
     assert judge(twice, killed(ALICE, 7), cut).held
@@ -124,7 +172,7 @@ def test_so_does_a_kill_of_who_was_cut_off_from_the_store() -> None:
 
 
 def test_who_waits_for_a_broker_that_hangs_records_nothing_for_so_long() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 40, 41)]
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 40, 41, fence=2)]
     hang = Fault(Kind.HANG, "", 1.5, 7)
 
     assert judge(twice, killed(ALICE, 7), hang).held
@@ -136,7 +184,7 @@ def test_who_waits_for_a_broker_that_hangs_records_nothing_for_so_long() -> None
 
 
 def test_one_trouble_may_follow_upon_another_before_what_was_done_is_recorded() -> None:
-    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30)]
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
     troubles = [Fault(Kind.HANG, "", 3.5, 9), outage(1.5, 4), Fault(Kind.CUT, "alice", 9.5, 12)]
 
     assert judge(twice, killed(ALICE, 12), *troubles).held
@@ -146,11 +194,61 @@ def test_one_trouble_may_follow_upon_another_before_what_was_done_is_recorded() 
 
 def test_what_a_store_forgot_may_be_done_again_and_nothing_later() -> None:
     twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 9, 10, fence=2)]
-    forgot = Fault(Kind.AMNESIA, "", 5, 6)
+    forgot = Fault(Kind.AMNESIA, "", 3, 4)
 
     assert judge(twice, forgot).held
     assert judge(twice, replace(forgot, since=11, until=12)).repeated
     assert judge(twice, replace(forgot, since=0, until=1)).repeated
+
+
+def test_what_the_broker_knows_to_be_done_comes_no_more_whatever_the_store_forgets() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
+    case = Case(executions=twice, wanted=(), faults=[Fault(Kind.AMNESIA, "", 20, 21)])
+
+    assert check(case).repeated
+    assert check(replace(case, published_again={"a#0"})).held
+    for kept in (Fault(Kind.BROKER, "", 3, 19), Fault(Kind.HANG, "", 1, 19), outage(1.5, 19)):
+        assert check(replace(case, faults=[*case.faults, kept])).held, kept
+        short = replace(kept, until=9)
+        assert check(replace(case, faults=[*case.faults, short])).repeated, short
+    late = Fault(Kind.BROKER, "", 6, 30)
+    assert check(replace(case, faults=[*case.faults, late])).repeated
+
+
+def test_who_has_what_a_dead_process_left_acknowledges_it_in_time() -> None:
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 49, 50, fence=2)]
+    kill = killed(ALICE, 3.5)
+    forgot = Fault(Kind.AMNESIA, "", 20, 21)
+
+    assert judge(twice, kill, forgot).held
+    assert judge(twice, kill, replace(forgot, since=40, until=41)).repeated
+    assert judge(twice, replace(kill, since=9), forgot).repeated, "it was acknowledged by then"
+
+
+def test_what_is_done_waits_for_its_acknowledgement_behind_what_is_not() -> None:
+    slow = ran(0, ALICE, 0.5, 19, key="b")
+    twice = [ran(0, ALICE, 1, 2), ran(0, BOB, 29, 30, fence=2)]
+    case = Case(
+        executions=[slow, *twice],
+        wanted=(),
+        faults=[Fault(Kind.AMNESIA, "", 20, 21)],
+        sent={"b#0": 0.1, "a#0": 0.2},
+    )
+
+    assert check(case).held
+    assert check(replace(case, sent={"b#0": 2, "a#0": 0.2})).repeated, "it came behind it"
+    others = [ran(0, ALICE, 0.5, 9, key="b"), replace(slow, shard=1)]
+    for other in others:
+        assert check(replace(case, executions=[other, *twice])).repeated, other
+    again = ran(0, BOB, 28, 29, key="b", fence=2)
+    once_more = [others[0], again, *twice]
+    assert len(check(replace(case, executions=once_more)).repeated) == 2, "done, and once more"
+    failing = replace(slow, effect=None)
+    assert check(replace(case, executions=[failing, *twice])).held, "or not done at all"
+    for end, held in ((9, False), (19, True)):
+        other_handler = replace(ran(0, ALICE, 2, end), handler="g")
+        found = check(replace(case, executions=[*twice, other_handler]))
+        assert (not found.repeated) is held, "all handlers of the event"
 
 
 def test_where_effect_and_memory_are_one_transaction_nothing_explains_a_second_effect() -> None:
@@ -293,3 +391,17 @@ def test_a_clock_or_an_emptied_store_alone_let_no_fence_fall() -> None:
         "it was right again"
     )
     assert judge(pair, replace(forgot, since=8, until=9), behind).fallen_fences, "emptied later"
+
+
+def test_who_loses_its_supervisor_ends_and_leaves_a_handler_that_takes_longer() -> None:
+    left = replace(ran(0, ALICE, 5, None), life=7)
+    death = gone(ALICE, 8.4, 8.5)
+    supervisor = Fault(Kind.KILL, "alice", 6, pids=frozenset({7}))
+
+    assert judge([left], supervisor, death).held
+    assert judge([left], death).unfinished
+    assert judge([left], supervisor).unfinished, "it may live on"
+    assert judge([left], replace(supervisor, pids=frozenset({8})), death).unfinished, "another"
+    assert judge([left], supervisor, gone(ALICE, 19.4, 19.5)).unfinished, "it drains for 8 s"
+    beside = ran(0, BOB, 8.3, 9, key="b", fence=2)
+    assert judge([left, beside], supervisor, death).owner_overlaps, "it ran until then"

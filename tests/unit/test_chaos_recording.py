@@ -9,7 +9,7 @@ import pytest
 from chaos.checker import Case, check
 from chaos.executions import Execution, Fault, Kind
 from chaos.findings import Findings
-from judged import ALICE, BOB, judge, killed, outage, ran
+from judged import ALICE, BOB, judge, killed, outage, paused, ran
 
 
 def once(n: int, at: float) -> Execution:
@@ -72,6 +72,52 @@ def test_the_record_of_what_published_waits_for_its_children() -> None:
 
     assert check(case).forgotten
     assert check(replace(case, parents={"h"})).held
+
+
+def noted(*times: float) -> dict[tuple[str, str], list[float]]:
+    return {("h", "key-0#0"): [*times]}
+
+
+def test_what_was_recorded_has_no_second_effect_whoever_is_killed() -> None:
+    old = once(0, 9.98)
+    kill = killed(ALICE, 10)
+    case = Case(executions=[old, again(old)], wanted=(), faults=[kill], recorded=noted(9.99))
+
+    found = check(case)
+    assert found.repeated == [(old, again(old))]
+    assert found.heedless == [again(old)]
+    assert check(replace(case, recorded={})).held
+    cut = Fault(Kind.CUT, "alice", 9.9, 60)
+    assert check(replace(case, faults=[kill, cut, outage(9.9, 60)])).repeated
+    assert check(replace(case, recorded=noted(9.99, 109.99))).repeated, "and the second one too"
+
+
+def test_what_a_store_recorded_and_forgot_may_have_one() -> None:
+    old = once(0, 9.98)
+    forgot = Fault(Kind.AMNESIA, "", 20, 21)
+    case = Case(executions=[old, again(old)], wanted=(), faults=[forgot], recorded=noted(9.99))
+
+    assert check(case).heedless == []
+    assert check(replace(case, recorded=noted(9.99, 30))).heedless, "recorded once more since"
+    assert check(replace(case, faults=[replace(forgot, since=8, until=9)])).heedless
+
+
+def test_who_began_before_it_was_recorded_could_not_know() -> None:
+    sleeper, other = ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, fence=2)
+    case = Case(executions=[sleeper, other], wanted=(), faults=[paused(ALICE, 2, 8)])
+    at = {("h", "a#0"): [6.01]}
+
+    assert check(replace(case, recorded=at)).held
+    assert check(replace(case, recorded={("h", "a#0"): [4.9]})).repeated
+
+
+def test_in_a_transaction_too_nothing_is_begun_that_is_recorded() -> None:
+    old = once(0, 9.98)
+    run_again = replace(again(old), effect=None)
+    case = Case(executions=[old, run_again], wanted=(), transactional=True, recorded=noted(9.99))
+
+    assert check(case).heedless == [run_again]
+    assert check(replace(case, recorded={})).held
 
 
 def at_once(number: int, concurrency: int, *faults: Fault) -> Findings:

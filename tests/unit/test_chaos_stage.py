@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from time import monotonic
+from typing import Any
 
+import amqp
 import pytest
 
 from chaos.blows import EVERYBODY, thrown
@@ -17,6 +19,8 @@ from chaos.places import Place
 from chaos.stage import Stage
 from chaos.workloads import Ledger
 from servers import Guard
+from waiting import until
+from worker.transport.capabilities import connect
 
 ME = os.getpid()
 #: No process has it: it is beyond what the kernel gives.
@@ -38,6 +42,35 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         ) as made,
     ):
         yield made
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Stage]:
+    """A stage whose broker is a file, with no service."""
+    place = Place(broker=f"sqlite:///{tmp_path / 'qworker.db'}")
+    with (
+        Guard() as guard,
+        Stage(tmp_path / "own", guard, Ledger(1), place, transactional=False, options=()) as made,
+    ):
+        yield made
+
+
+def test_what_the_broker_holds_beside_what_is_set_aside_is_left(embedded: Stage) -> None:
+    client: Any = connect(embedded.place.broker, heartbeat=0, timeout=1, name="test")
+    channel = client.channel()
+    for queue in ("ledger.g1.0", "ledger.g1.1", "ledger.dlq", "ledger.parked"):
+        channel.queue_declare(queue, durable=True, auto_delete=False)
+    assert embedded.left() == []
+
+    message = amqp.Message(b"x", delivery_mode=2)
+    for queue in ("ledger.g1.1", "ledger.g1.1", "ledger.dlq", "ledger.parked"):
+        channel.publish_many([(message, "", queue, False)])
+    assert embedded.left() == ["2 left in ledger.g1.1"]
+    taken = channel.basic_get("ledger.g1.1")
+    assert embedded.left() == ["2 left in ledger.g1.1"], "not acknowledged"
+    channel.basic_ack(taken.delivery_tag)
+    until(lambda: embedded.left() == ["1 left in ledger.g1.1"])
+    client.close()
 
 
 @pytest.fixture
@@ -88,14 +121,25 @@ def test_the_latest_lines_of_a_history(tmp_path: Path) -> None:
     assert History(file).latest("begin", 3.5) == []
 
 
-def test_a_blow_meets_whom_its_faults_are_of_and_the_points_that_it_arms(stage: Stage) -> None:
+def test_a_blow_meets_whom_its_faults_are_of(stage: Stage) -> None:
     with stage.blow("any"):
         with stage.one(Random(1)) as nobody:
             assert nobody is None
-        with stage.armed({"after the claim": 0.5}):
-            pass
         stage.note(Fault(Kind.OUTAGE, "", 1.0, 2.0))
         stage.note(Fault(Kind.PAUSE, "alice", 1.0, 2.0))
+        stage.note(Fault(Kind.KILL, "bob", 1.0, 2.0, frozenset()))
 
     (blow,) = thrown(stage.history.entries())
-    assert blow.met == ("after the claim", EVERYBODY, "alice")
+    assert blow.met == (EVERYBODY, "alice"), "bob had no process to be killed"
+
+
+def test_a_blow_of_crash_points_meets_those_at_which_somebody_died(stage: Stage) -> None:
+    with stage.blow("any"), stage.armed({"after the claim": 0.5, "before the record": 0.5}):
+        writer = Writer(stage.history.file, sync=False)
+        at = monotonic()
+        died = Fault(Kind.KILL, "bob", at, at, frozenset({ME}), "kill -9, before the record")
+        writer.note("fault", detail=died.dump())
+        writer.close()
+
+    (blow,) = thrown(stage.history.entries())
+    assert blow.met == ("before the record",)

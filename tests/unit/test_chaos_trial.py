@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class Played:
     def handle(self, number: int) -> None:
         for what in ("begin", "effect", "end"):
             self.note(what, number, handler="ledger.post", shard=0, fence=1)
+        self.writer.note("recorded", detail=json.dumps([["ledger.post", f"id-{number}"]]))
 
 
 @pytest.fixture
@@ -81,6 +84,17 @@ def test_a_trial_in_which_nothing_happened_is_red(played: Played) -> None:
     assert len(verdict.findings.wrong) == 2, "events, and effects"
 
 
+def test_a_trial_in_which_nobody_noted_what_was_recorded_is_red(played: Played) -> None:
+    for number in range(100):
+        played.publish(number)
+        for what in ("begin", "effect", "end"):
+            played.note(what, number, handler="ledger.post", shard=0, fence=1)
+
+    assert judge(played.stage, PLAN, [], []).findings.wrong == [
+        "nobody noted what the dedup store recorded"
+    ]
+
+
 def test_what_publishers_could_not_get_confirmed_in_time_is_stuck(played: Played) -> None:
     for number in range(100):
         played.publish(number)
@@ -93,6 +107,21 @@ def test_what_publishers_could_not_get_confirmed_in_time_is_stuck(played: Played
     assert any("key-100" in line for line in verdict.story), "the story of that event"
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nobody_waits_for_what_a_dead_publisher_left(played: Played, *, is_there: bool) -> None:
+    for number in range(100):
+        played.publish(number)
+        played.handle(number)
+    for what in ("invoke", "abandoned"):
+        played.note(what, 100, detail="test.strict")
+    if is_there:
+        played.handle(100)
+
+    verdict = judge(played.stage, PLAN, [], [])
+    assert verdict.held, verdict.story
+    assert (verdict.published, verdict.unknown) == (100, 1)
+
+
 def test_a_trial_in_which_all_was_set_aside_is_red(played: Played) -> None:
     for number in range(100):
         played.publish(number)
@@ -101,6 +130,27 @@ def test_a_trial_in_which_all_was_set_aside_is_red(played: Played) -> None:
     assert judge(played.stage, PLAN, aside, []).findings.wrong == [
         "there are only 0 effects, where 60 are the least"
     ]
+
+
+def test_a_trial_whose_faults_met_nobody_is_red(played: Played) -> None:
+    for number in range(100):
+        played.publish(number)
+        played.handle(number)
+    plan = replace(PLAN, faults=["redis-hung"])
+    with played.stage.blow("redis-hung"):
+        pass
+
+    assert judge(played.stage, plan, [], []).findings.wrong == ["no fault met anybody"]
+    with played.stage.blow("redis-hung"):
+        played.stage.note(Fault(Kind.OUTAGE, "", 1.0, 2.0))
+    assert judge(played.stage, plan, [], []).held
+
+
+def test_a_trial_of_no_length_has_to_do_something_too() -> None:
+    tour = replace(PLAN, seconds=0.0)
+
+    assert len(too_few(tour, 0, 0)) == 2
+    assert too_few(tour, 1, 1) == []
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
-"""What the workload *bank* waits for, and how it counts its money."""
+"""What the workload *bank* waits for, and how it counts its money; what others publish."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
-from chaos.database import connect
+import pytest
+
+from acceptance.apps.events import Step
+from chaos.apps.ledger import Strict
+from chaos.database import Database, connect
 from chaos.history import Entry
-from chaos.workloads import Bank
+from chaos.workloads import Bank, GitHistory, Ledger, strays
 from worker.ids import derived_id
 
 BANK = Bank(1)
@@ -76,5 +82,28 @@ def test_the_accounts_of_the_database_are_what_counts(tmp_path: Path) -> None:
         db.execute("INSERT INTO accounts VALUES ('account-1', -57)")
     db.close()
 
-    assert BANK.mistakes([withdrawn()], file, [("bank.deposit", DEPOSIT)]) == []
-    assert BANK.mistakes([withdrawn(), deposited()], file, []) != []
+    found = Database(file)
+    assert BANK.mistakes([withdrawn()], found, [("bank.deposit", DEPOSIT)]) == []
+    assert BANK.mistakes([withdrawn(), deposited()], found, []) != []
+
+
+@pytest.mark.parametrize("keys", [10, 1000])
+def test_a_few_events_take_longer_than_a_lease_and_some_longer_than_a_claim(keys: int) -> None:
+    streams = [Ledger(1, keys).stream(number, 3) for number in range(3)]
+    events = [each.event for stream in streams for each in islice(stream, 1000)]
+    seconds = [(event.key, event.seconds) for event in events if isinstance(event, Step | Strict)]
+    long = [(key, each) for key, each in seconds if each >= 1]
+
+    assert 3 <= len(long) <= 30
+    assert any(each > 5 for _, each in long)
+    assert max(Counter(key for key, _ in long).values()) <= 2
+
+
+@pytest.mark.parametrize("app", [Ledger.app, Bank.app, GitHistory.app])
+def test_a_publisher_that_dies_has_keys_of_its_own_in_their_order(app: str) -> None:
+    mine = [each.facts for each in islice(strays(app, "stray-1"), 50)]
+
+    assert {facts["key"].partition("/")[0] for facts in mine} == {"stray-1"}
+    for key in {facts["key"] for facts in mine}:
+        numbers = [facts["sequence"] for facts in mine if facts["key"] == key]
+        assert numbers == [*range(len(numbers))]

@@ -359,6 +359,13 @@ class TestMasking:
             ("AMQP://U:secret@H", "AMQP://U:***@H"),
             ("cannot reach amqp://u:secret@h: refused", "cannot reach amqp://u:***@h: refused"),
             ("redis://h?password=secret&db=1", "redis://h?password=***&db=1"),
+            (
+                "postgresql://u@h/db?a=b&sslpassword=hunter2",
+                "postgresql://u@h/db?a=b&sslpassword=***",
+            ),
+            ("pg://h?oauth_client_secret=hunter2&x=1", "pg://h?oauth_client_secret=***&x=1"),
+            ("redis://h?password=hun;ter2", "redis://h?password=***"),
+            ("redis://h?password=hunter;redis://h2", "redis://h?password=***;redis://h2"),
             ("postgresql://u@h/db?sslmode=on", "postgresql://u@h/db?sslmode=on"),
             ("amqp://localhost:5672/", "amqp://localhost:5672/"),
             ("sqlite:///qworker.db", "sqlite:///qworker.db"),
@@ -387,7 +394,19 @@ class TestMasking:
         assert "host" in mask_url(url)
 
     @pytest.mark.parametrize(
-        "piece", ["a", "a://", "a://a:", "a://a:a", "?password=", "@", "a://a:a ", "a://a: "]
+        "piece",
+        [
+            "a",
+            "a://",
+            "a://a:",
+            "a://a:a",
+            "?password=",
+            "?a",
+            "?password=;",
+            "@",
+            "a://a:a ",
+            "a://a: ",
+        ],
     )
     def test_a_long_text_from_outside_is_masked_quickly(self, piece: str) -> None:
         begun = time.perf_counter()

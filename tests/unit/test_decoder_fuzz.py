@@ -35,7 +35,7 @@ from worker.outcome import DeadLetter
 from worker.payload import Unfit
 from worker.task import Delivery, Task
 from worker.transport.arrival import Arrival
-from worker.transport.frames import publish_frames
+from worker.transport.departure import publish_frames
 from worker.transport.properties import Malformed, amend
 
 TIMES = int(os.environ.get("QWORKER_FUZZ", "0"))

@@ -159,7 +159,7 @@ def test_processes_that_keep_nothing_in_redis_do_not_load_its_client() -> None:
 
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    for name in ("stores.postgres", "dedup.partitions", "dedup.postgres"):
+    for name in ("stores.postgres", "dedup.partitions", "dedup.upkeep", "dedup.postgres"):
         monkeypatch.delitem(sys.modules, f"worker.{name}", raising=False)
     with pytest.raises(
         ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"

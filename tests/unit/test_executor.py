@@ -268,6 +268,21 @@ class TestTimeLimits:
 
         assert isinstance(Bench(handler).run(), RetryLater)
 
+    def test_so_has_one_that_somebody_else_cancels(self) -> None:
+        async def handler(event: Deposited) -> None:
+            current = asyncio.current_task()
+            assert current is not None
+            asyncio.get_running_loop().call_soon(current.cancel)
+            await asyncio.sleep(60)
+
+        async def go_on() -> Outcome:
+            outcome = await bench.executor.run_async(bench.task())
+            await asyncio.sleep(0)  # what is cancelled ends here
+            return outcome
+
+        bench = Bench(handler)
+        assert isinstance(asyncio.run(go_on()), RetryLater)
+
     def test_a_loop_that_ends_leaves_the_claim_to_expire(self) -> None:
         async def handler(event: Deposited) -> None:
             await asyncio.sleep(60)
@@ -275,6 +290,7 @@ class TestTimeLimits:
         async def end(running: Awaitable[Outcome]) -> None:
             task = asyncio.ensure_future(running)
             await asyncio.sleep(0.01)
+            bench.executor.closing = True
             task.cancel()
             await task
 

@@ -13,7 +13,7 @@ from worker.cli.group import qworker
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+) \|$", re.MULTILINE)
 #: Those whose help lists all of their codes.
-COMMANDS = ["start", "check", "status", "pause", "reshard"]
+COMMANDS = ["start", "check", "status", "pause", "reshard", "outbox"]
 
 
 def listed() -> list[tuple[int, set[str]]]:

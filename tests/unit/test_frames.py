@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from frames import BODY, FRAME_MAX, HEADER, HEARTBEAT, METHOD, Wire, delivery, frame, short
 from worker.message import UNDECODABLE
 from worker.transport.arrival import Arrival, read_delivery
-from worker.transport.frames import ack_frame, publish_frames
+from worker.transport.departure import publish_frames
+from worker.transport.frames import ack_frame
 
 PLAIN = pack(">H", 0x0080) + short("id-1")
 #: A header whose type no one knows.

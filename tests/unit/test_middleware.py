@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from worker.message import Context
+from worker.context import Context
 from worker.middleware import CallNext, Middleware, compose
 
 #: compose only hands it through.

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from worker import App, Context, Event
-from worker.testing import TestWorker
+from worker import AlreadyDone, App, Context, Event, RetryPolicy
+from worker.testing import TestWorker, duplicate_everything
 
 
 class Order(Event, name="order", key="customer"):
     """Of some lines."""
 
     customer: str
+
+
+class Note(Event, name="note"):
+    """What an order publishes."""
+
+    text: str
 
 
 Handle = Callable[[Order, Context], None]
@@ -27,6 +33,12 @@ class Books:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        """Where the first one is, with its table."""
+        self.open().close()
+        return self._folder / "books.db"
 
     def open(self, name: str = "books") -> sqlite3.Connection:
         """Return a connection."""
@@ -105,4 +117,258 @@ def test_a_transaction_that_was_rolled_back_may_be_tried_again(books: Books) -> 
             db.commit()
 
     assert reasons(handle) == []
+    assert books.lines() == [1]
+
+
+class Elsewhere:
+    """A database that an integration knows: a dictionary with transactions."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.lines: list[int] = []
+
+    @contextmanager
+    def transaction(self, context: Context) -> Iterator[list[int]]:
+        """Give the lines to be; they are there, with the id, once the block has ended."""
+        lines: list[int] = []
+        with context.one_effect("elsewhere.transaction"):
+            if context.idempotency_key in self.ids:
+                raise AlreadyDone(context.idempotency_key)
+            yield lines
+            self.ids.add(context.idempotency_key)
+            self.lines += lines
+
+
+def test_an_integration_has_one_transaction_for_a_message_too() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        for number in range(2):
+            with database.transaction(context) as lines:
+                lines.append(number)
+
+    (reason,) = reasons(handle)
+    assert "elsewhere.transaction was called a second time" in reason
+    assert database.lines == [0]
+
+
+def test_none_of_its_transactions_is_within_another() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        with database.transaction(context) as lines, database.transaction(context):
+            lines.append(1)
+
+    (reason,) = reasons(handle)
+    assert "elsewhere.transaction was called a second time" in reason
+    assert database.lines == []
+
+
+def test_one_that_raised_may_be_tried_again() -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        for number in range(2):
+            with suppress(ZeroDivisionError), database.transaction(context) as lines:
+                lines.append(1 // number)
+
+    assert reasons(handle) == []
+    assert database.lines == [1]
+
+
+def test_an_integration_and_once_are_two_transactions(books: Books) -> None:
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        with database.transaction(context), closing(books.open()) as db:
+            context.once(db)
+
+    (reason,) = reasons(handle)
+    assert "context.once was called a second time" in reason
+    assert database.lines == []
+
+
+def test_a_handler_that_does_it_once_is_idempotent(books: Books) -> None:
+    app, database = App("shop"), Elsewhere()
+
+    @app.on(Order)
+    def book(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            context.once(db)
+            db.execute("INSERT INTO line VALUES (1)")
+            db.commit()
+
+    @app.on(Order)
+    def keep(_: Order, context: Context) -> None:
+        with database.transaction(context) as lines:
+            lines.append(1)
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert worker.dead_letters == []
+    assert (books.lines(), database.lines) == ([1], [1])
+
+
+def test_a_child_for_an_outbox_has_an_id_of_its_own_and_the_same_in_each_run() -> None:
+    app = App("shop")
+    runs: list[list[str]] = []
+
+    @app.on(Order)
+    def ship(event: Order, context: Context) -> None:
+        ids = [context.publish(Note(text="1")), context.encode(Note(text="2")).message_id]
+        runs.append([*ids, context.publish(Note(text="3"))])
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+    first, second = runs
+    assert first == second
+    assert len({*first}) == 3
+
+
+def test_it_may_be_tried_again_on_a_new_connection(books: Books) -> None:
+    def handle(_: Order, context: Context) -> None:
+        for number in range(2):
+            with closing(books.open()) as db:
+                context.once(db)
+                db.execute("INSERT INTO line VALUES (?)", (number,))
+                if number == 0:
+                    db.rollback()
+                else:
+                    db.commit()
+
+    assert reasons(handle) == []
+    assert books.lines() == [1]
+
+
+def test_databases_in_memory_are_told_apart(books: Books) -> None:
+    def handle(_: Order, context: Context) -> None:
+        for _number in range(2):
+            with closing(sqlite3.connect(":memory:")) as db:
+                context.once(db)
+                db.commit()
+
+    (reason,) = reasons(handle)
+    assert "called a second time" in reason
+
+
+def test_a_handler_that_is_run_twice_publishes_the_same_and_has_its_effect_once(
+    books: Books,
+) -> None:
+    app = App("shop")
+    runs: list[str] = []
+
+    class Booked(Event, name="booked", key="customer"):
+        """What the handler publishes."""
+
+        customer: str
+
+    @app.on(Order, name="book")
+    def book(order: Order, context: Context) -> None:
+        runs.append(context.message_id)
+        context.publish(Booked(customer=order.customer))
+        with closing(books.open()) as db:
+            context.once(db)
+            db.execute("INSERT INTO line VALUES (1)")
+            db.commit()
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert worker.dead_letters == []
+        assert {each.name for each in worker.published} == {"booked"}
+        assert len({each.message_id for each in worker.published}) == 1
+    assert len(runs) == 2
+    assert books.lines() == [1]
+
+
+def test_each_of_two_runs_has_to_commit(books: Books) -> None:
+    app = App("shop")
+
+    @app.on(Order, name="book", retry=RetryPolicy(attempts=1))
+    def book(_: Order, context: Context) -> None:
+        db = books.open()
+        context.once(db)
+        db.execute("INSERT INTO line VALUES (1)")
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        (letter,) = worker.dead_letters
+    assert "without a commit" in letter.reason
+    assert books.lines() == []
+
+
+class _Failing:
+    """A handler that keeps its connection, and fails at first in the midst of its transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.attempts = 0
+
+    def __call__(self, _: Order, context: Context) -> None:
+        context.once(self._db)
+        self._db.execute("INSERT INTO line VALUES (?)", (context.attempt,))
+        self.attempts += 1
+        if self.attempts == 1:
+            raise ValueError("not yet")
+        self._db.commit()
+
+
+def test_what_a_failed_run_left_open_is_rolled_back(books: Books) -> None:
+    app = App("shop")
+    with closing(sqlite3.connect(books.path, check_same_thread=False)) as db:
+        failing = _Failing(db)
+
+        @app.on(Order, retry=RetryPolicy(attempts=2, wait="fixed", first_wait=0.0))
+        def book(order: Order, context: Context) -> None:
+            failing(order, context)
+
+        with TestWorker(app) as worker:
+            worker.publish(Order(customer="c1"))
+            worker.run()
+            assert worker.dead_letters == []
+        assert failing.attempts == 2
+    assert books.lines() == [2]
+
+
+def test_a_connection_that_is_closed_without_a_commit_is_told(books: Books) -> None:
+    app = App("shop")
+
+    @app.on(Order, retry=RetryPolicy(attempts=1))
+    def book(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            context.once(db)
+            db.execute("INSERT INTO line VALUES (1)")
+
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        (letter,) = worker.dead_letters
+    assert "without a commit" in letter.reason
+    assert books.lines() == []
+
+
+def test_catching_every_exception_does_not_catch_that_it_is_done(books: Books) -> None:
+    app = App("shop")
+
+    @app.on(Order)
+    def book(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            try:
+                context.once(db)
+            except Exception:
+                context.logger.exception("it goes on")
+            db.execute("INSERT INTO line VALUES (1)")
+            db.commit()
+
+    app.use(duplicate_everything)
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
     assert books.lines() == [1]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from peers.contenders import contenders
 from peers.history import BEGIN, CONFIRMED, EFFECT, Entry
-from peers.judge import judge, missing
+from peers.judge import Pause, Verdict, ids_in, judge, missing
+from peers.nemesis import Done
+from peers.report import Row, line, remarks
 
 
 def history(*words: str) -> list[Entry]:
@@ -51,10 +54,66 @@ def test_what_a_history_shows(
     told = history(*words.split())
     verdict = judge(told)
 
-    assert missing(told) == verdict.missing
-    found = (verdict.missing, verdict.repeated, verdict.reordered, verdict.overlapped)
+    assert missing(told) == len(verdict.missing)
+    found = (len(verdict.missing), verdict.repeated, verdict.reordered, verdict.overlapped)
     assert found == (lost, repeated, reordered, overlapped)
 
 
 def test_the_longest_pause_lies_between_two_effects() -> None:
-    assert judge(history("c0", "b0", "e0", "c1", "c2", "b1", "e1", "b2", "e2")).pause == 4
+    pause = judge(history("c0", "b0", "e0", "c1", "c2", "b1", "e1", "b2", "e2")).pause
+    assert (pause.since, pause.until, pause.seconds) == (2, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "met"),
+    [(0.0, 1.0, False), (0.0, 1.8, True), (3.0, 4.0, True), (5.0, 9.0, True), (6.5, 9.0, False)],
+)
+def test_the_faults_of_a_pause_are_those_that_went_on_in_it_or_right_before(
+    since: float, until: float, *, met: bool
+) -> None:
+    assert Pause(2.0, 6.0).met(since, until) == met
+
+
+def row(verdict: Verdict, held: set[str]) -> Row:
+    return Row(
+        contender=next(contenders()),
+        verdict=verdict,
+        held=frozenset(held),
+        waiting=len(held),
+        aside=0,
+        seconds=60.0,
+        drained=None,
+        ends=0,
+        overruns=0,
+        began=0.0,
+        done=[Done("the whole worker killed", 1.9, 2.0), Done("Redis killed", 8.0, 9.0)],
+        undone=0,
+        busy=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "lost"),
+    [(set(), 1), ({"key-1"}, 0), ({"key-0"}, 1), ({"key-0", "key-2"}, 1)],
+    ids=["nothing is left", "it is left", "a copy of another is left", "two copies are left"],
+)
+def test_what_lies_in_a_queue_hides_no_loss_of_anything_else(held: set[str], lost: int) -> None:
+    verdict = judge(history("c0", "b0", "e0", "c1", "c2", "b2", "e2"))
+
+    cells = [cell.strip() for cell in line(row(verdict, held)).split("|")]
+    assert (cells[3], cells[8]) == (str(lost), str(len(held)))
+
+
+def test_the_longest_pause_is_told_with_its_faults() -> None:
+    verdict = judge(history("c0", "b0", "e0", "c1", "b1", "c2", "e1"))
+
+    told = remarks(row(verdict, set()))
+    assert "longest pause 2.0 to 6.0 s (the whole worker killed at 1.9 s)" in told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b'[["key-3-17", "key-3", 17], {}, {}]', b"{'message_id': 'key-3-17', 'type': 'booked'}"],
+)
+def test_the_id_of_a_message_is_found_whoever_wrote_it(message: bytes) -> None:
+    assert ids_in(message) == {"key-3-17"}

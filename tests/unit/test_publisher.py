@@ -166,8 +166,28 @@ def test_each_block_is_told_of_its_own_messages(app: App) -> None:
             with pytest.raises(Unroutable, match=inner.event_id):
                 app.publish(inner)
 
-    with pytest.raises(Unroutable, match=outer.event_id):
+    with pytest.raises(Unroutable, match=outer.event_id) as caught:
         publish_both()
+    assert caught.value.message_ids == (outer.event_id,)
+
+
+def test_what_was_encoded_before_is_sent_as_it_is(app: App) -> None:
+    event = Deposited(user="alice")
+    outgoing = app.encode(event, headers={"shop": "north"}, correlation_id="story")
+    assert (outgoing.message_id, outgoing.routing_key) == (event.event_id, "user.deposited")
+    assert outgoing.headers == {"shop": "north", "qw-key": "alice"}
+    assert outgoing.properties["correlation_id"] == "story"
+    with app.publisher() as out:
+        out.send(outgoing)
+    assert out.confirmed == 1
+
+
+def test_what_was_not_confirmed_in_time_is_named(app: App, broker: Broker) -> None:
+    broker.failures = 1_000_000
+    event = Deposited(user="refused")
+    with pytest.raises(ConfirmTimeout) as caught:
+        app.publish(event)
+    assert caught.value.message_ids == (event.event_id,)
 
 
 def test_what_is_not_confirmed_when_somebody_closes_is_sent_by_the_end_of_the_block(
@@ -193,6 +213,25 @@ def in_a_child(act: Callable[[], object]) -> int:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def test_what_is_put_on_its_way_as_somebody_closes_is_sent_by_the_end_of_the_block(
+    app: App, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Outbound.send
+
+    def interrupted(self: Outbound, messages: Any) -> None:
+        monkeypatch.setattr(Outbound, "send", send)
+        out.close()
+        send(self, messages)
+
+    with app.publisher() as out:
+        out.publish(Deposited(user="0"))
+        monkeypatch.setattr(Outbound, "send", interrupted)
+        out.publish(Deposited(user="1"))
+        confirmed = out.confirmed
+    assert out.confirmed == 2
+    assert confirmed < 2
 
 
 def test_a_child_that_is_forked_while_a_burst_is_written_closes_and_publishes(app: App) -> None:

@@ -193,7 +193,7 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
         yield _error("declarations", problem)
     if not problems:
         told = [f"{there} exchanges and queues are as they should be"] if there else []
-        told += [f"{missing} will be declared at the first start"] if missing else []
+        told += [f"{missing} will be declared at the next start"] if missing else []
         yield _ok("declarations", ", ".join(told))
 
 

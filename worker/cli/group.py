@@ -33,6 +33,11 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             ),
             Entry("pause", "worker.cli.pause:pause", "Pause a service, shards or handlers."),
             Entry("resume", "worker.cli.pause:resume", "Resume what is paused."),
+            Entry(
+                "outbox",
+                "worker.cli.outbox:outbox",
+                "Send what is committed in a database and not sent yet.",
+            ),
             Entry("check", "worker.cli.check:check", "Tell whether a service could run here."),
             Entry("demo", "worker.cli.demo:demo", "Show it at work, with no server."),
         ),

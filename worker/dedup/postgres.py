@@ -8,31 +8,22 @@ waits for it. The locks are taken by a statement of their own, ahead of that whi
 (``postgres.sql``), because a statement sees what was committed before it began.
 
 Both are repeated where a record comes in a batch more than once: each such *wave* finds the record
-as the one before has left it. The clock is the server's.
+as the one before has left it. Behind them comes what is said of revisions (``marks.py``). The clock
+is the server's.
 """
 
 from __future__ import annotations
 
-import struct
-import time
 from collections import Counter
-from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
+from worker.dedup import marks
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore
-from worker.dedup.packed import (
-    ENTRY_BYTES,
-    answered,
-    pack,
-    pack_forgotten,
-    pack_looks,
-    pack_marks,
-    unpack,
-)
-from worker.dedup.partitions import tend
+from worker.dedup.packed import ENTRY_BYTES, answered, pack, pack_forgotten, unpack
+from worker.dedup.upkeep import Upkeep
 from worker.errors import DedupUnavailable
 from worker.stores.postgres import Database, Kind, alone
 
@@ -66,10 +57,6 @@ CREATE TABLE qworker_dedup_parked (
 );
 CREATE TABLE qworker_dedup_meta (name text PRIMARY KEY, value text NOT NULL);
 """
-#: Beside the others: a database that was laid out before there were revisions gets it later.
-_REVISIONS = """CREATE TABLE qworker_dedup_revisions (
-    revision bigint NOT NULL, expires float8 NOT NULL, place bytea PRIMARY KEY)"""
-_HAS_REVISIONS = "SELECT to_regclass('qworker_dedup_revisions') IS NOT NULL"
 _INSERT_VERSION = "INSERT INTO qworker_dedup_meta VALUES ('version', %s)"
 _LOOK_VERSION = "SELECT value FROM qworker_dedup_meta WHERE name = 'version'"
 _IS_THERE = "SELECT to_regclass('qworker_dedup_meta') IS NOT NULL"
@@ -118,36 +105,6 @@ SELECT encode(string_agg(CASE WHEN is_claimed THEN '\\x08'::bytea ELSE '\\x06' E
     'hex')
 FROM found
 """
-#: In the order of the places; in each batch after the locks on records, which are in their order.
-_MARK = """PREPARE qworker_dedup_mark (bytea, float8) AS
-WITH clock AS MATERIALIZED (
-    SELECT date_part('epoch', clock_timestamp()) AS now
-)
-INSERT INTO qworker_dedup_revisions AS known (place, revision, expires)
-SELECT substring($1 FROM at FOR 16),
-    ('x' || encode(substring($1 FROM at + 16 FOR 8), 'hex'))::bit(64)::bigint, now + $2
-FROM generate_series(1, length($1), 33) AS at CROSS JOIN clock
-ORDER BY 1
-ON CONFLICT (place) DO UPDATE SET revision = excluded.revision, expires = excluded.expires
-    WHERE known.revision < excluded.revision
-        OR known.expires <= date_part('epoch', clock_timestamp())
-"""
-_LOOK = """PREPARE qworker_dedup_look (bytea) AS
-SELECT encode(string_agg(int8send(coalesce(revision, -1)), '' ORDER BY at), 'hex')
-FROM generate_series(1, length($1), 33) AS at
-    LEFT JOIN qworker_dedup_revisions AS known ON known.place = substring($1 FROM at FOR 16)
-        AND known.expires > (SELECT date_part('epoch', clock_timestamp()))
-"""
-_REVISION = struct.Struct(">q")
-#: Rows that another has locked are left to the next time.
-_SWEEP = """DELETE FROM qworker_dedup_held WHERE record IN (
-    SELECT record FROM qworker_dedup_held
-    WHERE deadline + memory <= date_part('epoch', clock_timestamp())
-    LIMIT 10000 FOR UPDATE SKIP LOCKED)"""
-_SWEEP_REVISIONS = """DELETE FROM qworker_dedup_revisions WHERE place IN (
-    SELECT place FROM qworker_dedup_revisions
-    WHERE expires <= date_part('epoch', clock_timestamp())
-    LIMIT 10000 FOR UPDATE SKIP LOCKED)"""
 _MARK_PARKED = """INSERT INTO qworker_dedup_parked AS parked VALUES (%s, %s, %s)
     ON CONFLICT (service, key) DO UPDATE SET number = greatest(parked.number, excluded.number)"""
 _PARKED = "SELECT key, number FROM qworker_dedup_parked WHERE service = %s"
@@ -156,8 +113,6 @@ _DURABILITY = "SELECT current_setting('fsync'), current_setting('synchronous_com
 _MAY_MAKE_PARTITIONS = """SELECT pg_has_role(relowner, 'USAGE')
         AND has_schema_privilege(relnamespace, 'CREATE')
     FROM pg_class WHERE oid = 'qworker_dedup_done'::regclass"""
-#: Seconds after which the partitions are looked after again, at most.
-_TEND_EVERY = 3600.0
 
 
 class PostgresStore(DedupStore):
@@ -171,9 +126,9 @@ class PostgresStore(DedupStore):
     shared = True
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        self._options = options
         self._database = Database(url, _KIND, options.timeout, self._prepare)
-        self._tend_at = 0.0
+        self._upkeep = Upkeep(self._database.shown, options)
+        self._revision_retention = options.revision_retention
         #: Known once it is connected: the table may be missing, and this user may not make it.
         self.keeps_revisions = False
         times = (options.claim_ttl, options.claim_memory, options.retention)
@@ -190,6 +145,8 @@ class PostgresStore(DedupStore):
         """
         store = cls(url, options)
         with store._database.talking(opening=True) as line:
+            store._upkeep.run(line)
+        with store._database.talking(opening=True) as line:
             # Tells whether this user may do all of it, before the first message depends on it.
             line.begin(store._script([bytes(ENTRY_BYTES - 1) + b"N"], b""))()
         return store
@@ -204,14 +161,13 @@ class PostgresStore(DedupStore):
         waves = _waves(entries) if entries else []
         dead = b"".join(batch.dead)
         scripts = [self._script([entries[at] for at in wave], dead) for wave in waves]
-        if batch.marks or batch.looks:
-            scripts += self._about_revisions(batch)
+        scripts += marks.statements(batch, self._revision_retention)
         if not scripts:
             return lambda: Answers([], [], [], [])
         script = "; ".join(scripts)
         with self._database.talking() as line:
-            if time.monotonic() >= self._tend_at:
-                self._tend(line)
+            if self._upkeep.is_due():
+                self._upkeep.run(line)
             replied = line.begin(script)
 
         def finish() -> Answers:
@@ -219,14 +175,14 @@ class PostgresStore(DedupStore):
                 try:
                     replies = replied()
                 except errors.CheckViolation:  # no partition has room for what is done
-                    self._tend(line)
+                    self._upkeep.make_room(line)
                     replies = line.begin(script)()
-            revisions = bytes.fromhex(replies.pop()) if batch.looks else b""
+            revisions = marks.read(replies.pop()) if batch.looks else ()
             found: list[Any] = [None] * len(entries)
             for wave, reply in zip(waves, replies, strict=True):
                 for at, answer in zip(wave, unpack(bytes.fromhex(reply), len(wave)), strict=True):
                     found[at] = answer
-            return answered(batch, found, [each for (each,) in _REVISION.iter_unpack(revisions)])
+            return answered(batch, found, revisions)
 
         return finish
 
@@ -292,6 +248,7 @@ class PostgresStore(DedupStore):
                 if line.execute(_IS_THERE).fetchone() == (False,):
                     line.execute(_TABLES)
                     line.execute(_INSERT_VERSION, (_VERSION,))
+            self._upkeep.begin_anew()
         row = line.execute(_LOOK_VERSION).fetchone()
         if row != (_VERSION,):
             found = "unknown" if row is None else f"version {row[0]}"
@@ -299,50 +256,19 @@ class PostgresStore(DedupStore):
                 f"its layout is {found}, this program knows version {_VERSION}; use the program"
                 " that made it, or another database or schema"
             )
-        self.keeps_revisions = _has_revisions(line)
-        self._tend(line)
-        more = (_MARK, _LOOK) if self.keeps_revisions else ()
-        for statement in (_SETTINGS, _LOCK, _APPLY, _FORGET, *more):
-            line.execute(statement)
-
-    def _tend(self, line: Line) -> None:
-        """Look after the partitions, and drop what is held and forgotten."""
-        room = tend(line, self._options.retention)
-        self._tend_at = time.monotonic() + min(_TEND_EVERY, room / 2)
-        with suppress(errors.QueryCanceled):  # it takes too long for now
-            line.execute(_SWEEP)
-            if self.keeps_revisions:
-                line.execute(_SWEEP_REVISIONS)
+        self.keeps_revisions = self._upkeep.keeps_revisions = marks.make(line)
+        line.execute(_SETTINGS)
+        more = (marks.PREPARE,) if self.keeps_revisions else ()
+        line.execute("; ".join((_LOCK, _APPLY, _FORGET, *more)))
 
     def _lock(self, hexed: str) -> str:
         return f"EXECUTE qworker_dedup_lock('\\x{hexed}', {self._claim_times})"
-
-    def _about_revisions(self, batch: Batch) -> list[str]:
-        """Return what marks revisions, and then looks at some."""
-        marks, looks = b"".join(pack_marks(batch)).hex(), b"".join(pack_looks(batch)).hex()
-        kept = f"{self._options.revision_retention:.6f}"
-        return [
-            *([f"EXECUTE qworker_dedup_mark('\\x{marks}', {kept})"] if marks else []),
-            *([f"EXECUTE qworker_dedup_look('\\x{looks}')"] if looks else []),
-        ]
 
     def _script(self, entries: list[bytes], dead: bytes) -> str:
         """Return what applies a wave."""
         hexed = b"".join(entries).hex()
         rules = f"qworker_dedup_apply('\\x{hexed}', '\\x{dead.hex()}', {self._times})"
         return f"{self._lock(hexed)}; EXECUTE {rules}"
-
-
-def _has_revisions(line: Line) -> bool:
-    """Make the table of revisions where it is not there; tell whether it is."""
-    if line.execute(_HAS_REVISIONS).fetchone() == (False,):
-        try:
-            with alone(line):
-                if line.execute(_HAS_REVISIONS).fetchone() == (False,):
-                    line.execute(_REVISIONS)
-        except errors.InsufficientPrivilege:
-            return False
-    return True
 
 
 def _waves(entries: list[bytes]) -> list[Sequence[int]]:

@@ -1,13 +1,15 @@
 """Records in one SQLite file, shared by the processes of one machine.
 
 Each batch is one IMMEDIATE transaction, in which every change is an UPDATE or DELETE whose WHERE
-names the token: compare-and-set as SQL says it.
+names the token: compare-and-set as SQL says it. As all processes wait for the one write lock, what
+is usual is done for many entries by one call; the number of rows that it changed tells whether
+there was anything else among them, and then it is undone, and each entry looked at by itself.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.dedup.base import (
     NOBODY,
@@ -24,7 +26,7 @@ from worker.stores.sqlite import Layout, SqliteFile, path_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -53,11 +55,19 @@ _SCHEMA = (
 _LAYOUT = Layout("dedup", "dedup_meta", 2, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+#: Records of one look; what is left of them is NULL, which is no record.
+_MANY = 32
+_SOME = ",".join("?" * _MANY)
+_RECORDS = f"record IN ({_SOME})"
+_LOOK_DONE_MANY = f"SELECT record, fingerprint FROM dedup_done WHERE expires > ? AND {_RECORDS}"  # noqa: S608 - question marks
+_LOOK_HELD_MANY = (
+    f"SELECT record, token, deadline, span, attempts, crashes FROM dedup_held WHERE {_RECORDS}"  # noqa: S608 - question marks
+)
 _LOOK_DONE = "SELECT fingerprint FROM dedup_done WHERE record = ? AND expires > ?"
 _MARK_DONE = """INSERT INTO dedup_done VALUES (?, ?, ?) ON CONFLICT (record) DO UPDATE
     SET fingerprint = excluded.fingerprint, expires = excluded.expires
     WHERE dedup_done.expires <= ?"""
-_LOOK_HELD = "SELECT token, deadline, span, attempts, crashes FROM dedup_held WHERE record = ?"
+_IS_HELD = "SELECT 1 FROM dedup_held WHERE record = ?"
 _HOLD = "INSERT OR REPLACE INTO dedup_held VALUES (?, ?, ?, ?, ?, ?)"
 #: zeroblob(12) is NOBODY.
 _LET_GO = """DELETE FROM dedup_held
@@ -74,7 +84,9 @@ _SEE = "UPDATE dedup_held SET deadline = ? WHERE record = ?"
 _MARK = """INSERT INTO dedup_revisions VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE
     SET revision = excluded.revision, expires = excluded.expires
     WHERE dedup_revisions.revision < excluded.revision OR dedup_revisions.expires <= ?"""
-_LOOK_REVISION = "SELECT revision FROM dedup_revisions WHERE place = ? AND expires > ?"
+_LOOK_REVISIONS = (
+    f"SELECT place, revision FROM dedup_revisions WHERE expires > ? AND place IN ({_SOME})"  # noqa: S608 - question marks
+)
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
 #: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
@@ -138,13 +150,17 @@ class SqliteStore(DedupStore):
             (now,) = db.execute(_NOW).fetchone()
             ttl = self._options.claim_ttl
             answers = Answers(
-                [self._complete(db, entry, now) for entry in batch.completes],
+                self._complete_all(db, batch.completes, now) if batch.completes else [],
                 [_release(db, entry, now) for entry in batch.releases],
                 [
                     _kept(db.execute(_RENEW, (now + ttl, ttl, record, token)))
                     for record, token in batch.renewals
                 ],
-                [self._claim(db, entry, dead, now) for entry in batch.claims],
+                [
+                    verdict
+                    for claims in _by_once(batch.claims)
+                    for verdict in self._claim_all(db, claims, dead, now)
+                ],
                 self._revisions(db, batch, now) if batch.marks or batch.looks else (),
             )
             entries = sum(len(part) for part in answers)
@@ -204,10 +220,26 @@ class SqliteStore(DedupStore):
         """Close the file."""
         self._file.close()
 
+    def _complete_all(
+        self, db: sqlite3.Connection, entries: Sequence[Complete], now: float
+    ) -> list[Answer]:
+        """Complete the entries, which are claimed by their tokens as a rule, and not done yet."""
+        expires = math.ceil(now + self._options.retention)
+        db.execute("SAVEPOINT completes")
+        claims = [(record, token, effect) for record, token, _, effect in entries]
+        if db.executemany(_LET_GO, claims).rowcount == len(entries):
+            marks = [(record, fingerprint, expires, now) for record, _, fingerprint, _ in entries]
+            if db.executemany(_MARK_DONE, marks).rowcount == len(entries):
+                db.execute("RELEASE completes")
+                return [Answer.KEPT] * len(entries)
+        db.execute("ROLLBACK TO completes")
+        db.execute("RELEASE completes")
+        return [self._complete(db, entry, now) for entry in entries]
+
     def _complete(self, db: sqlite3.Connection, entry: Complete, now: float) -> Answer:
         record, token, fingerprint, effect = entry
         if db.execute(_LET_GO, (record, token, effect)).rowcount == 0:
-            if db.execute(_LOOK_HELD, (record,)).fetchone() is not None:
+            if db.execute(_IS_HELD, (record,)).fetchone() is not None:
                 return Answer.STALE
             if not effect and db.execute(_LOOK_DONE, (record, now)).fetchone() is None:
                 return Answer.STALE
@@ -215,30 +247,40 @@ class SqliteStore(DedupStore):
         marked = db.execute(_MARK_DONE, (record, fingerprint, expires, now)).rowcount
         return Answer.KEPT if marked else Answer.ALREADY_DONE
 
-    def _claim(
-        self, db: sqlite3.Connection, entry: Claim, dead: AbstractSet[bytes], now: float
-    ) -> Verdict:
-        record, token, fingerprint, _ = entry
-        done = db.execute(_LOOK_DONE, (record, now)).fetchone()
-        if done is not None:
-            return _DUPLICATE if done[0] == fingerprint else _CONFLICT
-        row = db.execute(_LOOK_HELD, (record,)).fetchone()
-        held = None if row is None else Held(*row).seen(now)
-        if held is not None and held.deadline != row[1]:
-            db.execute(_SEE, (held.deadline, record))
-        verdict = judge_claim(entry, held, dead, now, self._options)
-        if verdict.answer is Answer.FRESH:
-            ttl = self._options.claim_ttl
-            db.execute(_HOLD, (record, token, now + ttl, ttl, verdict.attempts, verdict.crashes))
-        return verdict
+    def _claim_all(
+        self, db: sqlite3.Connection, entries: Sequence[Claim], dead: AbstractSet[bytes], now: float
+    ) -> list[Verdict]:
+        """Return the verdicts of claims for records of which none comes twice."""
+        records = [entry.record for entry in entries]
+        done = dict(_look(db, _LOOK_DONE_MANY, records, now))
+        held = {record: Held(*row) for record, *row in _look(db, _LOOK_HELD_MANY, records)}
+        ttl, seen, taken = self._options.claim_ttl, [], []
+        verdicts = []
+        for entry in entries:
+            record, token, fingerprint, _ = entry
+            if record in done:
+                verdicts.append(_DUPLICATE if done[record] == fingerprint else _CONFLICT)
+                continue
+            known = held.get(record)
+            if known is not None and (now_known := known.seen(now)) != known:
+                known = now_known
+                seen.append((known.deadline, record))
+            verdict = judge_claim(entry, known, dead, now, self._options)
+            if verdict.answer is Answer.FRESH:
+                attempts, crashes = verdict.attempts, verdict.crashes
+                taken.append((record, token, now + ttl, ttl, attempts, crashes))
+            verdicts.append(verdict)
+        db.executemany(_SEE, seen)
+        db.executemany(_HOLD, taken)
+        return verdicts
 
     def _revisions(
         self, db: sqlite3.Connection, batch: Batch, now: float
     ) -> tuple[int | None, ...]:
         expires = math.ceil(now + self._options.revision_retention)
         db.executemany(_MARK, [(*mark, expires, now) for mark in batch.marks])
-        rows = [db.execute(_LOOK_REVISION, (place, now)).fetchone() for place in batch.looks]
-        return tuple(None if row is None else row[0] for row in rows)
+        known = dict(_look(db, _LOOK_REVISIONS, batch.looks, now))
+        return tuple(map(known.get, batch.looks))
 
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
         """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""
@@ -247,6 +289,30 @@ class SqliteStore(DedupStore):
         old = [(record,) for record, until in rows if until <= horizon]
         if old:
             db.executemany(sweep.drop, old)
+
+
+def _by_once(entries: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
+    """Yield the entries in their order, in parts in which no record comes twice."""
+    if len({entry.record for entry in entries}) == len(entries):
+        if entries:
+            yield entries
+        return
+    part: dict[bytes, Claim] = {}
+    for entry in entries:
+        if entry.record in part:
+            yield [*part.values()]
+            part.clear()
+        part[entry.record] = entry
+    yield [*part.values()]
+
+
+def _look(
+    db: sqlite3.Connection, sql: str, records: Sequence[bytes], *first: float
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of these records, some at a time."""
+    for at in range(0, len(records), _MANY):
+        some = records[at : at + _MANY]
+        yield from db.execute(sql, (*first, *some, *[None] * (_MANY - len(some))))
 
 
 def _release(db: sqlite3.Connection, entry: Release, now: float) -> Answer:

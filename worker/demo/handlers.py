@@ -17,11 +17,12 @@ from worker.app import App
 from worker.demo.ledger import APPLY, NOTE, Ledger
 from worker.errors import AlreadyDone, ConfigurationError
 from worker.ids import derived_id
-from worker.message import Context, Event
+from worker.message import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from worker.context import Context
     from worker.demo.history import Change
     from worker.middleware import CallNext
 

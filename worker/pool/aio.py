@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.outcome import ABANDONED, DONE, PASSED_OVER
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from worker.executor import Executor
     from worker.sharding.lanes import Run
     from worker.task import Task
+
+
+logger = logging.getLogger("worker.handler")
 
 
 class LoopPool:
@@ -37,6 +42,8 @@ class LoopPool:
         self._loop = asyncio.new_event_loop()
         #: Strong references: the event loop keeps only weak ones to its tasks.
         self._running: set[asyncio.Task[None]] = set()
+        #: Runs that are not finished. One that has returned may still be cancelled.
+        self._out: set[Run[Task]] = set()
         #: Runs that wait until there are fewer.
         self._waiting: dict[Run[Task], asyncio.Task[None]] = {}
         self._went_round = True
@@ -73,12 +80,25 @@ class LoopPool:
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._executor.closing:
+            self._go_round()
         self._loop.run_until_complete(asyncio.gather(*self._running, return_exceptions=True))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
+    def _go_round(self) -> None:
+        """Run the loop until it is stopped, or something that a handler left in it ends it.
+
+        asyncio lets SystemExit and KeyboardInterrupt of a task, or of a callback, out of the loop.
+        Who awaits that task has got it too. All others go on.
+        """
+        try:
+            self._loop.run_forever()
+        except BaseException:
+            logger.exception("something that a handler began has ended the event loop: it goes on")
+
     def _stop(self) -> None:
+        self._executor.closing = True
         for task in self._running:
             task.cancel()
         self._loop.stop()
@@ -87,7 +107,8 @@ class LoopPool:
         for run in runs:
             task = self._loop.create_task(self._run(run))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._out.add(run)
+            task.add_done_callback(partial(self._end, run))
 
     async def _run(self, run: Run[Task]) -> None:
         # One that has to wait, and was recalled before anybody knew that it does, comes back now.
@@ -101,16 +122,22 @@ class LoopPool:
             async with self._limit:
                 del self._waiting[run]
                 await execute(self._executor, run)
-        except asyncio.CancelledError:
-            if self._waiting.pop(run, None) is None:
-                raise  # while it ran: the loop is being closed
+        finally:
+            self._waiting.pop(run, None)
+        self._finish(run)
+
+    def _end(self, run: Run[Task], task: asyncio.Task[None]) -> None:
+        """Bring back what was cancelled: recalled, or by a handler that cancels others."""
+        self._running.discard(task)
+        if run in self._out and task.cancelled() and not self._executor.closing:
             self._bring_back(run)
-            return
-        self._finished.append(run)
-        self._wake()
 
     def _bring_back(self, run: Run[Task]) -> None:
-        run.outcomes.extend([ABANDONED] * len(run.tasks))
+        run.outcomes.extend([ABANDONED] * (len(run.tasks) - len(run.outcomes)))
+        self._finish(run)
+
+    def _finish(self, run: Run[Task]) -> None:
+        self._out.discard(run)
         self._finished.append(run)
         self._wake()
 

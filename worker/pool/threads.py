@@ -6,6 +6,7 @@ finished run wakes the I/O thread only where it sleeps. User code never runs in 
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from worker.executor import Executor
     from worker.sharding.lanes import Run
     from worker.task import Task
+
+
+#: The exit code of a child that a handler made, and that returned from it: EX_SOFTWARE.
+_FORKED = 70
 
 
 class ThreadPool:
@@ -77,9 +82,12 @@ class ThreadPool:
             self._queue.put(None)
 
     def _work(self) -> None:
-        executor, get = self._executor, self._queue.get
+        executor, get, own = self._executor, self._queue.get, os.getpid()
         while (run := get()) is not None:
             execute(executor, run)
+            if os.getpid() != own:
+                # The handler forked, and this is the child, which has a copy of all that waits.
+                os._exit(_FORKED)
             self._finished.append(run)
             self._wake()
 

@@ -1,7 +1,8 @@
 """A PostgreSQL server, for stores of every kind: a connection that waits no longer than it may.
 
 A server that hangs is away: nothing here waits for it past the timeout, by the client's own clock.
-(Connecting takes two seconds at least before it is given up, as libpq has it, at each address.) And
+(Connecting takes two seconds at least before it is given up, as libpq has it, at each address.
+Before that its name is looked up, within the timeout too, unless that is in a service file.) And
 what a client leaves behind as it hangs, dies, or is cut off keeps nobody waiting for long either:
 the server ends its statements, and its idle transactions, by their timeouts.
 """
@@ -20,16 +21,17 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL
 from psycopg.waiting import Ready, Wait
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
+from worker.stores.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from psycopg.abc import RV, PQGen
+    from psycopg.sql import Composable
 
     from worker.errors import QworkerError, Unreachable
 
@@ -43,9 +45,13 @@ _OLDEST = 140_000
 #: One that creates tables keeps all others from it, of whatever kind of store: with IF NOT EXISTS,
 #: too, two at the same moment disturb each other.
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7163120461)"
-_WHO = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+#: Asked of the server itself: what a pooler says of it when it connects is made up. (Nor do poolers
+#: take settings then, so they are set by what asks.)
+_WHO = """SELECT pg_backend_pid(),
+    (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), {settings}"""
+#: A pooler may have given this client the session that it had before: all of that is over.
 _END_PREDECESSOR = """SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
-    WHERE pid = %s AND backend_start = %s"""
+    WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()"""
 _EVENTS = {
     Wait.R: select.POLLIN,
     Wait.W: select.POLLOUT,
@@ -145,6 +151,9 @@ class Database:
         self.shown = f"{kind.name} store {mask_url(url)}"
         self._url = url
         self._parameters = _parameters(url, kind, timeout)
+        self._hosts = Hosts(conninfo_to_dict(url))
+        settings = (f"set_config('{name}', '{to}', false)" for name, to in _settings(timeout))
+        self._who = _WHO.format(settings=", ".join(settings))
         self._kind = kind
         self._timeout = timeout
         self._prepare = prepare
@@ -202,17 +211,21 @@ class Database:
 
     def _connect(self) -> Line:
         # What psycopg prepares by itself it discards with all that others prepared.
-        line = Line.connect(self._url, autocommit=True, prepare_threshold=None, **self._parameters)
+        try:
+            parameters = {**self._parameters, **self._hosts.parameters(self._timeout)}
+        except OSError as error:
+            raise psycopg.OperationalError(str(error)) from None
+        line = Line.connect(self._url, autocommit=True, prepare_threshold=None, **parameters)
         self._line = line  # closed by whoever sees the following fail
         line.give_up = time.monotonic() + self._timeout
         if line.info.server_version < _OLDEST:
             raise self.mistake(
                 f"PostgreSQL {line.info.server_version // 10_000} is too old; use 14 or newer"
             )
+        ((pid, started, *_),) = line.execute(self._who)
         if self._left is not None:
             self._end_predecessor(line, *self._left)
-        row = line.execute(_WHO).fetchone()
-        self._current = None if row is None else (line.info.backend_pid, row[0])
+        self._current = pid, started
         self._prepare(line)
         return line
 
@@ -248,33 +261,40 @@ def _parameters(url: str, kind: Kind, timeout: float) -> dict[str, Any]:
             f"the {kind.name} URL cannot be read{reason}: write postgresql://user:password@host/"
             "database?sslmode=…; in a password, %2F for /, %40 for @ and %25 for %"
         )
-    milliseconds = math.ceil(timeout * 1000)
-    # Ahead of the client, so that it hears the reason.
-    at_server = math.ceil(timeout * 900)
-    settings = {
-        "statement_timeout": at_server,
-        "lock_timeout": at_server,
-        "idle_in_transaction_session_timeout": milliseconds,
-        # What a lock was waited for has to be seen as it is by then.
-        "default_transaction_isolation": r"read\ committed",
-    }
-    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return {
         "connect_timeout": math.ceil(timeout),
-        "tcp_user_timeout": milliseconds,  # a server that vanished without a word
-        "options": f"{said.get('options') or ''} {own}",
+        "tcp_user_timeout": math.ceil(timeout * 1000),  # a server that vanished without a word
         "application_name": said.get("application_name") or f"qworker {kind.name}",
     }
 
 
+def _settings(timeout: float) -> Iterator[tuple[str, object]]:
+    """Yield what a session has to be like."""
+    # Ahead of the client, so that it hears the reason.
+    yield "statement_timeout", math.ceil(timeout * 900)
+    yield "lock_timeout", math.ceil(timeout * 900)
+    yield "idle_in_transaction_session_timeout", math.ceil(timeout * 1000)
+    # What a lock was waited for has to be seen as it is by then.
+    yield "default_transaction_isolation", "read committed"
+
+
 @contextmanager
-def alone(line: Line, *, patience: int | None = None) -> Iterator[None]:
-    """Make the block one transaction, of which there is one at a time in a database.
+def alone(line: Line) -> Iterator[None]:
+    """Make the block one transaction, of which there is one at a time in a database."""
+    with line.transaction():
+        line.execute(_ONE_AT_A_TIME)
+        yield
+
+
+def send_alone(line: Line, statement: Composable, *, patience: int | None = None) -> None:
+    """Let ``statement`` be such a transaction: one message, so that no lock waits for the client.
 
     ``patience``: milliseconds that it waits for each lock, this one too.
     """
-    with line.transaction():
-        if patience is not None:
-            line.execute(SQL("SET LOCAL lock_timeout = {}").format(patience))
-        line.execute(_ONE_AT_A_TIME)
-        yield
+    waits = "" if patience is None else f"SET LOCAL lock_timeout = {patience}; "
+    line.begin(f"{waits}{_ONE_AT_A_TIME}; {statement.as_string(line)}")()
+
+
+def is_lost(line: Line, error: psycopg.Error) -> bool:
+    """Tell whether ``error`` means that the connection cannot be used any more."""
+    return line.closed or (error.sqlstate or "08").startswith(("08", "57P"))

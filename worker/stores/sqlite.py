@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from worker.errors import Unreachable
 
+#: What SQLite itself waits for the write lock, in seconds, before it is asked again.
+_OWN_WAIT = 0.005
 #: Errors that waiting cannot mend, told at open as a mistake in the settings.
 _MISTAKES = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its folder must exist and be writable",
@@ -57,7 +59,9 @@ class Layout:
 class SqliteFile:
     """A connection to a file, made when needed and again after any error.
 
-    One thread at a time uses it.
+    One thread at a time uses it. Whoever waits for the write lock asks for it every few
+    milliseconds: SQLite's own waiting backs off up to 100 ms, and beside others that ask often (the
+    embedded broker in the same file) it may find the lock taken each time until its time is up.
     """
 
     def __init__(self, path: Path, layout: Layout, timeout: float) -> None:
@@ -107,7 +111,7 @@ class SqliteFile:
             if durable != self._durable:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
-            db.execute("BEGIN IMMEDIATE")
+            self._begin(db)
             yield db
             db.execute("COMMIT")
         except BaseException as error:
@@ -129,11 +133,11 @@ class SqliteFile:
         layout = self._layout
         # One thread at a time uses it, but not always the one that opened it.
         db = sqlite3.connect(
-            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            self.path, timeout=_OWN_WAIT, isolation_level=None, check_same_thread=False
         )
         self.db, self._durable = db, None
         self._enter_wal(db)
-        db.execute("BEGIN IMMEDIATE")
+        self._begin(db)
         db.execute(
             f"CREATE TABLE IF NOT EXISTS {layout.meta}"
             " (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
@@ -150,6 +154,18 @@ class SqliteFile:
             )
         db.execute("COMMIT")
         return db
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Begin a transaction that has the write lock, waiting for that up to the timeout."""
+        give_up = time.monotonic() + self._timeout
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
+                    raise
+            else:
+                return
 
     def _enter_wal(self, db: sqlite3.Connection) -> None:
         """Switch to write-ahead logging, which lets readers and one writer work side by side.

@@ -63,7 +63,7 @@ from worker.supervisor.signals import Signals
 from worker.supervisor.stepper import Stepper, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from enum import Enum
 
     from worker.sharding.generations import Generation
@@ -137,8 +137,8 @@ class Runnable(Protocol):
     def statistics(self) -> Mapping[str, object]:
         """Return numbers, ready for JSON."""
 
-    def dump(self) -> str:
-        """Return the stacks of all threads and what is in flight."""
+    def dump(self) -> Iterator[str]:
+        """Yield the stack of each thread, and what each run has in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,8 @@ class Child:
                 case Bury(owners):
                     self._consumer.bury([bytes.fromhex(owner) for owner in owners])
                 case Dump():
-                    logger.info("%s", self._consumer.dump())
+                    for part in self._consumer.dump():
+                        logger.info("%s", part)
                 case _:
                     self._assign(self._consumer, message)
         if self._channel.closed:

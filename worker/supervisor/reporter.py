@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.errors import QworkerError
-from worker.supervisor.probes import Probes
 from worker.supervisor.status import StatusFile
 from worker.supervisor.systemd import from_environment
 
 if TYPE_CHECKING:
     from worker.supervisor.control import Terms
+    from worker.supervisor.probes import Probes
     from worker.supervisor.status import Status
 
 logger = logging.getLogger("worker.supervisor")
@@ -37,6 +37,8 @@ class Reporter:
         """Begin, now that the settings are known. Raises ConfigurationError for a wrong address."""
         self._status = status
         if terms.http:
+            from worker.supervisor.probes import Probes  # noqa: PLC0415 - some megabytes, for these alone
+
             self._probes = Probes(terms.http, self._latest)
             logger.info("probes and metrics on http://%s", self._probes.address)
         try:

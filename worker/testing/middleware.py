@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from worker.message import Context, Outgoing
+    from worker.context import Context
     from worker.middleware import CallNext
 
 
@@ -33,7 +33,8 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:
     result = call_next(context)
     if inspect.isawaitable(result):
         return _again_async(result, context, call_next)
-    first = _published(context)
+    context.check_committed()
+    first = context.restart()
     result = call_next(context)
     context.children[:0] = first
     return result
@@ -41,14 +42,8 @@ def duplicate_everything(context: Context, call_next: CallNext) -> Any:
 
 async def _again_async(running: Awaitable[Any], context: Context, call_next: CallNext) -> Any:
     await running
-    first = _published(context)
+    context.check_committed()
+    first = context.restart()
     result = await call_next(context)
     context.children[:0] = first
     return result
-
-
-def _published(context: Context) -> list[Outgoing]:
-    """Take what was published out of the context: the ids of a second run count from zero."""
-    children = context.children.copy()
-    context.children.clear()
-    return children

@@ -33,6 +33,7 @@ from worker.codec import Codec
 from worker.consumer import Consumer
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
+from worker.errors import AlreadyDone
 from worker.payload import decoder_for
 from worker.testing.clock import FakeClock
 from worker.testing.pools import INLINE
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
 
     from worker.app import App
     from worker.config import Settings
+    from worker.context import Context
     from worker.ending import Finish
-    from worker.message import Command, Context, Event
+    from worker.message import Command, Event
     from worker.middleware import CallNext
     from worker.telemetry import RuntimeEvent
 
@@ -244,7 +246,7 @@ class TestWorker:
         """Remember what is meant for the test, not for the runtime: Ctrl-C, ``pytest.fail``."""
         try:
             yield
-        except (Exception, SystemExit, CancelledError):
+        except (Exception, AlreadyDone, SystemExit, CancelledError):
             raise
         except BaseException as error:
             self._interruption = error

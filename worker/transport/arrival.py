@@ -27,9 +27,9 @@ _METHOD, _CONTENT, _BODY = 1, 2, 3
 _DELIVER = b"\x00\x3c\x00\x3c"
 _BASIC = 60
 _CONTENT_TYPE, _ENCODING, _HEADERS, _MORE_FLAGS = 0x8000, 0x4000, 0x2000, 0x0001
-#: The properties after the headers, in the order of their flags; the bytes of the value, 0 for a
-#: short string.
-_AFTER_HEADERS = (
+#: The properties after the headers, in the order of their flags, by py-amqp's names; the bytes of
+#: the value, 0 for a short string.
+AFTER_HEADERS = (
     (0x1000, "delivery_mode", 1),
     (0x0800, "priority", 1),
     (0x0400, "correlation_id", 0),
@@ -175,7 +175,7 @@ def _properties(data: bytes, at: int, end: int, flags: int) -> dict[str, Any] | 
             return None
         found["application_headers"] = headers
         at += size
-    for flag, name, size in _AFTER_HEADERS:
+    for flag, name, size in AFTER_HEADERS:
         if flags & flag:
             if size == 0:
                 stop = at + 1 + data[at]

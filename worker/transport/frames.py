@@ -10,8 +10,9 @@ the properties of a message, the message is handed on with
 :data:`~worker.message.UNDECODABLE` as its only one. The raw properties of every message are kept
 with it, so that it can be set aside byte for byte.
 
-A plain delivery is read here at once (:mod:`worker.transport.arrival`); everything else goes
-through py-amqp, frame by frame, which costs three times as much.
+A plain delivery is read here at once (:mod:`worker.transport.arrival`), and so is a confirm where
+somebody waits for these; everything else goes through py-amqp, frame by frame, which costs three
+times as much.
 """
 
 from __future__ import annotations
@@ -25,67 +26,29 @@ from amqp.exceptions import UnexpectedFrame
 
 from worker.message import UNDECODABLE
 from worker.transport.arrival import FRAME_END, Arrival, read_delivery
+from worker.transport.departure import FRAME_OVERHEAD
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     import amqp
 
 _CHUNK = 256 * 1024
 _FRAME_HEADER = 7
-_FRAME_OVERHEAD = 8
 _METHOD_FRAME, _HEADER_FRAME = 1, 2
 _DELIVER = pack(">HH", 60, 60)
 #: Makes a question mark of every byte that is no ASCII.
 _TO_ASCII = bytes(range(128)) + b"?" * 128
-_FRAME_MAX = 131072
 _ACK = Struct(">BHIHHQBB")
-_PUBLISH = pack(">HHH", 60, 40, 0)
+#: What is the same in each: type, size, class, method, end.
+_CONFIRM = (_METHOD_FRAME, 13, 60, 80, FRAME_END)
 _HEADER_LENGTH = 12  # class id, weight, body size; then flags and properties
 
 
 def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     """Return a basic.ack (AMQP 0-9-1, section 1.8.3.13)."""
     return _ACK.pack(1, channel, 13, 60, 80, tag, multiple, FRAME_END)
-
-
-def publish_frames(  # noqa: PLR0913 - the parts of a publish
-    channel: int,
-    *,
-    exchange: str,
-    routing_key: str,
-    mandatory: bool,
-    properties: bytes,
-    body: bytes,
-    frame_max: int,
-) -> bytes:
-    """Return a basic.publish with its content header and body (sections 1.8.3.7 and 4.2.6).
-
-    ``properties`` are flags and list as they go on the wire. Raises ValueError for names that are
-    too long, and for properties that do not fit into a frame: the broker would end the connection.
-    """
-    largest = (frame_max or _FRAME_MAX) - _FRAME_OVERHEAD
-    if _HEADER_LENGTH + len(properties) > largest:
-        raise ValueError(
-            f"its headers and properties have {len(properties)} bytes; the broker takes"
-            f" {largest - _HEADER_LENGTH} at most"
-        )
-    method = _PUBLISH + _short_string(exchange) + _short_string(routing_key) + bytes((mandatory,))
-    header = pack(">HHQ", 60, 0, len(body)) + properties
-    parts = [_frame(1, channel, method), _frame(_HEADER_FRAME, channel, header)]
-    parts += [_frame(3, channel, body[at : at + largest]) for at in range(0, len(body), largest)]
-    return b"".join(parts)
-
-
-def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
-
-
-def _short_string(text: str) -> bytes:
-    raw = text.encode("utf-8", "surrogatepass")
-    if len(raw) > 255:  # noqa: PLR2004 - the length is one byte
-        raise ValueError(f"{text[:40]!r}… has {len(raw)} bytes; AMQP names have 255 at most")
-    return bytes((len(raw),)) + raw
 
 
 def _legible(deliver: bytes) -> bytes:
@@ -120,6 +83,8 @@ class FramePump:
         self._position = 0
         self._headers: dict[int, bytes] = {}
         self._undecodable: dict[int, str] = {}
+        #: Who takes the basic.acks of a channel that publishes with confirms: tag and ``multiple``.
+        self.on_confirm: Callable[[int, bool], None] | None = None
         # py-amqp's blocking reads take from our buffer first, and what they read comes to us.
         connection.transport._quick_recv = self._recv  # noqa: SLF001 - its one seam for reading
         self._handle = connection.on_inbound_frame
@@ -131,7 +96,7 @@ class FramePump:
 
     def pending(self) -> bool:
         """Tell whether a read would find bytes that the descriptor no longer shows."""
-        if len(self._data) - self._position >= _FRAME_OVERHEAD:
+        if len(self._data) - self._position >= FRAME_OVERHEAD:
             return self._frame_end() is not None
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
@@ -148,7 +113,7 @@ class FramePump:
         """
         arrivals = self._arrivals
         while len(arrivals) < limit:
-            if self._take_plain():
+            if self._take_plain() or self._take_confirm():
                 continue
             end = self._frame_end()
             if end is None:
@@ -183,6 +148,21 @@ class FramePump:
         self._position = end
         self._connection.bytes_recv += 1  # what py-amqp counts heartbeats by
         self._arrivals.append(arrival)
+        return True
+
+    def _take_confirm(self) -> bool:
+        """Take the confirm that comes next, if there is one and somebody waits for it.
+
+        Such a connection has one channel.
+        """
+        if self.on_confirm is None or len(self._data) - self._position < _ACK.size:
+            return False
+        kind, _, size, basic, ack, tag, multiple, end = _ACK.unpack_from(self._data, self._position)
+        if (kind, size, basic, ack, end) != _CONFIRM:
+            return False
+        self._position += _ACK.size
+        self._connection.bytes_recv += 1  # what py-amqp counts heartbeats by
+        self.on_confirm(tag, bool(multiple & 1))
         return True
 
     def _on_frame(self, frame: tuple[int, int, bytes]) -> bool:
@@ -222,7 +202,7 @@ class FramePump:
         if have < _FRAME_HEADER:
             return None
         (size,) = unpack_from(">I", self._data, self._position + 3)
-        whole = int(size) + _FRAME_OVERHEAD
+        whole = int(size) + FRAME_OVERHEAD
         return self._position + whole if have >= whole else None
 
     def _fill(self) -> bool:

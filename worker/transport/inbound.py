@@ -267,11 +267,12 @@ class Inbound:
         except self._lost as error:
             raise _lost(error) from None
 
-    def ask_depths(self, queues: Sequence[str]) -> bool:
+    def ask_depths(self, queues: Sequence[str], exchanges: Sequence[str] = ()) -> bool:
         """Ask how many messages wait in these queues, and do not wait: ``depths`` will tell.
 
-        Asks nothing, and returns False, while an earlier question has no answer. Raises
-        BrokerUnreachable where the connection is lost.
+        Where one of them, or of the ``exchanges``, is not there, a later ``fetch`` raises what it
+        does for a connection that is lost. Asks nothing, and returns False, while an earlier
+        question has no answer. Raises BrokerUnreachable where the connection is lost.
         """
         if self._unanswered:
             return False
@@ -280,6 +281,8 @@ class Inbound:
                 self._surveys = self.connection.channel()
             for queue in queues:
                 self._ask_depth(self._surveys, queue)
+            for exchange in exchanges:
+                self._ask_for(self._surveys, exchange)
         except self._lost as error:
             raise _lost(error) from None
         return True
@@ -293,6 +296,17 @@ class Inbound:
         passive = (0, queue, True, False, False, False, False, None)
         channel.send_method(amqp.spec.Queue.Declare, "BsbbbbbF", passive)
         self._unanswered += 1
+
+    def _ask_for(self, channel: Any, exchange: str) -> None:
+        if self._pump is None:
+            return  # nobody takes exchanges from an embedded broker
+        channel._callbacks[amqp.spec.Exchange.DeclareOk] = self._note_found  # noqa: SLF001 - as above
+        passive = (0, exchange, "", True, False, False, False, False, None)
+        channel.send_method(amqp.spec.Exchange.Declare, "BssbbbbbF", passive)
+        self._unanswered += 1
+
+    def _note_found(self) -> None:
+        self._unanswered -= 1
 
     def _note_depth(self, queue: str, ready: int, _consumers: int) -> None:
         self._unanswered -= 1

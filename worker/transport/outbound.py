@@ -29,8 +29,9 @@ from worker.errors import (
 from worker.message import KEY_HEADER
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.transport.capabilities import capabilities_of
+from worker.transport.departure import plain_properties, publish_frames
 from worker.transport.embedded.encoding import Unencodable
-from worker.transport.frames import FramePump, publish_frames
+from worker.transport.frames import FramePump
 from worker.transport.inbound import abandon, losses, release
 from worker.waiter import wait_readable
 
@@ -84,13 +85,14 @@ class Outbound:
             if self._able.has_socket:
                 self._channel.auto_decode = False  # bodies stay bytes
                 self._channel.confirm_select()
-                self._channel.events["basic_ack"].add(self._on_ack)
+                self._channel.events["basic_ack"].add(self._on_ack)  # read in a blocking call
                 self._channel.events["basic_nack"].add(self._on_nack)
                 self._channel.events["basic_return"].add(self._on_return)
                 native = connection.connection
                 native.on_blocked = self._on_blocked
                 native.on_unblocked = self._on_unblocked
                 self._pump = FramePump(native, [])
+                self._pump.on_confirm = self._on_ack
         except BaseException as error:
             self.abandon()
             if isinstance(error, self._lost):
@@ -228,8 +230,11 @@ class Outbound:
     def _encode(self, item: Outgoing) -> bytes:
         properties = item.raw
         if properties is None:
-            message = amqp.Message(item.body, application_headers=_routed(item), **item.properties)
-            properties = message._serialize_properties()  # noqa: SLF001 - its one encoder
+            headers = _routed(item)
+            properties = plain_properties(item.properties, headers)
+            if properties is None:
+                message = amqp.Message(b"", application_headers=headers, **item.properties)
+                properties = message._serialize_properties()  # noqa: SLF001 - its one encoder
         return publish_frames(
             self._channel.channel_id,
             exchange=item.exchange,
@@ -259,7 +264,8 @@ class Outbound:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for item in self._take(tag, multiple=multiple):
-            refused = PublishRefused(f"{item.message_id}: the broker refused it (basic.nack)")
+            text = f"{item.message_id}: the broker refused it (basic.nack)"
+            refused = PublishRefused(text, item.message_id)
             self._sent.append(Sent(item, refused))
 
     def _take(self, tag: int, *, multiple: bool) -> list[Outgoing]:
@@ -299,11 +305,13 @@ def _routed(item: Outgoing) -> dict[str, Any]:
 
 
 def _refused(item: Outgoing, error: Exception) -> PublishRefused:
-    return PublishRefused(f"{item.message_id}: it cannot be published: {error}")
+    text = f"{item.message_id}: it cannot be published: {error}"
+    return PublishRefused(text, item.message_id)
 
 
 def _unroutable(item: Outgoing) -> Unroutable:
     return Unroutable(
         f"{item.message_id}: no queue is bound to exchange {item.exchange!r} for"
-        f" {item.routing_key!r}; has the service that receives it been started once?"
+        f" {item.routing_key!r}; has the service that receives it been started once?",
+        item.message_id,
     )

@@ -13,6 +13,8 @@ from worker import Context, Event
 
 #: Numbers of the calls in this process; any thread may take the next one.
 _runs = count(1)
+#: The supervisor that started this process, and may be gone later.
+_LIFE = os.getppid()
 
 
 @contextmanager
@@ -37,6 +39,7 @@ def note(what: str, event: Event, context: Context, run: int = 0) -> None:
         shard=context.shard,
         fence=context.fence,
         supervisor=os.environ.get("SUPERVISOR", ""),
+        life=_LIFE,
     )
 
 

@@ -25,6 +25,8 @@ from worker import Context
 from worker.errors import AlreadyDone
 
 _DATABASE = os.environ.get("CHAOS_DATABASE", "")
+#: The supervisor that started this process, and may be gone later.
+_LIFE = os.getppid()
 _own = threading.local()
 #: Numbers of the calls in this process; any thread may take the next one.
 _runs = count(1)
@@ -43,6 +45,7 @@ def witnessed(context: Context, sequence: int = -1) -> Iterator[dict[str, Any]]:
         "shard": context.shard,
         "fence": context.fence,
         "supervisor": os.environ.get("SUPERVISOR", ""),
+        "life": _LIFE,
     }
     _writer().note("begin", **facts)
     crashpoints.reach("in the handler")

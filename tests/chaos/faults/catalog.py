@@ -33,6 +33,7 @@ class Excuse(Enum):
     """What a fault may be the reason of, at the most."""
 
     OTHER = "nothing"
+    BROKER = "that something is delivered twice: its acknowledgement did not come, or in vain"
     CUT = "second effects: who was cut off could not record what it did, and lost its lease"
     OUTAGE = "second effects, of processes that are killed while nobody can record anything"
     HANG = "the same: who waits for a broker that hangs records nothing meanwhile"
@@ -115,20 +116,27 @@ def _way(at: Setting) -> Way:
     return at.random.choice(list(Way))
 
 
-def _links(to: str, excuse: Excuse, asked: bytes, answered: bytes) -> dict[str, Trouble]:
-    """Return what befalls links; ``excuse``: of who is cut off, and hears nothing of it."""
+def _links(
+    to: str, excuse: Excuse, asked: bytes, answered: bytes, *, less: Excuse
+) -> dict[str, Trouble]:
+    """Return what befalls links; ``excuse``: of who is cut off, and hears nothing of it.
+
+    ``less``: of who is late, or hears of it at once.
+    """
     return {
-        "slow": Trouble(to, lambda link, at: link.delay(at.random.uniform(0.01, 0.2))),
-        "narrow": Trouble(to, lambda link, at: link.limit(at.random.uniform(5e4, 1e6), _way(at))),
+        "slow": Trouble(to, lambda link, at: link.delay(at.random.uniform(0.01, 0.2)), excuse=less),
+        "narrow": Trouble(
+            to, lambda link, at: link.limit(at.random.uniform(5e4, 1e6), _way(at)), excuse=less
+        ),
         "held": Trouble(to, lambda link, at: link.hold(_way(at)), excuse=excuse),
         "cut": Trouble(to, lambda link, at: link.cut(_way(at)), excuse=excuse),
         "down": Trouble(
             to,
             lambda link, _: _down(link),
-            excuse=Excuse.OTHER if excuse is Excuse.HANG else excuse,  # that is heard of at once
+            excuse=less if excuse is Excuse.HANG else excuse,  # that is heard of at once
         ),
-        "reset": Trouble(to, lambda link, _: _moment(link.reset), hold=0),
-        "reply-lost": Trouble(to, lambda link, _: link.lose_reply(asked, answered)),
+        "reset": Trouble(to, lambda link, _: _moment(link.reset), hold=0, excuse=less),
+        "reply-lost": Trouble(to, lambda link, _: link.lose_reply(asked, answered), excuse=less),
     }
 
 
@@ -151,12 +159,19 @@ def _clock(to: str, sign: int, excuse: Excuse = Excuse.OTHER) -> Trouble:
 
 
 _RABBITMQ = {
-    **_servers("rabbitmq", Excuse.OTHER, hung=Excuse.HANG),
+    **_servers("rabbitmq", Excuse.BROKER, hung=Excuse.HANG),
     "connections-closed": Trouble(
-        "rabbitmq", lambda it, _: _moment(lambda: rabbitmq.close_connections(it)), hold=0
+        "rabbitmq",
+        lambda it, _: _moment(lambda: rabbitmq.close_connections(it)),
+        hold=0,
+        excuse=Excuse.BROKER,
     ),
-    "short-of-memory": Trouble("rabbitmq", lambda it, _: rabbitmq.short_of_memory(it)),
-    "short-of-disk": Trouble("rabbitmq", lambda it, _: rabbitmq.short_of_disk(it)),
+    "short-of-memory": Trouble(
+        "rabbitmq", lambda it, _: rabbitmq.short_of_memory(it), excuse=Excuse.BROKER
+    ),
+    "short-of-disk": Trouble(
+        "rabbitmq", lambda it, _: rabbitmq.short_of_disk(it), excuse=Excuse.BROKER
+    ),
     "queue-deleted": Trouble("broker", _delete_a_queue, hold=0, excuse=Excuse.LOSS),
 }
 _REDIS = {
@@ -184,9 +199,11 @@ _REDIS = {
 
 CATALOG: Mapping[str, Trouble] = {
     **_named("rabbitmq", _RABBITMQ),
-    **_named("rabbitmq-link", _links("to_rabbitmq", Excuse.HANG, PUBLISH, CONFIRM)),
+    **_named(
+        "rabbitmq-link", _links("to_rabbitmq", Excuse.HANG, PUBLISH, CONFIRM, less=Excuse.BROKER)
+    ),
     **_named("redis", _REDIS),
-    **_named("redis-link", _links("to_redis", Excuse.CUT, b"", b"")),
+    **_named("redis-link", _links("to_redis", Excuse.CUT, b"", b"", less=Excuse.OTHER)),
     "redis-clock-ahead": _clock("redis_clock", 1, Excuse.CLOCK),
     "redis-clock-behind": _clock("redis_clock", -1, Excuse.CLOCK),
     "clock-ahead": _clock("clocks", 1),

@@ -18,6 +18,21 @@ Names = [binary_to_list(Name) || {resource, _, queue, Name} <-
          rabbit_amqqueue:list_names(<<"%s">>)],
 lists:flatten(lists:join(" ", lists:sort(Names))).
 """
+#: What the leader of a quorum queue knows: the statistics are some seconds old.
+_DEPTHS = """\
+Held = fun (Queue) ->
+    case amqqueue:get_type(Queue) of
+        rabbit_quorum_queue ->
+            Leader = amqqueue:get_pid(Queue),
+            {ok, Number, _} = ra:consistent_query(Leader, fun rabbit_fifo:query_messages_total/1),
+            Number;
+        _ -> proplists:get_value(messages, rabbit_amqqueue:info(Queue, [messages]))
+    end
+end,
+Rows = [binary_to_list(element(4, amqqueue:get_name(Queue))) ++ "="
+        ++ integer_to_list(Held(Queue)) || Queue <- rabbit_amqqueue:list(<<"%s">>)],
+lists:flatten(lists:join(" ", lists:sort(Rows))).
+"""
 _DELETE = """\
 case rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)) of
     {ok, Queue} ->
@@ -41,6 +56,13 @@ def queues(server: RabbitMQ, url: str) -> list[str]:
     """Return the names of the queues in the virtual host of ``url``, in order."""
     text = server.eval(_QUEUES % _vhost(url))
     return [] if text == "[]" else text.strip('"').split()
+
+
+def depths(server: RabbitMQ, url: str) -> dict[str, int]:
+    """Return how many messages each queue in the virtual host holds, delivered or not."""
+    text = server.eval(_DEPTHS % _vhost(url)).strip('"')
+    pairs = (each.rpartition("=") for each in text.split() if text != "[]")
+    return {name: int(number) for name, _, number in pairs}
 
 
 def delete_queue(server: RabbitMQ, url: str, name: str) -> int:

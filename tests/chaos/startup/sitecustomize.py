@@ -1,10 +1,14 @@
-"""What Python runs first in each process of a service under test; see ``chaos.crashpoints``.
+"""What Python runs first in each process of a service under test.
 
 The harness puts this folder, and that of the tests, on PYTHONPATH.
 """
 
 import os
 
+if "CHAOS_RECORDS" in os.environ:
+    from chaos import clerk
+
+    clerk.install()  # before the crash points: what is recorded is noted before the first of them
 if "CHAOS_POINTS" in os.environ:
     from chaos import crashpoints
 

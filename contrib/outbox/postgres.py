@@ -1,0 +1,40 @@
+"""The safe horizon on PostgreSQL, as SQL that any of its clients can send.
+
+Sequence numbers are given when rows are inserted, and rows become visible when their transactions
+commit, which may be in another order. So each row has the number of its transaction (:data:`XID`),
+and a row is sent only below the first transaction that is open and may have written rows
+(:data:`HORIZON`).
+
+A snapshot tells which transactions are open. One of them has *not* written rows where ``pg_locks``
+shows it without a lock on the table, which INSERT takes before it draws a number and keeps to the
+end. So a long transaction that has nothing to do with the outbox holds back nothing. One that ended
+between the snapshot and the look at the locks counts as a writer, until the next look.
+
+Whatever is neither visible in the snapshot nor open in it as a writer will draw higher sequence
+numbers than all rows that are. For that, a transaction has its number before its first row has a
+sequence number: the column of :data:`XID` comes first in the table, since PostgreSQL works out the
+values of a row in the order of its columns.
+"""
+
+from __future__ import annotations
+
+#: The number of the transaction that a row is written in. (PostgreSQL 13 and newer.)
+XID = "pg_current_xact_id()::text::bigint"
+
+#: One look at the locks, since each is at another moment.
+HORIZON = """
+WITH locks AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
+writers AS (
+    SELECT virtualtransaction FROM locks
+    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock'
+    AND relation = to_regclass('qworker_outbox')
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+bystanders AS (
+    SELECT transactionid FROM locks
+    WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock'
+    AND virtualtransaction NOT IN (SELECT virtualtransaction FROM writers))
+SELECT coalesce(
+    (SELECT min(open::text::bigint) FROM pg_snapshot_xip(pg_current_snapshot()) AS open
+     WHERE open::xid NOT IN (SELECT transactionid FROM bystanders)),
+    pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
+"""

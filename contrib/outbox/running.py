@@ -1,0 +1,130 @@
+"""Runs a relay as a program of its own: one owner at a time, until SIGTERM or SIGINT.
+
+The relay has a thread of its own. So a signal ends the program within ``PATIENCE`` seconds also
+where a server hangs: what is not confirmed by then is a row, and sent again by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from worker.contrib.outbox.relay import Relay
+from worker.contrib.outbox.rows import OutboxUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from contrib.outbox.relay import Pass
+    from contrib.outbox.rows import OutboxStore
+    from worker import App
+
+logger = logging.getLogger("worker.outbox")
+
+LEASE = "outbox"
+#: Seconds that the relay has to come to an end.
+PATIENCE = 10.0
+#: Seconds between two looks at a database that does not answer at the start.
+_PAUSE = 0.5
+#: What is left was refused by the broker, and nobody waits for it.
+_EXIT_LEFT = 75
+
+
+def run(  # noqa: PLR0913 - the options of a command
+    app: App,
+    store: OutboxStore,
+    *,
+    batch: int = 200,
+    pause: float = 0.5,
+    grace: float = 1.0,
+    burst: bool = False,
+) -> int:
+    """Relay what is in ``store`` while this process has the lease; return an exit code.
+
+    0: asked to end, or with ``burst`` nothing is left; 75: with ``burst``, what is left is refused.
+    For the main thread, whose SIGTERM and SIGINT it takes. Raises ConfigurationError,
+    OutboxUnavailable and LeasesUnavailable where it cannot begin within ``connect_timeout``.
+    """
+    stop = threading.Event()
+    with _until_signalled(stop):
+        _wait_for(store, stop, app.settings.connect_timeout)
+        with app.lease(LEASE) as lease:
+            relay = Relay(
+                app,
+                store,
+                lambda: lease.is_mine() and not stop.is_set(),
+                batch=batch,
+                grace=0.0 if burst else grace,
+            )
+            logger.info("relaying the outbox of %s", app.name)
+            running = _Running(relay, stop, pause=pause, burst=burst)
+            running.start()
+            stop.wait()
+            running.join(PATIENCE)
+            if running.is_alive():
+                logger.warning("a server hangs; what it has not confirmed is sent again")
+                return 0
+            app.close()
+    if running.error is not None:
+        raise running.error
+    left = running.last is not None and running.last.refused
+    return _EXIT_LEFT if burst and left else 0
+
+
+class _Running(threading.Thread):
+    """A relay at work; its end, whatever the reason, sets ``stop``."""
+
+    def __init__(self, relay: Relay, stop: threading.Event, *, pause: float, burst: bool) -> None:
+        super().__init__(name="qworker-outbox", daemon=True)
+        self._relay = relay
+        self._stop_event = stop
+        self._pause = pause
+        self._burst = burst
+        self.last: Pass | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Relay; keep what came of it."""
+        try:
+            self.last = self._relay.run(self._stop_event, pause=self._pause, burst=self._burst)
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
+            self.error = error
+        finally:
+            self._stop_event.set()
+
+
+def _wait_for(store: OutboxStore, stop: threading.Event, seconds: float) -> None:
+    """Return once the database answers. Raises what it says where it does not in time."""
+    deadline = monotonic() + seconds
+    while not stop.is_set():
+        try:
+            store.check()
+        except OutboxUnavailable:
+            if monotonic() > deadline:
+                raise
+            stop.wait(_PAUSE)
+        else:
+            return
+
+
+@contextmanager
+def _until_signalled(stop: threading.Event) -> Iterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT; a second one does what it did before."""
+    before: dict[int, Any] = {}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

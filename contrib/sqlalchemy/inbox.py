@@ -1,0 +1,184 @@
+"""The transactional inbox: the id of the message is a row in the handler's own transaction.
+
+1. ``transaction(context)`` begins a transaction, and inserts (handler, id). That is the claim: the
+   database lets nobody else insert that row, and who tries waits until this transaction has ended.
+2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
+   counts as done.
+3. The handler works with the session. An error rolls back all of it, the row too.
+4. The end of the block commits: from then on effect and memory are one.
+
+So no crash, no stale owner of a claim and no second delivery makes the effect happen twice, as long
+as all of it is in that database. It is as durable as a commit of that database is.
+
+Under PostgreSQL's REPEATABLE READ and SERIALIZABLE who has waited gets a serialization failure
+instead of point 2: the handler fails, and finds the row at its next attempt.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from worker.contrib.identity import plain
+from worker.contrib.sqlalchemy.tables import inbox_table
+
+from worker import AlreadyDone, ConfigurationError, Reject
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from sqlalchemy import Insert
+
+    from worker import Context
+
+S = TypeVar("S", bound=Session)
+A = TypeVar("A", bound=AsyncSession)
+
+_CALL = "inbox.transaction"
+_IN_PARTS = (
+    "the transaction of inbox.transaction was ended within its block, and the session used after"
+    " that: put all of the effect into the block, and leave the commit to its end"
+)
+#: Rows that a transaction of ``purge`` removes: locks and journals stay small.
+_BATCH = 1000
+
+
+class Inbox(Generic[S]):
+    """Gives handlers their transaction. Any thread may use it.
+
+    ``sessions`` makes a session: a ``sessionmaker``. ::
+
+        inbox = Inbox(sessionmaker(engine))
+
+        @app.on(UserDeposited)
+        def deposit(event: UserDeposited, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.execute(update(Account)...)
+    """
+
+    def __init__(self, sessions: Callable[[], S]) -> None:
+        self._sessions = sessions
+
+    @contextmanager
+    def transaction(self, context: Context) -> Iterator[S]:
+        """Let the block be the effect of the message: committed at its end, once for ever.
+
+        Raises AlreadyDone where it was committed before. Once for a message: a second call in a
+        run rejects the message, but where the first was rolled back. Raises RuntimeError in a
+        relay, and what SQLAlchemy raises.
+        """
+        with (
+            context.one_effect(_CALL),
+            self._sessions() as session,
+            session.begin(),
+            _in_one_part(session),
+        ):
+            _record(session, context)
+            yield session
+
+    def purge(self, older_than: float) -> int:
+        """Forget ids recorded more than ``older_than`` seconds ago; return how many.
+
+        Keep them as long as any message can come again: the retention of the dedup store, and as
+        long as dead letters may be replayed.
+        """
+        before, removed = time.time() - older_than, 0
+        while True:
+            with self._sessions() as session, session.begin():
+                batch = _forget(session, before)
+            removed += batch
+            if batch < _BATCH:
+                return removed
+
+
+class AsyncInbox(Generic[A]):
+    """The same for ``async def`` handlers: ``AsyncInbox(async_sessionmaker(engine))``."""
+
+    def __init__(self, sessions: Callable[[], A]) -> None:
+        self._sessions = sessions
+
+    @asynccontextmanager
+    async def transaction(self, context: Context) -> AsyncIterator[A]:
+        """Let the block be the effect of the message, as :meth:`Inbox.transaction` does."""
+        with context.one_effect(_CALL):
+            async with self._sessions() as session, session.begin():
+                with _in_one_part(session.sync_session):
+                    await session.run_sync(_record, context)
+                    yield session
+
+    async def purge(self, older_than: float) -> int:
+        """Forget ids, as :meth:`Inbox.purge` does."""
+        before, removed = time.time() - older_than, 0
+        while True:
+            async with self._sessions() as session, session.begin():
+                batch = await session.run_sync(_forget, before)
+            removed += batch
+            if batch < _BATCH:
+                return removed
+
+
+def _record(session: Session, context: Context) -> None:
+    """Insert the row, or wait for who did and raise AlreadyDone."""
+    connection = session.connection(bind_arguments={"clause": inbox_table})
+    row = {
+        "handler": plain(context.handler),
+        "message_id": plain(context.message_id),
+        "at": time.time(),
+    }
+    statement = insert_if_new(connection.dialect.name)
+    if connection.execute(statement, row).rowcount == 0:
+        raise AlreadyDone(f"{context.handler} has done {context.message_id}")
+
+
+@cache
+def insert_if_new(dialect: str) -> Insert:
+    """Return the statement that inserts a row, or changes none where it is there."""
+    # The count of an INSERT is kept for who asks for it.
+    options = {"preserve_rowcount": True}
+    match dialect:
+        case "postgresql":
+            upsert = postgresql.insert(inbox_table).on_conflict_do_nothing()
+            return upsert.execution_options(**options)
+        case "sqlite":
+            return sqlite.insert(inbox_table).on_conflict_do_nothing().execution_options(**options)
+        case "mysql" | "mariadb":
+            return insert(inbox_table).prefix_with("IGNORE").execution_options(**options)
+    raise ConfigurationError(
+        f"inbox.transaction: it is not known how to insert a row once in {dialect}; there are"
+        " PostgreSQL, MySQL, MariaDB and SQLite"
+    )
+
+
+def _forget(session: Session, before: float) -> int:
+    """Remove up to a batch of old rows, the oldest first; return how many."""
+    connection = session.connection(bind_arguments={"clause": inbox_table})
+    columns = inbox_table.c.handler, inbox_table.c.message_id
+    oldest = (
+        select(*columns)
+        .where(inbox_table.c.at < before)
+        .order_by(inbox_table.c.at)
+        .limit(_BATCH)
+        .subquery()
+    )
+    # MySQL has no LIMIT in a subquery of IN, but in one of FROM.
+    return connection.execute(
+        delete(inbox_table).where(tuple_(*columns).in_(select(oldest)))
+    ).rowcount
+
+
+@contextmanager
+def _in_one_part(session: Session) -> Iterator[None]:
+    """Reject a message whose handler went on after a commit of its own: the rest would be lost."""
+    begun = session.get_transaction()
+    try:
+        yield
+    except Exception as error:
+        if session.get_transaction() is not begun:
+            raise Reject(_IN_PARTS) from error
+        raise

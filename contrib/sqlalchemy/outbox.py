@@ -1,0 +1,97 @@
+"""``publish_on_commit``: events become rows right before the commit, and leave right after it.
+
+What a transaction publishes waits in its session (:mod:`worker.contrib.sqlalchemy.pending`). When
+that is about to commit, all of it is flushed, and then the rows are written: so whoever had to wait
+for this transaction (for a row that it changed) writes its own rows later, and gets higher sequence
+numbers; and between their numbers and the commit is nothing but that.
+
+After the commit the :class:`~worker.contrib.outbox.Sender` is told which rows there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+from worker.contrib.outbox import Sender, columns_of
+from worker.contrib.sqlalchemy.pending import Pending
+from worker.contrib.sqlalchemy.rows import OutboxRows
+
+from worker import Relayed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Engine
+
+    from worker import App, Command, Context, Event
+
+    AnySession = (
+        Session | scoped_session[Session] | AsyncSession | async_scoped_session[AsyncSession]
+    )
+
+
+class Outbox:
+    """Publishes events of ``app`` with the transactions that they speak of. Any thread may use it.
+
+    ``engine`` is a plain Engine of the same database, also where sessions are of asyncio: a thread
+    sends by it what was committed. Without one all of it is left to ``qworker outbox``, which has
+    to run anyway, for what a crash leaves. ::
+
+        outbox = Outbox(app, engine)
+
+        with sessions.begin() as session:
+            session.add(Account(id=user_id))
+            outbox.publish_on_commit(session, UserCreated(user_id=user_id))
+    """
+
+    def __init__(self, app: App, engine: Engine | None = None) -> None:
+        self._app = app
+        self._sender = None if engine is None else Sender(app, OutboxRows(engine, app.name))
+
+    def publish_on_commit(  # noqa: PLR0913 - the facts of a message
+        self,
+        session: AnySession,
+        event: Event | Command | Relayed,
+        context: Context | None = None,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        correlation_id: str | None = None,
+    ) -> str:
+        """Let ``event`` leave once the transaction of ``session`` is committed; return its id.
+
+        In a handler, say its ``context``: the event is then a child of the message, as by
+        ``context.publish``, with an id that a second run repeats; a ``Relayed`` says its headers,
+        and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
+        the event cannot be encoded.
+        """
+        if context is not None:
+            if headers is not None or priority is not None or correlation_id is not None:
+                raise TypeError("with a context, headers come by Relayed, and the rest by itself")
+            outgoing = context.encode(event)
+        elif isinstance(event, Relayed):
+            raise TypeError("a Relayed tells of a child: publish_on_commit needs its context")
+        else:
+            outgoing = self._app.encode(
+                event, headers=headers, priority=priority, correlation_id=correlation_id
+            )
+        row = columns_of(self._app.name, outgoing)
+        plain = _plain(session)
+        Pending.of(plain, self._sender).add(plain, row)
+        return outgoing.message_id
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until all that this process committed has left, or is left to the relay.
+
+        For the end of a short program. Tells whether it came to that within ``timeout`` seconds.
+        """
+        return self._sender is None or self._sender.flush(timeout)
+
+
+def _plain(session: AnySession) -> Session:
+    """Return the session behind a registry, and behind one of asyncio."""
+    if isinstance(session, scoped_session | async_scoped_session):
+        session = session()
+    return session.sync_session if isinstance(session, AsyncSession) else session

@@ -1,0 +1,214 @@
+"""``qworker outbox``: what was committed and not sent leaves, with one owner, until SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import create_engine
+from worker.contrib.sqlalchemy import create_tables
+
+from acceptance.commands import Shell, messages
+from databases import Database
+from outboxes import Desk, Noted, Order
+from waiting import until
+from worker import App
+
+_APP = """
+from worker import App, Event
+
+app = App("desk")
+
+@app.on("noted")
+def note(event: dict) -> None:
+    pass
+"""
+_QUEUE = "desk.g1.0"
+
+
+class Office:
+    """A service whose processes died before they sent, and the commands of its operator."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.broker = f"sqlite:///{folder / 'broker.db'}"
+        self.shell = Shell(
+            folder,
+            {
+                "QWORKER_APP": "desk_app",
+                "QWORKER_BROKER_URL": self.broker,
+                "QWORKER_LEASE_TTL": "1",
+                "QWORKER_OUTBOX_URL": database.url.replace("+psycopg", ""),
+            },
+        )
+        self.shell.write("desk_app.py", _APP)
+        self.shell.run("topology", "--declare")
+        engine = create_engine(database.url)
+        create_tables(engine)
+        self.desk = Desk(App("desk", broker=self.broker), engine)
+
+    def begin(self, *options: str) -> subprocess.Popen[bytes]:
+        """Run the relay."""
+        return self.shell.start("outbox", "--pause", "0.05", "--grace", "0", *options)
+
+    def is_empty(self) -> bool:
+        return not self.desk.left()
+
+    def received(self) -> list[int]:
+        """Return the numbers of what the service would handle, in order."""
+        return [orjson.loads(bytes(m.body))["number"] for m in messages(self.broker, _QUEUE)]
+
+
+@pytest.fixture
+def office(tmp_path: Path, database: Database) -> Iterator[Office]:
+    office = Office(tmp_path, database)
+    yield office
+    office.shell.close()
+    office.desk.engine.dispose()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Shell]:
+    """A folder with an app, and a database without the table."""
+    environ = {"QWORKER_APP": "desk_app", "QWORKER_BROKER_URL": "sqlite:///broker.db"}
+    shell = Shell(tmp_path, environ)
+    shell.write("desk_app.py", _APP)
+    yield shell
+    shell.close()
+
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+def ended(process: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, list[Any]]:
+    """Send a signal; return the exit code and the records of the log."""
+    process.send_signal(number)
+    _, log = process.communicate(timeout=30)
+    return process.returncode, [json.loads(line) for line in log.splitlines()]
+
+
+def test_a_burst_sends_what_is_left_and_ends(office: Office) -> None:
+    office.desk.leave(*(Noted(key="a", number=n) for n in range(5)))
+    office.shell.run("outbox", "--burst", "--batch", "2")
+    assert office.received() == [0, 1, 2, 3, 4]
+    assert office.is_empty()
+    office.shell.run("outbox", "--burst")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_sends_what_comes_until_it_is_asked_to_end(
+    office: Office, number: signal.Signals
+) -> None:
+    relay = office.begin()
+    for place in range(3):
+        office.desk.leave(Noted(key="a", number=place))
+        until(office.is_empty, 30, "the row is sent")
+    code, log = ended(relay, number)
+    assert code == 0
+    assert "relaying the outbox of desk" in [record["message"] for record in log]
+    assert office.received() == [0, 1, 2]
+
+
+def test_another_one_waits_and_takes_over_where_the_first_is_killed(office: Office) -> None:
+    first = office.begin()
+    office.desk.leave(Noted(key="a", number=0))
+    until(office.is_empty, 30, "the first one sends")
+    second = office.begin("--log-level", "debug")
+    office.desk.leave(Noted(key="a", number=1))
+    until(office.is_empty, 30, "the first one goes on")
+    first.kill()
+    office.desk.leave(Noted(key="a", number=2))
+    until(office.is_empty, 30, "the second one sends")
+    code, log = ended(second, signal.SIGTERM)
+    assert code == 0
+    assert ["has the lease" in record["message"] for record in log].count(True) == 1
+    assert office.received() == [0, 1, 2]
+
+
+@on_sqlite
+def test_one_that_ends_gives_the_lease_back_at_once(office: Office) -> None:
+    first = office.begin("--lease-ttl", "60")
+    office.desk.leave(Noted(key="a", number=0))
+    until(office.is_empty, 30, "the first one sends")
+    second = office.begin("--lease-ttl", "60")
+    assert ended(first, signal.SIGTERM)[0] == 0
+    office.desk.leave(Noted(key="a", number=1))
+    until(office.is_empty, 30, "the second one sends")
+    assert ended(second, signal.SIGTERM)[0] == 0
+
+
+@on_sqlite
+def test_what_the_broker_refuses_stays_and_a_burst_says_so(office: Office) -> None:
+    office.desk.leave(Order(key="a", number=0), Noted(key="a", number=1), Noted(key="b", number=2))
+    result = office.shell.run("outbox", "--burst", code=75)
+    (record,) = [r for r in map(json.loads, result.err.splitlines()) if "refused" in r["message"]]
+    assert record["message_id"]
+    assert "no queue is bound to exchange 'qw.commands' for 'nobody'" in record["message"]
+    assert office.received() == [2]
+    assert office.desk.left() == 2
+
+
+@on_sqlite
+def test_it_waits_for_a_broker_that_is_away_and_says_so_once(office: Office) -> None:
+    office.desk.leave(Noted(key="a", number=0))
+    leases = f"sqlite:///{office.shell.folder / 'leases.db'}"
+    away = ("--broker", "amqp://127.0.0.1:1", "--leases", leases, "--connect-timeout", "0.3")
+    relay = office.begin(*away)
+    assert relay.stderr is not None
+    lines: list[str] = []
+    while not any("nothing is sent until this is over" in line for line in lines):
+        lines.append(relay.stderr.readline().decode())
+        assert lines[-1], lines
+    code, log = ended(relay, signal.SIGTERM)
+    assert code == 0
+    assert not [r for r in log if "nothing is sent" in r["message"]]
+    assert office.desk.left() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((), 2, "Missing option '--database'"),
+        (("--database", "sqlite:///nothing.db"), 3, "has no table qworker_outbox"),
+        (("--database", "nonsense"), 3, "the database nonsense"),
+        (
+            ("--database", "postgresql://u:secret@127.0.0.1:1/bank", "--connect-timeout", "0.2"),
+            4,
+            "the outbox at postgresql+psycopg://u:***@127.0.0.1:1/bank",
+        ),
+        (("--database", "sqlite:///x.db", "--broker", "memory://"), 3, "it lives in one process"),
+        (("--database", "sqlite:///x.db", "--batch", "0"), 2, "is not a whole number from 1"),
+        (("--database", "sqlite:///x.db", "--pause", "soon"), 2, "is not a number of seconds"),
+    ],
+)
+def test_a_mistake_is_told_in_words(
+    plain: Shell, options: Sequence[str], code: int, said: str
+) -> None:
+    result = plain.run("outbox", *options, code=code)
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert "secret" not in result.err
+
+
+def test_without_sqlalchemy_the_extra_is_named(plain: Shell) -> None:
+    program = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from worker.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ("outbox", "--database", "sqlite:///x.db")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=plain.folder,
+        env=plain.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "pip install 'qworker-runtime[sqlalchemy]'" in done.stderr

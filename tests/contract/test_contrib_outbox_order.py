@@ -1,0 +1,302 @@
+"""Transactions that overlap: the safe horizon, and the order of a key among many that send."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from random import Random
+
+import pytest
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.orm import sessionmaker
+from worker.contrib.outbox import columns_of
+from worker.contrib.sqlalchemy import Outbox, create_tables
+from worker.contrib.sqlalchemy.pending import _XID
+from worker.contrib.sqlalchemy.tables import outbox_table
+
+from databases import Database
+from outboxes import Desk, Noted, by_key, sent
+from worker import App
+from worker.testing import TestWorker
+
+_MINE = MetaData()
+counters = Table(
+    "counter", _MINE, Column("key", String(50), primary_key=True), Column("next", Integer)
+)
+Open = Callable[[], Connection]
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    options = {"connect_args": {"timeout": 60}} if database.kind == "sqlite" else {"pool_size": 20}
+    engine = create_engine(database.url, **options)
+    create_tables(engine)
+    _MINE.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Desk:
+    return Desk(App("desk"), engine)
+
+
+@pytest.fixture
+def worker(desk: Desk) -> Iterator[TestWorker]:
+    with TestWorker(desk.app) as worker:
+        yield worker
+
+
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+def write(connection: Connection, desk: Desk, *events: Noted) -> None:
+    """Write rows, and let the transaction stand open."""
+    rows = [columns_of("desk", desk.app.encode(event)) for event in events]
+    connection.execute(insert(outbox_table).values(transaction_id=_XID), rows)
+
+
+@on_postgresql
+class TestHorizon:
+    """PostgreSQL lets transactions commit in another order than their sequence numbers'."""
+
+    def test_a_row_waits_for_an_older_one_of_a_transaction_that_is_open(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            desk.leave(Noted(key="a", number=1), Noted(key="b", number=0))
+            passed = desk.relay().turn()
+            assert (passed.sent, passed.held) == (0, 2)
+            assert not passed.is_last
+            slow.commit()
+        assert desk.relay().turn().sent == 3
+        assert by_key(sent(worker)) == {"a": [0, 1], "b": [0]}
+
+    def test_it_goes_on_where_that_one_is_rolled_back(self, desk: Desk, worker: TestWorker) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=-1))
+            desk.leave(Noted(key="a", number=0))
+            assert desk.relay().turn().held == 1
+        assert desk.relay().turn().sent == 1
+        assert sent(worker) == [("a", 0)]
+
+    def test_what_is_sent_at_once_waits_too(self, desk: Desk, worker: TestWorker) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            with desk.begin() as session:
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+            assert not desk.outbox.flush(0.1)
+            assert sent(worker) == []
+            slow.rollback()
+        assert desk.outbox.flush()
+        assert sent(worker) == [("a", 1)]
+
+    def test_what_waits_for_too_long_is_left_to_the_relay(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            with desk.begin() as session:
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+            assert desk.outbox.flush(30)
+            slow.commit()
+        desk.relay().turn()
+        assert sent(worker) == [("a", 0), ("a", 1)]
+
+    def test_a_long_transaction_about_something_else_holds_back_nothing(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.engine.connect() as long:
+            long.execute(insert(counters), [{"key": "unrelated", "next": 0}])
+            long.execute(select(outbox_table))
+            desk.leave(Noted(key="a", number=0))
+            assert desk.relay().turn().sent == 1
+        assert sent(worker) == [("a", 0)]
+
+    def test_one_that_published_and_is_not_about_to_commit_holds_back_nothing(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.begin() as session:
+            session.execute(insert(counters), [{"key": "mine", "next": 0}])
+            desk.dying.publish_on_commit(session, Noted(key="a", number=1))
+            desk.leave(Noted(key="a", number=0))
+            assert desk.relay().turn().sent == 1
+        desk.relay().turn()
+        assert sent(worker) == [("a", 0), ("a", 1)]
+
+    def test_a_row_that_is_not_held_waits_behind_one_of_its_key_that_is(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        """The second transaction got its number first, and wrote its row after the first one's."""
+        with ExitStack() as stack:
+            early, between, later = (stack.enter_context(desk.engine.connect()) for _ in range(3))
+            early.execute(insert(counters), [{"key": "early", "next": 0}])
+            write(between, desk, Noted(key="b", number=0))
+            write(later, desk, Noted(key="a", number=0))
+            later.commit()
+            write(early, desk, Noted(key="a", number=1))
+            early.commit()
+            passed = desk.relay().turn()
+            assert (passed.sent, passed.held) == (0, 1)
+            between.commit()
+        assert desk.relay().turn().sent == 3
+        assert by_key(sent(worker))["a"] == [0, 1]
+
+    def test_within_a_pass_nothing_is_taken_that_came_after_its_begin(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        """Of a transaction that had its number by then, no row, and had to wait for another one."""
+        with desk.engine.connect() as first, desk.engine.connect() as second:
+            second.execute(insert(counters), [{"key": "second", "next": 0}])
+            write(first, desk, Noted(key="a", number=0))
+            desk.leave(*(Noted(key=f"k{n}", number=0) for n in range(3)))
+            looks = 0
+
+            def may_go_on() -> bool:
+                nonlocal looks
+                looks += 1
+                if looks == 2:
+                    first.commit()
+                    write(second, desk, Noted(key="a", number=1))
+                    second.commit()
+                return True
+
+            relay = desk.relay(batch=2)
+            relay._may_go_on = may_go_on
+            relay.turn()
+            assert ("a", 1) not in sent(worker)
+        desk.relay().turn()
+        assert by_key(sent(worker))["a"] == [0, 1]
+
+    def test_within_a_pass_the_horizon_stays(self, desk: Desk, worker: TestWorker) -> None:
+        """Else a later batch would see what depends on rows that an earlier one could not see."""
+        filler = [Noted(key=f"k{n}", number=0) for n in range(3)]
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            desk.leave(*filler, Noted(key="a", number=1))
+            reads = 0
+
+            def may_go_on() -> bool:
+                nonlocal reads
+                reads += 1
+                if reads == 2:
+                    slow.commit()
+                return True
+
+            relay = desk.relay(batch=2)
+            relay._may_go_on = may_go_on
+            relay.turn()
+            assert ("a", 1) not in sent(worker)
+        desk.relay().turn()
+        assert by_key(sent(worker))["a"] == [0, 1]
+
+
+@contextmanager
+def relaying(desk: Desk, count: int) -> Iterator[None]:
+    """Let relays without a lease send in threads while the block runs, and to the end of it all."""
+    stop = threading.Event()
+
+    def relay() -> None:
+        desk.relay(batch=7).run(stop, pause=0.001)
+
+    with ThreadPoolExecutor(max(count, 1)) as threads:
+        futures = [threads.submit(relay) for _ in range(count)]
+        try:
+            yield
+        finally:
+            stop.set()
+        for future in futures:
+            future.result(30)
+
+
+@pytest.mark.parametrize("relays", [0, 2])
+def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
+    desk: Desk, worker: TestWorker, relays: int
+) -> None:
+    """Processes that change the same accounts publish, send, and die before they send."""
+    keys = [f"k{n}" for n in range(3)]
+    with desk.begin() as session:
+        session.execute(insert(counters), [{"key": key, "next": 0} for key in keys])
+    outboxes = [Outbox(desk.app, desk.engine) for _ in range(3)]
+    sessions = sessionmaker(desk.engine)
+
+    def publish(number: int) -> None:
+        random = Random(number)
+        outbox = outboxes[number % len(outboxes)]
+        for _ in range(25):
+            chosen = sorted(random.sample(keys, random.randint(1, 2)))
+            with sessions.begin() as session:
+                for key in chosen:
+                    mine = counters.c.key == key
+                    change = update(counters).where(mine).values(next=counters.c.next + 1)
+                    session.execute(change)
+                    place = session.scalars(select(counters.c.next).where(mine)).one() - 1
+                    sender = desk.dying if random.random() < 0.2 and relays else outbox
+                    sender.publish_on_commit(session, Noted(key=key, number=place))
+
+    with relaying(desk, relays), ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(publish, number) for number in range(4)]:
+            future.result(60)
+    assert all(outbox.flush(60) for outbox in outboxes)
+    if not relays:
+        assert desk.left() == 0, "who had an older row of the key has sent it"
+    desk.relay().turn()
+    copies = sent(worker)
+    first = by_key(dict.fromkeys(copies))
+    with desk.sessions() as session:
+        ends = {row.key: row.next for row in session.execute(select(counters))}
+    assert first == {key: [*range(end)] for key, end in ends.items()}
+    assert desk.left() == 0
+
+
+def test_processes_with_keys_of_their_own_send_each_row_once(
+    desk: Desk, worker: TestWorker
+) -> None:
+    outboxes = [Outbox(desk.app, desk.engine) for _ in range(3)]
+
+    def publish(number: int) -> None:
+        for place in range(20):
+            with desk.begin() as session:
+                noted = Noted(key=f"k{number}", number=place)
+                outboxes[number].publish_on_commit(session, noted)
+
+    with ThreadPoolExecutor(3) as threads:
+        for future in [threads.submit(publish, number) for number in range(3)]:
+            future.result(60)
+    assert all(outbox.flush(60) for outbox in outboxes)
+    assert by_key(sent(worker)) == {f"k{number}": [*range(20)] for number in range(3)}
+
+
+def test_numbers_are_not_given_twice(desk: Desk, worker: TestWorker) -> None:
+    desk.leave(Noted(key="a", number=0))
+    newest = desk.rows.newest()
+    with desk.begin() as session:
+        session.execute(delete(outbox_table))
+    desk.leave(Noted(key="a", number=1))
+    assert desk.rows.newest() > newest
+
+
+@on_postgresql
+def test_a_row_tells_its_transaction(desk: Desk) -> None:
+    with desk.begin() as session:
+        desk.dying.publish_on_commit(session, Noted(key="a", number=0))
+        mine = session.scalar(text("SELECT pg_current_xact_id()::text::bigint"))
+    (entry,) = desk.rows.read(10)
+    assert entry.transaction == mine

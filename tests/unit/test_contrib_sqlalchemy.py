@@ -1,0 +1,88 @@
+"""Rows of the inbox and the outbox: what is kept of an id, and the SQL of each dialect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import create_mock_engine
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from worker.contrib.identity import plain
+from worker.contrib.sqlalchemy import create_tables
+from worker.contrib.sqlalchemy.inbox import insert_if_new
+from worker.contrib.sqlalchemy.rows import reading
+
+from worker import ConfigurationError
+
+
+def created(url: str) -> str:
+    """Return the SQL that makes the tables."""
+    said: list[str] = []
+
+    def note(statement: Any, *_: Any, **__: Any) -> None:
+        said.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine: Any = create_mock_engine(url, note)
+    create_tables(engine)
+    return "\n".join(said)
+
+
+def test_an_id_is_kept_as_it_is() -> None:
+    assert plain("0198c4f2-8d5e-7b1a-9c3d-2f4e6a8b0c1d") == "0198c4f2-8d5e-7b1a-9c3d-2f4e6a8b0c1d"
+    assert plain("bank.deposit") == "bank.deposit"
+
+
+@given(st.text(min_size=1, max_size=2000), st.text(min_size=1, max_size=2000))
+def test_any_two_ids_differ_in_what_every_database_compares_the_same(one: str, other: str) -> None:
+    kept = plain(one)
+    assert kept.isascii()
+    assert kept.isprintable()
+    assert " " not in kept
+    assert len(kept) <= 255
+    assert (kept == plain(other)) == (one == other)
+
+
+@pytest.mark.parametrize("odd", ["a ", "a\0", "\ud800", "é", "x" * 1024])
+def test_what_a_database_may_refuse_fold_or_cut_is_hashed(odd: str) -> None:
+    assert plain(odd).startswith("blake2b:")
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "told"),
+    [
+        ("postgresql", postgresql, "ON CONFLICT DO NOTHING"),
+        ("sqlite", sqlite, "ON CONFLICT DO NOTHING"),
+        ("mysql", mysql, "INSERT IGNORE INTO qworker_inbox"),
+        ("mariadb", mysql, "INSERT IGNORE INTO qworker_inbox"),
+    ],
+)
+def test_a_row_is_inserted_once_in_each_dialect(name: str, dialect: Any, told: str) -> None:
+    assert told in str(insert_if_new(name).compile(dialect=dialect.dialect()))
+
+
+def test_another_database_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="oracle"):
+        insert_if_new("oracle")
+
+
+def test_mysql_compares_ids_by_their_bytes() -> None:
+    columns = [line.split() for line in created("mysql+pymysql://").splitlines()]
+    compared = [words for words in columns if words[:1] in (["handler"], ["message_id"], ["lane"])]
+    assert len(compared) == 4
+    for words in compared:
+        assert "CHARACTER SET ascii COLLATE ascii_bin" in " ".join(words)
+
+
+def test_mysql_keeps_bodies_as_long_as_any() -> None:
+    told = created("mysql+pymysql://")
+    assert "body LONGBLOB NOT NULL" in told
+    assert "headers LONGTEXT NOT NULL" in told
+    assert "sequence BIGINT NOT NULL AUTO_INCREMENT" in told
+
+
+def test_mysql_waits_for_rows_that_are_not_to_be_seen_yet() -> None:
+    query = reading("desk", 10, after=5, lanes=["a"], without=["b"]).with_for_update(read=True)
+    told = str(query.compile(dialect=mysql.dialect()))
+    assert told.endswith("LOCK IN SHARE MODE")

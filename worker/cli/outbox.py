@@ -1,0 +1,111 @@
+"""``qworker outbox``: send what transactions have published and nobody has sent yet."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.loading import load
+from worker.cli.options import Seconds, SettingsCommand, WholeNumber, example, settings_options
+from worker.errors import ConfigurationError
+from worker.logs import configure_early, configure_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: The core imports nothing of contrib; this command is the way there, by these names.
+_RELAY = "worker.contrib.outbox"
+_ROWS, _EXTRA = "worker.contrib.sqlalchemy", "sqlalchemy"
+_VARIABLE = "QWORKER_OUTBOX_URL"
+
+
+@click.command(
+    cls=SettingsCommand,
+    left="what is not confirmed is sent again",
+    epilog=example(
+        "qworker outbox --app handlers --database postgresql://user@host/bank",
+        "qworker outbox --app handlers --database sqlite:///bank.db --burst    # what is there now",
+    ),
+)
+@settings_options(
+    "app",
+    "broker",
+    "dedup",
+    "leases",
+    "connect_timeout",
+    "confirm_timeout",
+    "lease_ttl",
+    "dedup_timeout",
+    "log_format",
+    "log_level",
+)
+@click.option(
+    "--database",
+    metavar="URL",
+    envvar=_VARIABLE,
+    required=True,
+    help=f"Where the table qworker_outbox is, as SQLAlchemy has it. [{_VARIABLE}]",
+)
+@click.option(
+    "--batch",
+    type=WholeNumber(1, 10_000),
+    default=200,
+    metavar="N",
+    help="Rows that are read and removed at once. [default: 200]",
+)
+@click.option(
+    "--pause",
+    type=Seconds(),
+    default=0.5,
+    metavar="SECONDS",
+    help="Between two looks at the table. [default: 0.5]",
+)
+@click.option(
+    "--grace",
+    type=Seconds(),
+    default=1.0,
+    metavar="SECONDS",
+    help="For which a row is left to the process that wrote it. [default: 1]",
+)
+@click.option("--burst", is_flag=True, help="Exit as soon as nothing is left.")
+def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
+    """Send the events that are committed in a database and not confirmed by the broker.
+
+    The processes that publish send them at once; what a crash or an outage leaves is sent by this
+    command, in order for each key. Run it beside the service, for as long as that runs, as often as
+    you like: one of them works at a time, which the lease store of the service settles. A message
+    that the broker refuses is told in the log, stays, and is tried again.
+
+    SIGTERM and SIGINT end it within 10 seconds; what is not confirmed then is sent by the next one.
+
+    Exit codes: 0 asked to end, or nothing is left; 2 usage; 3 the app, its settings or the database
+    are wrong; 4 the database or the lease store not reachable; 75 with --burst, what is left is
+    refused by the broker.
+    """
+    configure_early(options)
+    app, settings = load(options)
+    configure_logging(settings.log_format, settings.log_level, service=app.name)
+    if settings.broker.startswith("memory:"):
+        raise ConfigurationError(
+            f"--broker {settings.broker}: it lives in one process, and this command is another"
+        )
+    run: Callable[..., int] = importlib.import_module(_RELAY).run
+    store = _rows().open(database, app.name)
+    try:
+        return run(app, store, **given)
+    finally:
+        store.close()
+
+
+def _rows() -> Any:
+    """Return what reads the table. Raises ConfigurationError without the extra."""
+    try:
+        return importlib.import_module(_ROWS).OutboxRows
+    except ModuleNotFoundError as error:
+        if error.name != _EXTRA:
+            raise
+        raise ConfigurationError(
+            f"the outbox needs the extra {_EXTRA!r}: pip install 'qworker-runtime[{_EXTRA}]'"
+        ) from None
