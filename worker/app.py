@@ -245,6 +245,10 @@ class App:
                 self._routes[name] = found
         return found
 
+    def observers(self) -> dict[str, str]:
+        """Return the handlers of events, each with the name or pattern that it observes."""
+        return {h.name: h.pattern for h in self.handlers.values() if not h.is_command}
+
     def only(self, names: tuple[str, ...]) -> None:
         """Keep just these handlers. Raises UsageError for a name that is none."""
         for wanted in names:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.brokerurl import broker_mistakes
-from worker.converting import convert
+from worker.converting import convert, place_mistake
 from worker.errors import ConfigurationError
 from worker.variables import PREFIX, unknown_variables
 
@@ -175,6 +175,16 @@ class Settings:
     )
     key_from: str = _option(
         "header:qw-key", "where foreign publishers put the key: property:, header:, body:"
+    )
+
+    archive: str = _option(
+        "",
+        "where events are archived: sqlite:///file or postgresql://",
+        env="QWORKER_ARCHIVE_URL",
+        shown="a file beside that of an SQLite broker",
+    )
+    archive_retention: float = _option(
+        0.0, "seconds that an archived event is kept, 0 for ever", low=0
     )
 
     @property
@@ -370,23 +380,9 @@ def _conflicts(settings: Settings, sources: Mapping[str, str]) -> list[str]:
         )
     if settings.retention <= settings.claim_ttl:
         found.append(f"{told('retention')}: must be longer than claim_ttl {settings.claim_ttl}")
-    found.extend(_identity_mistakes(settings, told))
-    return found
-
-
-def _identity_mistakes(settings: Settings, told: Any) -> list[str]:
-    found = []
     for name, extra in (("id_from", "body-hash"), ("name_from", "routing-key"), ("key_from", "")):
-        value: str = getattr(settings, name)
-        place, _, rest = value.partition(":")
-        if value == extra and extra:
-            continue
-        if place not in ("property", "header", "body") or not rest:
-            also = f" or {extra}" if extra else ""
-            found.append(
-                f"{told(name)}: {value!r} is none of property:NAME, header:NAME,"
-                f" body:path.to.field{also}"
-            )
+        if mistake := place_mistake(getattr(settings, name), extra):
+            found.append(f"{told(name)}: {mistake}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from worker.again import remembered_as
 from worker.ids import derived_id
 from worker.inbox import Effect
 
@@ -87,8 +88,13 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this id by this handler."""
-        return f"{self.handler}:{self.message.id}"
+        """The same for every attempt at this id by this handler; ``replay --again`` has another."""
+        return f"{self.handler}:{self.memory_id}"
+
+    @property
+    def memory_id(self) -> str:
+        """What a database of the handler's own remembers the event by: its id, or that *again*."""
+        return remembered_as(self.message.id, self.message.headers)
 
     def once(self, connection: sqlite3.Connection) -> None:
         """Make the effect that follows in ``connection``'s transaction happen once, whatever dies.
@@ -122,7 +128,7 @@ class Context:
 
     def _only_effect(self) -> Effect:
         if self._effect is None:
-            self._effect = Effect(self.handler, self.message.id, is_relay=self.is_relay)
+            self._effect = Effect(self.handler, self.memory_id, is_relay=self.is_relay)
         return self._effect
 
     def check_committed(self) -> None:

@@ -1,4 +1,4 @@
-"""From what a source says of a setting, often as text, to a value of the setting's type."""
+"""From what a source says of a setting, often as text, to a checked value of the type of it."""
 
 from __future__ import annotations
 
@@ -66,3 +66,15 @@ def _check_range(spec: Field[Any], value: object) -> None:
             raise ValueError(f"{value} is too small; at least {low}")
         if high is not None and value > high:
             raise ValueError(f"{value} is too large; at most {high}")
+
+
+def place_mistake(value: str, extra: str) -> str:
+    """Return what is wrong about a setting that says where an identity lies; empty: nothing.
+
+    ``extra`` is what it may be beside the places; empty: nothing else.
+    """
+    place, _, rest = value.partition(":")
+    if (value == extra and extra) or (place in ("property", "header", "body") and rest):
+        return ""
+    also = f" or {extra}" if extra else ""
+    return f"{value!r} is none of property:NAME, header:NAME, body:path.to.field{also}"

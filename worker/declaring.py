@@ -102,7 +102,7 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:
-        if exchange.shards and "'type'" in str(error):
+        if exchange.shards and exchange.type == "topic" and "'type'" in str(error):
             raise ConfigurationError(
                 f"the broker has {exchange.name!r} as an exchange of another type (which another"
                 f" release of this program declared, perhaps): {error}. Stop what publishes, let"

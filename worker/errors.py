@@ -8,6 +8,7 @@
     │   └── DeclarationMismatch  the broker has this queue, declared otherwise   exit 3
     ├── Unreachable              a server does not answer                        exit 4
     │   ├── BrokerUnreachable
+    │   ├── ArchiveUnavailable
     │   ├── DedupUnavailable
     │   └── LeasesUnavailable
     ├── PublishError             a message was not confirmed
@@ -60,6 +61,10 @@ class Unreachable(QworkerError):
 
 class BrokerUnreachable(Unreachable):
     """No broker of the URL list answers."""
+
+
+class ArchiveUnavailable(Unreachable):
+    """The archive did not answer: nothing is known of what it did with the call."""
 
 
 class DedupUnavailable(Unreachable):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from worker.barrier import Barrier, Barriers
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.intake import Onward
 from worker.outcome import DeadLetter
@@ -83,6 +84,7 @@ class Gatherer:
         self._ignorant = False
         self._draining = False
         self._returns = Returns(dispatcher, parking, timers, self._finish)
+        self._barriers = Barriers()
 
     def begin(self) -> None:
         """Begin a tick: the broker may be looked at again."""
@@ -112,6 +114,8 @@ class Gatherer:
         if self._broken is not None:
             error, self._broken = self._broken, None
             raise error
+        for delivery, barrier in self._barriers.due():
+            self._pass(delivery, barrier)
         if not self._arrived or not self._knows_what_is_parked():
             return 0
         arrived, self._arrived = self._arrived, []
@@ -133,7 +137,9 @@ class Gatherer:
         self._counters.received += len(arrived)
         return len(arrived)
 
-    def _divert(self, delivery: Delivery, found: DeadLetter | Unpark | Onward | Sealed) -> bool:
+    def _divert(
+        self, delivery: Delivery, found: DeadLetter | Unpark | Onward | Sealed | Barrier
+    ) -> bool:
         """Send a delivery where it belongs that is none for handlers here.
 
         Tells whether it was the marker behind which nothing of its queue counts.
@@ -149,6 +155,8 @@ class Gatherer:
                 self._returns.mark(delivery, found)
             case Onward(key):
                 self._relay.pass_on(delivery, key)
+            case Barrier():
+                self._barriers.add(delivery, found)
             case Sealed() if delivery.channel.relays:
                 self._relay.seal(delivery)
             case Sealed():
@@ -156,9 +164,19 @@ class Gatherer:
                 return True
         return False
 
+    def _pass(self, delivery: Delivery, barrier: Barrier) -> None:
+        """Let a barrier go on: everything before it is settled."""
+        if delivery.channel.relays:
+            self._relay.pass_on(delivery, delivery.message.id if delivery.message else "")
+        elif barrier.tasks:
+            self._dispatcher.add(barrier.tasks)
+        else:
+            self._finish(delivery)
+
     def forget(self) -> None:
         """The connection is lost: what it delivered comes again on the next one."""
         self._arrived = []
+        self._barriers.clear()
         self._known = set()
         self._returns.forget()
 
@@ -171,11 +189,13 @@ class Gatherer:
         ]
         self._known = {channel for channel in self._known if channel.shard not in shards}
         self._returns.drop(shards)
+        self._barriers.drop(shards)
 
     def drain(self) -> None:
         """Put nothing more into lanes; go on reading, for the heartbeats."""
         self._draining = True
         self._arrived = []
+        self._barriers.clear()
         self._returns.forget()
 
     def _knows_what_is_parked(self) -> bool:

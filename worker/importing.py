@@ -12,6 +12,8 @@ from worker.app import App
 from worker.errors import ConfigurationError, UsageError
 
 _PACKAGE = Path(worker.__path__[0]).resolve()
+#: Apps that the package brings.
+_OWN_APPS = ("worker.archive.service",)
 
 
 class BrokenApp(ConfigurationError):
@@ -69,7 +71,7 @@ def load_app(reference: str) -> App:
 
 def _refuse_own_name(module: str, reference: str) -> None:
     """Say so where the user's module has the name of this package, which is imported already."""
-    if module.partition(".")[0] != _PACKAGE.name:
+    if module.partition(".")[0] != _PACKAGE.name or module in _OWN_APPS:
         return
     for mine in (Path(f"{_PACKAGE.name}.py"), Path(_PACKAGE.name)):
         if mine.exists() and mine.resolve() != _PACKAGE:

@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.again import chosen_handlers, occasion_of, record_again
 from worker.aside import HANDLER, published_as
+from worker.barrier import BARRIER, Barrier, is_barrier
 from worker.dedup.base import fingerprint
 from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
@@ -33,9 +35,9 @@ class Onward:
 
 
 #: What a delivery turns out to be.
-Found = list[Task] | DeadLetter | Unpark | Onward | Sealed
+Found = list[Task] | DeadLetter | Unpark | Onward | Sealed | Barrier
 
-_OF_THE_RUNTIME = MARKER, SEAL
+_OF_THE_RUNTIME = MARKER, SEAL, BARRIER
 
 
 class Intake:
@@ -64,9 +66,11 @@ class Intake:
         An empty list says that the message came by mistake, and means nobody here.
         """
         properties = arrival.properties
+        waits = False
         if properties.get("type") in _OF_THE_RUNTIME and delivery.channel.feed is None:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
+            waits = is_barrier(properties, arrival.exchange)
             unpark = unpark_of(properties)
             if unpark is not None and not delivery.channel.relays:
                 return unpark
@@ -84,9 +88,10 @@ class Intake:
             feed = delivery.channel.feed
             if feed is not None and feed.is_stream and not self._app.route(message.name):
                 return []  # it stays where it is, for those that it is for
-            return Onward(order_key(self._app, message))
+            return Barrier([]) if waits else Onward(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
-        return self._tasks(delivery, message)
+        tasks = self._tasks(delivery, message)
+        return Barrier(tasks) if waits and isinstance(tasks, list) else tasks
 
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
         handlers = self._app.route(message.name)
@@ -98,14 +103,27 @@ class Intake:
             handlers = tuple(handler for handler in handlers if handler.name == only)
             if not handlers:
                 return DeadLetter(f"it returned to the handler {only!r}, which is not there")
+        if (chosen := chosen_handlers(message.headers)) is not None:
+            handlers = tuple(handler for handler in handlers if handler.name in chosen)
+            if not handlers:
+                names = ", ".join(sorted(chosen))
+                return DeadLetter(f"it was replayed for handlers that are not there: {names}")
         if message.key is None and KEY_HEADER not in message.headers:
             message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
         tasks = [Task(delivery, message, handler) for handler in handlers]
-        for prepare in self._preparations:
-            for task in tasks:
-                prepare(task)
+        occasion = occasion_of(message.headers)
+        if self._preparations or occasion:
+            self._prepare(tasks, occasion)
         return tasks
+
+    def _prepare(self, tasks: list[Task], occasion: str) -> None:
+        """Let tasks know by what they are remembered and judged."""
+        for task in tasks:
+            for prepare in self._preparations:
+                prepare(task)
+            if occasion:
+                _remember_again(task, occasion)
 
 
 def order_key(app: App, message: Message) -> str:
@@ -144,3 +162,10 @@ def _judge_by_revision(task: Task) -> None:
     handler, key = task.handler, task.message.key
     if handler.revisions is not None:
         task.progress = Progress(b"" if key is None else handler.place_of(key))
+
+
+def _remember_again(task: Task, occasion: str) -> None:
+    """Give a task that is done again on this occasion a memory of its own."""
+    task.record = record_again(task.record, occasion)
+    if task.progress is not None and task.progress.place:
+        task.progress.place = record_again(task.progress.place, occasion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, Unreachable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,13 +23,18 @@ class Lifespan:
         self._manager: AbstractContextManager[Any] | None = None
 
     def enter(self) -> Any:
-        """Return the handlers' ``context.state``. Raises ConfigurationError where it raises."""
+        """Return the handlers' ``context.state``. Raises ConfigurationError where it raises.
+
+        That a server is away (Unreachable) is passed on.
+        """
         if self._app.lifespan_manager is None:
             return None
         try:
             manager = self._app.lifespan_manager()
             enter = getattr(manager, "__enter__", _not_a_manager)
             state = enter()
+        except Unreachable:  # a server may be there at the next start
+            raise
         except Exception as error:
             raise ConfigurationError(
                 f"the lifespan of App({self._app.name!r}) raised {type(error).__name__}: {error}"

@@ -21,6 +21,7 @@ letters go back to where they came from.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 from worker.aside import published_as
@@ -31,7 +32,7 @@ from worker.leases.open import open_leases
 from worker.message import Message
 from worker.patience import patiently
 from worker.sharding.generations import PLAN, Generation, Plan
-from worker.topology import front_exchange, queue_of_key, queue_prefix, shard_queue
+from worker.topology import front_exchange, queue_of_key, queue_prefix, relay_queue, shard_queue
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,25 @@ class Places:
             return front_exchange(self._service), ""
         return "", self._queue_of(self._own, plan.published, key)
 
+    def of_event(self, order: str, *, keyed: bool) -> Place:
+        """Return the place of an event that came from nowhere; ``order`` is its key, or its id.
+
+        ``keyed``: it says so itself. Else the service may find a key in it, as it does with what
+        comes to its relay queue, where it has one.
+        """
+        plan = self._plan(self._own)
+        if plan is None:
+            return front_exchange(self._service), ""
+        generation = plan.published
+        if not (keyed or self._spreads_keys) and generation.shards > 1:
+            return "", relay_queue(self._own, generation.number)
+        return "", self._queue_of(self._own, generation, order)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the service, as it was asked for last."""
+        return self._plan(self._own)
+
     @property
     def between(self) -> bool:
         """Whether one of the services asked for consumes another generation than is published."""
@@ -125,9 +145,7 @@ class Places:
         return None if document is None else Plan.load(document.text)
 
     def _queue_of(self, group: str, generation: Generation, key: str) -> str:
-        queues = tuple(
-            shard_queue(group, generation.number, shard) for shard in range(generation.shards)
-        )
+        queues = _queues(group, generation)
         return queue_of_key(queues, key, spreads_keys=self._spreads_keys)
 
     def _key(self, letter: Letter) -> str:
@@ -143,3 +161,8 @@ class Places:
 
 def _published(plan: Plan | None) -> Generation | None:
     return None if plan is None else plan.published
+
+
+@lru_cache(maxsize=16)
+def _queues(group: str, generation: Generation) -> tuple[str, ...]:
+    return tuple(shard_queue(group, generation.number, n) for n in range(generation.shards))

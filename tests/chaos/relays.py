@@ -64,6 +64,7 @@ class Relays:
 
     def drain(self) -> None:
         """End all of them in order."""
+        self.revive()  # one may have died since, at the last point
         for process in self._running:
             process.terminate()
         for process in self._running:

@@ -23,7 +23,7 @@ def steps(plan: Plan) -> list[Plan]:
 def test_a_change_goes_through_its_steps_in_order() -> None:
     way = steps(FOUR.reshard(8))
 
-    assert [plan.phase for plan in way] == [*Phase, None]
+    assert [plan.phase for plan in way] == [p for p in Phase if p is not Phase.REPLAY] + [None]
     assert way[-1] == Plan(Generation(2, 8), revision=2)
 
 
@@ -41,6 +41,26 @@ def test_what_is_sent_to_the_service_goes_where_it_is_bound_and_not_sealed() -> 
     assert published == {
         Phase.DECLARE: 1, Phase.BIND: 1, Phase.SEAL: 2, Phase.DRAIN: 2, Phase.REMOVE: 2, None: 2,
     }  # fmt: skip
+
+
+def test_a_service_that_begins_with_the_past_consumes_that_first() -> None:
+    way = steps(Plan.held(4, single_active=False))
+
+    assert [plan.phase for plan in way] == [
+        Phase.REPLAY, Phase.BIND, Phase.SEAL, Phase.DRAIN, Phase.REMOVE, None,
+    ]  # fmt: skip
+    assert [plan.consumed.number for plan in way] == [1, 1, 1, 1, 2, 2]
+    assert [plan.published.number for plan in way] == [1, 1, 2, 2, 2, 2]
+    assert all(plan.is_between for plan in way[:4])
+    assert [plan.progress for plan in way] == sorted({plan.progress for plan in way})
+    assert way[-1] == Plan(Generation(2, 4), revision=2)
+    assert way[-1].reshard(8).target == Generation(3, 8)
+    assert Plan.load(way[0].dump()) == way[0]
+
+
+def test_while_the_past_is_handled_no_other_number_of_shards_can_be_asked_for() -> None:
+    with pytest.raises(UsageError, match="under way"):
+        Plan.held(4, single_active=False).reshard(8)
 
 
 def test_one_generation_after_the_other() -> None:

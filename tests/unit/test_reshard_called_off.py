@@ -31,7 +31,7 @@ def test_it_leads_back_to_what_there_is() -> None:
     assert OFF.reshard(4) is OFF
 
 
-@pytest.mark.parametrize("steps", range(1, len(Phase)))
+@pytest.mark.parametrize("steps", range(1, len(Phase) - 1))  # a reshard has all but one
 def test_it_is_too_late_once_something_may_be_bound(steps: int) -> None:
     plan = ASKED
     for _ in range(steps):

@@ -47,6 +47,16 @@ _SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             Entry("publish", "worker.cli.publish:publish", "Publish an event, or a file of them."),
             Entry("dlq", "worker.cli.dlq:dlq", "Read, replay and purge dead letters."),
+            Entry(
+                "archive",
+                "worker.cli.archive_import:archive",
+                "Keep every event; read, export and import what is kept.",
+            ),
+            Entry(
+                "replay",
+                "worker.cli.replay:replay",
+                "Send archived events to one service again.",
+            ),
         ),
     ),
     (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
 from worker.leases.base import LeaseOptions, View
-from worker.leases.open import open_leases
+from worker.leases.open import known_services, open_leases
 from worker.sharding.generations import PLAN, Plan
 from worker.sharding.pauses import PAUSED, Pauses
 from worker.stores.sqlite import path_of
@@ -92,6 +93,13 @@ class Leasing:
             0 if paused is None else paused.version,
             self._where,
         )
+
+    def near(self) -> str:
+        """Return a service of this lease store whose name is like this one's; else nothing."""
+        if self._is_missing():
+            return ""
+        names = [name for name in known_services(self._open()) if ".only." not in name]
+        return next(iter(get_close_matches(self.service, names, n=1)), "")
 
     def change(self, change: Callable[[Known], Pauses]) -> Known:
         """Pause what ``change`` says, whoever else does so meanwhile; return what is known then.

@@ -35,6 +35,7 @@ _FIRST = (
     "connect_timeout",
 )
 _METAVARS = {
+    "archive": "URL",
     "app": "MODULE[:ATTRIBUTE]",
     "broker": "URL",
     "dedup": "URL",

@@ -26,6 +26,7 @@ _SHOWN_KEYS = 5
 
 _DOING = {
     Phase.DECLARE: "declares the new queues",
+    Phase.REPLAY: "handles the past, while what is published is held",
     Phase.BIND: "binds the new queues, so that what is published goes to both",
     Phase.SEAL: "seals the old queues",
     Phase.DRAIN: "drains the old queues",
@@ -197,7 +198,10 @@ def footlines(told: Mapping[str, Any]) -> list[str]:
 def progress(reshard: Mapping[str, Any]) -> str:
     """Return how far a change of the number of shards is, in words."""
     phase = Phase(reshard["phase"])
-    line = f"reshard from {reshard['from']} to {count(reshard['to'], 'shard')}: {_DOING[phase]}"
+    change = f"reshard from {reshard['from']} to {count(reshard['to'], 'shard')}"
+    if reshard["from"] == reshard["to"]:  # to the same number of shards nothing else leads
+        change = "from the past to what is live"
+    line = f"{change}: {_DOING[phase]}"
     if phase is not Phase.DRAIN:
         return line
     line += f", {reshard['drained']} of {reshard['from']} done"

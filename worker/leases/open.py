@@ -53,6 +53,15 @@ def open_leases(url: str, options: LeaseOptions, origin: str = "") -> LeaseStore
         raise type(error)(f"{str(error).rstrip('.')}; {origin}") from None
 
 
+def known_services(store: LeaseStore) -> list[str]:
+    """Return the services that ``store`` knows; none, where it cannot tell.
+
+    It is for hints alone, so a store of others need not have this method.
+    """
+    services = getattr(store, "services", None)
+    return services() if callable(services) else []
+
+
 def sole_lease(service: str, name: str, settings: Settings) -> SoleLease:
     """Return the lease ``name`` of a service, in the store of its settings."""
     options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)

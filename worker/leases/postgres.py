@@ -77,6 +77,11 @@ class PostgresLeases(LeaseStore):
             db.execute(_WRITE, (book.dump(), service))
         return written
 
+    def services(self) -> list[str]:
+        """Return the services that are known."""
+        with self._transaction() as db:
+            return [row[0] for row in db.execute("SELECT service FROM qworker_leases")]
+
     def close(self) -> None:
         """Disconnect; the next call connects again."""
         self._database.close()

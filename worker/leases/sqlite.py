@@ -68,6 +68,11 @@ class SqliteLeases(LeaseStore):
             _write(db, service, book)
         return written
 
+    def services(self) -> list[str]:
+        """Return the services that are known."""
+        with self._file.transaction(durable=False) as db:
+            return [row[0] for row in db.execute("SELECT service FROM lease_books")]
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -26,6 +26,14 @@ so the change can be *called off*: the plan has no target any more. Later there 
 forward. What was declared for it by then, or is still being declared by the member who leads, stays
 behind, empty; and no later change meets it, because a number is given to one generation alone.
 
+A service that never ran can begin with *the past*: with a generation that is bound to nothing, and
+filled from the archive, while what is published gathers in the next one. That is a change like the
+above, to the same number of shards, which begins at a step of its own, in place of ``declare``:
+
+* ``replay`` both are declared, the next one is bound, the first one has no exchange. It is consumed
+  while it fills. Whoever fills it ends the step when everything is there that was published before
+  the next one was bound; ``worker.archive.seam`` has the argument
+
 The plan is a document in the lease store. Every step can be repeated, and the document is changed
 by compare-and-set after it; so whoever comes next, after a crash anywhere, does the last step once
 more and goes on.
@@ -62,6 +70,7 @@ class Phase(Enum):
     """The step that is to be done next."""
 
     DECLARE = "declare"
+    REPLAY = "replay"
     BIND = "bind"
     SEAL = "seal"
     DRAIN = "drain"
@@ -143,6 +152,12 @@ class Plan:
         target, phase = (rest[0], Phase.BIND) if rest else (None, None)
         return cls(current, target, phase, single_active)
 
+    @classmethod
+    def held(cls, shards: int, *, single_active: bool) -> Plan:
+        """Return the plan of a service that begins with the past, while what is live is held."""
+        past, live = Generation(1, shards), Generation(2, shards)
+        return cls(past, live, Phase.REPLAY, single_active, live.number)
+
     @property
     def shards(self) -> set[int]:
         """The numbers of shards that the service has, or is on its way to."""
@@ -173,14 +188,14 @@ class Plan:
 
         It is the one that gets every message, and is not sealed.
         """
-        if self.target is None or self.phase in (Phase.DECLARE, Phase.BIND):
+        if self.target is None or self.phase in (Phase.DECLARE, Phase.REPLAY, Phase.BIND):
             return self.current
         return self.target
 
     @property
     def is_between(self) -> bool:
         """Whether messages come, or may come, to a generation that is not consumed yet."""
-        return self.phase in (Phase.BIND, Phase.SEAL, Phase.DRAIN)
+        return self.phase in (Phase.REPLAY, Phase.BIND, Phase.SEAL, Phase.DRAIN)
 
     def reshard(self, shards: int) -> Plan:
         """Return the plan that leads to ``shards``.
@@ -211,6 +226,8 @@ class Plan:
             raise ValueError("there is no step to be done")
         if self.phase is Phase.REMOVE:
             return replace(self, current=self.target, target=None, phase=None)
+        if self.phase is Phase.DECLARE:
+            return replace(self, phase=Phase.BIND)
         return replace(self, phase=_ORDER[_ORDER.index(self.phase) + 1])
 
     def dump(self) -> str:

@@ -121,6 +121,23 @@ class SqliteFile:
                 raise self._away(error) from error
             raise
 
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Run the block as one transaction that only reads: it keeps no writer waiting.
+
+        Raises the layout's ``unavailable``.
+        """
+        try:
+            db = self._connect() if self.db is None else self.db
+            db.execute("BEGIN")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._away(error) from error
+            raise
+
     @property
     def _shown(self) -> str:
         return f"{self._layout.kind} store {self.path}"

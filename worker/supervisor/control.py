@@ -95,6 +95,8 @@ class Terms:
     reload: bool = False
     log_format: str = ""
     log_level: str = "info"
+    #: The handlers of events that its processes have, with the names or patterns that they observe.
+    handlers: Mapping[str, str] = field(default_factory=dict)
 
     def agree(self, plan: Plan) -> bool:
         """Whether the service has the shards that it asks for, or is on its way to them."""

@@ -33,6 +33,8 @@ class Facts:
     #: The version of the document on what is paused that it has carried out.
     paused: int = 0
     processes: Sequence[Mapping[str, Any]] = ()
+    #: The handlers of events that its processes have, with the names or patterns that they observe.
+    handlers: Mapping[str, str] = field(default_factory=dict)
     #: The handlers with an outage, each with the number of its processes that see it.
     outages: Mapping[str, int] = field(default_factory=dict)
     #: By the lease of each shard that a process of it consumes: what is known of the shard, as

@@ -166,6 +166,8 @@ class Resharder:
                 drained = {name for member in self._members for name in member.drained}
                 if drained.issuperset(plan.current.leases):
                     self._advance(plan, now)
+            case Phase.REPLAY:
+                pass  # whoever sends the past ends it
             case Phase.REMOVE if not self._all_follow():
                 pass  # or the old queues might be declared again after they were removed
             case _:

@@ -93,4 +93,5 @@ def terms_of(app: App, settings: Settings) -> Terms:
         reload=settings.reload,
         log_format=settings.log_format,
         log_level=settings.log_level,
+        handlers=app.observers(),
     )

@@ -361,6 +361,7 @@ class Supervisor:
             ],
             followed=fleet.resharder.followed,
             drained=fleet.dealer.drained(fleet.holders),
+            handlers=fleet.terms.handlers if fleet.terms is not None else {},
             outages=outages(child.statistics for child in fleet.children()),
             shards=fleet.dealer.facts(fleet.holders),
         )

@@ -1,0 +1,185 @@
+"""The archive as a service: everything once and in order, through kills; and its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.commands import Shell
+from acceptance.conftest import Place
+from acceptance.running import Load, Service, eventually, forever, steps
+from servers import PostgreSQL
+from worker import App
+from worker.archive.base import Archive
+from worker.archive.entry import Entry
+from worker.archive.open import open_archive
+from worker.archive.selection import Selection
+from worker.archive.walk import pages
+
+APP = "worker.archive.service"
+KEYS, KILLS = 12, 4
+LINE = b'{"id": "id-%d", "name": "user.created", "key": "u1", "payload": {"n": %d}}\n'
+
+
+@pytest.fixture
+def archive_url(place: Place, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """PostgreSQL beside servers, SQLite beside SQLite."""
+    if place.broker.startswith("sqlite:"):
+        return f"sqlite:///{tmp_path}/archive.db"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+@pytest.fixture
+def archiving(serve: Callable[..., Service]) -> Callable[..., Service]:
+    """Return a function that makes the archive's service at a place."""
+
+    def make(place: Place, archive_url: str, **settings: object) -> Service:
+        service = serve(place, "", folder="archive", archive_url=archive_url, **settings)
+        service.app = APP
+        return service
+
+    return make
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.close()
+
+
+def has(store: Archive, number: int) -> bool:
+    return store.size().events >= number
+
+
+def kept(store: Archive) -> list[dict[str, Any]]:
+    """Return id and payload of everything, in order."""
+    found = pages(store, Selection(), *store.span(Selection()))
+    return [{"id": e.id, **json.loads(e.body)} for page in found for e in page.entries]
+
+
+def test_every_event_is_kept_once_and_in_the_order_of_its_key_whoever_is_killed(
+    archiving: Callable[..., Service], place: Place, archive_url: str, load: Load
+) -> None:
+    archive = archiving(place, archive_url, claim_ttl=1)
+    archive.start_ready("--shards", "4", "--processes", "2")
+    store = open_archive(archive_url)
+
+    with load.in_background(forever(KEYS), batch=20, pause=0.01):
+        for _ in range(KILLS):
+            goal = store.size().events + 100
+            eventually(partial(has, store, goal), "it goes on")
+            os.kill(archive.processes()[0], signal.SIGKILL)
+    eventually(partial(has, store, len(load.confirmed)), "all is kept")
+    assert archive.drain() == 0
+
+    found = kept(store)
+    assert {each["id"] for each in found} >= load.confirmed, "none is missing"
+    assert len({each["id"] for each in found}) == len(found), "none is there twice"
+    sequences: dict[str, list[int]] = defaultdict(list)
+    for each in found:
+        sequences[each["key"]].append(each["sequence"])
+    assert len(sequences) == KEYS
+    for sequence in sequences.values():
+        assert sequence == list(range(len(sequence)))
+    store.close()
+
+
+def test_while_its_database_is_away_nothing_is_lost_or_dead(
+    archiving: Callable[..., Service], servers: Place, postgres: PostgreSQL, postgres_url: str
+) -> None:
+    archive = archiving(servers, postgres_url)
+    archive.start_ready("--shards", "2")
+    publisher = App("publisher", broker=servers.broker)
+    load = Load(publisher)
+    load.publish(steps(4, 10))
+    store = open_archive(postgres_url)
+    eventually(lambda: store.size().events == 40, "all is kept")
+    store.close()
+
+    postgres.kill()
+    load.publish(steps(4, 10, begin=10))
+    eventually(lambda: "nothing is archived until this is mended" in archive.log, "it says so")
+    postgres.start()
+
+    eventually(lambda: store.size().events == 80, "all is kept")
+    assert archive.dead_letters() == []
+    assert archive.drain() == 0
+    store.close()
+    publisher.close()
+
+
+def test_what_is_too_old_is_removed_by_itself(
+    archiving: Callable[..., Service], embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    store = open_archive(url)
+    store.add([Entry("id-1", "user.created", None, 0, "{}", "{}", b"{}", at=0)])
+    service = archiving(embedded, url, archive_retention=3600)
+
+    service.start_ready()
+
+    eventually(lambda: store.size().events == 0, "it is removed")
+    assert service.drain() == 0
+    store.close()
+
+
+def test_lines_go_out_and_in_again(shell: Shell) -> None:
+    source = shell.folder / "lines.jsonl"
+    source.write_bytes(b"".join(LINE % (n, n) for n in range(1200)))
+    here, there = "sqlite:///here.db", "sqlite:///there.db"
+
+    assert shell.run("archive", "import", "lines.jsonl", "--archive", here).out == (
+        "1200 events imported, 0 were there already\n"
+    )
+    shell.run("archive", "export", "out.jsonl", "--archive", here)
+    shell.run("archive", "import", "out.jsonl", "--archive", there)
+    again = shell.run("archive", "import", "out.jsonl", "--archive", there, "--json").json
+
+    assert again == {"imported": 0, "there_already": 1200}
+    shell.run("archive", "export", "last.jsonl", "--archive", there)
+    assert (shell.folder / "last.jsonl").read_bytes() == (shell.folder / "out.jsonl").read_bytes()
+    listed = shell.run("archive", "list", "--archive", there, "--json", "--limit", "2").out
+    assert [json.loads(line)["payload"] for line in listed.splitlines()] == [{"n": 0}, {"n": 1}]
+
+
+def test_a_line_that_is_no_event_is_told_and_what_is_before_it_stays(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1) + LINE % (2, 2) + b"{}\n")
+
+    told = shell.run("archive", "import", "lines.jsonl", "--archive", "sqlite:///a.db", code=2).err
+
+    assert "line 3" in told
+    assert "All lines before it are imported" in told
+    info = shell.run("archive", "info", "--archive", "sqlite:///a.db", "--names", "--json").json
+    assert (info["events"], info["names"]) == (2, {"user.created": 2})
+
+
+def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:
+    told = shell.run("archive", "list", "--archive", "sqlite:///a.db", code=2).err
+
+    assert "no such file" in told
+    assert not (shell.folder / "a.db").exists()
+
+
+def test_where_the_archive_is_has_to_be_said_where_the_broker_is_no_file(shell: Shell) -> None:
+    told = shell.run("archive", "info", "--broker", "amqp://host", code=3).err
+
+    assert "--archive" in told
+
+
+def test_old_events_are_removed_on_demand(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1))
+    shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
+    shell.run("archive", "import", "lines.jsonl")
+
+    assert "0 events" in shell.run("archive", "trim", "--older-than", "1h", "--yes").out
+    assert shell.run("archive", "trim", "--older-than", "0s", "--yes").out == "1 event removed\n"

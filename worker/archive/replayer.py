@@ -1,0 +1,257 @@
+"""Carries out a replay: reads the archive, sends, saves how far it is; and the seam, where asked.
+
+Servers that are away are waited for. Somebody may pause or cancel it, which is found out at the
+next save, about a second later.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from worker.again import replay_headers
+from worker.archive.horizon import Horizon
+from worker.archive.journal import State
+from worker.archive.selection import Selection
+from worker.archive.sender import Moved, Sender
+from worker.errors import ConfirmTimeout, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.app import App
+    from worker.archive.base import Archive, Page
+    from worker.archive.journal import Entry
+    from worker.archive.seam import Seam
+    from worker.config import Settings
+
+_EVERYTHING = Selection()
+#: Events that are sent at a time, at first and at most; and the bytes that they may hold, about.
+_FIRST_BATCH, _LARGEST_BATCH, _BATCH_BYTES = 50, 1000, 4 * 1024 * 1024
+#: Events, and bytes, after which it is made sure that they are where they belong.
+_MOST_UNSETTLED, _UNSETTLED_BYTES = 5000, 16 * 1024 * 1024
+_SAVE_EVERY = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+#: Seconds between two looks for what is archived meanwhile, or at the barriers.
+_LOOK = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a replay while it is under way."""
+
+    sent: int
+    position: int
+    upto: int | None
+    #: What it waits for; empty where for nothing.
+    waits: str
+
+
+class Replayer:
+    """Does one replay. A context manager, for one thread.
+
+    ``rate`` is in events a second (0: no limit), ``ahead`` in messages a shard. ``tell`` is called
+    about once a second, and may raise.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a replay needs
+        self,
+        archive: Archive,
+        entry: Entry,
+        settings: Settings,
+        app: App | None,
+        *,
+        seam: Seam | None = None,
+        rate: float = 0.0,
+        ahead: int = 0,
+        tell: Callable[[Told], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._archive = archive
+        self._entry = entry
+        self._settings = settings
+        self._app = app
+        self._seam = seam
+        self._rate = rate
+        self._ahead = ahead
+        self._tell = tell
+        self._clock = clock
+        self._sleep = sleep
+        replay = entry.replay
+        self._headers = replay_headers(replay.id, replay.handlers, again=replay.again)
+        self._sender: Sender | None = None
+        self._horizon: Horizon | None = None
+        self._batch = _FIRST_BATCH
+        #: What is live is held, as far as is known since the last trouble.
+        self._held = False
+        #: The place up to which all is sent; how many, and how large, since what is settled.
+        self._reached = self._under_way = self._bytes = 0
+        self._save_at = self._tell_at = 0.0
+        #: Until when the rate forbids to send more.
+        self._free_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._disconnect()
+
+    def run(self) -> None:
+        """Go on to the end. Raises Stopped, Lost, PublishError, StoreCorrupt, ConfigurationError.
+
+        Whatever it raises, what is sent for sure is known to whoever resumes it.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                done = self._turn()
+            except (Unreachable, ConfirmTimeout) as error:
+                self._disconnect()
+                with suppress(Unreachable):  # it is the archive that is away
+                    self._progress(str(error))
+                self._sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            except Moved:
+                if self._seam is not None:
+                    raise self._seam.lost() from None
+                raise
+            pause = _FIRST_PAUSE
+            if done:
+                return
+
+    def _turn(self) -> bool:
+        """Do what comes next; tell whether nothing does."""
+        replay = self._entry.replay
+        seam = self._seam
+        if seam is not None and not replay.complete and not self._held:
+            seam.hold(begun=replay.begun)
+            self._held = True
+            self._save(begun=True)
+            return False
+        if not replay.complete:
+            if self._send_some():
+                return False
+            if replay.upto is None:
+                return self._look_for_the_end()
+            self._save(complete=True)
+            return False
+        if seam is not None:
+            seam.end()
+        self._entry.leave(State.DONE)
+        return True
+
+    def _send_some(self) -> bool:
+        """Send what comes next, or settle what was sent; tell whether there was anything."""
+        replay = self._entry.replay
+        upto = replay.upto
+        if upto is None:
+            _, upto = self._archive.span(_EVERYTHING)
+        reached = max(self._reached, replay.position)
+        if reached >= upto:
+            return self._settle()
+        if (left := self._free_at - self._clock()) > 0:
+            self._settle()
+            self._wait(min(left, 0.5), "")
+            return True
+        if not reached:  # from the first that can be meant
+            reached, _ = self._archive.span(replay.selection)
+        page = self._archive.read(replay.selection, min(reached, upto), upto, self._most())
+        if page.entries:
+            self._connected().send(page.entries)
+            self._adapt(page)
+        self._reached = page.upto
+        self._under_way += len(page.entries)
+        self._bytes += sum(len(entry.body) for entry in page.entries)
+        much = self._under_way >= _MOST_UNSETTLED or self._bytes >= _UNSETTLED_BYTES
+        if much or self._clock() >= self._save_at:
+            self._settle()
+        return True
+
+    def _settle(self) -> bool:
+        """Wait until all that was sent is where it belongs; tell whether there was anything."""
+        replay = self._entry.replay
+        if self._reached <= replay.position:
+            return False
+        if self._sender is not None:
+            self._sender.settle()
+        self._entry.note(position=self._reached, sent=replay.sent + self._under_way)
+        self._under_way = self._bytes = 0
+        self._progress("")
+        return True
+
+    def _look_for_the_end(self) -> bool:
+        """Find out where the past ends that is to be sent, while what is live is held."""
+        seam = self._seam
+        assert seam is not None  # noqa: S101 - every other replay knows its end
+        if not seam.is_settled:
+            self._wait(_LOOK, "")
+        elif self._horizon is None:
+            self._horizon = Horizon(self._archive, self._settings)
+        elif (place := self._horizon.reached()) is not None:
+            self._horizon.close()
+            self._horizon = None
+            self._save(upto=place)
+        else:
+            self._wait(_LOOK, "the archive, which has to store what was published before")
+        return False
+
+    def _adapt(self, page: Page) -> None:
+        """Find out how many events go well at a time, and when the next may follow."""
+        small = sum(len(entry.body) for entry in page.entries) <= _BATCH_BYTES
+        self._batch = min(2 * self._batch, _LARGEST_BATCH) if small else max(1, self._batch // 2)
+        if self._rate:
+            seconds = len(page.entries) / self._rate
+            self._free_at = max(self._free_at, self._clock() - _SAVE_EVERY) + seconds
+
+    def _most(self) -> int:
+        if not self._rate:
+            return self._batch
+        return max(1, min(self._batch, int(self._rate / 4)))
+
+    def _connected(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(
+                self._entry.replay.service,
+                self._settings,
+                self._app,
+                headers=self._headers,
+                ahead=self._ahead,
+                stays=self._seam is not None,
+                waits=self._wait_for_queue,
+            )
+        return self._sender
+
+    def _disconnect(self) -> None:
+        for part in (self._sender, self._horizon):
+            if part is not None:
+                part.close()
+        self._sender = self._horizon = None
+        self._held = False
+        self._reached = self._under_way = self._bytes = 0
+
+    def _wait_for_queue(self, queue: str) -> None:
+        self._progress(queue and f"{queue}, in which {self._ahead} messages wait to be consumed")
+
+    def _wait(self, seconds: float, waits: str) -> None:
+        self._progress(waits)
+        if self._sender is not None:
+            self._sender.keep_alive()
+        self._sleep(seconds)
+
+    def _progress(self, waits: str) -> None:
+        """Save and tell how far it is, where it is time to."""
+        now = self._clock()
+        if now >= self._save_at:
+            self._save()
+        if now >= self._tell_at:
+            self._tell_at = now + _SAVE_EVERY
+            replay = self._entry.replay
+            self._tell(Told(replay.sent, replay.position, replay.upto, waits))
+
+    def _save(self, **facts: object) -> None:
+        self._save_at = self._clock() + _SAVE_EVERY
+        self._entry.save(**facts)

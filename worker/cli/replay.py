@@ -1,0 +1,289 @@
+"""``qworker replay``: send archived events to one service again."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.archive.journal import Journal, Replay, State, Stopped
+from worker.archive.replayer import Replayer
+from worker.archive.seam import Seam
+from worker.archive.walk import count_all
+from worker.cli.archive import opened, selection_options
+from worker.cli.options import (
+    SettingsCommand,
+    WholeNumber,
+    example,
+    json_option,
+    settings_options,
+)
+from worker.cli.output import Interrupted, count, emit, emit_json, emit_table, note
+from worker.cli.recipient import Recipient, recipient
+from worker.cli.replaying import (
+    Teller,
+    emit_summary,
+    facts,
+    summary,
+    tell_forgotten,
+    wait_until_live,
+)
+from worker.deadletters import require_broker
+from worker.errors import QworkerError
+from worker.ids import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.archive.base import Archive
+    from worker.archive.journal import Entry
+    from worker.archive.selection import Selection
+
+SETTINGS = (
+    "app", "broker", "dedup", "leases", "archive", "shards", "connect_timeout", "confirm_timeout",
+    "dedup_timeout",
+)  # fmt: skip
+_AHEAD = 5000
+_EXIT_STOPPED = 1
+_LOOK = 0.1
+_COLUMNS = ("id", "service", "handlers", "state", "sent", "place", "of")
+_CONTROLS = ("list", "resume", "pause", "cancel")
+
+
+@click.command(
+    cls=SettingsCommand,
+    epilog=example(
+        "qworker replay --to bank --handler audit --name 'user.*' --since 7d --dry-run",
+        "qworker replay --to bank --handler audit --name 'user.*' --since 7d",
+        "qworker replay --app reports --hold-live      # a new service begins with the past",
+        "qworker replay --resume 01969d8e",
+    ),
+)
+@settings_options(*SETTINGS)
+@click.option("--to", "service", metavar="SERVICE", help="Which service. [default: the app's]")
+@click.option(
+    "--handler",
+    "handlers",
+    metavar="NAME",
+    multiple=True,
+    help="Only for this handler (repeatable). [default: all that observe the event]",
+)
+@selection_options
+@click.option("--again", is_flag=True, help="Also what is done already, once in this replay.")
+@click.option(
+    "--hold-live",
+    "holds",
+    is_flag=True,
+    help="The service is new, and gets what is published when it has handled the past.",
+)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N/s.")
+@click.option(
+    "--ahead",
+    type=WholeNumber(0),
+    default=_AHEAD,
+    show_default=True,
+    metavar="N",
+    help="Let at most so many messages wait in a shard; 0: all.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would be sent.")
+@click.option("--id", "replay_id", metavar="ID", help="What to call it. [default: a new id]")
+@click.option("--resume", metavar="ID", help="Go on with a replay that was paused, or has died.")
+@click.option("--pause", metavar="ID", help="Pause one that is under way, wherever.")
+@click.option("--cancel", metavar="ID", help="End one for good.")
+@click.option("--list", "list", is_flag=True, help="List the replays.")
+@json_option  # fmt: skip
+def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
+    """Send events of the archive to one service again: past the exchange, into its own queues.
+
+    Events of a key are sent in their order. They have the ids that they were published under, so a
+    handler drops what it remembers to have done; with --again each replay has a memory of its own.
+    Ids are remembered for --retention: a handler that did something longer ago does it again.
+    Commands are not archived, and never replayed.
+
+    It can be interrupted, paused and killed at any moment, and resumed: what is sent twice is
+    dropped. With --hold-live, and --app, a service that never ran handles the past first, then what
+    was published meanwhile, without a gap, and each key in order.
+
+    Exit codes: 0 all is sent; 1 paused or cancelled by somebody, or not everything could be sent; 2
+    wrong usage, no such service, handler or replay; 3 the app or its settings are wrong; 4 a server
+    is not reachable; 130 interrupted, and paused.
+    """
+    controls = [name for name in _CONTROLS if asked[name]]
+    if len(controls) > 1:
+        raise click.UsageError(f"--{controls[0]} and --{controls[1]} do not go together")
+    if asked["list"]:
+        return _list(options, as_json=as_json)
+    if asked["pause"]:
+        return _pause(options, asked["pause"])
+    if asked["cancel"]:
+        return _cancel(options, asked["cancel"])
+    with opened(options) as archive:
+        journal = Journal(archive, time.time)
+        if asked["resume"]:
+            _, found = journal.find(asked["resume"])
+            to = recipient(options, found.service, is_new=found.holds)
+            with _seam(to, holds=found.holds) as seam:
+                entry = journal.resume(found.id)
+                return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+        to = recipient(options, asked["service"], is_new=asked["holds"])
+        wanted = to.chosen(asked["handlers"], asked["selection"])
+        if asked["holds"] and wanted.until is not None:
+            raise click.UsageError("--until would leave a gap between the past and what is live")
+        if asked["dry_run"]:
+            return _rehearse(archive, wanted, to, asked, as_json=as_json)
+        require_broker(to.place.service, to.place.settings.broker)
+        with _seam(to, holds=asked["holds"]) as seam:
+            entry = journal.begin(_new(archive, to, wanted, asked, seam))
+            return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+
+
+def _seam(to: Recipient, *, holds: bool) -> AbstractContextManager[Seam | None]:
+    app = to.place.app
+    return Seam(app, to.place.settings) if holds and app is not None else nullcontext()
+
+
+def _new(
+    archive: Archive, to: Recipient, wanted: Selection, asked: Mapping[str, Any], seam: Seam | None
+) -> Replay:
+    """Return a replay that nobody is at yet."""
+    position, upto = (0, None) if seam is not None else archive.span(wanted)
+    if seam is not None:
+        seam.check_new()
+    return Replay(
+        id=asked["replay_id"] or new_id(),
+        service=to.place.service,
+        handlers=asked["handlers"],
+        selection=wanted,
+        again=asked["again"],
+        holds=asked["holds"],
+        position=position,
+        upto=upto,
+    )
+
+
+def _carry_out(  # noqa: PLR0913 - all that there is to it
+    archive: Archive,
+    entry: Entry,
+    to: Recipient,
+    seam: Seam | None,
+    asked: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    """Do a replay that is noted as being done here; return the exit code."""
+    replay, settings = entry.replay, to.place.settings
+    total = None
+    if replay.upto is not None:
+        tallies = count_all(archive, replay.selection, replay.position, replay.upto)
+        total = replay.sent + sum(tally.events for tally in tallies.values())
+        if not replay.again:
+            tell_forgotten(tallies, settings.retention)
+    note(f"replay {replay.id} to {replay.service}")
+    teller = Teller(replay.id, total, replay.sent, as_json=as_json)
+    goes_on = f"go on with: qworker replay --resume {replay.id}"
+    try:
+        with Replayer(
+            archive,
+            entry,
+            settings,
+            to.place.app,
+            seam=seam,
+            rate=asked["rate"] or 0.0,
+            ahead=asked["ahead"],
+            tell=teller,
+        ) as replayer:
+            replayer.run()
+        teller.end()
+    except Stopped as stopped:
+        teller.end()
+        if stopped.replay.state is State.DONE:
+            return _tell_done(entry, as_json=as_json)
+        note(f"qworker: {stopped}")
+        return _EXIT_STOPPED
+    except KeyboardInterrupt:
+        teller.end()
+        with suppress(Stopped, QworkerError):
+            entry.leave(State.PAUSED)
+        raise Interrupted(f"the replay is paused; {goes_on}") from None
+    except QworkerError as error:
+        teller.end()
+        with suppress(Stopped, QworkerError):
+            entry.leave(State.PAUSED)
+        raise type(error)(f"{error}\n{goes_on}") from None
+    code = _tell_done(entry, as_json=as_json)
+    if seam is not None:
+        wait_until_live(seam, replay.service, quiet=as_json)
+    return code
+
+
+def _tell_done(entry: Entry, *, as_json: bool) -> int:
+    replay = entry.replay
+    if as_json:
+        emit_json({"replay": replay.id, "state": State.DONE.value, "sent": replay.sent})
+    else:
+        emit(f"{count(replay.sent, 'event')} sent")
+    return 0
+
+
+def _rehearse(
+    archive: Archive, wanted: Selection, to: Recipient, asked: Mapping[str, Any], *, as_json: bool
+) -> int:
+    """Tell what would be sent."""
+    tallies = count_all(archive, wanted, *archive.span(wanted))
+    if as_json:
+        emit_json(summary(tallies))
+    else:
+        emit_summary(tallies)
+    if not asked["again"] and not asked["holds"]:
+        tell_forgotten(tallies, to.place.settings.retention)
+    return 0
+
+
+def _list(options: Mapping[str, object], *, as_json: bool) -> int:
+    with opened(options) as archive:
+        journal = Journal(archive, time.time)
+        found = journal.all()
+        rows = [facts(replay, alive=journal.is_alive(replay)) for replay in found]
+    if as_json:
+        emit_json(rows)
+    elif rows:
+        emit_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+    else:
+        note("nothing was replayed from this archive")
+    return 0
+
+
+def _pause(options: Mapping[str, object], replay_id: str) -> int:
+    with opened(options) as archive:
+        journal = Journal(archive, time.time)
+        journal.ask(replay_id, State.PAUSED)
+        _wait_for_owner(journal, replay_id)
+    emit(f"{replay_id} is paused; qworker replay --resume {replay_id} goes on")
+    return 0
+
+
+def _cancel(options: Mapping[str, object], replay_id: str) -> int:
+    with opened(options) as archive:
+        journal = Journal(archive, time.time)
+        _, found = journal.find(replay_id)
+        if not found.holds:
+            journal.ask(replay_id, State.CANCELLED)
+            _wait_for_owner(journal, replay_id)
+        else:
+            to = recipient(options, found.service, is_new=True)
+            with _seam(to, holds=True) as seam:
+                journal.ask(replay_id, State.CANCELLED)
+                _wait_for_owner(journal, replay_id)  # what it sends after the end has no order
+                if seam is not None:
+                    seam.end()
+            note(f"{found.service} goes on with what is live, without the rest of the past")
+    emit(f"{replay_id} is cancelled")
+    return 0
+
+
+def _wait_for_owner(journal: Journal, replay_id: str) -> None:
+    """Wait until whoever is at a replay has heard, or is known to be gone."""
+    while journal.is_alive(journal.find(replay_id)[1]):
+        time.sleep(_LOOK)
