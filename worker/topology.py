@@ -163,6 +163,11 @@ class Topology:
         return (*names, self.all_bound) if any(bind.slots for bind in self.binds) else names
 
     @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """The names of the exchanges that are somebody else's."""
+        return tuple(each.name for each in self.exchanges if each.foreign)
+
+    @cached_property
     def _spreads_keys(self) -> bool:
         return any(each.shards and each.type == _HASH for each in self.exchanges)
 
@@ -276,16 +281,9 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     if has_command:
         binds.append(Bind(commands, front, service, to_queue=False))
     for each in bindings:
-        exchanges.append(
-            Exchange(
-                each.exchange,
-                each.type,
-                each.durable,
-                each.exchange_arguments,
-                auto_delete=each.auto_delete,
-                foreign=not each.declare,
-            )
-        )
+        shards_behind = 0
+        facts = each.durable, each.exchange_arguments, shards_behind, each.auto_delete
+        exchanges.append(Exchange(each.exchange, each.type, *facts, foreign=not each.declare))
         target = each.to or front
         binds.append(Bind(each.exchange, target, each.routing_key, False, each.arguments))
     unique: dict[str, Exchange] = {}

@@ -208,6 +208,41 @@ def test_an_exchange_of_somebody_else_that_is_not_there_is_told(site: Site) -> N
         Running(app)
 
 
+def test_an_exchange_of_somebody_else_that_is_removed_is_told_and_all_else_goes_on(
+    site: Site, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    def declare() -> None:
+        site.channel.exchange_declare("partner", "fanout", durable=True, auto_delete=False)
+
+    def told(text: str) -> bool:
+        return any(text in record.getMessage() for record in caplog.records)
+
+    caplog.set_level("INFO", "worker")
+    declare()
+    app = site.app()
+    app.bind(exchange="partner", type="fanout", declare=False)
+    running = serve(app)
+    counters = running.consumer.counters
+
+    site.channel.exchange_delete("partner")
+    running.until(lambda: told("'partner', which is bound with declare=False"), "it is told")
+    site.publish("qw.events", "test.event", 1)
+    running.until(lambda: site.numbers == [1], "all else goes on")
+    running.consumer.statistics()  # asks what is there of its own
+    assert counters.reconnects == 0
+
+    running.consumer._link.renew("as after a loss")
+    running.until(lambda: counters.reconnects == 1 and running.consumer._link.is_up, "it is up")
+    site.publish("qw.events", "test.event", 2)
+    running.until(lambda: site.numbers == [1, 2], "it is there without it")
+
+    declare()
+    running.until(lambda: told("the exchange 'partner' is there, and bound"), "it is bound")
+    site.publish("partner", "", 3)
+    running.until(lambda: site.numbers == [1, 2, 3], "it is handled")
+    running.drain()
+
+
 def test_an_exchange_is_declared_as_the_app_says(site: Site, serve: Serve) -> None:
     app = site.app()
     app.bind(

@@ -56,6 +56,18 @@ def make(seen: list[int]) -> App:
     return app
 
 
+def test_a_test_stands_in_for_who_declares_an_exchange_of_somebody_else() -> None:
+    seen: list[int] = []
+    app = make(seen)
+    app.bind(exchange="partner", routing_key="order.*", declare=False)
+    with TestWorker(app) as worker:
+        worker.publish_raw(
+            b'{"n": 1}', name="test.event", id="1", exchange="partner", routing_key="order.new"
+        )
+        worker.run()
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("declare", ["durable", "transient", "exclusive"])
 def test_a_queue_is_taken_from_on_an_embedded_broker_too(declare: Any) -> None:
     seen: list[int] = []

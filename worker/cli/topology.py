@@ -20,7 +20,7 @@ from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
-from worker.declaring import declare
+from worker.declaring import declare, not_there
 from worker.errors import ConfigurationError, Unreachable
 from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
@@ -108,11 +108,14 @@ def _plan(app: App, settings: Settings, *, is_needed: bool) -> tuple[Plan, str]:
 
 
 def _declare(inspector: Inspector, declared: Declared) -> None:
+    missing: list[str] = []
     try:
         for topology in declared.topologies:
-            inspector.ask(partial(declare, topology=topology, thoroughly=True))
+            missing += inspector.ask(partial(declare, topology=topology, thoroughly=True))
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
+    if missing:
+        raise ConfigurationError(f"{not_there(dict.fromkeys(missing))}; all else is declared")
 
 
 def _depths(
