@@ -13,6 +13,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from worker.again import remembered_as
 from worker.dialogue import Wait
 from worker.holds import end_wait
 
@@ -59,7 +60,8 @@ class Gaps:
         if begins:
             progress.due = float("inf")
             told = partial(self._told, task, lane, limit)
-            record = task.handler.wait_of(task.message.id)
+            message = task.message
+            record = task.handler.wait_of(remembered_as(message.id, message.headers))
             self._dialogue.wait(Wait(task, record, limit, told))
         if at_once:
             progress.due = self._clock()

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from worker import App, Context, Event, Reject, RetryPolicy, Revisions
+from worker.again import replay_headers
 from worker.assembly import check_store
 from worker.errors import ConfigurationError
 from worker.testing import TestWorker
@@ -471,3 +472,31 @@ def test_times_that_cannot_work_together_are_refused(
     app = Shop(revision, **settings).app
     with pytest.raises(ConfigurationError, match=told):
         app.topology(app.settings)
+
+
+def test_what_is_to_be_done_again_has_revisions_of_its_own() -> None:
+    shop = Shop(WAIT)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 2, 3)
+        worker.run()
+        for replay in ("r1", "r2"):
+            headers = replay_headers(replay, [], again=True)
+            for revision in (1, 3, 2, 3):
+                worker.publish(Price(article="pen", revision=revision), headers=headers)
+            worker.run()
+        publish(worker, 3, 4)
+        worker.run()
+
+        assert shop.revisions() == [1, 2, 3] * 3 + [4]
+        assert counted(worker) == (3, 2)
+
+
+def test_a_replay_finds_superseded_what_was_done_later() -> None:
+    shop = Shop()
+    with TestWorker(shop.app) as worker:
+        publish(worker, 3)
+        headers = replay_headers("r1", [], again=False)
+        worker.publish(Price(article="pen", revision=2), headers=headers)
+        worker.run()
+
+        assert shop.revisions() == [3]
