@@ -9,7 +9,7 @@ from unittest.mock import patch
 from simulation.breaking import mutation
 from worker.consumer import Consumer
 from worker.dedup import memory
-from worker.dedup.base import Answer, Batch, Claim, Complete, Held, Verdict, judge_claim
+from worker.dedup.base import Answer, Claim, Complete, Held, Verdict, judge_claim
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.fate import Fate
@@ -54,36 +54,6 @@ def every_claim_is_fresh() -> Iterator[None]:
         return Verdict(Answer.FRESH, 1)
 
     with patch.object(memory.Records, "_claim", claim):
-        yield
-
-
-# -- revisions
-
-
-@mutation("revisions", off="comparison of revisions", sees="begins and is superseded")
-def every_revision_is_handled() -> Iterator[None]:
-    with patch("worker.executor.judge", lambda *_: None):
-        yield
-
-
-@mutation("revisions", off="order of marks and looks", sees="begins and is superseded")
-def revisions_are_looked_at_before_what_is_done_is_marked() -> Iterator[None]:
-    revisions = memory.Records._revisions
-
-    def look_first(
-        self: memory.Records, batch: Batch, now: float, options: Any
-    ) -> tuple[int | None, ...]:
-        found = tuple(self._revision(place, now) for place in batch.looks)
-        revisions(self, batch, now, options)
-        return found
-
-    with patch.object(memory.Records, "_revisions", look_first):
-        yield
-
-
-@mutation("revisions", off="marks of revisions", sees="begins and is superseded")
-def no_revision_is_marked() -> Iterator[None]:
-    with patch.object(memory.Records, "_mark", lambda *_: None):
         yield
 
 

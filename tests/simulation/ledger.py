@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from simulation import revisions
 from simulation.troubles import BROKER
 from worker.context import Context
-from worker.telemetry import DeadLettered, LeaseOutlived, RevisionSuperseded
+from worker.telemetry import DeadLettered, LeaseOutlived, RevisionMissing, RevisionSuperseded
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Ledger:
         self._said: set[tuple[str, str, int]] = set()
         #: Why a message was set aside, as the process said.
         self.reasons: dict[str, str] = {}
+        #: When a message was said to be too early, for the first time.
+        self.early: dict[str, float] = {}
 
     def expect(self, child: Child, task: Task) -> Attempt:
         """Note who is about to begin what."""
@@ -141,6 +143,8 @@ class Ledger:
         """Note what a process says of itself."""
         if isinstance(event, LeaseOutlived):
             self._said.add((event.handler, event.message_id, event.fence))
+        elif isinstance(event, RevisionMissing):
+            self.early.setdefault(event.message_id, self._world.clock())
         elif isinstance(event, RevisionSuperseded):
             for text in revisions.check_superseded(self._world, event):
                 self.complain(event.key, text, event.message_id)

@@ -1,11 +1,13 @@
 """Worlds in which the fallible handler has revisions: what is published, and what must hold then.
 
-The order of a key is that of its revisions, whatever order it was published in, and nothing runs
-that is not above a revision that was recorded.
+The order of a key is that of its revisions, whatever order it was published in. Nothing runs that
+is not above a revision that was recorded; nor what is above the next one, unless it, or a later one
+of its key, has waited for as long as it may.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from simulation.service import Post
     from simulation.world import World
     from worker.telemetry import RevisionSuperseded
+
+
+#: Seconds that a message waits for an earlier revision; and by how much times may be rounded.
+PATIENCE, _ROUNDED = 4.0, 1e-6
 
 
 def with_revisions(posts: Sequence[Post], random: Random) -> list[Post]:
@@ -58,7 +64,7 @@ def passed_over(world: World, handler: str, done: Collection[str]) -> set[str]:
 
 
 def check_begin(world: World, attempt: Attempt) -> Iterator[str]:
-    """Yield what is wrong about the beginning of a handler: nothing that is not below is done."""
+    """Yield what is wrong about the beginning of a handler."""
     if not orders(world, attempt.handler) or attempt.key is None:
         return
     handler, done = world.app.handlers[attempt.handler], world.memory.records.done
@@ -73,6 +79,31 @@ def check_begin(world: World, attempt: Attempt) -> Iterator[str]:
             if other >= revision:
                 yield f"begins and is superseded: {attempt}, of {revision}; {each.id}, of {other}"
                 return
+    last = _known(world, attempt, handler.place_of(attempt.key))
+    if last < revision - 1 and not _has_waited(world, attempt.key, revision):
+        yield f"begins past a gap: {attempt}, of {revision}; the last was {last}"
+
+
+def _known(world: World, attempt: Attempt, place: bytes) -> float:
+    """Return the last revision of a key that its process has to know of; infinite: it knows none.
+
+    What is in the store; and what it did itself, which may be on its way there.
+    """
+    reached = world.memory.records.reached.get(place)
+    known = [] if reached is None else [reached.revision]
+    known += [
+        world.posts[each.id].revision or 0
+        for each in world.ledger.attempts
+        if each.effect is not None and (each.child, each.key) == (attempt.child, attempt.key)
+    ]
+    return max(known, default=math.inf)
+
+
+def _has_waited(world: World, key: str, revision: int) -> bool:
+    """Tell whether one of ``key`` that is not below ``revision`` began to wait so long ago."""
+    long_ago = world.clock() - PATIENCE + _ROUNDED
+    waited = [world.posts[id_] for id_, began in world.ledger.early.items() if began <= long_ago]
+    return any(post.key == key and (post.revision or 0) >= revision for post in waited)
 
 
 def check_superseded(world: World, event: RevisionSuperseded) -> Iterator[str]:

@@ -13,6 +13,7 @@ import orjson
 
 from simulation.ledger import SERVICE
 from simulation.moments import TTL
+from simulation.revisions import PATIENCE
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
 from simulation.shapes import Shape
@@ -25,8 +26,6 @@ from worker.sharding.generations import Generation, Plan
 from worker.transport import memory
 
 ATTEMPTS = 3
-#: Seconds that a message waits for an earlier revision.
-PATIENCE = 4.0
 #: The handler that does what its messages say; others do what they shall.
 FALLIBLE = "record"
 EXCHANGE, EVENT = "qw.events", "post"
