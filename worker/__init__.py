@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worker.publisher import Publisher
     from worker.relays import chain, deduplicate, enrich, shard
     from worker.retry import RetryPolicy
+    from worker.revisions import Revisions
 
 __all__ = [
     "AlreadyDone",
@@ -48,6 +49,7 @@ __all__ = [
     "Relayed",
     "Retry",
     "RetryPolicy",
+    "Revisions",
     "Unroutable",
     "chain",
     "deduplicate",
@@ -66,6 +68,7 @@ _HOMES = {
     "Publisher": "publisher",
     "Relayed": "message",
     "RetryPolicy": "retry",
+    "Revisions": "revisions",
     "chain": "relays",
     "deduplicate": "relays",
     "enrich": "relays",

@@ -6,37 +6,36 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.codec import Codec
 from worker.config import load_settings
 from worker.errors import ConfigurationError, UsageError
 from worker.handler import Handler, make_handler
-from worker.leases.base import LeaseOptions
-from worker.leases.open import open_leases
-from worker.leases.sole import SoleLease
-from worker.message import check_name
-from worker.patience import patiently
+from worker.horizons import check_horizons
+from worker.leases.open import sole_lease
+from worker.middleware import refuse_async
+from worker.names import check_service
 from worker.publisher import Publisher
-from worker.signature import is_async
+from worker.sources import Source
 from worker.telemetry import Telemetry
-from worker.topology import Binding, Topology, check_horizons, lay_out
+from worker.topology import Binding, Topology, lay_out
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from worker.config import Settings
+    from worker.leases.sole import SoleLease
     from worker.message import Command, Event, Outgoing
     from worker.middleware import Middleware
     from worker.relays import Step
     from worker.retry import RetryPolicy
+    from worker.revisions import By, Revisions
+    from worker.sources import Declared, Offset
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound="Callable[..., Any] | Step")
 Lifespan = Callable[[], AbstractContextManager[Any]]
 L = TypeVar("L", bound=Callable[[], Iterator[Any] | AbstractContextManager[Any]])
-
-_MAX_SERVICE = 60
 
 
 class App:
@@ -55,17 +54,13 @@ class App:
         dedup: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        check_name(name, "App")
-        if len(name) > _MAX_SERVICE or not all(c.isalnum() or c in "-_." for c in name):
-            raise ConfigurationError(
-                f"App({name!r}): a service's name is up to {_MAX_SERVICE} letters, digits, '-',"
-                " '_' and '.', since its queues are named after it"
-            )
+        check_service(name)
         self.name = name
         self.telemetry = Telemetry()
         self.handlers: dict[str, Handler] = {}
         self.middlewares: list[Middleware] = []
         self.bindings: list[Binding] = []
+        self.sources: list[Source] = []
         self.lifespan_manager: Lifespan | None = None
         self._given = dict(settings or {})
         if broker is not None:
@@ -76,7 +71,7 @@ class App:
         self._publisher: Publisher | None = None
         self._routes: dict[str, tuple[Handler, ...]] = {}
 
-    def on(
+    def on(  # noqa: PLR0913 - the facts of a handler
         self,
         what: type[Event | Command] | str,
         *,
@@ -84,6 +79,7 @@ class App:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        revision: By | Revisions | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function, coroutine function or class as a handler.
 
@@ -92,7 +88,9 @@ class App:
         Struct, TypedDict or pydantic model. A class has ``handle(event)`` or
         ``handle(event, context)`` and is made once a process, without arguments. ``name`` is the
         handler's identity in the memory of ids; keep it when renaming the function. ``timeout``
-        is in seconds.
+        is in seconds. ``revision`` names the field (or is a function of the event) with the number
+        of the state that a message tells of: what is not above the last one of its key that was
+        done is done without calling the handler. :class:`~worker.Revisions` says more.
 
         Raises ConfigurationError for what cannot be meant.
         """
@@ -103,7 +101,16 @@ class App:
             )
 
         def register(target: F) -> F:
-            self._add(what, target, method="on", kind=type, name=name, retry=retry, timeout=timeout)
+            self._add(
+                what,
+                target,
+                method="on",
+                kind=type,
+                name=name,
+                retry=retry,
+                timeout=timeout,
+                revision=revision,
+            )
             return target
 
         return register
@@ -117,6 +124,7 @@ class App:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        revision: By | Revisions | None = None,
     ) -> Callable[[R], R]:
         """Register the decorated function as a handler of ``source`` whose result is published.
 
@@ -145,6 +153,7 @@ class App:
                 retry=retry,
                 timeout=timeout,
                 to=to,
+                revision=revision,
             )
             return target
 
@@ -172,7 +181,7 @@ class App:
         self.lifespan_manager = contextmanager(known) if is_generator else known
         return manager
 
-    def bind(
+    def bind(  # noqa: PLR0913 - the facts of an exchange
         self,
         *,
         exchange: str,
@@ -180,12 +189,52 @@ class App:
         routing_key: str = "",
         arguments: Mapping[str, Any] | None = None,
         durable: bool = True,
+        auto_delete: bool = False,
+        exchange_arguments: Mapping[str, Any] | None = None,
+        declare: bool = True,
+        to: str = "",
     ) -> None:
         """Also take messages from an exchange of your own, declared as said.
 
-        ``arguments`` are those of the binding (for a headers exchange: what to match).
+        ``arguments`` are those of the binding (for a headers exchange: what to match),
+        ``exchange_arguments`` those of the exchange. ``declare=False``: it is somebody else's; it
+        has to be there, and is only bound. ``to`` names another exchange that it is bound to, in
+        place of the service.
         """
-        self.bindings.append(Binding(exchange, type, routing_key, dict(arguments or {}), durable))
+        facts = durable, auto_delete, dict(exchange_arguments or {}), declare, to
+        binding = Binding(exchange, type, routing_key, dict(arguments or {}), *facts)
+        self.bindings.append(binding)
+
+    def source(  # noqa: PLR0913 - the facts of a queue
+        self,
+        queue: str,
+        *,
+        offset: Offset | None = None,
+        name: str = "",
+        declare: Declared | None = None,
+        exchange: str = "",
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        queue_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Also take messages from a queue, or from a stream, that somebody else fills.
+
+        One process of the service at a time passes them on to the shards, in order. With an
+        ``offset`` it is a stream: that is where it is read from at first, and later from where it
+        was left, which is remembered under ``name`` (the queue's where it is left out).
+        ``declare`` makes it ``"durable"``, ``"transient"``, ``"exclusive"`` (gone when nobody
+        consumes it) or a ``"stream"``, with ``queue_arguments``, bound to ``exchange`` by
+        ``routing_key`` and ``arguments``; where it is left out, the queue is there.
+
+        Raises ConfigurationError for what cannot be meant.
+        """
+        facts = exchange, routing_key, dict(arguments or {}), dict(queue_arguments or {})
+        source = Source(queue, name or queue, offset, declare, *facts)
+        if any(source.name == other.name for other in self.sources):
+            raise ConfigurationError(
+                f"App({self.name!r}): two sources are named {source.name!r}; give one name=..."
+            )
+        self.sources.append(source)
 
     def route(self, name: str) -> tuple[Handler, ...]:
         """Return the handlers that observe messages of ``name``, in order of registration."""
@@ -216,10 +265,17 @@ class App:
         handlers = self.handlers.values()
         patterns = [(h.pattern, h.is_command) for h in handlers]
         able = capabilities_of(settings.broker)
-        times = [(h.full_name, h.timeout, h.retry.longest()) for h in handlers]
-        check_horizons(times, settings, able)
+        check_horizons([handler.times for handler in handlers], settings, able)
+        # An embedded broker has no streams; that they are left out is told by who would read them.
+        sources = [each for each in self.sources if able.has_queue_types or not each.is_stream]
         return lay_out(
-            self.name, patterns, self.bindings, settings, able=able, generation=generation
+            self.name,
+            patterns,
+            self.bindings,
+            settings,
+            able=able,
+            generation=generation,
+            sources=sources,
         )
 
     def configure(self, options: Mapping[str, object]) -> Settings:
@@ -311,14 +367,7 @@ class App:
         lease``, and then ``lease.is_mine()``. Entering the block raises ConfigurationError, or
         LeasesUnavailable where the store does not answer within ``connect_timeout``.
         """
-        settings = self.settings
-        options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
-        where = partial(open_leases, settings.leases_url, options, settings.leases_origin)
-        # The leases of shards are kept under the service's name, which has no colon in it.
-        service = f"{self.name}:{name}"
-        return SoleLease(
-            lambda: patiently(where, settings.connect_timeout), service, name, settings.lease_ttl
-        )
+        return sole_lease(self.name, name, self.settings)
 
     def close(self) -> None:
         """Close the publishing connection, if one is open."""
@@ -342,12 +391,6 @@ class App:
         self._routes.clear()
 
     def _check_middlewares(self) -> None:
-        """Refuse what would keep a plain handler from running: nobody awaits what it returns."""
         plain = [handler.name for handler in self.handlers.values() if not handler.is_async]
-        for middleware in self.middlewares:
-            if plain and is_async(middleware):
-                name = getattr(middleware, "__name__", type(middleware).__name__)
-                raise ConfigurationError(
-                    f"App({self.name!r}).use({name}): an 'async def' middleware cannot wrap the"
-                    f" plain handler {plain[0]!r}; a plain one can wrap both kinds"
-                )
+        if plain:
+            refuse_async(self.middlewares, plain[0], f"App({self.name!r}).use")

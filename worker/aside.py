@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing
-from worker.transport.properties import Malformed, amend, amend_decoded, without
+from worker.transport.properties import HeaderValue, Malformed, amend, amend_decoded, without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
     *,
     exchange: str,
     routing_key: str,
-    facts: Mapping[str, str | int],
+    facts: Mapping[str, HeaderValue],
     drop_prefix: str | None = None,
 ) -> Outgoing:
     """Return ``arrival`` to be sent elsewhere, otherwise as it came.
@@ -107,7 +107,7 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 
 
 def _changed(
-    headers: Mapping[str, object], facts: Mapping[str, str | int], drop_prefix: str | None
+    headers: Mapping[str, object], facts: Mapping[str, HeaderValue], drop_prefix: str | None
 ) -> dict[str, Any]:
     return amend_decoded(headers, add=facts, rename=_RENAMED, drop_prefix=drop_prefix)
 
@@ -122,7 +122,7 @@ def _can_be_sent(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> b
     return len(encoded) <= _MOST_BYTES
 
 
-def _legible(value: str | int) -> str | int:
+def _legible(value: HeaderValue) -> HeaderValue:
     """Return text as every broker and reader takes it: without lone surrogates."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 

@@ -12,7 +12,7 @@ from worker.dedup.open import open_settled
 from worker.detour import Detour
 from worker.dialogue import Dialogue
 from worker.dispatch import Dispatcher
-from worker.errors import LeasesUnavailable
+from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.executor import Executor
 from worker.fate import Fate
 from worker.gather import Gatherer
@@ -23,7 +23,9 @@ from worker.parking import Parking
 from worker.patience import patiently
 from worker.relay import Relay
 from worker.resharding import declared_by, topology_of
+from worker.sourcing import Sourcing
 from worker.tenure import Tenure
+from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +40,25 @@ if TYPE_CHECKING:
     from worker.task import Delivery
     from worker.telemetry import Counters
     from worker.timers import Timers
+    from worker.topology import Topology
 
 logger = logging.getLogger("worker")
+
+
+def check_store(app: App, store: DedupStore) -> bool:
+    """Tell whether handlers of ``app`` judge by revisions; ``store`` must keep them then.
+
+    Raises ConfigurationError where it does not.
+    """
+    names = [handler.full_name for handler in app.handlers.values() if handler.revisions]
+    if names and not getattr(store, "keeps_revisions", False):
+        raise ConfigurationError(
+            f"{', '.join(names)}: revision= needs a dedup store that keeps revisions, and this one"
+            f" does not ({store.tier}); use redis://, postgresql://, sqlite:/// or memory://. (On"
+            " PostgreSQL it is the table qworker_dedup_revisions that is missing, and that its user"
+            " may not make.)"
+        )
+    return bool(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,30 @@ def open_dedup(settings: Settings) -> DedupStore:
     for warning in store.warnings():
         logger.warning("%s", warning)
     return store
+
+
+def sourcing_of(
+    app: App, settings: Settings, store: DedupStore, topology: Topology
+) -> Sourcing | None:
+    """Return what consumes the sources of the app; None where there is none to consume."""
+    for source in app.sources:
+        if source not in topology.sources:
+            logger.warning(
+                "the source %r is left out: streams are RabbitMQ's, and with --handler only streams"
+                " are read, since nobody else would get what is taken from a queue",
+                source.name,
+            )
+    if not topology.sources:
+        return None
+    streams = [source.name for source in topology.sources if source.is_stream]
+    if streams and not getattr(store, "keeps_revisions", False):
+        raise ConfigurationError(
+            f"the sources {', '.join(streams)}: how far a stream was read is kept as a revision is,"
+            f" and this dedup store keeps none ({store.tier}); use redis://, postgresql:// or"
+            " sqlite:///"
+        )
+    queue_type = settings.queue_type if capabilities_of(settings.broker).has_queue_types else ""
+    return Sourcing(topology.service, topology.sources, store, queue_type)
 
 
 def assemble(  # noqa: PLR0913 - what a consumer is made of
@@ -95,7 +138,10 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     telemetry = app.telemetry
     codec = Codec.of(app.name, settings)
     executor = Executor(app, codec, state, random, clock)
-    dialogue = Dialogue(store, owner, settings.claim_ttl, telemetry, clock)
+    has_revisions = check_store(app, store)
+    dialogue = Dialogue(
+        store, owner, settings.claim_ttl, telemetry, clock, has_revisions=has_revisions
+    )
     parking = Parking(store, app.name)
     parking.load()
     link = Link(
@@ -106,6 +152,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
         random=random,
     )
     link.declared = declared_by(app, settings, plan)
+    link.sourcing = sourcing_of(app, settings, store, link.topology)
     executor.trusted_until = trusted_until
     link.may_declare = lambda: executor.is_trusted(clock())
 

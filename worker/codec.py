@@ -32,6 +32,7 @@ from worker.message import (
 )
 from worker.outcome import DeadLetter
 from worker.payload import to_json
+from worker.revisions import REVISION_HEADER, revision_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -230,6 +231,8 @@ class Codec:
         message_id = message_id or event.event_id
         key = key or key_of(event)
         body = to_json({name: getattr(event, name) for name in schema.fields})
+        if schema.revision is not None and (revision := revision_of(event)) is not None:
+            headers = {**(headers or {}), REVISION_HEADER: revision}
         return self.pack(
             schema.name,
             body,

@@ -139,6 +139,9 @@ class Settings:
     retention: float = _option(
         7 * 86400.0, "seconds that a done id is remembered, at least", low=60
     )
+    revision_retention: float = _option(
+        90 * 86400.0, "seconds that a key's last revision is remembered, at least", low=60
+    )
     dedup_timeout: float = _option(
         2.0,
         "seconds that the dedup store, or the lease store, may take to answer",

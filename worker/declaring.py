@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from worker.topology import Bind, Exchange, Queue, Topology
 
 
-def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> None:
-    """Declare everything. Idempotent.
+def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> list[str]:
+    """Declare everything; return the names of what is somebody else's and not there. Idempotent.
 
     That all slots are bound is told by an exchange: many processes that bind the same thousand
     slots at a time, after a restart of the broker say, keep it busy for half a minute (tried on
@@ -26,7 +26,8 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
     Raises DeclarationMismatch where the broker has something with other properties.
     """
     for exchange in topology.exchanges:
-        declare_exchange(channel, exchange)
+        if not exchange.foreign:
+            declare_exchange(channel, exchange)
     slots = [bind for bind in topology.binds if bind.slots]
     if slots and _lacks_one(channel, [bind.target for bind in slots]):
         # Its bindings are gone too. Whoever dies on the way has not said that all is bound.
@@ -39,17 +40,29 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> No
             channel.exchange_declare(topology.all_bound, "fanout", durable=True, auto_delete=True)
         # Nothing is ever published there. Who died before this line left it to who comes next.
         channel.exchange_bind(topology.front, topology.all_bound)
+    foreign = topology.foreign
     for bind in topology.binds:
-        if bind.slots:
+        if bind.slots or bind.source in foreign or bind.target in foreign:
             continue
-        if bind.to_queue:
-            channel.queue_bind(
-                bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
-            )
-        else:
+        make = channel.queue_bind if bind.to_queue else channel.exchange_bind
+        make(bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments))
+    return bind_foreign(channel, topology)
+
+
+def bind_foreign(channel: Any, topology: Topology) -> list[str]:
+    """Bind the service to exchanges of somebody else; return the names of those that are missing.
+
+    Idempotent; what cannot be bound without those is left out.
+    """
+    foreign = topology.foreign
+    missing = [name for name in foreign if not _exists(channel, name)]
+    for bind in topology.binds:
+        ends = {bind.source, bind.target}
+        if not ends.isdisjoint(foreign) and ends.isdisjoint(missing):
             channel.exchange_bind(
                 bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments)
             )
+    return missing
 
 
 def _bind_slots(channel: Any, binds: Iterable[Bind]) -> None:
@@ -84,13 +97,19 @@ def _exists(channel: Any, exchange: str) -> bool:
 
 
 def declare_exchange(channel: Any, exchange: Exchange) -> None:
-    """Declare one exchange."""
+    """Declare one exchange; or find it, where it is somebody else's."""
+    if exchange.foreign:
+        try:
+            channel.exchange_declare(exchange.name, exchange.type, passive=True)
+        except amqp.exceptions.NotFound:
+            raise ConfigurationError(not_there([exchange.name])) from None
+        return
     try:
         channel.exchange_declare(
             exchange.name,
             exchange.type,
             durable=exchange.durable,
-            auto_delete=False,
+            auto_delete=exchange.auto_delete,
             arguments=dict(exchange.arguments),
         )
     except amqp.exceptions.PreconditionFailed as error:
@@ -112,6 +131,12 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
             " it there, or set the settings to what it is"
         ) from None
+
+
+def not_there(foreign: Iterable[str]) -> str:
+    """Return in words that these exchanges of somebody else are missing."""
+    lacking = "the exchange {!r}, which is bound with declare=False, is not there"
+    return ", and ".join(map(lacking.format, foreign))
 
 
 def declare_queue(channel: Any, queue: Queue) -> None:

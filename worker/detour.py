@@ -170,7 +170,7 @@ class Detour:
     def dead_letter_delivery(self, delivery: Delivery, fate: DeadLetter) -> None:
         """Set a message aside that reached no handler at all."""
         message_id = delivery.message.id if delivery.message is not None else ""
-        facts = dead_letter_facts(fate.reason, queue=delivery.channel.queue)
+        facts = dead_letter_facts(fate.reason, queue=delivery.channel.origin)
         facts |= self._origin(delivery)
         letter = set_aside(delivery.arrival, message_id, dead_letter_queue(self._service), facts)
         self._counters.dead_lettered += 1

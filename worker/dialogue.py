@@ -11,18 +11,21 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.dedup.base import (
+    FINGERPRINT_BYTES,
     OWNER_BYTES,
     TOKEN_BYTES,
     Answer,
     Batch,
     Claim,
     Complete,
+    Mark,
     Release,
     Renew,
     Verdict,
     begin,
 )
 from worker.errors import DedupUnavailable
+from worker.revisions import Reached
 from worker.telemetry import StoreAway, StoreBack
 
 if TYPE_CHECKING:
@@ -52,19 +55,46 @@ class Replies(NamedTuple):
     claimed: list[tuple[Run[Task], list[Verdict]]]
     #: The batch was sent before and its first answer got lost.
     repeated: bool
+    #: Those of the completed tasks that were judged by their revisions.
+    judged: list[Task]
+
+
+class Wait(NamedTuple):
+    """A task that may wait for so many seconds in all, and who is told how many are left."""
+
+    task: Task
+    record: bytes
+    seconds: float
+    told: Callable[[float], None]
+
+
+class Asked(NamedTuple):
+    """A batch, and whom each of its answers is for."""
+
+    batch: Batch
+    tasks: list[Task]
+    runs: list[Run[Task]]
+    waits: list[tuple[Wait, bytes]]
+    looking: list[Reached]
 
 
 class Dialogue:
-    """One consumer's side of the talk with its store. Used by the I/O thread only."""
+    """One consumer's side of the talk with its store. Used by the I/O thread only.
 
-    def __init__(
+    ``has_revisions`` tells whether any handler judges by revisions.
+    """
+
+    def __init__(  # noqa: PLR0913 - the facts of a consumer
         self,
         store: DedupStore,
         owner: bytes,
         claim_ttl: float,
         telemetry: Telemetry,
         clock: Callable[[], float],
+        *,
+        has_revisions: bool = False,
     ) -> None:
+        self._has_revisions = has_revisions
         self._store = store
         self._owner = owner
         self._ttl = claim_ttl
@@ -76,8 +106,9 @@ class Dialogue:
         #: The tasks that they are for, until the store has answered.
         self._releasing: list[Task] = []
         self._runs: list[tuple[Run[Task], bool]] = []
+        self._waits: list[Wait] = []
         self._dead: dict[bytes, None] = {}
-        self._unanswered: tuple[Batch, list[Task], list[Run[Task]]] | None = None
+        self._unanswered: Asked | None = None
         self._renew_at = 0.0
         self._next_try = 0.0
         #: When it was found to be away the last time.
@@ -92,7 +123,11 @@ class Dialogue:
     def busy(self) -> bool:
         """Whether anything was said that is not answered yet."""
         return bool(
-            self._unanswered is not None or self._completing or self._releases or self._runs
+            self._unanswered is not None
+            or self._completing
+            or self._releases
+            or self._runs
+            or self._waits
         )
 
     @property
@@ -133,6 +168,15 @@ class Dialogue:
         """Ask for every task of ``run``."""
         self._runs.append((run, solo))
 
+    def wait(self, wait: Wait) -> None:
+        """Ask how many seconds are left of a wait, which begins with the first question.
+
+        The wait is a record of its own that nobody completes: it is claimed, and given back with
+        the wait. So the store counts the time, through restarts too; and a later claim of it that
+        succeeds tells that the wait is over.
+        """
+        self._waits.append(wait)
+
     def bury(self, owners: Iterable[bytes]) -> None:
         """Treat the claims of these owners as left by the dead."""
         for owner in owners:
@@ -155,12 +199,12 @@ class Dialogue:
             if now < due:
                 return None
         else:
-            batch, tasks, runs = self._build(now)
-            if not batch:
+            asked = self._build(now)
+            if not asked.batch:
                 return None
-            self._unanswered = batch, tasks, runs
+            self._unanswered = asked
         assert self._unanswered is not None  # noqa: S101 - both ways above set it
-        batch, tasks, runs = self._unanswered
+        batch, tasks, runs, waits, looking = self._unanswered
         try:
             answered = begin(self._store, batch)
             meanwhile()
@@ -184,22 +228,72 @@ class Dialogue:
                     task.trusted_until = trusted
                     self.owned.add(task)
             claimed.append((run, own))
-        return Replies(list(zip(tasks, answers.completes, strict=True)), claimed, repeated)
+        for reached, revision in zip(looking, answers.revisions, strict=True):
+            reached.last = revision
+        for wait, token in waits:
+            self._note_wait(wait, token, next(verdicts))
+        judged = [t for t in tasks if t.progress is not None] if self._has_revisions else []
+        completed = list(zip(tasks, answers.completes, strict=True))
+        return Replies(completed, claimed, repeated, judged)
 
-    def _build(self, now: float) -> tuple[Batch, list[Task], list[Run[Task]]]:
+    def _build(self, now: float) -> Asked:
         tasks, self._completing = self._completing, []
         releases, self._releases = self._releases, []
-        runs, self._runs = self._runs, []
+        asked, self._runs = self._runs, []
+        waits, self._waits = self._waits, []
         completes = [Complete(t.record, t.token, t.fingerprint, t.effective) for t in tasks]
         claims = []
         owner, counter = self._owner, self._counter
-        for run, solo in runs:
+        for run, solo in asked:
             for task in run.tasks:
                 number = next(counter) & _COUNTER_MASK
                 task.token = owner + number.to_bytes(_COUNTER_BYTES, "big")
                 claims.append(Claim(task.record, task.token, task.fingerprint, solo))
+        tokens = []
+        for wait in waits:
+            token = owner + (next(counter) & _COUNTER_MASK).to_bytes(_COUNTER_BYTES, "big")
+            tokens.append(token)
+            claims.append(Claim(wait.record, token, bytes(FINGERPRINT_BYTES), solo=True))
         batch = Batch(completes, releases, self._renewals(now, tasks), claims, tuple(self._dead))
-        return batch, tasks, [run for run, _ in runs]
+        runs = [run for run, _ in asked]
+        looking = self._add_revisions(batch, tasks, runs) if self._has_revisions else []
+        return Asked(batch, tasks, runs, list(zip(waits, tokens, strict=True)), looking)
+
+    def _add_revisions(
+        self, batch: Batch, done: list[Task], runs: list[Run[Task]]
+    ) -> list[Reached]:
+        """Mark the revisions of what is done, and look at those that ``runs`` are judged by."""
+        for task in done:
+            progress = task.progress
+            if task.effective and progress is not None and progress.revision is not None:
+                batch.marks.append(Mark(progress.place, progress.revision))
+        looking: list[Reached] = []
+        for run in runs:
+            known: dict[bytes, Reached] = {}
+            for task in run.tasks:
+                progress = task.progress
+                if progress is None or not progress.place:
+                    continue
+                if progress.place not in known:
+                    known[progress.place] = Reached()
+                progress.reached = known[progress.place]
+            batch.looks.extend(known)
+            looking.extend(known.values())
+        return looking
+
+    def _note_wait(self, wait: Wait, token: bytes, verdict: Verdict) -> None:
+        """Tell how much is left of a wait."""
+        left = wait.seconds
+        if verdict.answer is Answer.LATER:
+            left = verdict.wait
+        elif verdict.answer is Answer.FRESH:
+            # It was claimed before, and not by one that died before it could give it back.
+            is_over = verdict.attempts - verdict.crashes > 1
+            left = 0.0 if is_over else left
+            self._releasing.append(wait.task)
+            self._releases.append(Release(wait.record, token, refund=is_over, wait=left))
+        # Else somebody who is gone was about to begin it.
+        wait.told(left)
 
     def _renewals(self, now: float, completing: list[Task]) -> list[Renew]:
         """Return the renewals that are due; looks at most twice in a third of a claim's life."""

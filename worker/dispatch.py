@@ -11,8 +11,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer, Verdict
+from worker.gaps import Gaps
 from worker.holds import Holds
-from worker.outcome import ABANDONED, DONE, DeadLetter
+from worker.outcome import ABANDONED, DONE, DeadLetter, Superseded
 from worker.parkedlanes import ParkedLanes
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
@@ -86,6 +87,7 @@ class Dispatcher:
         self._suspects = Suspects(self.lanes, self.out, dialogue)
         self._parked_lanes = ParkedLanes(self.lanes, self._suspects, parking, detour)
         self.holds = Holds(self.lanes, timers, self._parked_lanes.clear)
+        self.gaps = Gaps(self.lanes, timers, dialogue, executor.clock)
         self._executions = 0
         self._busy_seconds = 0.0
         #: Executions a second, and the seconds that one takes; both as measured of late.
@@ -144,8 +146,8 @@ class Dispatcher:
         """
         for run in self.out:
             outcomes = run.outcomes
-            while run.taken < len(outcomes) and outcomes[run.taken] is DONE:
-                resolve(run.tasks[run.taken], DONE, run.lane)
+            while run.taken < len(outcomes) and _is_over(outcomes[run.taken]):
+                resolve(run.tasks[run.taken], outcomes[run.taken], run.lane)
                 run.taken += 1
 
     def abandon(self) -> None:
@@ -184,6 +186,8 @@ class Dispatcher:
         Tells whether lanes were freed without running anything (by duplicates, say): nothing will
         wake the loop to take what waits behind.
         """
+        for task in replies.judged:
+            self.gaps.passed(task)
         freed = False
         plain: list[Run[Task]] = []
         coroutines: list[Run[Task]] = []
@@ -361,6 +365,11 @@ class Dispatcher:
         self._counters.suspects += 1
         self._suspects.add(task, lane)
         self._telemetry.emit(SuspectFound(task.handler_name, task.message.id, crashes))
+
+
+def _is_over(outcome: object) -> bool:
+    """Tell whether there is nothing to wait for but that it is recorded."""
+    return outcome is DONE or isinstance(outcome, Superseded)
 
 
 def _not_begun(run: Run[Task]) -> list[Task]:

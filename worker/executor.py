@@ -7,7 +7,8 @@
    trusted: the task comes back as never run. That is looked at in the handler's own thread, before
    anything of step 2.
 2. The payload is decoded and the handler called, wrapped in the app's middleware. This is the only
-   place that runs user code for a message.
+   place that runs user code for a message. A handler with revisions is not called for a message
+   that comes too late, or too early (``revisions.py``).
 3. Whatever the handler does comes back as a value, an :class:`~worker.outcome.Outcome`; nothing is
    recorded, published or acknowledged here. What the handler published waits in the outcome.
 4. The I/O thread takes the outcome and keeps the order that all promises rest on::
@@ -39,6 +40,7 @@ from worker.leases.base import suspended
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit
+from worker.revisions import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -93,6 +95,8 @@ class Executor:
         context = self._context(task, fence)
         try:
             context.event = task.handler.decode(task.message)
+            if task.progress is not None and (other := _passed_over(task, context.event)):
+                return other
             result = self._calls[task.handler_name](context)
             if result is not None:
                 refuse_unrun(result, task.handler)
@@ -104,6 +108,8 @@ class Executor:
             return self._judge(task, error)
         finally:
             task.started = 0.0
+        if task.progress is not None:
+            task.progress.note()
         return Done(tuple(context.children)) if context.children else DONE
 
     async def run_async(self, task: Task) -> Outcome:
@@ -114,6 +120,8 @@ class Executor:
         context = self._context(task, fence)
         try:
             context.event = task.handler.decode(task.message)
+            if task.progress is not None and (other := _passed_over(task, context.event)):
+                return other
             async with asyncio.timeout(task.handler.timeout):
                 await self._calls[task.handler_name](context)
             context.check_committed()
@@ -130,6 +138,8 @@ class Executor:
             return self._judge(task, error)
         finally:
             task.started = 0.0
+        if task.progress is not None:
+            task.progress.note()
         return Done(tuple(context.children)) if context.children else DONE
 
     def may_begin(self, tasks: Iterable[Task]) -> bool:
@@ -211,6 +221,14 @@ class Executor:
         if isinstance(error, Retry) and error.delay is not None:
             wait = error.delay
         return RetryLater(wait, reason, asked=isinstance(error, Retry))
+
+
+def _passed_over(task: Task, event: object) -> Outcome | None:
+    """Return what becomes of a task by its revision; None: it runs. Raises Unfit."""
+    revisions, progress = task.handler.revisions, task.progress
+    if revisions is None or progress is None:
+        return None
+    return judge(revisions, progress, event, task.message)
 
 
 def _uncancel() -> None:

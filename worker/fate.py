@@ -6,6 +6,8 @@ Done          children are published and confirmed, then the id is recorded, the
 RetryLater    the claim is given back, the lane of the key holds until the next attempt
 DeadLetter    by the handler's policy: to the dead-letter queue, the key parked, the shard halted
 Abandoned     it never ran: the claim is given back without counting the attempt
+Superseded    it never ran, and is recorded as done: a later revision of its key was
+Early         it never ran: it waits in its lane for an earlier revision (``gaps.py``)
 ============  ==================================================================================
 
 When a handler fails for one message after another, that is an outage and no message's fault: its
@@ -26,7 +28,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.errors import BrokerUnreachable
-from worker.outcome import Abandoned, DeadLetter, Done, RetryLater
+from worker.outcome import Abandoned, DeadLetter, Done, Early, RetryLater, Superseded
 from worker.parkedlanes import precedes
 from worker.telemetry import (
     AttemptFailed,
@@ -34,6 +36,8 @@ from worker.telemetry import (
     KeyParked,
     OutageBegan,
     OutageEnded,
+    RevisionMissing,
+    RevisionSuperseded,
     ShardHalted,
 )
 
@@ -87,7 +91,9 @@ class Fate:
         self._has_lost = has_lost
         self._crowded: set[QueueChannel] = set()
 
-    def resolve(self, task: Task, outcome: object, lane: Lane[Task]) -> bool:
+    def resolve(  # noqa: PLR0911 - one case for each outcome
+        self, task: Task, outcome: object, lane: Lane[Task]
+    ) -> bool:
         """Act on what became of ``task``; tell whether it goes back to its lane."""
         match outcome:
             case Done(children):
@@ -116,7 +122,33 @@ class Fate:
             case Abandoned():
                 self._dialogue.release(task, refund=True)
                 return _back(task, lane)
+            case Superseded(revision, last):
+                self._counters.superseded += 1
+                facts = task.handler_name, task.message.id, str(task.message.key), revision, last
+                self._telemetry.emit(RevisionSuperseded(*facts))
+                self._dialogue.complete(task)
+                return False
+            case Early():
+                return self._wait(task, outcome, lane)
         raise AssertionError(f"no such outcome: {outcome!r}")
+
+    def _wait(self, task: Task, early: Early, lane: Lane[Task]) -> bool:
+        """Let ``task`` wait for an earlier revision, where there is room for that."""
+        self._dialogue.release(task, refund=True)
+        channel, revisions = task.delivery.channel, task.handler.revisions
+        if revisions is not None and not (channel.leaving or self._executor.draining):
+            crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
+            if crowded:
+                self._note_crowded(channel)
+            limit = revisions.limit
+            if self._dispatcher.gaps.wait(task, lane, limit=limit, at_once=crowded):
+                self._counters.early += 1
+                name, message = task.handler_name, task.message
+                missing = RevisionMissing(
+                    name, message.id, str(message.key), early.revision, early.last, limit
+                )
+                self._telemetry.emit(missing)
+        return _back(task, lane)
 
     def _succeeded(self, task: Task) -> None:
         breaker = self._dispatcher.probes.breakers.get(task.handler_name)

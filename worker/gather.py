@@ -128,6 +128,7 @@ class Gatherer:
             if not isinstance(tasks, list):
                 sealed = self._divert(delivery, tasks) or sealed
             elif not tasks:
+                _note(delivery)
                 self._finish(delivery)
             elif some_parked:
                 self._returns.admit(delivery, tasks)
@@ -146,6 +147,7 @@ class Gatherer:
         if delivery.channel.relays:
             self._counters.relayed += 1
             self._counters.received -= 1  # it comes again, or is of no shard
+            _note(delivery)
         match found:
             case DeadLetter():
                 self._detour.dead_letter_delivery(delivery, found)
@@ -233,3 +235,9 @@ class Gatherer:
     def _finish(self, delivery: Delivery) -> None:
         delivery.open_tasks = 1
         self._settled(delivery)
+
+
+def _note(delivery: Delivery) -> None:
+    """Tell the source that a message came of, if it came of one. Once for each, in order."""
+    if delivery.channel.feed is not None:
+        delivery.channel.feed.note(delivery.arrival)

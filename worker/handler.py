@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from worker.dedup.base import fingerprint, record_ids
 from worker.errors import ConfigurationError
-from worker.message import Command, Event, check_name, key_of, schema_of
+from worker.horizons import Times
+from worker.message import Command, Event, key_of, schema_of
+from worker.names import check_name
 from worker.payload import Decoder, decoder_for
 from worker.relaying import Relaying
 from worker.relays import Step
 from worker.retry import RetryPolicy
+from worker.revisions import revisions_of
 from worker.routing import is_pattern, matches
 from worker.signature import is_async, takes_context
 
@@ -20,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.message import Message, Schema
+    from worker.revisions import By, Revisions
 
 _DEFAULT_RETRY = RetryPolicy()
-#: Parts the records of values from those of ids.
-_OF_VALUES = "value"
+#: Part the records of other things from those of ids: of values, of the last revisions of keys, of
+#: waits for a revision.
+_OF_VALUES, _OF_REVISIONS, _OF_WAITS = "value", "revision", "wait"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +52,9 @@ class Handler:
     #: Seconds; None: no limit.
     timeout: float | None
     record_id: Callable[[str], bytes] = field(repr=False)
+    #: From a key to the place of its last revision; from a message id to the record of its wait.
+    place_of: Callable[[str], bytes] = field(repr=False)
+    wait_of: Callable[[str], bytes] = field(repr=False)
     #: From what it gets to what orders a message that came without a key; None: nothing there.
     key_by: Callable[[Any], str | None] | None = field(default=None, repr=False)
     #: From a message to the record and fingerprint of the value that stands for its id, and raises
@@ -54,11 +62,19 @@ class Handler:
     identify: Callable[[Message], tuple[bytes, bytes]] | None = field(default=None, repr=False)
     #: What it returns is published.
     relay: Relaying | None = field(default=None, repr=False)
+    #: How it judges messages by their revisions; None: it does not.
+    revisions: Revisions | None = None
 
     @property
     def is_command(self) -> bool:
         """Whether it takes a command, which comes by the commands exchange."""
         return self.schema is not None and self.schema.to is not None
+
+    @property
+    def times(self) -> Times:
+        """The seconds that it may take."""
+        gap = None if self.revisions is None else self.revisions.longest
+        return Times(self.full_name, self.timeout, self.retry.longest(), gap)
 
     def matches(self, name: str) -> bool:
         """Tell whether it observes messages of ``name``."""
@@ -76,6 +92,7 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
     retry: RetryPolicy | None = None,
     timeout: float | None = None,
     to: type[Event | Command] | str | None = None,
+    revision: By | Revisions | None = None,
 ) -> Handler:
     """Return ``target`` as a handler of ``service`` that observes ``what``.
 
@@ -123,6 +140,9 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
         key_by=key_of if schema is not None and schema.key is not None else key_by,
         identify=_identity(full_name, decode, step.value) if step and step.value else None,
         relay=relay,
+        revisions=None if revision is None else revisions_of(revision, schema, told),
+        place_of=record_ids(full_name, of=_OF_REVISIONS),
+        wait_of=record_ids(full_name, of=_OF_WAITS),
     )
 
 

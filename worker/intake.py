@@ -14,10 +14,13 @@ from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
 from worker.parking import MARKER, Unpark, unpark_of
 from worker.payload import Unfit
+from worker.revisions import Progress
 from worker.seal import SEAL, Sealed, is_marker
 from worker.task import Delivery, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.app import App
     from worker.codec import Codec
     from worker.handler import Handler
@@ -50,7 +53,12 @@ class Intake:
         #: The pattern of one word takes the slots too, so that every event of this exchange comes.
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
-        self._by_value = any(handler.identify for handler in app.handlers.values())
+        #: What is done with each task, where any handler needs it.
+        self._preparations: list[Callable[[Task], None]] = []
+        if any(handler.identify for handler in app.handlers.values()):
+            self._preparations.append(_identify)
+        if any(handler.revisions for handler in app.handlers.values()):
+            self._preparations.append(_judge_by_revision)
 
     def read(self, delivery: Delivery, arrival: Arrival) -> Found:
         """Return a task for each handler that observes the message, or why there is none.
@@ -59,7 +67,7 @@ class Intake:
         """
         properties = arrival.properties
         waits = False
-        if properties.get("type") in _OF_THE_RUNTIME:
+        if properties.get("type") in _OF_THE_RUNTIME and delivery.channel.feed is None:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
             waits = is_barrier(properties, arrival.exchange)
@@ -77,6 +85,9 @@ class Intake:
             return message
         delivery.message = message
         if delivery.channel.relays:
+            feed = delivery.channel.feed
+            if feed is not None and feed.is_stream and not self._app.route(message.name):
+                return []  # it stays where it is, for those that it is for
             return Barrier([]) if waits else Onward(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
         tasks = self._tasks(delivery, message)
@@ -102,10 +113,17 @@ class Intake:
         delivery.open_tasks = len(handlers)
         tasks = [Task(delivery, message, handler) for handler in handlers]
         occasion = occasion_of(message.headers)
-        if self._by_value or occasion:
-            for task in tasks:
-                _identify(task, occasion)
+        if self._preparations or occasion:
+            self._prepare(tasks, occasion)
         return tasks
+
+    def _prepare(self, tasks: list[Task], occasion: str) -> None:
+        """Let tasks know by what they are remembered and judged."""
+        for task in tasks:
+            for prepare in self._preparations:
+                prepare(task)
+            if occasion:
+                _remember_again(task, occasion)
 
 
 def order_key(app: App, message: Message) -> str:
@@ -129,13 +147,25 @@ def _key_in_payload(message: Message, handlers: tuple[Handler, ...]) -> str | No
     return None
 
 
-def _identify(task: Task, occasion: str) -> None:
-    """Let the value that its relay deduplicates by stand for the id of ``task``; either way again.
+def _identify(task: Task) -> None:
+    """Let the value that its relay deduplicates by stand for the id of ``task``.
 
     Where there is none to find, the relay finds that out too when it runs, and dead-letters it.
     """
     if task.handler.identify is not None:
         with suppress(Exception):  # whatever a function of the user raises
             task.record, task.fingerprint = task.handler.identify(task.message)
-    if occasion:
-        task.record = record_again(task.record, occasion)
+
+
+def _judge_by_revision(task: Task) -> None:
+    """Let a task of a handler with revisions know where the last one of its key is."""
+    handler, key = task.handler, task.message.key
+    if handler.revisions is not None:
+        task.progress = Progress(b"" if key is None else handler.place_of(key))
+
+
+def _remember_again(task: Task, occasion: str) -> None:
+    """Give a task that is done again on this occasion a memory of its own."""
+    task.record = record_again(task.record, occasion)
+    if task.progress is not None and task.progress.place:
+        task.progress.place = record_again(task.progress.place, occasion)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AccessRefused
 
-from worker.declaring import declare
+from worker.declaring import declare, not_there
 from worker.errors import BrokerUnreachable, ConfigurationError, LeasesUnavailable, PublishError
+from worker.foreign import Foreign
 from worker.retry import RetryPolicy
 from worker.retryqueues import RetryQueues
 from worker.telemetry import BrokerLost, BrokerRegained
 from worker.transport.capabilities import capabilities_of, connect
-from worker.transport.inbound import RELAY, Inbound, losses, release
+from worker.transport.inbound import RELAY, SOURCED, Inbound, losses, release
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from worker.config import Settings
     from worker.message import Outgoing
+    from worker.sourcing import Sourcing
     from worker.telemetry import Telemetry
     from worker.topology import Topology
     from worker.transport.arrival import Arrival
@@ -67,6 +69,8 @@ class Link:
         self.declared: tuple[Topology, ...] = (topology,)
         #: Asked right before that: whether it is still what shall be there.
         self.may_declare: Callable[[], bool] = lambda: True
+        #: Consumes the sources of the service, where it has any.
+        self.sourcing: Sourcing | None = None
         self._shards: set[int] = set()
         self._service = service
         self._telemetry = telemetry
@@ -80,6 +84,7 @@ class Link:
         #: What a lost connection still heard; ``publish`` tells it.
         self._last_words: list[Sent] = []
         self._retries = RetryQueues(service, settings)
+        self._foreign = Foreign()
         self._failures = 0
         self._complaint = ""
         self._lost_at: float | None = None
@@ -105,18 +110,19 @@ class Link:
         """What it consumes, a channel a queue; none while it is down."""
         return [] if self._inbound is None else self._inbound.channels
 
-    def open(self) -> None:
+    def open(self, *, again: bool = False) -> None:
         """Connect, declare, and consume the shards that were taken, and the relay queue.
 
         Raises BrokerUnreachable, LeasesUnavailable where by now it may not declare anything, or
-        ConfigurationError where the broker has something else of that name or refuses the user.
+        ConfigurationError where the broker has something else of that name or refuses the user, or
+        lacks an exchange of somebody else; ``again``, that one is told of, and waited for.
         """
         settings, topology = self._settings, self.topology
         queues = {shard: topology.queue_of(shard) for shard in sorted(self._shards)}
         outbound: Outbound | None = None
         inbound_connection = self._connect("consume")
         try:
-            self._declare(inbound_connection)
+            self._declare(inbound_connection, again=again)
             self._retries.declare_again(inbound_connection)
             if settings.burst:  # which ends when these are empty too
                 self._retries.find(inbound_connection)
@@ -140,14 +146,17 @@ class Link:
         self._unsent = []
         self._inbound, self._outbound = inbound, outbound
 
-    def _declare(self, connection: Connection) -> None:
+    def _declare(self, connection: Connection, *, again: bool) -> None:
         if not self.may_declare():  # connecting may have taken long
             raise LeasesUnavailable("the lease store was not heard of for too long to declare")
         channel = connection.channel()
+        lacking: list[str] = []
         for each in self.declared:
-            declare(channel, each, thoroughly=self._is_lacking)
+            lacking += declare(channel, each, thoroughly=self._is_lacking)
         self._is_lacking = False
         channel.close()
+        if lacking and not again:
+            raise ConfigurationError(not_there(dict.fromkeys(lacking)))
 
     def _connect(self, purpose: str) -> Any:
         return connect(
@@ -166,11 +175,16 @@ class Link:
             if self._lacking:
                 lacking, self._lacking, self._is_lacking = self._lacking, "", True
                 raise BrokerUnreachable(lacking)
+            if now >= self._foreign.due and self.may_declare():
+                self._foreign.tend(self._inbound.connection, self.declared, now)
+            if self.sourcing is not None and SOURCED in self._shards:
+                origin = self.topology.relay or self.topology.queue_of(SOURCED)
+                self.sourcing.tend(self._inbound, now, origin=origin)
             return False
         if now < self.next_try:
             return False
         try:
-            self.open()
+            self.open(again=True)
         except (BrokerUnreachable, ConfigurationError) as error:
             # What is wrong with the broker now was right at the start: it may be so again.
             if isinstance(error, ConfigurationError) and str(error) != self._complaint:
@@ -273,7 +287,9 @@ class Link:
             self._inbound.forget(channel)
 
     def close_relay(self) -> None:
-        """Leave the relay queue to another process. Raises BrokerUnreachable."""
+        """Leave the relay queue, and sources, to another process. Raises BrokerUnreachable."""
+        if self.sourcing is not None:
+            self.sourcing.save()
         for channel in self.channels:
             if channel.relays:
                 self.close_channel(channel)
@@ -325,8 +341,12 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        queues = [c.queue for c in inbound.channels if not c.closed] + [*self._retries.names]
-        return {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+        consumed = [c for c in inbound.channels if not c.closed and not _keeps_all(c)]
+        queues = [c.queue for c in consumed] + [*self._retries.names]
+        depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+        if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:
+            depths[self.topology.entry] = 1  # there may be more to come by it
+        return depths
 
     def is_untouched(self, queue: str) -> bool:
         """Tell whether a queue is empty and nobody reads it. Raises BrokerUnreachable."""
@@ -364,6 +384,11 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
+
+
+def _keeps_all(channel: QueueChannel) -> bool:
+    """Tell whether it consumes a stream, whose depth tells nothing."""
+    return channel.feed is not None and channel.feed.is_stream
 
 
 def _is_untouched(queue: str, channel: Any) -> bool:

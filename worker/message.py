@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from worker.errors import ConfigurationError
 from worker.ids import new_id, time_of_id
+from worker.names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Names that the base classes use; a payload field cannot have them.
 _RESERVED = ("event_id", "timestamp", "name")
-_MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need the rest
 
 #: Header that carries what orders a message.
 KEY_HEADER = "qw-key"
@@ -31,6 +31,7 @@ TIMESTAMP_HEADER = "qw-timestamp"
 UNDECODABLE = "qw-undecodable"
 
 KeySource = str | Callable[[Any], str] | None
+RevisionSource = str | Callable[[Any], int | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +44,7 @@ class Schema:
     key: KeySource
     #: The fields of the payload, in order.
     fields: tuple[str, ...]
-
-
-def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
-    """Return ``name`` if it can be a routing key, or a topic pattern where that is meant.
-
-    Raises ConfigurationError where it cannot.
-    """
-    if not isinstance(name, str) or not name or len(name.encode()) > _MAX_NAME:
-        raise ConfigurationError(
-            f"{what}: {name!r} cannot be a name; use 1 to {_MAX_NAME} bytes, as 'user.deposited'"
-        )
-    forbidden, told = ("\0", "NUL") if is_pattern else ("#*\0", "one of '*', '#' and NUL")
-    if any(c in forbidden or c.isspace() for c in name):
-        raise ConfigurationError(f"{what}: {name!r} holds white space or {told}")
-    if is_pattern and any(len(word) > 1 and set(word) & {"*", "#"} for word in name.split(".")):
-        raise ConfigurationError(
-            f"{what}: {name!r} would match nothing: * and # stand for whole words between dots, as"
-            " in 'user.*'"
-        )
-    return name
+    revision: RevisionSource = None
 
 
 #: Stands for "take it from the id" until an event is made.
@@ -95,8 +77,8 @@ class _Published:
             object.__setattr__(self, "timestamp", self.timestamp.astimezone(UTC))
 
 
-def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySource) -> None:
-    """Make ``cls`` a frozen keyword-only dataclass and note its schema."""
+def _define(cls: type[_Published], name: str | None, *, to: str | None = None, **of: Any) -> None:
+    """Make ``cls`` a frozen keyword-only dataclass; note its schema, with key and revision."""
     what = f"class {cls.__qualname__}"
     for reserved in _RESERVED:
         if reserved in inspect.get_annotations(cls):
@@ -114,11 +96,15 @@ def _define(cls: type[_Published], name: str | None, to: str | None, key: KeySou
         cls.__post_init__ = __post_init__  # type: ignore[method-assign]  # the class is being made
     dataclass(frozen=True, kw_only=True)(cls)
     names = tuple(f.name for f in dataclasses.fields(cls) if f.name not in _RESERVED)
-    if isinstance(key, str) and key not in names:
-        raise ConfigurationError(
-            f"{what}: key={key!r} is none of its fields ({', '.join(names) or 'it has none'})"
-        )
-    cls.__schema__ = Schema(name=cls.name, to=to, key=key, fields=names)
+    for source, named in of.items():
+        if isinstance(named, str) and named not in names:
+            raise ConfigurationError(
+                f"{what}: {source}={named!r} is none of its fields"
+                f" ({', '.join(names) or 'it has none'})"
+            )
+    if of["revision"] is not None and of["key"] is None:
+        raise ConfigurationError(f"{what}: revision= needs key=, which tells of what it is one")
+    cls.__schema__ = Schema(name=cls.name, to=to, fields=names, **of)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -133,15 +119,21 @@ class Event(_Published):
 
     A subclass becomes a frozen keyword-only dataclass. ``name`` is its name on the wire (the
     class's own where it is left out); ``key`` the field, or a function of the event, whose
-    events must be handled in order. Raises ConfigurationError for what cannot be meant.
+    events must be handled in order; ``revision`` the field, or a function, with the number of the
+    state that it tells of. Raises ConfigurationError for what cannot be meant.
     """
 
     def __init_subclass__(
-        cls, /, name: str | None = None, key: KeySource = None, **kwargs: object
+        cls,
+        /,
+        name: str | None = None,
+        key: KeySource = None,
+        revision: RevisionSource = None,
+        **kwargs: object,
     ) -> None:
         """Define the event."""
         super().__init_subclass__(**kwargs)
-        _define(cls, name, None, key)
+        _define(cls, name, key=key, revision=revision)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -152,12 +144,18 @@ class Command(_Published):
     """
 
     def __init_subclass__(
-        cls, /, to: str, name: str | None = None, key: KeySource = None, **kwargs: object
+        cls,
+        /,
+        to: str,
+        name: str | None = None,
+        key: KeySource = None,
+        revision: RevisionSource = None,
+        **kwargs: object,
     ) -> None:
         """Define the command."""
         super().__init_subclass__(**kwargs)
         check_name(to, f"class {cls.__qualname__}: to={to!r}")
-        _define(cls, name, to, key)
+        _define(cls, name, to=to, key=key, revision=revision)
 
 
 def schema_of(kind: object) -> Schema | None:

@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from worker.errors import ConfigurationError
+from worker.signature import is_async
+
 if TYPE_CHECKING:
     from worker.context import Context
 
@@ -34,6 +37,20 @@ def compose(middlewares: Sequence[Middleware], handler: CallNext) -> CallNext:
     for middleware in reversed(middlewares):
         call = partial(_step, middleware, call)
     return call
+
+
+def refuse_async(middlewares: Sequence[Middleware], plain: str, told: str) -> None:
+    """Refuse what would keep ``plain``, a plain handler, from running: nobody awaits what it gives.
+
+    Raises ConfigurationError, which begins with ``told``.
+    """
+    for middleware in middlewares:
+        if is_async(middleware):
+            name = getattr(middleware, "__name__", type(middleware).__name__)
+            raise ConfigurationError(
+                f"{told}({name}): an 'async def' middleware cannot wrap the plain handler"
+                f" {plain!r}; a plain one can wrap both kinds"
+            )
 
 
 def _step(middleware: Middleware, call_next: CallNext, context: Context) -> Any:

@@ -56,7 +56,25 @@ class Abandoned:
     """
 
 
-Outcome = Done | RetryLater | DeadLetter | Abandoned
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The handler did not run: revision ``last`` of its key was done, and this one is not above."""
+
+    revision: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """The handler did not run: it waits for the revisions between ``last`` and this one."""
+
+    revision: int
+    last: int
+
+
+Outcome = Done | RetryLater | DeadLetter | Abandoned | Superseded | Early
+#: Those beside which a run goes on: nothing happened, and nothing has to wait for them.
+PASSED_OVER = (Superseded, Early)
 
 #: The common case, made once.
 DONE = Done()

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.aside import PREFIX, origin, redirect
+from worker.aside import PREFIX, origin, published_as, redirect
+from worker.sharding.slots import slot_of, slot_routing_key
 from worker.telemetry import PublishRefused
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Relay:
 
     def pass_on(self, delivery: Delivery, key: str) -> None:
         """Pass a message on to the shard of its ``key``; its delivery is settled then."""
+        if delivery.channel.feed is not None:
+            self._let_in(delivery, key)
+            return
         message = redirect(
             delivery.arrival,
             delivery.message.id if delivery.message is not None else "",
@@ -60,6 +64,20 @@ class Relay:
             drop_prefix=PREFIX,
         )
 
+        delivery.open_tasks = 1
+        self._send(delivery, message)
+
+    def _let_in(self, delivery: Delivery, key: str) -> None:
+        """Send on what came from a source, as a publisher that knows the slot of its key."""
+        arrival = delivery.arrival
+        message = redirect(
+            arrival,
+            delivery.message.id if delivery.message is not None else "",
+            exchange=self._link.topology.entry,
+            routing_key=published_as(arrival),
+            facts={"BCC": [slot_routing_key(slot_of(key))]},
+            drop_prefix=PREFIX,
+        )
         delivery.open_tasks = 1
         self._send(delivery, message)
 

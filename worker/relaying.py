@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigurationError
-from worker.message import Command, Event, Relayed, check_name, key_of, schema_of
+from worker.message import Command, Event, Relayed, key_of, schema_of
+from worker.names import check_name
 from worker.payload import Unfit, fields_of
 from worker.relays import several
 from worker.routing import is_pattern, overlap

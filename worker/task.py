@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worker.handler import Handler
     from worker.message import Message
+    from worker.revisions import Progress
 
 
 class Delivery:
@@ -41,6 +42,7 @@ class Task:
         "handler_name",
         "is_async",
         "message",
+        "progress",
         "record",
         "spent",
         "started",
@@ -72,6 +74,8 @@ class Task:
         self.busy = 0
         #: It is counted as a message of its channel that waits for a retry.
         self.waits = False
+        #: What it knows of its revision, where its handler judges by that.
+        self.progress: Progress | None = None
         #: It failed at its last attempt in an outage, which gave that attempt back.
         self.spent = False
         #: Why its key is parked, where it is the one that could not be handled.

@@ -41,6 +41,10 @@ class Counters:
     busy: int = _number("Times that a task had to wait because another owner was at work on it")
     suspects: int = _number("Tasks whose last owner died with them, to be run one at a time")
     stale: int = _number("Tasks whose claim was another's when they were to be recorded as done")
+    superseded: int = _number(
+        "Tasks that had no effect because a later revision of their key was done before"
+    )
+    early: int = _number("Tasks that began to wait for an earlier revision of their key")
     published: int = _number("Messages that handlers published, confirmed by the broker")
     acked: int = _number("Deliveries that were acknowledged")
     reconnects: int = _number("Times that the connection to the broker was lost")
@@ -57,7 +61,9 @@ class Gauges:
     in_flight: int = _number("Tasks that are claimed for, or run")
     waiting: int = _number("Tasks that wait in their lanes")
     lanes: int = _number("Keys of which something waits or runs")
-    held: int = _number("Tasks that wait for a retry, and use up prefetch meanwhile")
+    held: int = _number(
+        "Tasks that wait for a retry or for an earlier revision, and use up prefetch meanwhile"
+    )
     unsettled: int = _number("Deliveries that are not acknowledged yet")
     halted: int = _number("Shards that are halted by the policy of a handler")
     paused: int = _number("Tasks that wait because their handler is paused")
@@ -80,7 +86,8 @@ class ShardGauges:
     in_flight: int = _number("Tasks of this shard that are claimed for, or run")
     waiting: int = _number("Deliveries of this shard of which nothing runs")
     held: int = _number(
-        "Keys of this shard of which a handler waits for a retry, or for another owner"
+        "Keys of this shard of which a handler waits for a retry, for another owner, or for an"
+        " earlier revision"
     )
     oldest: float = _number(
         "For how long the oldest delivery that is not acknowledged has been here",
@@ -147,6 +154,29 @@ class DeadLettered:
     handler: str | None
     message_id: str | None
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionSuperseded:
+    """A message had no effect: revision ``last`` of its key was done, and its own is not above."""
+
+    handler: str
+    message_id: str
+    key: str
+    revision: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionMissing:
+    """A message waits for up to ``limit`` seconds for the revisions after ``last``."""
+
+    handler: str
+    message_id: str
+    key: str
+    revision: int
+    last: int
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +287,8 @@ RuntimeEvent = (
     | StoreBack
     | AttemptFailed
     | DeadLettered
+    | RevisionSuperseded
+    | RevisionMissing
     | PublishRefused
     | KeyParked
     | ShardHalted

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import ConfigurationError
 from worker.message import KEY_HEADER
 from worker.sharding.ring import Ring
 from worker.sharding.slots import shard_of, slots_of
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from worker.config import Settings
+    from worker.sources import Source
     from worker.transport.capabilities import Capabilities
 
 _HASH = "x-consistent-hash"
@@ -51,6 +51,12 @@ class Binding:
     routing_key: str
     arguments: Mapping[str, Any]
     durable: bool = True
+    auto_delete: bool = False
+    exchange_arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: False: the exchange is somebody else's, and has to be there.
+    declare: bool = True
+    #: The exchange that it is bound to instead of the service.
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,9 @@ class Exchange:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: Over how many shards it spreads a service's messages; 0 where it is none of a service.
     shards: int = 0
+    auto_delete: bool = False
+    #: It is somebody else's: it is not declared, and has to be there.
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,12 @@ class Topology:
     commands_exchange: str
     #: The queue of what comes without a slot; empty where there is none.
     relay: str = ""
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """The name of the exchange by which messages of sources reach the shards."""
+        return f"{self.service}.source"
 
     def queue_of(self, shard: int) -> str:
         """Return the name of a shard's queue."""
@@ -140,9 +155,17 @@ class Topology:
 
     @cached_property
     def exchange_names(self) -> tuple[str, ...]:
-        """The names of what is there, or tells what is, once all of it is declared."""
-        names = tuple(each.name for each in self.exchanges)
+        """The names of what is there, or tells what is, once all of it is declared.
+
+        An exchange of somebody else is none of it: to declare anew brings it not back.
+        """
+        names = tuple(each.name for each in self.exchanges if not each.foreign)
         return (*names, self.all_bound) if any(bind.slots for bind in self.binds) else names
+
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """The names of the exchanges that are somebody else's."""
+        return tuple(each.name for each in self.exchanges if each.foreign)
 
     @cached_property
     def _spreads_keys(self) -> bool:
@@ -225,6 +248,7 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     *,
     able: Capabilities,
     generation: int = 1,
+    sources: Iterable[Source] = (),
 ) -> Topology:
     """Return what ``service`` declares. ``patterns`` are (name or pattern, is a command)."""
     prefix = queue_prefix(service, settings.handlers)
@@ -256,11 +280,16 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
             binds.append(Bind(events, front, pattern, to_queue=False))
     if has_command:
         binds.append(Bind(commands, front, service, to_queue=False))
-    for binding in bindings:
-        exchanges.append(Exchange(binding.exchange, binding.type, binding.durable))
-        binds.append(Bind(binding.exchange, front, binding.routing_key, False, binding.arguments))
-    unique = {exchange.name: exchange for exchange in exchanges}
-    return Topology(
+    for each in bindings:
+        shards_behind = 0
+        facts = each.durable, each.exchange_arguments, shards_behind, each.auto_delete
+        exchanges.append(Exchange(each.exchange, each.type, *facts, foreign=not each.declare))
+        target = each.to or front
+        binds.append(Bind(each.exchange, target, each.routing_key, False, each.arguments))
+    unique: dict[str, Exchange] = {}
+    for exchange in exchanges:
+        unique.setdefault(exchange.name, exchange)
+    topology = Topology(
         prefix,
         generation,
         tuple(unique.values()),
@@ -269,6 +298,21 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
         events,
         commands,
         relay,
+        tuple(each for each in sources if each.is_stream or not settings.handlers),
+    )
+    return _with_entry(topology) if topology.sources else topology
+
+
+def _with_entry(topology: Topology) -> Topology:
+    """Return ``topology`` with the way of what comes from its sources.
+
+    They come as if their publishers had sent them to the service alone: so a change of the number
+    of shards leads them to the new ones as it does all others.
+    """
+    return replace(
+        topology,
+        exchanges=(*topology.exchanges, Exchange(topology.entry, "fanout")),
+        binds=(*topology.binds, Bind(topology.entry, topology.front, "", to_queue=False)),
     )
 
 
@@ -349,30 +393,3 @@ def _queue_arguments(
     if settings.max_priority:
         arguments["x-max-priority"] = settings.max_priority
     return arguments
-
-
-#: RabbitMQ closes the channel of a consumer that holds a message longer than this.
-_DELIVERY_TIMEOUT = 30 * 60.0
-
-
-def check_horizons(
-    handlers: Iterable[tuple[str, float | None, float]], settings: Settings, able: Capabilities
-) -> None:
-    """Refuse times that cannot work together.
-
-    ``handlers`` are (name, time limit, longest sum of retry waits). Raises ConfigurationError.
-    """
-    mistakes = []
-    for name, timeout, waits in handlers:
-        if not able.embedded and timeout is not None and timeout > _DELIVERY_TIMEOUT:
-            mistakes.append(
-                f"{name}: timeout={timeout} s is above RabbitMQ's delivery timeout of"
-                f" {_DELIVERY_TIMEOUT:.0f} s, after which it takes the message back"
-            )
-        if waits >= settings.retention:
-            mistakes.append(
-                f"{name}: its retries can wait {waits:.0f} s, longer than ids are remembered"
-                f" (retention {settings.retention:.0f} s)"
-            )
-    if mistakes:
-        raise ConfigurationError("\n".join(mistakes))

@@ -70,6 +70,21 @@ COURSES = {
         menu=Menu(("connections",)),
         rarity=20,
     ),
+    # Messages that come before the revisions that precede theirs, or after what follows them.
+    # There is room for all of them to wait.
+    "revisions": Course(
+        Shape(
+            members=2,
+            processes=1,
+            shards=2,
+            prefetch=64,
+            revisions=True,
+            durations=(0.0, 0.02, 0.3),
+        ),
+        length=120,
+        messages=24,
+        menu=Menu(_MEMBERS, most_members=3),
+    ),
     # Messages with children, whose handler is another one of the service.
     "children": Course(
         Shape(children=True, durations=(0.0, 0.02, 0.1, 0.3)),

@@ -11,6 +11,7 @@ from typing import Any
 from chaos import checker
 from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
+from simulation import revisions
 from simulation.ledger import SERVICE, Attempt, Finding
 from simulation.service import FALLIBLE, Post
 from simulation.world import Trouble, World
@@ -100,9 +101,17 @@ def _check_effects(
     effects = [each for each in effects if each.id in places]
     kept = [_execution(each, sequence=places[each.id][1], effect=each.effect) for each in effects]
     of = {id(execution): each for execution, each in zip(kept, effects, strict=True)}
-    wanted = {(handler, post.id) for post in posts if post.id not in dead - done}
+    passed_over = dead - done | revisions.passed_over(world, handler, done)
     judged = checker.check(
-        _case(world, kept, faults, wanted=wanted, parked=_culprits(world), published=places)
+        _case(
+            world,
+            kept,
+            faults,
+            wanted={(handler, post.id) for post in posts if post.id not in passed_over},
+            parked=_culprits(world),
+            published=places,
+            unordered=[handler] if revisions.orders(world, handler) else [],
+        )
     )
     found += _lost(world, posts, judged.lost)
     found += [Finding(e.key, f"out of order: {e.id}, {e}", (e.id,)) for e in judged.out_of_order]

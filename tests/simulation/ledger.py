@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from simulation import revisions
 from simulation.troubles import BROKER
 from worker.context import Context
-from worker.telemetry import DeadLettered, LeaseOutlived
+from worker.telemetry import DeadLettered, LeaseOutlived, RevisionMissing, RevisionSuperseded
 from worker.topology import dead_letter_queue, parked_queue, shard_queue
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Ledger:
         self._said: set[tuple[str, str, int]] = set()
         #: Why a message was set aside, as the process said.
         self.reasons: dict[str, str] = {}
+        #: When a message was said to be too early, for the first time.
+        self.early: dict[str, float] = {}
 
     def expect(self, child: Child, task: Task) -> Attempt:
         """Note who is about to begin what."""
@@ -116,6 +119,8 @@ class Ledger:
         self._check_lease(attempt)
         self._check_claim(attempt, self._task)
         self._check_alone(attempt)
+        for text in revisions.check_begin(self._world, attempt):
+            self._complain_of(attempt, text)
         if is_other:
             self._complain_of(attempt, f"begins with another payload: {attempt}")
 
@@ -138,6 +143,11 @@ class Ledger:
         """Note what a process says of itself."""
         if isinstance(event, LeaseOutlived):
             self._said.add((event.handler, event.message_id, event.fence))
+        elif isinstance(event, RevisionMissing):
+            self.early.setdefault(event.message_id, self._world.clock())
+        elif isinstance(event, RevisionSuperseded):
+            for text in revisions.check_superseded(self._world, event):
+                self.complain(event.key, text, event.message_id)
         elif isinstance(event, DeadLettered) and event.message_id is not None:
             self.reasons[event.message_id] = event.reason
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.executor import Executor
-from worker.outcome import ABANDONED, DONE, Done
+from worker.outcome import ABANDONED, DONE, PASSED_OVER, Done
 from worker.sharding.lanes import Run
 from worker.task import Task
 
@@ -95,16 +95,21 @@ class Pool:
             self._finished.append(run)
 
     def _begin(self, run: Run[Task]) -> None:
-        task = run.tasks[len(run.outcomes)]
-        ledger = self._child.world.ledger
-        attempt = ledger.expect(self._child, task)
-        outcome = self._executor.run(task)
-        if outcome is ABANDONED:
-            self._abandon(run)
-            return
-        task.started = self._executor.clock()
-        until = task.started + self._child.world.duration()
-        self.running.append(Running(run, outcome, attempt, until))
+        world = self._child.world
+        for task in run.tasks[len(run.outcomes) :]:
+            attempt = world.ledger.expect(self._child, task)
+            outcome = self._executor.run(task)
+            if outcome is ABANDONED:
+                self._abandon(run)
+                return
+            if not isinstance(outcome, PASSED_OVER):
+                task.started = self._executor.clock()
+                until = task.started + world.duration()
+                self.running.append(Running(run, outcome, attempt, until))
+                return
+            world.note("passes over", attempt)
+            run.outcomes.append(outcome)
+        self._finished.append(run)
 
     def _abandon(self, run: Run[Task]) -> None:
         run.outcomes.extend([ABANDONED] * (len(run.tasks) - len(run.outcomes)))

@@ -18,6 +18,7 @@ from simulation.incidents import Incidents, Menu
 from simulation.judge import check
 from simulation.ledger import Finding
 from simulation.members import Member
+from simulation.revisions import with_revisions
 from simulation.seams import CLOCK
 from simulation.service import EXCHANGE, PARTNER, Post
 from simulation.shapes import Shape
@@ -221,6 +222,8 @@ class Schedule:
         ]
         if self._course.shape.releases > 1:
             posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
+        if self._course.shape.revisions:
+            posts = with_revisions(posts, random)
         if self._course.others:
             for post in [*posts]:
                 if post.key is not None and not random.randrange(self._course.others):

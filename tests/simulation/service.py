@@ -13,11 +13,12 @@ import orjson
 
 from simulation.ledger import SERVICE
 from simulation.moments import TTL
+from simulation.revisions import PATIENCE
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
 from simulation.shapes import Shape
 from simulation.troubles import Seams
-from worker import App, Context, Reject, Relayed, RetryPolicy
+from worker import App, Context, Reject, Relayed, RetryPolicy, Revisions
 from worker.config import Settings
 from worker.ids import derived_id
 from worker.resharding import Resharding
@@ -49,6 +50,8 @@ class Post:
     exchange: str = EXCHANGE
     #: It has the id of another one, and not its payload.
     is_other: bool = False
+    #: Which state of its key it tells of, in a world with revisions.
+    revision: int | None = None
     #: The message whose child it is; empty for what is published by the publisher.
     parent: str = ""
 
@@ -61,7 +64,7 @@ class Post:
         if self.parent:
             return {"of": self.parent}
         also = {"other": True} if self.is_other else {}
-        return {"id": self.id, "plan": [*self.plan], **also}
+        return {"id": self.id, "plan": [*self.plan], "revision": self.revision, **also}
 
     @property
     def child(self) -> Post | None:
@@ -130,7 +133,9 @@ def _app(shape: Shape) -> App:
         jitter=0,
         exhausted="park_key" if shape.parks else "dead_letter",
     )
-    app.on(EVENT, name=FALLIBLE, retry=policy)(_record)
+    judged = Revisions("revision", gap="wait", limit=PATIENCE, then="accept")
+    revision = judged if shape.revisions else None
+    app.on(EVENT, name=FALLIBLE, retry=policy, revision=revision)(_record)
     if shape.handlers > 1:
 
         @app.on(EVENT, name="observe")

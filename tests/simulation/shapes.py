@@ -28,6 +28,8 @@ class Shape:
     parks: bool = False
     #: Whether effects are transactions, with the id in them.
     once: bool = False
+    #: Whether the fallible handler has revisions: some posts come too early, or too late.
+    revisions: bool = False
     #: 2: one of the first members runs a newer one, which takes messages from one exchange more.
     releases: int = 1
     #: The seconds that leases live.

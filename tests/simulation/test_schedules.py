@@ -24,6 +24,7 @@ USUAL = {
     "naps": 24,
     "cuts": 24,
     "breaks": 24,
+    "revisions": 24,
     "children": 40,
     "transactions": 40,
     "parked": 30,

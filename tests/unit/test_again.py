@@ -36,6 +36,7 @@ def greet(event: dict[str, Any], context: Context) -> None: ...
 class Channel:
     shard = 0
     relays = False
+    feed = None
 
 
 def arriving(sent: Outgoing, exchange: str = "") -> Arrival:

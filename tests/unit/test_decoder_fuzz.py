@@ -109,7 +109,7 @@ CODECS = [
     )
 ]
 INTAKES = [Intake(APP, codec) for codec in CODECS]
-CHANNEL: Any = SimpleNamespace(shard=0, queue="bank.g1.0", closed=False, relays=False)
+CHANNEL: Any = SimpleNamespace(shard=0, queue="bank.g1.0", closed=False, relays=False, feed=None)
 
 
 # -- what must hold for every input --------------------------------------------------------------

@@ -29,7 +29,10 @@ _PROPERTIES = st.fixed_dictionaries(
         "app_id": _TEXT,
     },
 )
-_HEADERS = st.dictionaries(_TEXT, _TEXT | st.lists(_TEXT, max_size=3), max_size=5)
+_INTEGERS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(
+    [sign * (2**31 + off) for sign in (1, -1) for off in (-1, 0, 1)]
+)
+_HEADERS = st.dictionaries(_TEXT, _TEXT | _INTEGERS | st.lists(_TEXT, max_size=3), max_size=5)
 
 
 def by_py_amqp(properties: dict[str, Any], headers: dict[str, Any]) -> bytes:
@@ -40,6 +43,7 @@ def by_py_amqp(properties: dict[str, Any], headers: dict[str, Any]) -> bytes:
 
 @given(_PROPERTIES, _HEADERS)
 @example({}, {})
+@example({}, {"qw-revision": 2**63 - 1, "low": -(2**63), "a": 2**31 - 1, "b": -(2**31)})
 @example({"message_id": "x" * 255}, {"n" * 255: "v" * 100_000, "BCC": ["qw-slot-1", ""]})
 def test_what_is_plain_is_written_as_py_amqp_does(
     properties: dict[str, Any], headers: dict[str, Any]
@@ -47,7 +51,9 @@ def test_what_is_plain_is_written_as_py_amqp_does(
     assert plain_properties(properties, headers) == by_py_amqp(properties, headers)
 
 
-@pytest.mark.parametrize("value", [1, True, None, 1.5, b"bytes", {"a": "b"}, ("a",), [1], [["a"]]])
+@pytest.mark.parametrize(
+    "value", [2**63, True, None, 1.5, b"bytes", {"a": "b"}, ("a",), [1], [["a"]]]
+)
 def test_other_headers_are_left_to_py_amqp(value: object) -> None:
     assert plain_properties({}, {"a": value}) is None
 

@@ -42,7 +42,8 @@ def read(  # noqa: PLR0913 - the facts of a delivery
     properties = {"message_id": "m1", "type": name, "application_headers": headers or {}}
     body = b'{"user": "ann"}'
     arrival = Arrival(None, 1, False, exchange, routing_key or name, properties, body)
-    channel = SimpleNamespace(shard=-1 if relays else 0, queue="q", leaving=False, relays=relays)
+    shard = -1 if relays else 0
+    channel = SimpleNamespace(shard=shard, queue="q", leaving=False, relays=relays, feed=None)
     return intake.read(Delivery(channel, 1, arrival), arrival)
 
 

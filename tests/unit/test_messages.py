@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from worker import App, Command, ConfigurationError, Event, Message
 from worker.ids import new_id, time_of_id
-from worker.message import check_name, key_of, schema_of
+from worker.message import key_of, schema_of
+from worker.names import check_name
 
 
 class UserDeposited(Event, name="user.deposited", key="user_id"):

@@ -309,7 +309,8 @@ def read(app: App, *, headers: dict[str, Any], relays: bool = False) -> object:
     properties = {"message_id": "m1", "type": "order.placed", "application_headers": headers}
     body = b'{"shop": "s1"}'
     arrival = Arrival(None, 1, False, "qw.events", "order.placed", properties, body)
-    channel = SimpleNamespace(shard=-1 if relays else 0, queue="q", closed=False, relays=relays)
+    shard = -1 if relays else 0
+    channel = SimpleNamespace(shard=shard, queue="q", closed=False, relays=relays, feed=None)
     intake = Intake(app, Codec.of("shop", Settings()))
     return intake.read(Delivery(channel, 1, arrival), arrival)
 

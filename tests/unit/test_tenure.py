@@ -628,7 +628,7 @@ def test_a_lost_connection_holds_nothing(service: Service) -> None:
         assert bank.depth(0) == 0
 
 
-def unreachable() -> None:
+def unreachable(**_: object) -> None:
     raise BrokerUnreachable("it is away")
 
 

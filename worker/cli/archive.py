@@ -26,7 +26,7 @@ from worker.cli.options import (
 from worker.cli.output import clean, count, emit, emit_json, emit_table, note
 from worker.config import load_settings, mask_url
 from worker.errors import UsageError
-from worker.message import check_name
+from worker.names import check_name
 from worker.routing import is_pattern
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
 
+from worker.assembly import check_store
 from worker.cli.events import recipients
 from worker.cli.generations import (
     Declared,
@@ -80,7 +81,7 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     yield from _check_extras(settings)
     findings, plan = _check_leases(app, settings)
     yield from _check_broker(app, settings, plan)
-    yield from _check_store(settings)
+    yield from _check_store(app, settings)
     yield from findings
 
 
@@ -145,6 +146,7 @@ def _check_broker(app: App, settings: Settings, plan: Plan | None) -> Iterator[F
                 if plan.published.shards > 1:
                     yield _tell_spreading(declared)
                 yield from _check_declarations(declared, inspector)
+                yield from _check_sources(declared, inspector)
             yield from _check_recipients(app, inspector)
     except QworkerError as error:
         yield _error("broker", error)
@@ -169,7 +171,7 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
     missing, there = 0, 0
     problems: list[QworkerError] = []
     asked: list[tuple[bool, Callable[[Any], None]]] = [
-        (inspector.has_exchange(x.name), partial(declare_exchange, exchange=x))
+        (x.foreign or inspector.has_exchange(x.name), partial(declare_exchange, exchange=x))
         for x in declared.exchanges
     ]
     asked += [
@@ -193,6 +195,17 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
         told = [f"{there} exchanges and queues are as they should be"] if there else []
         told += [f"{missing} will be declared at the next start"] if missing else []
         yield _ok("declarations", ", ".join(told))
+
+
+def _check_sources(declared: Declared, inspector: Inspector) -> Iterator[Finding]:
+    """Look whether the queues and streams that messages are taken from are there."""
+    for source in declared.sources:
+        if source.declare is None and inspector.depth(source.queue) is None:
+            told = f"{source.queue!r} is not there: nothing is taken from it until it is"
+            yield _warning("sources", told)
+        else:
+            kind = "the stream" if source.is_stream else "the queue"
+            yield _ok("sources", f"{kind} {source.queue!r} is passed on to the shards")
 
 
 def _check_leases(app: App, settings: Settings) -> tuple[list[Finding], Plan | None]:
@@ -242,11 +255,14 @@ def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:
             yield _ok("recipients", f"{service!r} receives {', '.join(sorted(names))}")
 
 
-def _check_store(settings: Settings) -> Iterator[Finding]:
+def _check_store(app: App, settings: Settings) -> Iterator[Finding]:
     try:
         store = open_settled(settings)
         try:
-            yield _ok("dedup", f"{store.tier} ({mask_url(settings.dedup_url)})")
+            told = f"{store.tier} ({mask_url(settings.dedup_url)})"
+            if check_store(app, store):
+                told += f"; revisions are remembered for {_duration(settings.revision_retention)}"
+            yield _ok("dedup", told)
             for warning in store.warnings():
                 yield _warning("dedup", warning)
         finally:

@@ -13,7 +13,8 @@ from worker.cli.events import event_classes
 from worker.config import mask_url
 from worker.errors import ConfigurationError, UsageError
 from worker.ids import new_id
-from worker.message import Message, check_name, key_of, schema_of
+from worker.message import Message, key_of, schema_of
+from worker.names import check_name
 from worker.payload import Decoder, Unfit, decoder_for
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.inspector import Inspector
     from worker.leases.base import LeaseStore, View
+    from worker.sources import Source
     from worker.topology import Bind, Exchange, Queue, Topology
 
 
@@ -95,6 +96,11 @@ class Declared:
         self.exchanges = [*exchanges.values()]
         self.queues = [*queues.values()]
         self.binds = binds
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What is passed on to the shards."""
+        return self.topologies[-1].sources
 
     @property
     def relay(self) -> str:

@@ -20,7 +20,7 @@ from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
-from worker.declaring import declare
+from worker.declaring import declare, not_there
 from worker.errors import ConfigurationError, Unreachable
 from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.config import Settings
     from worker.sharding.generations import Plan
+    from worker.sources import Source
     from worker.topology import Bind
 
 #: What is shown where nobody knows what a service has.
@@ -107,11 +108,14 @@ def _plan(app: App, settings: Settings, *, is_needed: bool) -> tuple[Plan, str]:
 
 
 def _declare(inspector: Inspector, declared: Declared) -> None:
+    missing: list[str] = []
     try:
         for topology in declared.topologies:
-            inspector.ask(partial(declare, topology=topology, thoroughly=True))
+            missing += inspector.ask(partial(declare, topology=topology, thoroughly=True))
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
+    if missing:
+        raise ConfigurationError(f"{not_there(dict.fromkeys(missing))}; all else is declared")
 
 
 def _depths(
@@ -146,6 +150,16 @@ def _show(declared: Declared, depths: Mapping[str, Depth | None]) -> None:
     emit_table(
         ("from", "by", "to"), [(bind.source, _by(bind), bind.target) for bind in declared.binds]
     )
+    if declared.sources:
+        emit()
+        emit_table(
+            ("source", "kind", "is"),
+            [(each.queue, _kind(each), each.declare or "there") for each in declared.sources],
+        )
+
+
+def _kind(source: Source) -> str:
+    return f"stream, from {source.offset}" if source.is_stream else "queue"
 
 
 def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, object]:
@@ -205,5 +219,15 @@ def _facts(
             }
             for bind in declared.binds
             for key in [slot_routing_key(slot) for slot in bind.slots] or [bind.routing_key]
+        ],
+        "sources": [
+            {
+                "name": each.name,
+                "queue": each.queue,
+                "kind": "stream" if each.is_stream else "queue",
+                "offset": None if each.offset is None else str(each.offset),
+                "declare": each.declare,
+            }
+            for each in declared.sources
         ],
     }

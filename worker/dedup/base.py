@@ -26,6 +26,12 @@ Invariants that every store keeps, and that ``worker.testing.dedup_suite`` check
 * Applying the same batch twice (the first answer was lost) gives the same end state: a claim
   by the token that already owns the record answers FRESH without counting again, and a
   completion of a done record answers ALREADY_DONE.
+
+Beside its records a store keeps *revisions*: of each (handler, key) the highest one of which the
+effect happened. A batch brings the revisions of what it completes (:class:`Mark`) and asks for
+those that its claims are judged by. A revision is marked whatever its completion is answered, since
+its effect did happen; it never falls, and is remembered for at least ``revision_retention`` seconds
+from when it rose. Where a batch cannot be one atomic step (a cluster), it is marked first.
 """
 
 from __future__ import annotations
@@ -51,6 +57,8 @@ TOKEN_BYTES = OWNER_BYTES + 4
 NOBODY = bytes(TOKEN_BYTES)
 #: Bytes of a fingerprint of a payload.
 FINGERPRINT_BYTES = 4
+#: The highest revision that there can be.
+MOST_REVISION = 2**63 - 1
 
 
 def record_ids(handler: str, *, of: str = "") -> Callable[[str], bytes]:
@@ -117,6 +125,13 @@ class Renew(NamedTuple):
     token: bytes
 
 
+class Mark(NamedTuple):
+    """The effect of ``revision`` happened; ``place`` is a digest of (handler, key)."""
+
+    place: bytes
+    revision: int
+
+
 class Answer(IntEnum):
     """What a store says to one claim, completion, release or renewal."""
 
@@ -159,8 +174,8 @@ class Verdict(NamedTuple):
 class Batch:
     """Everything that one tick has to say to the store, carried by one round trip.
 
-    Applied in this order: completions, releases, renewals, claims. So a record that is
-    completed and claimed in one batch answers DUPLICATE, and one that is released and claimed
+    Applied in this order: completions, releases, renewals, claims, marks, looks. So a record that
+    is completed and claimed in one batch answers DUPLICATE, and one that is released and claimed
     in one batch answers FRESH.
     """
 
@@ -171,9 +186,19 @@ class Batch:
     #: Owners that are known to be dead (their process was reaped): their claims are suspects
     #: at once, without waiting for the deadline.
     dead: Collection[bytes] = ()
+    marks: list[Mark] = field(default_factory=list)
+    #: The places whose revisions are asked for.
+    looks: list[bytes] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.completes or self.releases or self.renewals or self.claims)
+        return bool(
+            self.completes
+            or self.releases
+            or self.renewals
+            or self.claims
+            or self.marks
+            or self.looks
+        )
 
 
 class Answers(NamedTuple):
@@ -183,6 +208,8 @@ class Answers(NamedTuple):
     releases: list[Answer]
     renewals: list[Answer]
     claims: list[Verdict]
+    #: The highest revision that was marked at each place that was looked at; None: none is known.
+    revisions: Sequence[int | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +222,8 @@ class StoreOptions:
     retention: float = 7 * 86400.0
     #: How long the store may take to answer before it counts as away.
     timeout: float = 2.0
+    #: How long the last revision of a key is remembered after it rose, at least.
+    revision_retention: float = 90 * 86400.0
 
     @property
     def claim_memory(self) -> float:
@@ -217,6 +246,8 @@ class DedupStore(Protocol):
     tier: str
     #: Whether other processes see the same records.
     shared: bool
+    #: Whether it keeps revisions. One that has no such attribute keeps none.
+    keeps_revisions: bool
 
     @classmethod
     def open(cls, url: str, options: StoreOptions) -> DedupStore:

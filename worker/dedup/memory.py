@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.dedup.base import (
     NOBODY,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from worker.dedup.base import Claim, Complete, Release, Renew, StoreOptions
+    from worker.dedup.base import Claim, Complete, Mark, Release, Renew, StoreOptions
 
 _SCHEME = "memory://"
 _WARNING = (
@@ -42,6 +42,13 @@ class Finished(NamedTuple):
     expires: float
 
 
+class Reached(NamedTuple):
+    """The last revision of a place; it is remembered until ``expires``."""
+
+    revision: int
+    expires: float
+
+
 @dataclass(slots=True)
 class Records:
     """Records and the rules that change them. A record is in one of the two, or absent.
@@ -51,6 +58,8 @@ class Records:
 
     held: dict[bytes, Held] = field(default_factory=dict)
     done: dict[bytes, Finished] = field(default_factory=dict)
+    #: By place.
+    reached: dict[bytes, Reached] = field(default_factory=dict)
 
     def apply(self, batch: Batch, now: float, options: StoreOptions) -> Answers:
         """Apply ``batch`` as at ``now``, in the order that :class:`Batch` promises."""
@@ -60,6 +69,7 @@ class Records:
             [self._release(entry, now) for entry in batch.releases],
             [self._renew(entry, now, options) for entry in batch.renewals],
             [self._claim(entry, dead, now, options) for entry in batch.claims],
+            self._revisions(batch, now, options),
         )
 
     def forget(
@@ -71,6 +81,21 @@ class Records:
             self.held.pop(record, None)
             self.done.pop(record, None)
         return claimed
+
+    def _revisions(self, batch: Batch, now: float, options: StoreOptions) -> tuple[int | None, ...]:
+        for mark in batch.marks:
+            self._mark(mark, now, options)
+        return tuple(self._revision(place, now) for place in batch.looks)
+
+    def _mark(self, mark: Mark, now: float, options: StoreOptions) -> None:
+        last = self._revision(mark.place, now)
+        if last is None or last < mark.revision:
+            self.reached.pop(mark.place, None)  # it goes to the end: the first expires first
+            self.reached[mark.place] = Reached(mark.revision, now + options.revision_retention)
+
+    def _revision(self, place: bytes, now: float) -> int | None:
+        reached = self.reached.get(place)
+        return None if reached is None or reached.expires <= now else reached.revision
 
     def _is_claimed(self, record: bytes, now: float, options: StoreOptions) -> bool:
         held = self.held.get(record)
@@ -143,20 +168,27 @@ class Memory:
 
     def drop_expired(self, now: float, options: StoreOptions) -> None:
         """Drop what has expired. The lock is held by the caller."""
-        done = self.records.done
-        # Insertion order is expiry order where every handle has one retention; where not, a
-        # long-lived id delays the purge of those behind it, never the answer to a claim.
-        while done:
-            oldest = next(iter(done))
-            if done[oldest].expires > now:
-                break
-            del done[oldest]
+        _drop_first(self.records.done, now)
+        _drop_first(self.records.reached, now)
         if now >= self.next_sweep:
             self.next_sweep = now + options.claim_memory / 8
             horizon = now - options.claim_memory
             held = self.records.held
             for record in [record for record, entry in held.items() if entry.deadline <= horizon]:
                 del held[record]
+
+
+def _drop_first(entries: dict[bytes, Any], now: float) -> None:
+    """Drop the first entries, as far as they have expired.
+
+    Insertion order is expiry order where every handle has one retention; where not, a long-lived
+    one delays the purge of those behind it, never an answer.
+    """
+    while entries:
+        oldest = next(iter(entries))
+        if entries[oldest].expires > now:
+            break
+        del entries[oldest]
 
 
 @dataclass(slots=True)
@@ -187,6 +219,7 @@ class MemoryStore(DedupStore):
 
     tier = "memory: ids are known until the process ends, and to no other process"
     shared = False
+    keeps_revisions = True
 
     def __init__(
         self,

@@ -38,7 +38,9 @@ _CATALOG: Catalog[DedupStore] = Catalog(
 
 def open_settled(settings: Settings) -> DedupStore:
     """Open the store that the settings name, as they say. Raises as :func:`open_store` does."""
-    options = StoreOptions(settings.claim_ttl, settings.retention, settings.dedup_timeout)
+    options = StoreOptions(
+        settings.claim_ttl, settings.retention, settings.dedup_timeout, settings.revision_retention
+    )
     try:
         return open_store(settings.dedup_url, options)
     except (ConfigurationError, DedupUnavailable) as error:

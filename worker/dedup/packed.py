@@ -3,7 +3,8 @@
 An entry is its record, its token, its fingerprint and its kind, ``ENTRY_BYTES`` in all; the kinds
 are C (complete), A (complete, without an effect), R (release), F (release, refunded), W (release
 with a wait, whose milliseconds are where the others have the fingerprint), N (renew), K (claim), S
-(claim, solo) and X (forget).
+(claim, solo) and X (forget); M (mark, whose revision is the first eight bytes of the token) and L
+(look) have a place where the others have the record.
 
 A reply is a byte for each entry, and the details of those that a byte cannot tell.
 """
@@ -11,17 +12,24 @@ A reply is a byte for each entry, and the details of those that a byte cannot te
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.dedup.base import TOKEN_BYTES, Answer, Answers, Batch, Verdict
 from worker.errors import StoreCorrupt
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ENTRY_BYTES = 33
-#: Answer, attempts, crashes, milliseconds to wait.
+#: Answer, attempts, crashes, milliseconds to wait; _REVISION, 0, 0, a revision.
 _DETAIL = struct.Struct(">BIIQ")
+_REVISION = 11
+#: What stands for a revision where none is known.
+_NO_REVISION = -1
+_MARK = struct.Struct(">16sQ8xc")
 _NO_FINGERPRINT = bytes(4)
 #: What the bytes of a reply mean; 0: it is told in full behind the last of them.
-_MEANINGS: dict[int, Answer | Verdict | None] = {
+_MEANINGS: dict[int, Answer | Verdict | int | None] = {
     0: None,
     2: Verdict(Answer.DUPLICATE),
     4: Verdict(Answer.CONFLICT),
@@ -29,6 +37,7 @@ _MEANINGS: dict[int, Answer | Verdict | None] = {
     7: Answer.ALREADY_DONE,
     8: Answer.STALE,
     9: Verdict(Answer.FRESH, 1),
+    12: _NO_REVISION,
 }
 
 
@@ -38,7 +47,10 @@ def milliseconds(seconds: float) -> int:
 
 
 def pack(batch: Batch) -> list[bytes]:
-    """Return the entries of ``batch`` in the order in which they are applied."""
+    """Return the entries of ``batch`` that are about records, in the order of their appliance.
+
+    Those of :func:`pack_marks` and :func:`pack_looks` come behind them.
+    """
     join = b"".join
     entries = [
         join((record, token, fingerprint, b"C" if effect else b"A"))
@@ -60,6 +72,19 @@ def pack(batch: Batch) -> list[bytes]:
     return entries
 
 
+def pack_marks(batch: Batch) -> list[bytes]:
+    """Return the entries that mark revisions: one a place, and the highest of it."""
+    highest: dict[bytes, int] = {}
+    for place, revision in batch.marks:
+        highest[place] = max(revision, highest.get(place, 0))
+    return [_MARK.pack(place, revision, b"M") for place, revision in highest.items()]
+
+
+def pack_looks(batch: Batch) -> list[bytes]:
+    """Return the entries that look at revisions."""
+    return [place + bytes(TOKEN_BYTES) + _NO_FINGERPRINT + b"L" for place in batch.looks]
+
+
 def pack_forgotten(record: bytes) -> bytes:
     """Return the entry that makes a record forgotten."""
     return record + bytes(TOKEN_BYTES) + _NO_FINGERPRINT + b"X"
@@ -77,13 +102,20 @@ def unpack(reply: bytes, count: int) -> list[Any]:
     return found
 
 
-def answered(batch: Batch, found: list[Any]) -> Answers:
-    """Return what was unpacked as the answers to the parts of ``batch``."""
+def answered(batch: Batch, found: list[Any], revisions: Sequence[int] = ()) -> Answers:
+    """Return what was unpacked as the answers to the parts of ``batch``.
+
+    ``found`` are those of :func:`pack`; of ``revisions`` a negative one stands for none.
+    """
     released = len(batch.completes)
     renewed = released + len(batch.releases)
     claimed = renewed + len(batch.renewals)
     return Answers(
-        found[:released], found[released:renewed], found[renewed:claimed], found[claimed:]
+        found[:released],
+        found[released:renewed],
+        found[renewed:claimed],
+        found[claimed:],
+        tuple(None if revision < 0 else revision for revision in revisions),
     )
 
 
@@ -92,5 +124,7 @@ def _wait(seconds: float) -> bytes:
     return min(milliseconds(seconds), 2**32 - 1).to_bytes(4, "big")
 
 
-def _verdict(answer: int, attempts: int, crashes: int, wait: int) -> Verdict:
+def _verdict(answer: int, attempts: int, crashes: int, wait: int) -> Verdict | int:
+    if answer == _REVISION:
+        return wait
     return Verdict(Answer(answer), attempts, crashes, wait / 1000)

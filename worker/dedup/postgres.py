@@ -8,7 +8,8 @@ waits for it. The locks are taken by a statement of their own, ahead of that whi
 (``postgres.sql``), because a statement sees what was committed before it began.
 
 Both are repeated where a record comes in a batch more than once: each such *wave* finds the record
-as the one before has left it. The clock is the server's.
+as the one before has left it. Behind them comes what is said of revisions (``marks.py``). The clock
+is the server's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
+from worker.dedup import marks
 from worker.dedup.base import RECORD_BYTES, Answer, Answers, Batch, DedupStore
 from worker.dedup.packed import ENTRY_BYTES, answered, pack, pack_forgotten, unpack
 from worker.dedup.upkeep import Upkeep
@@ -126,6 +128,9 @@ class PostgresStore(DedupStore):
     def __init__(self, url: str, options: StoreOptions) -> None:
         self._database = Database(url, _KIND, options.timeout, self._prepare)
         self._upkeep = Upkeep(self._database.shown, options)
+        self._revision_retention = options.revision_retention
+        #: Known once it is connected: the table may be missing, and this user may not make it.
+        self.keeps_revisions = False
         times = (options.claim_ttl, options.claim_memory, options.retention)
         self._times = ", ".join(f"{seconds:.6f}" for seconds in times)
         self._claim_times = ", ".join(f"{seconds:.6f}" for seconds in times[:2])
@@ -153,11 +158,13 @@ class PostgresStore(DedupStore):
     def begin(self, batch: Batch) -> Callable[[], Answers]:
         """Send the batch; the server works on it until its answers are asked for."""
         entries = pack(batch)
-        if not entries:
-            return lambda: Answers([], [], [], [])
-        waves = _waves(entries)
+        waves = _waves(entries) if entries else []
         dead = b"".join(batch.dead)
-        script = "; ".join(self._script([entries[at] for at in wave], dead) for wave in waves)
+        scripts = [self._script([entries[at] for at in wave], dead) for wave in waves]
+        scripts += marks.statements(batch, self._revision_retention)
+        if not scripts:
+            return lambda: Answers([], [], [], [])
+        script = "; ".join(scripts)
         with self._database.talking() as line:
             if self._upkeep.is_due():
                 self._upkeep.run(line)
@@ -170,11 +177,12 @@ class PostgresStore(DedupStore):
                 except errors.CheckViolation:  # no partition has room for what is done
                     self._upkeep.make_room(line)
                     replies = line.begin(script)()
+            revisions = marks.read(replies.pop()) if batch.looks else ()
             found: list[Any] = [None] * len(entries)
             for wave, reply in zip(waves, replies, strict=True):
                 for at, answer in zip(wave, unpack(bytes.fromhex(reply), len(wave)), strict=True):
                     found[at] = answer
-            return answered(batch, found)
+            return answered(batch, found, revisions)
 
         return finish
 
@@ -248,8 +256,10 @@ class PostgresStore(DedupStore):
                 f"its layout is {found}, this program knows version {_VERSION}; use the program"
                 " that made it, or another database or schema"
             )
+        self.keeps_revisions = self._upkeep.keeps_revisions = marks.make(line)
         line.execute(_SETTINGS)
-        line.execute(f"{_LOCK}; {_APPLY}; {_FORGET}")
+        more = (marks.PREPARE,) if self.keeps_revisions else ()
+        line.execute("; ".join((_LOCK, _APPLY, _FORGET, *more)))
 
     def _lock(self, hexed: str) -> str:
         return f"EXECUTE qworker_dedup_lock('\\x{hexed}', {self._claim_times})"

@@ -4,11 +4,13 @@
 --          all records of the call share its hash tag
 -- ARGV     1 settings, packed    2 prefix of every key
 --          3 the entries of the batch in order, ENTRY bytes each:
---            record 16, token 12, fingerprint 4, kind 1
+--            record 16, token 12, fingerprint 4, kind 1; of a mark and a look: place 16, and of a
+--            mark its revision 8
 --          4 the same bytes, translated so that an entry begins with the hash tag of its record
 --          5 the owners known to be dead, OWNER bytes each
 -- returns  one byte an entry: its Answer, FIRST (fresh, attempt 1) or DETAILED; then, for each
---          DETAILED in order, 17 bytes: Answer, attempts, crashes, milliseconds to wait
+--          DETAILED in order, 17 bytes: Answer, attempts, crashes, milliseconds to wait; or
+--          REVISION, 0, 0, a revision
 --
 -- done     PREFIX{TAG}GENERATION, a hash: the last FIELD bytes of the record -> fingerprint.
 --          Tag and field share no bits: 95 of them at 32,768 slots tell one id from another.
@@ -16,15 +18,19 @@
 --          was away when it was set, attempts, crashes
 --          The token is NOBODY where it is idle; where it was given back with a wait there is a
 --          deadline too: the end of that
+-- revision PREFIX{TAG}rPLACE: the highest that was marked, 8 bytes. It expires revision_retention
+--          after it rose; a key of its own, so that all may have another one
 --
 -- A command called from a script costs more than what it does, so the claims of completed records
 -- are read by one command and deleted by one.
 local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
-local COMPLETE, RELEASE, REFUND, RENEW, SOLO = 67, 82, 70, 78, 83   -- C R F N S; K is a claim
+local COMPLETE, CLAIM, SOLO, RELEASE, REFUND, RENEW = 67, 75, 83, 82, 70, 78   -- C K S R F N
 local ASIDE, WAIT, FORGET = 65, 87, 88   -- A: completed without effect; W, whose fingerprint is the
                                          -- milliseconds to wait; X
+local MARK = 77                          -- M; L is a look
 local DUPLICATE, CONFLICT, KEPT, ALREADY_DONE, STALE = '\2', '\4', '\6', '\7', '\8'
 local FIRST, DETAILED, FRESH, BUSY, SUSPECT, LATER = '\9', '\0', 1, 3, 5, 10
+local NO_REVISION, REVISION = '\12', struct.pack('>BI4I4', 11, 0, 0)
 local DEADLINE, HELD, DETAIL = '>I6', '>I6I6I4I4', '>BI4I4I8'
 local NOBODY = string.rep('\0', TOKEN)
 local MOST_KEYS = 1000   -- of one command: Lua's stack holds 8000
@@ -33,8 +39,8 @@ local call, sub, byte = redis.call, string.sub, string.byte
 local pack, unpack, spread = struct.pack, struct.unpack, unpack
 
 local opening, entries, tags, dead_owners = ARGV[2] .. '{', ARGV[3], ARGV[4], ARGV[5]
-local claim_ttl, claim_memory, width, retention, margin, back, tag_length =
-  unpack('>I8I8I8I8I8I2I2', ARGV[1])
+local claim_ttl, claim_memory, width, retention, revision_retention, margin, back, tag_length =
+  unpack('>I8I8I8I8I8I8I2I2', ARGV[1])
 
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -53,6 +59,7 @@ if generation_end - now < margin then
 end
 local held_for = string.format('%d', claim_ttl + claim_memory)
 local idle_for = string.format('%d', claim_memory)
+local revision_for = string.format('%d', revision_retention)
 local done_until = string.format('%d', generation_end + math.max(width, retention))
 local first_claim = pack(HELD, deadline, claim_ttl, 1, 0)
 
@@ -198,15 +205,39 @@ local function forget(at, base, key)
   return KEPT
 end
 
+-- In halves: a number of Lua's is exact up to 2^53 alone, and texts are compared by the locale.
+local function is_above(one, other)
+  local high, low = unpack('>I4I4', one)
+  local other_high, other_low = unpack('>I4I4', other)
+  return high > other_high or (high == other_high and low > other_low)
+end
+
+local function mark(key, revision)
+  local last = call('GET', key)
+  if not last or is_above(revision, last) then call('SET', key, revision, 'PX', revision_for) end
+  return KEPT
+end
+
+local function look(key)
+  local last = call('GET', key)
+  if not last then return NO_REVISION end
+  details[#details + 1] = REVISION .. last
+  return DETAILED
+end
+
 for at = completed * ENTRY + 1, #entries, ENTRY do
   local kind, base, token = kind_of(at), base_of(at), token_of(at)
   local key = base .. ':' .. record_of(at)
-  if kind == RELEASE or kind == REFUND or kind == WAIT or kind == RENEW then
+  if kind == CLAIM or kind == SOLO then
+    answers[#answers + 1] = claim(at, base, key, token)
+  elseif kind == RELEASE or kind == REFUND or kind == WAIT or kind == RENEW then
     answers[#answers + 1] = change(at, kind, key, token)
   elseif kind == FORGET then
     answers[#answers + 1] = forget(at, base, key)
+  elseif kind == MARK then
+    answers[#answers + 1] = mark(base .. 'r' .. record_of(at), sub(token, 1, 8))
   else
-    answers[#answers + 1] = claim(at, base, key, token)
+    answers[#answers + 1] = look(base .. 'r' .. record_of(at))
   end
 end
 

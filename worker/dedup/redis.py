@@ -21,7 +21,16 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from worker.dedup.base import Answer, Answers, Batch, DedupStore
-from worker.dedup.packed import ENTRY_BYTES, answered, milliseconds, pack, pack_forgotten, unpack
+from worker.dedup.packed import (
+    ENTRY_BYTES,
+    answered,
+    milliseconds,
+    pack,
+    pack_forgotten,
+    pack_looks,
+    pack_marks,
+    unpack,
+)
 from worker.errors import ConfigurationError, DedupUnavailable
 from worker.stores.redis import SLOTS, Kind, Servers, checked, encoded
 
@@ -39,7 +48,7 @@ _MOST_BACK = 16
 #: How far a server's clock may step back without hiding an id, in milliseconds.
 _CLOCK_MARGIN = 300_000
 
-_SETTINGS = struct.Struct(">5Q2H")
+_SETTINGS = struct.Struct(">6Q2H")
 
 _SCRIPT = resources.files("worker.dedup").joinpath("redis.lua").read_bytes()
 _SCRIPT_SHA = sha1(_SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives to a script
@@ -55,6 +64,7 @@ class RedisStore(DedupStore):
 
     tier = "redis: ids are known to all machines, and are as durable as the server keeps them"
     shared = True
+    keeps_revisions = True
 
     def __init__(self, url: str, options: StoreOptions) -> None:
         self._options = options
@@ -85,19 +95,30 @@ class RedisStore(DedupStore):
         return store
 
     def apply(self, batch: Batch) -> Answers:
-        """Apply the whole batch: atomically on one server, in a cluster each tag atomically."""
+        """Apply the whole batch: atomically on one server, in a cluster each tag atomically.
+
+        The records of a key have other tags than its revision. So in a cluster revisions are marked
+        first: where it ends there, a message that took effect comes again, and is superseded.
+        """
         return self.begin(batch)()
 
     def begin(self, batch: Batch) -> Callable[[], Answers]:
         """Send the batch; the servers work on it until its answers are asked for."""
         entries = pack(batch)
+        about_records = len(entries)
+        marks = pack_marks(batch) if batch.marks else []
+        if batch.looks or marks:
+            entries += [*marks, *pack_looks(batch)]
         with self._talking():
+            if marks and self._servers.cluster:
+                self._run(marks, b"")
             replied = self._begin(entries, b"".join(batch.dead))
 
         def finish() -> Answers:
             with self._talking():
                 found = replied()
-            return answered(batch, found)
+            revisions = found[about_records + len(marks) :]
+            return answered(batch, found[:about_records], revisions)
 
         return finish
 
@@ -184,6 +205,7 @@ class RedisStore(DedupStore):
             milliseconds(self._options.claim_memory),
             width,
             retention,
+            milliseconds(self._options.revision_retention),
             min(_CLOCK_MARGIN, width // 4),
             back,
             self._tag_length,

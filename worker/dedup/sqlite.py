@@ -47,13 +47,18 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS dedup_parked (
         service BLOB NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
         PRIMARY KEY (service, key)) WITHOUT ROWID""",
+    # Programs that know nothing of revisions leave it alone, so the layout is the same to them.
+    """CREATE TABLE IF NOT EXISTS dedup_revisions (
+        place BLOB PRIMARY KEY, revision INTEGER NOT NULL, expires INTEGER NOT NULL
+        ) WITHOUT ROWID""",
 )
 _LAYOUT = Layout("dedup", "dedup_meta", 2, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 #: Records of one look; what is left of them is NULL, which is no record.
 _MANY = 32
-_RECORDS = f"record IN ({','.join('?' * _MANY)})"
+_SOME = ",".join("?" * _MANY)
+_RECORDS = f"record IN ({_SOME})"
 _LOOK_DONE_MANY = f"SELECT record, fingerprint FROM dedup_done WHERE expires > ? AND {_RECORDS}"  # noqa: S608 - question marks
 _LOOK_HELD_MANY = (
     f"SELECT record, token, deadline, span, attempts, crashes FROM dedup_held WHERE {_RECORDS}"  # noqa: S608 - question marks
@@ -76,6 +81,12 @@ _LOOK_CLAIMED = """SELECT 1 FROM dedup_held
     WHERE record = ? AND token != zeroblob(12) AND deadline > ?"""
 _RENEW = "UPDATE dedup_held SET deadline = ?, span = ? WHERE record = ? AND token = ?"
 _SEE = "UPDATE dedup_held SET deadline = ? WHERE record = ?"
+_MARK = """INSERT INTO dedup_revisions VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE
+    SET revision = excluded.revision, expires = excluded.expires
+    WHERE dedup_revisions.revision < excluded.revision OR dedup_revisions.expires <= ?"""
+_LOOK_REVISIONS = (
+    f"SELECT place, revision FROM dedup_revisions WHERE expires > ? AND place IN ({_SOME})"  # noqa: S608 - question marks
+)
 _DUPLICATE = Verdict(Answer.DUPLICATE)
 _CONFLICT = Verdict(Answer.CONFLICT)
 #: A sweep looks at so many rows for each entry of the batch, so the whole table is seen before
@@ -98,6 +109,10 @@ _SWEEP_DONE = _Sweep(
     "SELECT record, expires FROM dedup_done WHERE record > ? ORDER BY record LIMIT ?",
     "DELETE FROM dedup_done WHERE record = ?",
 )
+_SWEEP_REVISIONS = _Sweep(
+    "SELECT place, expires FROM dedup_revisions WHERE place > ? ORDER BY place LIMIT ?",
+    "DELETE FROM dedup_revisions WHERE place = ?",
+)
 
 
 class SqliteStore(DedupStore):
@@ -110,6 +125,7 @@ class SqliteStore(DedupStore):
 
     tier = "sqlite: ids survive crashes and power cuts; for the processes of one machine"
     shared = True
+    keeps_revisions = True
 
     def __init__(self, path: Path, options: StoreOptions) -> None:
         self._options = options
@@ -130,7 +146,7 @@ class SqliteStore(DedupStore):
     def apply(self, batch: Batch) -> Answers:
         """Apply the whole batch in one transaction; all of it or nothing is written."""
         dead = frozenset(batch.dead)
-        with self._file.transaction(durable=bool(batch.completes)) as db:
+        with self._file.transaction(durable=bool(batch.completes or batch.marks)) as db:
             (now,) = db.execute(_NOW).fetchone()
             ttl = self._options.claim_ttl
             answers = Answers(
@@ -145,12 +161,15 @@ class SqliteStore(DedupStore):
                     for claims in _by_once(batch.claims)
                     for verdict in self._claim_all(db, claims, dead, now)
                 ],
+                self._revisions(db, batch, now) if batch.marks or batch.looks else (),
             )
             entries = sum(len(part) for part in answers)
             bite = min(_SWEEP_CAP, max(_SWEEP_FLOOR, entries * _SWEEP_FACTOR))
             self._sweep(db, _SWEEP_HELD, bite, now - self._options.claim_memory)
             if batch.completes:
                 self._sweep(db, _SWEEP_DONE, bite, now)
+            if batch.marks:
+                self._sweep(db, _SWEEP_REVISIONS, bite, now)
         return answers
 
     def forget(self, records: Sequence[bytes]) -> AbstractSet[bytes]:
@@ -254,6 +273,14 @@ class SqliteStore(DedupStore):
         db.executemany(_SEE, seen)
         db.executemany(_HOLD, taken)
         return verdicts
+
+    def _revisions(
+        self, db: sqlite3.Connection, batch: Batch, now: float
+    ) -> tuple[int | None, ...]:
+        expires = math.ceil(now + self._options.revision_retention)
+        db.executemany(_MARK, [(*mark, expires, now) for mark in batch.marks])
+        known = dict(_look(db, _LOOK_REVISIONS, batch.looks, now))
+        return tuple(map(known.get, batch.looks))
 
     def _sweep(self, db: sqlite3.Connection, sweep: _Sweep, bite: int, horizon: float) -> None:
         """Look at the next ``bite`` rows of a table and drop those at or before ``horizon``."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from worker.errors import ConfigurationError, LeasesUnavailable
 from worker.leases.base import LeaseOptions, LeaseStore
 from worker.leases.memory import MemoryLeases
+from worker.leases.sole import SoleLease
 from worker.leases.sqlite import SqliteLeases
+from worker.patience import patiently
 from worker.stores.catalog import Catalog, Later
+
+if TYPE_CHECKING:
+    from worker.config import Settings
 
 _REDIS = Later("worker.leases.redis", "RedisLeases")
 _POSTGRES = Later("worker.leases.postgres", "PostgresLeases", "postgres")
@@ -52,3 +60,16 @@ def known_services(store: LeaseStore) -> list[str]:
     """
     services = getattr(store, "services", None)
     return services() if callable(services) else []
+
+
+def sole_lease(service: str, name: str, settings: Settings) -> SoleLease:
+    """Return the lease ``name`` of a service, in the store of its settings."""
+    options = LeaseOptions(settings.lease_ttl, settings.dedup_timeout)
+    where = partial(open_leases, settings.leases_url, options, settings.leases_origin)
+    # The leases of shards are kept under the service's name, which has no colon in it.
+    return SoleLease(
+        lambda: patiently(where, settings.connect_timeout),
+        f"{service}:{name}",
+        name,
+        settings.lease_ttl,
+    )

@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.outcome import ABANDONED, DONE
+from worker.outcome import ABANDONED, DONE, PASSED_OVER
 
 if TYPE_CHECKING:
     from collections import deque
@@ -149,7 +149,8 @@ async def execute(executor: Executor, run: Run[Task]) -> None:
     for task in run.tasks:
         outcome = await executor.run_async(task)
         outcomes.append(outcome)
-        if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
+        # With children it is recorded later, and nothing may overtake it.
+        if outcome is not DONE and not isinstance(outcome, PASSED_OVER):
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break
     run.seconds = executor.clock() - began

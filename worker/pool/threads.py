@@ -12,7 +12,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from worker.outcome import ABANDONED, DONE
+from worker.outcome import ABANDONED, DONE, PASSED_OVER
 
 if TYPE_CHECKING:
     from collections import deque
@@ -99,7 +99,8 @@ def execute(executor: Executor, run: Run[Task]) -> None:
     for task in run.tasks:
         outcome = executor.run(task)
         outcomes.append(outcome)
-        if outcome is not DONE:  # with children it is recorded later, and nothing may overtake it
+        # With children it is recorded later, and nothing may overtake it.
+        if outcome is not DONE and not isinstance(outcome, PASSED_OVER):
             outcomes.extend([ABANDONED] * (len(run.tasks) - len(outcomes)))
             break
     run.seconds = executor.clock() - began

@@ -11,7 +11,8 @@ and nothing else. A key that has messages in two shards has two lanes, which kno
 other, as they would in two processes.
 
 A task that must run again *holds* its handler in its lane: it goes back to the front, and the
-lane's tasks of that handler wait until ``resume``; those of other handlers go on. A handler that
+lane's tasks of that handler wait until ``resume``; those of other handlers go on. One that has to
+wait for what comes behind it holds itself alone. A handler that
 is paused, or has an outage, is *blocked* everywhere; here too other handlers go on. In an outage it
 gets one probe at a time. A lane that is *stopped* hands out nothing at all, and what must not run
 any more is *withdrawn* from it.
@@ -60,8 +61,9 @@ class Lane(Generic[T]):
         self.running = False
         #: It stands in a ready queue.
         self.queued = False
-        #: Handlers whose next task must not run yet, with the number of reasons.
-        self.held: dict[str, int] = {}
+        #: Handlers whose next task must not run yet, and tasks that must not, with the number of
+        #: reasons.
+        self.held: dict[object, int] = {}
         #: How many of its tasks have come back and are not settled yet: something of them, a child
         #: say, is on its way.
         self.settling = 0
@@ -179,8 +181,9 @@ class Lanes(Generic[T]):
     def is_next(self, task: T, lane: Lane[T]) -> bool:
         """Tell whether ``task`` is the one of its handler that may go next in ``lane``."""
         name = task.handler_name
-        first = next((each for each in lane.tasks if each.handler_name == name), None)
-        return first is task and name not in lane.held
+        held = lane.held
+        first = next((t for t in lane.tasks if t.handler_name == name and t not in held), None)
+        return first is task and name not in held
 
     def take_one(self, task: T, lane: Lane[T]) -> Run[T] | None:
         """Hand out just ``task`` of ``lane``, held or not; None where a run of it is out."""
@@ -206,16 +209,16 @@ class Lanes(Generic[T]):
         elif not lane.held:
             self._drop(lane)
 
-    def hold(self, lane: Lane[T], handler: str) -> None:
-        """Let the lane's tasks of ``handler`` wait until as many ``resume`` as there were holds."""
-        lane.held[handler] = lane.held.get(handler, 0) + 1
+    def hold(self, lane: Lane[T], what: str | T) -> None:
+        """Let the lane's tasks of a handler, or one task, wait for as many ``resume`` as holds."""
+        lane.held[what] = lane.held.get(what, 0) + 1
         self._held.add(lane)
 
-    def resume(self, lane: Lane[T], handler: str) -> None:
+    def resume(self, lane: Lane[T], what: str | T) -> None:
         """End one hold."""
-        holds = lane.held.pop(handler, 0) - 1
+        holds = lane.held.pop(what, 0) - 1
         if holds > 0:
-            lane.held[handler] = holds
+            lane.held[what] = holds
             return
         if not lane.held:
             self._held.discard(lane)
@@ -250,6 +253,8 @@ class Lanes(Generic[T]):
         if not wanted:
             self._forget(lane)
             self._drop(lane)
+        for task in unwanted:
+            lane.held.pop(task, None)
         return unwanted
 
     def block(self, handler: str, reason: str = "outage") -> None:
@@ -277,7 +282,8 @@ class Lanes(Generic[T]):
         waiting = self._blocked.get(handler, {})
         best: tuple[T, Lane[T]] | None = None
         for lane in [*waiting]:
-            task = next((task for task in lane.tasks if task.handler_name == handler), None)
+            of_it = (task for task in lane.tasks if task.handler_name == handler)
+            task = next((task for task in of_it if task not in lane.held), None)
             if task is None or lane.running or lane.stopped or handler in lane.held:
                 del waiting[lane]  # it comes back by finish, go_on or resume
             elif best is None or rank(task) > rank(best[0]):
@@ -377,7 +383,7 @@ class Lanes(Generic[T]):
         while tasks and len(picked) < limit:
             task = tasks.popleft()
             name = task.handler_name
-            if name in lane.held:
+            if name in lane.held or task in lane.held:
                 kept.append(task)
             elif name in self._blocked:
                 self._blocked[name][lane] = None

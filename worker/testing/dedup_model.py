@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from worker.dedup.base import (
+    MOST_REVISION,
     NOBODY,
     OWNER_BYTES,
     Answer,
@@ -18,6 +19,7 @@ from worker.dedup.base import (
     Batch,
     Claim,
     Complete,
+    Mark,
     Release,
     Renew,
     Verdict,
@@ -50,6 +52,7 @@ class Model:
         self.done: dict[bytes, bytes] = {}
         self.held: dict[bytes, tuple[bytes | None, int, int]] = {}
         self.parked: dict[str, int] = {}
+        self.reached: dict[bytes, int] = {}
 
     def mark_parked(self, key: str, at: int) -> None:
         self.parked[key] = max(at, self.parked.get(key, 0))
@@ -69,7 +72,13 @@ class Model:
                 for entry in batch.renewals
             ],
             [self.claim(*entry, batch.dead) for entry in batch.claims],
+            self.revisions(batch),
         )
+
+    def revisions(self, batch: Batch) -> tuple[int | None, ...]:
+        for place, revision in batch.marks:
+            self.reached[place] = max(revision, self.reached.get(place, 0))
+        return tuple(map(self.reached.get, batch.looks))
 
     def forget(self, records: Collection[bytes]) -> set[bytes]:
         claimed = {record for record in records if self.owner(record) not in {None, NOBODY}}
@@ -125,13 +134,17 @@ class Model:
         return Verdict(FRESH, attempts, crashes)
 
 
-def compare_with_model(first: DedupStore, second: DedupStore) -> None:
+def compare_with_model(
+    first: DedupStore, second: DedupStore, *, has_revisions: bool = True
+) -> None:
     """Apply random batches over both connections; every answer must be the model's."""
     owners = [os.urandom(OWNER_BYTES) for _ in range(2)]
     # Few of each, so that they meet. The tokens are used again and again, as no caller would.
     tokens = st.sampled_from([owner + bytes([0, 0, 0, n]) for owner in owners for n in range(2)])
     payloads = st.sampled_from([PAYLOAD, OTHER_PAYLOAD])
     keys = st.sampled_from(["", "key"])
+    # Those of one key: neighbours, and what a double, or a signed half, cannot tell apart.
+    revisions = st.sampled_from([0, 1, 2, 2**31, 2**32, 2**53, 2**53 + 1, MOST_REVISION])
     numbers, flags, waits = st.integers(0, 3), st.booleans(), st.sampled_from([0.0, 3600.0])
 
     class Machine(RuleBasedStateMachine):
@@ -148,6 +161,8 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
             renewals=st.lists(st.tuples(numbers, tokens), max_size=3),
             claims=st.lists(st.tuples(numbers, tokens, payloads, flags), max_size=5),
             dead=st.sets(st.sampled_from(owners)),
+            marks=st.lists(st.tuples(numbers, revisions), max_size=3 * has_revisions),
+            looks=st.lists(numbers, max_size=3 * has_revisions),
             store=st.sampled_from([first, second]),
         )
         def apply(  # noqa: PLR0913, PLR0917 - the parts of a batch
@@ -157,6 +172,8 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
             renewals: list[tuple[int, bytes]],
             claims: list[tuple[int, bytes, bytes, bool]],
             dead: set[bytes],
+            marks: list[tuple[int, int]],
+            looks: list[int],
             store: DedupStore,
         ) -> None:
             self.batch = Batch(
@@ -168,6 +185,8 @@ def compare_with_model(first: DedupStore, second: DedupStore) -> None:
                 [Renew(self.records[n], token) for n, token in renewals],
                 [Claim(self.records[n], t, payload, solo) for n, t, payload, solo in claims],
                 dead,
+                [Mark(self.records[n], revision) for n, revision in marks],
+                [self.records[n] for n in looks],
             )
             self.apply_again(store)
 

@@ -47,6 +47,8 @@ class Features:
     shared: bool = True
     #: Records outlive :meth:`DedupStoreSuite.restart`.
     survives_restart: bool = True
+    #: It keeps revisions.
+    revisions: bool = True
 
 
 class DedupRaces:

@@ -59,6 +59,7 @@ from worker.testing.dedup_peer import (
     wait_until,
 )
 from worker.testing.dedup_races import DedupRaces, Features
+from worker.testing.dedup_revisions import DedupRevisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 __all__ = ["DedupStoreSuite", "Features"]
 
 
-class DedupStoreSuite(DedupRaces):
+class DedupStoreSuite(DedupRaces, DedupRevisions):
     """Derive a test class from this and override ``dedup_url``, and ``features`` where needed."""
 
     @pytest.fixture
@@ -295,7 +296,7 @@ class DedupStoreSuite(DedupRaces):
 
     def test_any_batches_in_any_order_are_answered_as_the_model_answers(self, peers: Peers) -> None:
         first, second = peers(2)
-        compare_with_model(first.store, second.store)
+        compare_with_model(first.store, second.store, has_revisions=self.features.revisions)
 
     # Names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -17,21 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from worker.config import Settings
+    from worker.topology import Topology
 
 #: Hears what is published on the two public exchanges.
 _QUEUE = "qworker.testing"
 
 
 class Tap:
-    """Listens on the broker of ``settings``, which runs in this process."""
+    """Listens on the broker of ``settings``, which runs in this process.
 
-    def __init__(self, settings: Settings) -> None:
+    There it stands in for those who declare the exchanges that are bound with ``declare=False``.
+    """
+
+    def __init__(self, settings: Settings, topology: Topology) -> None:
         self._commands = settings.commands_exchange
         self._connection = connect(settings.broker, heartbeat=0, timeout=1, name="qworker testing")
         self._channel: Any = self._connection.channel()
         self._welcome: set[str] = set()
         self._arrivals: list[Arrival] = []
-        for exchange in public_exchanges(settings):
+        foreign = [replace(each, foreign=False) for each in topology.exchanges if each.foreign]
+        for exchange in (*public_exchanges(settings), *foreign):
             declare_exchange(self._channel, exchange)
         self._channel.queue_declare(_QUEUE, auto_delete=False)
         self._channel.queue_bind(_QUEUE, settings.events_exchange, "#")

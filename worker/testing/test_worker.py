@@ -98,12 +98,16 @@ class TestWorker:
             #: The settings that it runs with.
             settings = stack.enter_context(self.app.configured(options, {}))
             self.settings: Settings = replace(settings, shards=settings.first_shards)
-            claims = StoreOptions(self.settings.claim_ttl, self.settings.retention)
+            remembered = StoreOptions(
+                self.settings.claim_ttl,
+                self.settings.retention,
+                revision_retention=self.settings.revision_retention,
+            )
             #: The dedup store.
-            self.store = MemoryStore(claims, self.clock)
+            self.store = MemoryStore(remembered, self.clock)
             stack.enter_context(self.app.telemetry.subscribe(self.runtime_events.append))
             self._codec = Codec.of(self.app.name, self.settings)
-            self._tap = Tap(self.settings)
+            self._tap = Tap(self.settings, self.app.topology(self.settings))
             stack.callback(self._tap.close)
             stack.callback(self._close)
             self._open()

@@ -31,6 +31,9 @@ _CONTENT_TYPE, _ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
 _LENGTH = Struct(">I")
 _FLAGS = Struct(">H")
 _LONG_LONG = Struct(">Q")
+_INT, _LONG = Struct(">ci"), Struct(">cq")
+#: py-amqp writes integers up to here, and down to its negative, in four bytes.
+_MOST = 2**31 - 1
 _END = bytes((FRAME_END,))
 _LONGEST_NAME = 255  # the length is one byte
 #: Texts that come again and again are encoded once; there may be so many of a kind.
@@ -110,11 +113,13 @@ def _plain(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes |
 
 
 def _table(headers: Mapping[str, Any]) -> bytes | None:
-    """Return the entries of a table of texts and lists of texts; None for any other."""
+    """Return the entries of a table of texts, integers and lists of texts; None for any other."""
     parts: list[bytes] = []
     for name, value in headers.items():
         if type(value) is str:
             entry = _long_string(value)
+        elif type(value) is int:
+            entry = _INT.pack(b"I", value) if -_MOST <= value <= _MOST else _LONG.pack(b"L", value)
         elif type(value) is list:
             entry = _array(value)
         else:

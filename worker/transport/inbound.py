@@ -7,7 +7,7 @@ consumers are never rebuilt apart. Everything here is called by the I/O thread o
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import amqp.spec
 
@@ -22,8 +22,21 @@ if TYPE_CHECKING:
 
     from kombu.connection import Connection
 
+    class Feed(Protocol):
+        """What is told of what comes from a source."""
+
+        @property
+        def is_stream(self) -> bool:
+            """Whether what is taken from it stays there."""
+
+        def note(self, arrival: Arrival) -> None:
+            """Note that a message came."""
+
+
 #: The number of the channel that consumes the relay queue, which belongs to no shard.
 RELAY = -1
+#: The shard whose owner consumes the sources.
+SOURCED = 0
 #: It keeps the window of confirms busy and leaves most of it to what handlers publish.
 _RELAY_PREFETCH = 500
 #: Seconds for what a lost connection says last.
@@ -35,15 +48,22 @@ class QueueChannel:
     """The channel of one queue: what was delivered on it and what of that is settled."""
 
     __slots__ = (
-        "channel", "closed", "halted", "held", "leaving", "prefetch", "queue", "relays",
-        "sealed_at", "settlement", "shard",
+        "channel", "closed", "feed", "halted", "held", "leaving", "origin", "prefetch", "queue",
+        "relays", "sealed_at", "settlement", "shard",
     )  # fmt: skip
 
-    def __init__(self, shard: int, queue: str, channel: Any, prefetch: int) -> None:
+    def __init__(
+        self, shard: int, queue: str, channel: Any, prefetch: int, feed: Feed | None = None
+    ) -> None:
+        #: Of a source: the one whose owner consumes it.
         self.shard = shard
         #: What it delivers is passed on to the shards.
-        self.relays = shard == RELAY
+        self.relays = shard == RELAY or feed is not None
+        #: The source that it consumes; None: a queue of the service's own.
+        self.feed = feed
         self.queue = queue
+        #: The queue that letters of it go back to.
+        self.origin = queue
         self.channel = channel
         self.prefetch = prefetch
         self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE))
@@ -101,6 +121,38 @@ class Inbound:
             except OSError as error:  # a queue without a leader, say, beside others that are well
                 told = str(error) or type(error).__name__
                 raise OSError(f"{told}, while {queue!r} was asked for its messages") from None
+
+    def consume_source(
+        self,
+        queue: str,
+        *,
+        origin: str,
+        feed: Feed,
+        exclusive: bool,
+        arguments: Mapping[str, Any],
+    ) -> QueueChannel:
+        """Consume a source, for as long as SOURCED is. What it raises is in ``losses``."""
+        native = self.connection.channel()
+        native.auto_decode = False
+        most = min(self._prefetch, _RELAY_PREFETCH)
+        native.basic_qos(0, most, False)
+        channel = QueueChannel(SOURCED, queue, native, most, feed)
+        channel.origin = origin
+        self._by_channel[native] = channel
+        try:
+            native.basic_consume(
+                queue,
+                no_ack=False,
+                exclusive=exclusive,
+                callback=self._receive if self._pump is None else self._pump.receive,
+                consumer_tag=f"qworker-source-{queue}"[:255],
+                arguments=dict(arguments),
+            )
+        except BaseException:
+            channel.closed = channel.leaving = True
+            self.forget(channel)
+            raise
+        return channel
 
     @property
     def channels(self) -> list[QueueChannel]:

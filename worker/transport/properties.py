@@ -38,6 +38,9 @@ _FIXED = {
 }  # fmt: skip
 _COUNTED = (b"S", b"x", b"A", b"F")
 
+#: What can be added as a header.
+HeaderValue = str | int | list[str]
+
 
 class Malformed(ValueError):
     """The properties do not follow the layout."""
@@ -46,7 +49,7 @@ class Malformed(ValueError):
 def amend(
     raw: bytes,
     *,
-    add: Mapping[str, str | int],
+    add: Mapping[str, HeaderValue],
     rename: Mapping[bytes, bytes],
     drop_prefix: bytes | None = None,
 ) -> bytes:
@@ -65,7 +68,7 @@ def amend(
 
 def _amend(
     raw: bytes,
-    add: Mapping[str, str | int],
+    add: Mapping[str, HeaderValue],
     rename: Mapping[bytes, bytes],
     drop_prefix: bytes | None,
 ) -> bytes:
@@ -145,9 +148,12 @@ def _entry(name: bytes, value: bytes) -> bytes:
     return bytes((len(name[:255]),)) + name[:255] + value
 
 
-def _encode(value: str | int) -> bytes:
+def _encode(value: HeaderValue) -> bytes:
     if isinstance(value, int):
         return b"l" + pack(">q", value)
+    if isinstance(value, list):
+        items = b"".join(map(_encode, value))
+        return b"A" + pack(">I", len(items)) + items
     text = value.encode("utf-8", "replace")
     return b"S" + pack(">I", len(text)) + text
 
@@ -155,7 +161,7 @@ def _encode(value: str | int) -> bytes:
 def amend_decoded(
     headers: Mapping[str, object],
     *,
-    add: Mapping[str, str | int],
+    add: Mapping[str, HeaderValue],
     rename: Mapping[str, str],
     drop_prefix: str | None = None,
 ) -> dict[str, object]:

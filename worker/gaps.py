@@ -1,0 +1,129 @@
+"""What waits for an earlier revision of its key: in its lane, while what comes behind it goes on.
+
+The missing message comes behind the one that waits for it, so this holds no handler in its lane but
+the task alone. It is let go when the revision before it was done, or when its time is over: then in
+the order of revisions, one at a time, whatever the order of arrival was.
+
+How long it may wait is counted by the dedup store from when it was first seen
+(``Dialogue.wait``): a restart neither shortens it nor begins it again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.again import remembered_as
+from worker.dialogue import Wait
+from worker.holds import end_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.dialogue import Dialogue
+    from worker.revisions import Progress
+    from worker.sharding.lanes import Lane, Lanes
+    from worker.task import Task
+    from worker.timers import Timers
+
+#: Seconds that it waits in any case: those before it may have been delivered with it.
+_LEAST = 1.0
+#: Seconds after which it is looked again whether the next one may go.
+_AGAIN = 0.2
+
+
+class Gaps:
+    """Lets the tasks of one consumer wait for revisions, and go on. I/O thread only."""
+
+    def __init__(
+        self,
+        lanes: Lanes[Task],
+        timers: Timers,
+        dialogue: Dialogue,
+        clock: Callable[[], float],
+    ) -> None:
+        self._lanes = lanes
+        self._timers = timers
+        self._dialogue = dialogue
+        self._clock = clock
+
+    def wait(self, task: Task, lane: Lane[Task], *, limit: float, at_once: bool) -> bool:
+        """Let ``task`` wait, up to ``limit`` seconds in all; tell whether it begins to.
+
+        ``at_once``: there is no room for it to wait, so its time is over.
+        """
+        progress = _progress_of(task)
+        self._lanes.hold(lane, task)
+        task.waits = True
+        task.delivery.channel.held += 1
+        begins = progress.due is None
+        if begins:
+            progress.due = float("inf")
+            told = partial(self._told, task, lane, limit)
+            message = task.message
+            record = task.handler.wait_of(remembered_as(message.id, message.headers))
+            self._dialogue.wait(Wait(task, record, limit, told))
+        if at_once:
+            progress.due = self._clock()
+            self._timers.at(progress.due, partial(self._look, lane, task.handler_name))
+        return begins
+
+    def passed(self, task: Task) -> None:
+        """Let those go that waited for ``task``, which is recorded."""
+        progress, message = _progress_of(task), task.message
+        lane = self._lanes.find(message.key, message.shard)
+        if lane is None or progress.revision is None or not lane.held:
+            return
+        for each in self._waiting(lane, task.handler_name):
+            if task.effective and _revision(each) <= progress.revision + 1:
+                self._let_go(each, lane)
+        self._look(lane, task.handler_name)
+
+    def _told(self, task: Task, lane: Lane[Task], limit: float, left: float) -> None:
+        """Note how long a task has to wait yet."""
+        progress = _progress_of(task)
+        due = self._clock() + max(left, min(limit, _LEAST))
+        if progress.due is None or due < progress.due:
+            progress.due = due
+            self._timers.at(due, partial(self._look, lane, task.handler_name))
+
+    def _look(self, lane: Lane[Task], handler: str) -> None:
+        """Let the one with the lowest revision go, where any has waited long enough."""
+        waiting, now = self._waiting(lane, handler), self._clock()
+        if not any((_progress_of(each).due or 0.0) <= now for each in waiting):
+            return
+        if not (lane.running or self._has_let_go(lane, handler)):
+            first = min(waiting, key=_revision)
+            _progress_of(first).over = True
+            self._let_go(first, lane)
+            if len(waiting) == 1:
+                return
+        self._timers.later(_AGAIN, partial(self._look, lane, handler))
+
+    def _has_let_go(self, lane: Lane[Task], handler: str) -> bool:
+        """Tell whether one that waited, and was let go, has yet to run."""
+        return any(
+            each.handler_name == handler
+            and each not in lane.held
+            and each.progress is not None
+            and each.progress.due is not None
+            for each in lane.tasks
+        )
+
+    def _waiting(self, lane: Lane[Task], handler: str) -> list[Task]:
+        held = lane.held
+        return [each for each in lane.tasks if each in held and each.handler_name == handler]
+
+    def _let_go(self, task: Task, lane: Lane[Task]) -> None:
+        end_wait(task)
+        self._lanes.resume(lane, task)
+
+
+def _progress_of(task: Task) -> Progress:
+    progress = task.progress
+    assert progress is not None  # noqa: S101 - nothing else waits here
+    return progress
+
+
+def _revision(task: Task) -> int:
+    return _progress_of(task).revision or 0

@@ -1,0 +1,206 @@
+"""Consumes the sources of a service, in the process that has its shard 0.
+
+A source that cannot be consumed (it is not there, or somebody else has it for himself) is told in
+the log and asked for again; everything else goes on.
+
+A queue is consumed exclusively, so that nobody else has a message in between. A stream keeps what
+was read: up to where everything was passed on, and confirmed, is remembered in the dedup store as a
+revision, which never falls. A crash loses what was not remembered yet, so up to a second of
+messages is passed on again, under the same ids; and so is what two processes read at a time, where
+one does not know yet that it lost the shard. Both read in order, so of two messages the first copy
+of the earlier one is ahead of every copy of the later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import ChannelError
+
+from worker.dedup.base import Batch, Mark, record_ids
+from worker.errors import BrokerUnreachable, DedupUnavailable
+from worker.sources import OFFSET_HEADER
+from worker.transport.inbound import losses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.dedup.base import DedupStore
+    from worker.sources import Source
+    from worker.transport.arrival import Arrival
+    from worker.transport.inbound import Inbound, QueueChannel
+
+logger = logging.getLogger("worker")
+
+#: Seconds after which one that could not be consumed is asked for again.
+_AGAIN = 2.0
+#: Seconds between two times that the progress is remembered.
+_REMEMBERED = 0.5
+#: Seconds without a message after which a stream counts as read to its end.
+_QUIET = 1.0
+#: Parts the places of offsets from other revisions.
+_OF_OFFSETS = "offset"
+
+
+class Feed:
+    """One source while it is consumed."""
+
+    def __init__(self, source: Source, place: bytes, reached: int) -> None:
+        self.source = source
+        #: Where the store keeps the number of the last message that was passed on.
+        self.place = place
+        #: That number, as the store has it, and as it is; -1 before the first.
+        self.remembered = self.reached = reached
+        self.channel: QueueChannel | None = None
+        #: When the last message came, or it began.
+        self.heard = 0.0
+        #: The clock of the loop, as it was last.
+        self.now = 0.0
+        self._numbers: deque[tuple[int, int]] = deque()  # tag and offset
+
+    def note(self, arrival: Arrival) -> None:
+        """Note that a message came. Called once for each, in order."""
+        self.heard = self.now
+        headers = arrival.properties.get("application_headers")
+        if self.is_stream and isinstance(headers, dict):
+            offset = headers.get(OFFSET_HEADER)
+            if isinstance(offset, int):
+                self._numbers.append((arrival.tag, offset))
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what is taken from it stays there."""
+        return self.source.is_stream
+
+    def look(self) -> bool:
+        """Look up to where all was passed on; tell whether that is to be remembered."""
+        upto = self.channel.settlement.upto if self.channel is not None else 0
+        numbers = self._numbers
+        while numbers and numbers[0][0] <= upto:
+            self.reached = max(self.reached, numbers.popleft()[1])
+        return self.reached > self.remembered
+
+
+class Sourcing:
+    """Consumes the ``sources`` of the service that ``prefix`` stands for. I/O thread only.
+
+    ``queue_type`` is that of the queues that it declares as durable.
+    """
+
+    def __init__(
+        self, prefix: str, sources: Sequence[Source], store: DedupStore, queue_type: str
+    ) -> None:
+        self._sources = sources
+        self._store = store
+        self._queue_type = queue_type
+        self._place_of = record_ids(prefix, of=_OF_OFFSETS)
+        self._feeds: dict[str, Feed] = {}
+        self._next_try: dict[str, float] = {}
+        self._complaints: dict[str, str] = {}
+        self._next_save = 0.0
+        self._now = 0.0
+
+    def tend(self, inbound: Inbound, now: float, *, origin: str) -> None:
+        """Consume what is not consumed yet, and remember how far the streams are.
+
+        ``origin`` is the queue that letters return to whose source takes nothing back. Raises
+        BrokerUnreachable.
+        """
+        self._now = now
+        for source in self._sources:
+            feed = self._feeds.get(source.name)
+            if feed is not None and feed.channel is not None and not feed.channel.closed:
+                feed.now = now
+            elif now >= self._next_try.get(source.name, 0.0):
+                self._next_try[source.name] = now + _AGAIN
+                self._consume(inbound, source, origin if source.is_stream else source.queue)
+        if now >= self._next_save:
+            self.save()
+
+    def save(self) -> None:
+        """Remember how far the streams are, as far as the store answers."""
+        self._next_save = self._now + _REMEMBERED
+        moved = [feed for feed in self._feeds.values() if feed.look()]
+        if not moved:
+            return
+        try:
+            self._store.apply(Batch(marks=[Mark(feed.place, feed.reached) for feed in moved]))
+        except DedupUnavailable:
+            self._next_save = self._now + _AGAIN  # asking may take as long as the timeout
+            return
+        for feed in moved:
+            feed.remembered = feed.reached
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every source was asked for, and no stream has anything more for now."""
+        asked = all(source.name in self._next_try for source in self._sources)
+        streams = (feed for feed in self._feeds.values() if feed.is_stream)
+        return asked and all(self._now - feed.heard > _QUIET for feed in streams)
+
+    def _consume(self, inbound: Inbound, source: Source, origin: str) -> None:
+        try:
+            feed = Feed(source, self._place_of(source.name), self._reached(source))
+            feed.heard = feed.now = self._now
+            with_channel = inbound.connection.channel()
+            self._declare(with_channel, source)
+            with_channel.close()
+            feed.channel = inbound.consume_source(
+                source.queue,
+                origin=origin,
+                feed=feed,
+                exclusive=not source.is_stream,
+                arguments=_arguments(source, feed.remembered),
+            )
+            self._feeds[source.name] = feed
+            self._complaints.pop(source.name, None)
+        except DedupUnavailable as error:
+            self._complain(source, error)
+        except ChannelError as error:
+            self._complain(source, error)
+        except losses(inbound.connection) as error:
+            raise BrokerUnreachable(f"the connection to the broker is lost: {error}") from None
+
+    def _reached(self, source: Source) -> int:
+        """Return the number of the last message of a stream that was passed on; -1: none was."""
+        if not source.is_stream:
+            return -1
+        (last,) = self._store.apply(Batch(looks=[self._place_of(source.name)])).revisions
+        return -1 if last is None else last
+
+    def _declare(self, channel: Any, source: Source) -> None:
+        """Declare a source, on the connection that consumes it: an exclusive one is that's own."""
+        if source.declare is None:
+            return
+        arguments = dict(source.queue_arguments)
+        if source.declare == "stream":
+            arguments["x-queue-type"] = "stream"
+        elif source.declare == "durable" and self._queue_type:
+            arguments.setdefault("x-queue-type", self._queue_type)
+        channel.queue_declare(
+            source.queue,
+            durable=source.declare in {"durable", "stream"},
+            exclusive=source.declare == "exclusive",
+            auto_delete=False,
+            arguments=arguments,
+        )
+        if source.exchange:
+            channel.queue_bind(
+                source.queue, source.exchange, source.routing_key, arguments=dict(source.arguments)
+            )
+
+    def _complain(self, source: Source, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if self._complaints.get(source.name) != text:
+            self._complaints[source.name] = text
+            told = "the source %r is not consumed until this is mended: %s"
+            logger.warning(told, source.name, text)
+
+
+def _arguments(source: Source, reached: int) -> Mapping[str, Any]:
+    """Return the arguments of the consumer: where it begins."""
+    if not source.is_stream:
+        return {}
+    return {OFFSET_HEADER: source.offset if reached < 0 else reached + 1}
