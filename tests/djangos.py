@@ -21,6 +21,7 @@ from worker import App, Context
 if not settings.configured:
     settings.configure(
         INSTALLED_APPS=["worker.contrib.django"],
+        SECRET_KEY="of the tests",
         USE_TZ=True,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     )
@@ -51,12 +52,13 @@ def configuration(url: str) -> dict[str, Any]:
 @contextmanager
 def pointed_at(database: Database, **others: dict[str, Any]) -> Iterator[None]:
     """Let ``default`` be this database while the block runs, with the tables of qworker in it."""
-    _point({"default": configuration(database.url), **others})
+    before = connections.settings
+    _point(connections.configure_settings({"default": configuration(database.url), **others}))
     try:
         call_command("migrate", "qworker", verbosity=0)
         yield
     finally:
-        _point({})
+        _point(before)
 
 
 def _point(databases: dict[str, Any]) -> None:
@@ -65,7 +67,7 @@ def _point(databases: dict[str, Any]) -> None:
     for alias in connections:
         with suppress(AttributeError):
             del connections[alias]
-    connections.settings = connections.configure_settings(databases)
+    connections.settings = databases
 
 
 class DjangoDesk(Desk):
