@@ -7,46 +7,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-import django
-from django.conf import settings
 from django.core.management import call_command
 from django.db import connections, transaction
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
+from worker.contrib.django import Inbox, Outbox, OutboxRows
 
 from databases import Database
+from django_settings import configuration, configure
 from outboxes import Deal, Desk
 from worker import App, Context
 
-if not settings.configured:
-    settings.configure(
-        INSTALLED_APPS=["worker.contrib.django"],
-        SECRET_KEY="of the tests",
-        USE_TZ=True,
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    )
-    django.setup()
-
-from worker.contrib.django import Inbox, Outbox, OutboxRows
-
-#: Seconds that a write to a file waits for those of other threads and processes.
-_BUSY = 60
-
-
-def configuration(url: str) -> dict[str, Any]:
-    """Return a database's settings of Django, by its URL for SQLAlchemy."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = "django.db.backends.sqlite3"
-        return {"ENGINE": engine, "NAME": parsed.database, "OPTIONS": {"timeout": _BUSY}}
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": parsed.database,
-        "USER": parsed.username or "",
-        "PASSWORD": parsed.password or "",
-        "HOST": parsed.host or "",
-        "PORT": parsed.port or "",
-    }
+configure({})
 
 
 @contextmanager

@@ -196,12 +196,22 @@ def test_a_mistake_is_told_in_words(
     assert "secret" not in result.err
 
 
-def test_without_sqlalchemy_the_extra_is_named(plain: Shell) -> None:
+@pytest.mark.parametrize(
+    ("missing", "database", "extra"),
+    [
+        ("sqlalchemy", "sqlite:///x.db", "sqlalchemy"),
+        ("django", "django://default", "django"),
+        ("asgiref", "django://default", "django"),
+    ],
+)
+def test_without_what_reads_the_rows_the_extra_is_named(
+    plain: Shell, missing: str, database: str, extra: str
+) -> None:
     program = (
-        "import sys; sys.modules['sqlalchemy'] = None\n"
+        f"import sys; sys.modules[{missing!r}] = None\n"
         "from worker.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    words = ("outbox", "--database", "sqlite:///x.db")
+    words = ("outbox", "--database", database)
     done = subprocess.run(
         [sys.executable, "-c", program, *words],
         cwd=plain.folder,
@@ -211,4 +221,4 @@ def test_without_sqlalchemy_the_extra_is_named(plain: Shell) -> None:
         check=False,
     )
     assert done.returncode == 3
-    assert "pip install 'qworker-runtime[sqlalchemy]'" in done.stderr
+    assert f"pip install 'qworker-runtime[{extra}]'" in done.stderr

@@ -24,7 +24,7 @@ from chaos.executions import faults
 from chaos.relays import Relays
 from chaos.stage import Stage
 from chaos.trial import Plan, judge, settle
-from chaos.workloads import BankWithOutbox
+from chaos.workloads import BankOnDjango, BankWithOutbox
 from databases import Database
 from servers import Guard
 from waiting import until
@@ -42,15 +42,22 @@ _DISARMED = 0.5
 
 #: Where it plays, and how many die. That on servers is the same path.
 _FILE, _SERVERS = ("embedded", "sqlite"), ("servers", "postgresql")
+#: And by which integration.
+_ALCHEMY, _DJANGO = (BankWithOutbox,), (BankOnDjango,)
+_SHORT = pytest.mark.timeout(240)
 _LONG = (pytest.mark.long, pytest.mark.timeout(5400))
 _MANY = int(os.environ.get("OUTBOX_KILLS", "1000"))
 campaigns = pytest.mark.parametrize(
-    ("place", "database", "kills"),
+    ("workload", "place", "database", "kills"),
     [
-        pytest.param(*_FILE, 12, id="a few on a file", marks=pytest.mark.timeout(240)),
-        pytest.param(*_SERVERS, 12, id="a few on servers", marks=_LONG),
-        pytest.param(*_FILE, _MANY, id="many on a file", marks=_LONG),
-        pytest.param(*_SERVERS, _MANY, id="many on servers", marks=_LONG),
+        pytest.param(*_ALCHEMY, *_FILE, 12, id="a few on a file", marks=_SHORT),
+        pytest.param(*_ALCHEMY, *_SERVERS, 12, id="a few on servers", marks=_LONG),
+        pytest.param(*_ALCHEMY, *_FILE, _MANY, id="many on a file", marks=_LONG),
+        pytest.param(*_ALCHEMY, *_SERVERS, _MANY, id="many on servers", marks=_LONG),
+        pytest.param(*_DJANGO, *_FILE, 12, id="a few on a file, by Django", marks=_SHORT),
+        pytest.param(*_DJANGO, *_SERVERS, 12, id="a few on servers, by Django", marks=_LONG),
+        pytest.param(*_DJANGO, *_FILE, _MANY, id="many on a file, by Django", marks=_LONG),
+        pytest.param(*_DJANGO, *_SERVERS, _MANY, id="many on servers, by Django", marks=_LONG),
     ],
     indirect=["database"],
 )
@@ -65,9 +72,11 @@ def books(database: Database) -> Iterator[Books]:
 
 
 @pytest.fixture
-def bank(stage: Callable[..., Stage], place: str, books: Books) -> Stage:
+def bank(
+    stage: Callable[..., Stage], workload: type[BankWithOutbox], place: str, books: Books
+) -> Stage:
     """A service on which a message that was there when its process died thrice is no poison."""
-    return stage(place, BankWithOutbox(1, _ACCOUNTS), transactional=books, crash_limit=100)
+    return stage(place, workload(1, _ACCOUNTS), transactional=books, crash_limit=100)
 
 
 @campaigns
@@ -91,7 +100,8 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
         bank.drain()
     verdict = judge(bank, Plan(seed=1, rate=_RATE, seconds=0), aside, stuck)
     tell(
-        f"{books.kind}: {sum(died.values())} kills at {len(died)} points in {seconds:.0f} s,"
+        f"{bank.workload.app}, {books.kind}:"
+        f" {sum(died.values())} kills at {len(died)} points in {seconds:.0f} s,"
         f" {verdict.published} transfers, {verdict.findings.effects} effects,"
         f" {len(verdict.findings.repeated)} second ones, {verdict.set_aside} set aside"
     )

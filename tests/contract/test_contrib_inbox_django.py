@@ -18,7 +18,8 @@ from worker.contrib.sqlalchemy import Inbox as AlchemyInbox
 from worker.contrib.sqlalchemy import create_tables, metadata
 
 from databases import Database
-from djangos import configuration, pointed_at
+from django_settings import configuration
+from djangos import pointed_at
 from shops import LINE, ONCE, Order, Shop
 from worker import App, Context
 from worker.testing import TestWorker

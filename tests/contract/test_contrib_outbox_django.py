@@ -22,7 +22,8 @@ from worker.contrib.django.pending import Pending
 from worker.contrib.outbox import OutboxUnavailable
 
 from databases import Database
-from djangos import configuration, pointed_at
+from django_settings import configuration
+from djangos import pointed_at
 from outboxes import Desk, Loose, Noted, sent
 from waiting import until
 from worker import App, ConfigurationError, Context

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: The core imports nothing of contrib; this command is the way there, by these names.
 _RELAY = "worker.contrib.outbox"
-#: Who reads the table, and the extra that this needs: by the scheme of a URL, or else SQLAlchemy.
-_ROWS = {"django": ("worker.contrib.django", "django")}
+#: Who reads the table, and what of an extra is imported: by a URL's scheme, or else SQLAlchemy.
+_ROWS = {"django": ("worker.contrib.django", "django", "asgiref")}
 _BY_SQLALCHEMY = ("worker.contrib.sqlalchemy", "sqlalchemy")
 _VARIABLE = "QWORKER_OUTBOX_URL"
 
@@ -104,11 +104,11 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
 
 def _rows(database: str) -> Any:
     """Return what reads the table. Raises ConfigurationError without the extra."""
-    module, extra = _ROWS.get(database.partition("://")[0], _BY_SQLALCHEMY)
+    module, extra, *brought = _ROWS.get(database.partition("://")[0], _BY_SQLALCHEMY)
     try:
         return importlib.import_module(module).OutboxRows
     except ModuleNotFoundError as error:
-        if error.name != extra:
+        if error.name not in (extra, *brought):
             raise
         raise ConfigurationError(
             f"the outbox needs the extra {extra!r}: pip install 'qworker-runtime[{extra}]'"
