@@ -81,7 +81,8 @@ def on_the_web(stage: Stage, books: Books) -> list[Deposit]:
         print("the relay of its outbox sends it")
         for each in second:
             web.take(each)
-        stage.transactions.kill_one(Random())
+        if stage.transactions.kill_one(Random()):
+            print(f"{len(second)} more, and again a process of transactions is killed")
         until(lambda: not books.unsent(), "all events have left")
     return [*first, gift, *second]
 
@@ -110,7 +111,7 @@ def check(books: Books, early: list[Deposit], late: list[Deposit]) -> None:
     totals = {user: sum(d.cents for d in late if d.user == user) for user in USERS}
     compare("the accounts", books.balances(), totals)
     total = sum(each.amount for each in late)
-    print(f"transactions: {len(late)}, each booked once; total {total}")
+    print(f"transactions: {len(late)}, each booked once; total {total}, as on the accounts")
 
     compare(
         "statements", by_user(books.lines()), by_user((d.user, str(d.amount), d.note) for d in late)

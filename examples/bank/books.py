@@ -9,7 +9,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import create_engine, text
+try:
+    import django  # noqa: F401 - what finance needs, so that all of it is told here
+    from sqlalchemy import create_engine, text
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"the bank needs {error.name}: run 'make install', or pip install '.[django,sqlalchemy]'"
+    ) from None
 
 
 class Deposit(NamedTuple):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -31,7 +32,7 @@ class Web:
 
     def take_and_die(self, deposit: Deposit) -> None:
         """Be killed (SIGKILL) when the deposit is committed, before anything else happens."""
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, URLError):
             self.take(deposit, Accident="yes")
         until(lambda: self._process.poll() is not None, "the web server is dead")
 
