@@ -17,7 +17,7 @@ from worker.contrib.sqlalchemy import create_tables
 
 from acceptance.commands import Shell, messages
 from databases import Database
-from outboxes import Desk, Noted, Order
+from outboxes import AlchemyDesk, Noted, Order
 from waiting import until
 from worker import App
 
@@ -51,7 +51,7 @@ class Office:
         self.shell.run("topology", "--declare")
         engine = create_engine(database.url)
         create_tables(engine)
-        self.desk = Desk(App("desk", broker=self.broker), engine)
+        self.desk = AlchemyDesk(App("desk", broker=self.broker), engine)
 
     def begin(self, *options: str) -> subprocess.Popen[bytes]:
         """Run the relay."""
