@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 try:
-    import django  # noqa: F401 - what finance needs, so that all of it is told here
+    import django  # noqa: F401 - finance needs it, and whoever has it not is told here
     from sqlalchemy import create_engine, text
 except ModuleNotFoundError as error:
-    raise SystemExit(
-        f"the bank needs {error.name}: run 'make install', or pip install '.[django,sqlalchemy]'"
-    ) from None
+    raise SystemExit(f"the bank needs {error.name}, which 'make install' brings") from None
 
 
 class Deposit(NamedTuple):

@@ -33,6 +33,10 @@ def test_the_story_of_the_bank_on_rabbitmq_redis_and_postgresql(
     }
     assert_told(run("examples.bank", broker=amqp_url, dedup=redis_url, variables=databases))
 
+    again = run("examples.bank", broker=amqp_url, dedup=redis_url, variables=databases)
+    assert again.exit_code == 1
+    assert "the story begins with empty databases" in again.output
+
 
 def test_the_migrations_of_finance_are_those_of_its_models() -> None:
     library = ROOT / "examples" / "bank_events" / "v2"
