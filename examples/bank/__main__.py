@@ -129,14 +129,14 @@ def check(books: Books, early: list[Deposit], late: list[Deposit]) -> None:
 
 def compare(who: str, found: object, expected: object) -> None:
     if found != expected:
-        raise SystemExit(f"{who}: expected {expected}, found {found}")
+        raise SystemExit(f"{who}: expected {expected}\nfound {found}")
 
 
 def by_user(rows: Iterable[tuple[str, *tuple[object, ...]]]) -> dict[str, list[tuple[object, ...]]]:
     found = defaultdict(list)
     for user, *rest in rows:
         found[user].append(tuple(rest))
-    return found
+    return dict(found)
 
 
 if __name__ == "__main__":
