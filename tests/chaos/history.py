@@ -6,6 +6,10 @@ have one order. It is written before anything else happens, so what it tells out
 kernel's hands alone: what is recorded, and the fault of who dies at a crash point, whose other
 threads would go on meanwhile. No power is cut here.
 
+A SIGKILL in the midst of a ``write`` may cut it short, at the end of a page of the file. So each
+line also begins with a newline, which ends what somebody left unfinished; and such a piece counts
+as never written, which is what a death a moment earlier would have made of it.
+
 Times are of CLOCK_MONOTONIC, which all processes and network namespaces of a machine share, and
 which no step of the clock moves.
 
@@ -32,6 +36,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +88,7 @@ class Writer:
     def note_all(self, entries: Iterable[dict[str, Any]]) -> None:
         """Append lines, of one process and now."""
         own = {"pid": os.getpid(), "at": time.monotonic()}
-        lines = [json.dumps(own | entry) + "\n" for entry in entries]
+        lines = [f"\n{json.dumps(own | entry)}\n" for entry in entries]
         os.write(self._file, "".join(lines).encode())
         if self._sync:
             os.fdatasync(self._file)
@@ -126,5 +131,6 @@ class History:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._entries.append(Entry(**json.loads(line)))
+                with suppress(json.JSONDecodeError):  # nothing, or what a death cut short
+                    self._entries.append(Entry(**json.loads(line)))
                 self._position += len(line)
