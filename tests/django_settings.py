@@ -36,7 +36,8 @@ def configure(databases: Mapping[str, Any]) -> None:
     settings.configure(
         INSTALLED_APPS=["worker.contrib.django"],
         DATABASES=dict(databases),
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        # Another one than that of the tables, which have to be as they are.
+        DEFAULT_AUTO_FIELD="django.db.models.AutoField",
         SECRET_KEY="of the tests",
         USE_TZ=True,
     )

@@ -7,14 +7,14 @@ begin and the end of what a handler does.
 
 from __future__ import annotations
 
-from inspect import isawaitable
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from worker import Context
 
@@ -37,20 +37,29 @@ def refresh_all() -> None:
 def fresh_connections(context: Context, call_next: Callable[[Context], Any]) -> Any:
     """Let no handler meet a connection that is broken or too old: ``app.use(fresh_connections)``.
 
-    For handlers that use the database without an inbox, which sees to its own connection. A
-    coroutine handler's queries (``aget`` and the like) have the thread that asgiref gives them.
+    For handlers that use the database without an inbox, which sees to its own connection. The
+    queries of a coroutine (``aget`` and the like) have the thread that asgiref gives them.
     """
+    if _is_in_loop():
+        return _fresh(context, call_next)
     refresh_all()
     try:
-        result = call_next(context)
+        return call_next(context)
     finally:
         refresh_all()
-    return _fresh(result) if isawaitable(result) else result
 
 
-async def _fresh(result: Awaitable[Any]) -> Any:
+async def _fresh(context: Context, call_next: Callable[[Context], Any]) -> Any:
     await sync_to_async(refresh_all)()
     try:
-        return await result
+        return await call_next(context)
     finally:
         await sync_to_async(refresh_all)()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

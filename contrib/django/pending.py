@@ -25,6 +25,8 @@ from django.db.transaction import TransactionManagementError
 from worker.contrib.outbox import columns_of
 from worker.contrib.outbox.postgres import XID
 
+from worker import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Where a connection has what it publishes.
 _KEY = "_qworker_pending"
+#: Those of which it is known when a row may be sent (:mod:`worker.contrib.django.rows`).
+_KNOWN = ("postgresql", "sqlite", "mysql")
 
 
 class Published:
@@ -68,9 +72,17 @@ class Pending:
 
     @classmethod
     def of(cls, connection: Any) -> Pending:
-        """Return that of the connection; its first call wraps ``connection.commit``."""
+        """Return that of the connection; its first call wraps ``connection.commit``.
+
+        Raises ConfigurationError for a database whose commits have no order that is known.
+        """
         known: Pending | None = getattr(connection, _KEY, None)
         if known is None:
+            if connection.vendor not in _KNOWN:
+                raise ConfigurationError(
+                    f"publish_on_commit: it is not known in which order {connection.vendor}"
+                    " commits; there are PostgreSQL, MySQL, MariaDB and SQLite"
+                )
             known = cls(connection)
             setattr(connection, _KEY, known)
             connection.commit = known.commit

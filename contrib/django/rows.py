@@ -15,6 +15,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
@@ -80,10 +81,8 @@ class OutboxRows:
                 f"{url}: Django's settings have no database {using!r}; they have {known}"
             ) from None
         except ImproperlyConfigured as error:
-            raise ConfigurationError(
-                f"{url}: {error} Run it as 'manage.py qworker outbox', or set"
-                " DJANGO_SETTINGS_MODULE"
-            ) from None
+            hint = " Run it as 'manage.py qworker outbox'." if not settings.configured else ""
+            raise ConfigurationError(f"{url}: {error}{hint}") from None
         return cls(using, service)
 
     def check(self) -> None:

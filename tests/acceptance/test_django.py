@@ -28,7 +28,7 @@ execute_from_command_line(sys.argv)
 _SETTINGS = """
 INSTALLED_APPS = ["worker.contrib.django", "bank"]
 DATABASES = {{"default": {database!r}}}
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 SECRET_KEY = "of a test"
 QWORKER_APP = "bank.events"
 """

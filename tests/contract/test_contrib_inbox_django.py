@@ -194,6 +194,8 @@ class TestConnections:
         app.on(Order, name="book", retry=ONCE)(coroutine if is_async else plain)
         app.use(fresh_connections)
         with pointed_at(database, default=kept), TestWorker(app) as worker:
+            # This thread, in which TestWorker runs coroutines too, has one open as well.
+            connections["default"].ensure_connection()
             for line in ("one", "two"):
                 worker.publish(Order(text=line))
                 worker.run()

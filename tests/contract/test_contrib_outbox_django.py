@@ -317,6 +317,15 @@ def test_databases_have_outboxes_of_their_own(
         outbox._sender._store.close()
 
 
+def test_a_database_whose_order_is_not_known_is_refused(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, transaction.atomic():
+        patch.setattr(type(connections["default"]), "vendor", "oracle")
+        with pytest.raises(ConfigurationError, match="in which order oracle commits"):
+            desk.outbox.publish_on_commit(Noted(key="a", number=0))
+
+
 def test_the_migrations_are_those_of_the_models(desk: Desk) -> None:
     call_command("makemigrations", "qworker", check=True, dry_run=True, verbosity=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,12 @@ class Snippet:
         return named[1] if named else f"{self.page.stem.replace('-', '_')}_{self.line}"
 
     @property
+    def place(self) -> str:
+        """Where it is in a Django project, by the same comment; empty where it is in none."""
+        named = re.match(r"# (\w+/\w+\.py)\b", self.text)
+        return named[1] if named else ""
+
+    @property
     def defines_an_app(self) -> bool:
         """Whether ``--app`` may name it."""
         return re.search(r"^app = App\(", self.text, re.MULTILINE) is not None
@@ -52,7 +59,9 @@ def snippets() -> Iterator[Snippet]:
             yield Snippet(page, text.count("\n", 0, found.start()) + 1, found[1])
 
 
-SNIPPETS = [*snippets()]
+ALL = [*snippets()]
+SNIPPETS = [snippet for snippet in ALL if not snippet.place]
+PROJECT = [snippet for snippet in ALL if snippet.place]
 each = pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
 
 
@@ -77,7 +86,7 @@ def test_the_first_pages_show_python() -> None:
     assert {"README.md", "relays.md", "wire-format.md"} <= shown
 
 
-@each
+@pytest.mark.parametrize("snippet", ALL, ids=str)
 def test_a_snippet_defines_or_imports_all_that_it_uses(snippet: Snippet) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", "--select", COMPLETE, "--quiet", "-"],
@@ -117,3 +126,27 @@ def test_a_test_of_a_snippet_passes(snippet: Snippet) -> None:
     assert tests
     for test in tests:
         test()
+
+
+def test_the_django_project_of_a_page_passes_its_own_tests(tmp_path: Path) -> None:
+    for snippet in PROJECT:
+        file = tmp_path / snippet.place
+        file.parent.mkdir(exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(snippet.text)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "DJANGO_SETTINGS_MODULE": "mysite.settings",
+    }
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "django", "test", "bank"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "Ran 1 test" in told.stderr

@@ -108,7 +108,7 @@ def _rows(database: str) -> Any:
     try:
         return importlib.import_module(module).OutboxRows
     except ModuleNotFoundError as error:
-        if error.name not in (extra, *brought):
+        if (error.name or "").partition(".")[0] not in (extra, *brought):
             raise
         raise ConfigurationError(
             f"the outbox needs the extra {extra!r}: pip install 'qworker-runtime[{extra}]'"
