@@ -3,6 +3,7 @@
 A pass goes through all rows once, a batch after the other, up to the newest that there was when it
 began, and under the horizon of then. So nothing in a later batch comes before something that an
 earlier batch could not see yet: that was still open, and what depends on it has higher numbers.
+A pass that leaves out a row it might have sent is over: a later batch has what is behind that row.
 What the processes send themselves is left to them for a moment (``grace``). A lane that the broker
 refuses rests, longer each time; the others go on.
 """
@@ -138,6 +139,8 @@ class Relay:
             stopped |= refused
             if shipment.trouble is not None:
                 raise shipment.trouble
+            if shipment.is_cut:  # also where the lease is back by now
+                break
         return Pass(sent, len(refused), len(stopped - refused), is_cut=True)
 
     def _newest(self) -> int:
