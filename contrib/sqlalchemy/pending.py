@@ -20,6 +20,7 @@ from sqlalchemy import BigInteger, insert, literal_column
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session
 from worker.contrib.outbox.postgres import XID
+from worker.contrib.sqlalchemy.connecting import connection_to
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Pending:
             self._written = []
 
     def _write(self, session: Session, rows: Sequence[Row]) -> None:
-        connection = session.connection(bind_arguments={"clause": outbox_table})
+        connection = connection_to(outbox_table, session)
         statement = insert(outbox_table)
         if connection.dialect.name == "postgresql":
             statement = statement.values(transaction_id=_XID)
