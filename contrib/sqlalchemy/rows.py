@@ -18,12 +18,21 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, delete, func, inspect, select, text
+from sqlalchemy import (
+    BigInteger,
+    create_engine,
+    delete,
+    func,
+    inspect,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import HORIZON
+from worker.contrib.outbox.postgres import HORIZON, WRITER
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from worker import ConfigurationError
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
     from contrib.outbox.rows import Entry
 
 _MYSQL = ("mysql", "mariadb")
+_WRITER = literal_column(WRITER, BigInteger).label("transaction_id")
 #: Seconds for which MySQL waits for a row that somebody inserts.
 _WAITS = 1
 
@@ -107,6 +117,9 @@ class OutboxRows:
             if self._is_mysql:
                 connection.execute(text(f"SET innodb_lock_wait_timeout = {_WAITS}"))
                 query = query.with_for_update(read=True)
+            if self._has_horizon:
+                others = (column for column in outbox_table.c if column.name != _WRITER.name)
+                query = query.with_only_columns(_WRITER, *others)
             return [entry_of(row) for row in connection.execute(query).mappings()]
 
     def remove(self, sequences: Sequence[int]) -> None:
