@@ -153,7 +153,7 @@ def test_what_is_published_from_an_event_of_the_session_leaves_too(
         session.commit()
         session.close()
     assert desk.outbox.flush()
-    assert sorted(sent(worker)) == [("a", 0), ("a", 1), ("a", 1)]
+    assert sent(worker) == [("a", 1), ("a", 0), ("a", 1)]
 
 
 def test_a_registry_of_sessions_is_as_good_as_a_session(desk: Desk, worker: TestWorker) -> None:
@@ -309,7 +309,7 @@ class TestOutages:
         for number in range(3):
             with lonely.begin() as session:
                 lonely.outbox.publish_on_commit(session, Noted(key="a", number=number))
-            assert lonely.outbox.flush() or number
+            assert lonely.outbox.flush()
         assert time.monotonic() - began < 30
         told = [r for r in caplog.records if r.name == "worker.outbox"]
         assert ["left to the relay" in r.getMessage() for r in told] == [True]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Engine, create_engine, update
+from sqlalchemy import event as events
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
 from worker.contrib.sqlalchemy import create_tables
 
 from databases import Database
-from outboxes import Desk, Noted
+from outboxes import Desk, Noted, sent
 from worker import App, ConfigurationError
+from worker.testing import TestWorker
 
 
 class Base(DeclarativeBase):
@@ -28,7 +33,8 @@ class Thing(Base):
 
 @pytest.fixture
 def engine(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.url)
+    options = {"connect_args": {"timeout": 0.1}} if database.kind == "sqlite" else {}
+    engine = create_engine(database.url, **options)
     Base.metadata.create_all(engine)
     create_tables(engine)
     yield engine
@@ -38,6 +44,125 @@ def engine(database: Database) -> Iterator[Engine]:
 @pytest.fixture
 def desk(engine: Engine) -> Desk:
     return Desk(App("desk"), engine)
+
+
+@pytest.fixture
+def worker(desk: Desk) -> Iterator[TestWorker]:
+    with TestWorker(desk.app) as worker:
+        yield worker
+
+
+on_sqlite, on_postgresql = (
+    pytest.mark.parametrize("database", [kind], indirect=True) for kind in ("sqlite", "postgresql")
+)
+
+
+@contextmanager
+def at_each(moment: str, do: Callable[[Session], object]) -> Iterator[None]:
+    """Call ``do`` at that moment of each Thing that is flushed."""
+
+    def listener(_mapper: object, _connection: object, thing: Thing) -> None:
+        session = object_session(thing)
+        assert session is not None
+        do(session)
+
+    events.listen(Thing, moment, listener)
+    try:
+        yield
+    finally:
+        events.remove(Thing, moment, listener)
+
+
+moments = pytest.mark.parametrize("moment", ["before_insert", "after_insert"])
+
+
+@moments
+@pytest.mark.parametrize("flushed", ["before the commit", "in the commit"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_flush_publishes_leaves_with_the_commit(
+    desk: Desk, worker: TestWorker, moment: str, flushed: str, *, is_first: bool
+) -> None:
+    def publish(session: Session) -> None:
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+
+    with at_each(moment, publish), desk.begin() as session:
+        if not is_first:
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+        session.add(Thing(id=1))
+        if flushed == "before the commit":
+            session.flush()
+        assert desk.outbox.flush()
+        assert sent(worker) == []
+    assert desk.outbox.flush()
+    assert sent(worker) == ([("a", 1)] if is_first else [("a", 0), ("a", 1)])
+
+
+@moments
+def test_what_a_flush_publishes_goes_with_its_savepoint(
+    desk: Desk, worker: TestWorker, moment: str
+) -> None:
+    numbers = iter([-1, 0, 1])
+
+    def publish(session: Session) -> None:
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=next(numbers)))
+
+    with at_each(moment, publish), desk.begin() as session:
+        undone = session.begin_nested()
+        session.add(Thing(id=1))
+        session.flush()
+        undone.rollback()
+        with session.begin_nested():
+            session.add(Thing(id=2))
+        session.add(Thing(id=3))
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0), ("a", 1)]
+
+
+@moments
+@on_postgresql
+def test_what_a_flush_publishes_is_behind_all_that_its_transaction_came_after(
+    desk: Desk, worker: TestWorker, moment: str
+) -> None:
+    """And holds back nobody before the commit."""
+    with desk.begin() as session:
+        session.add(Thing(id=1))
+
+    def publish(session: Session) -> None:
+        desk.dying.publish_on_commit(session, Noted(key="a", number=1))
+
+    def change(session: Session) -> None:
+        session.execute(update(Thing).where(Thing.id == 1).values(size=Thing.size + 1))
+
+    with at_each(moment, publish), desk.begin() as later:
+        later.add(Thing(id=2))
+        later.flush()
+        with desk.begin() as earlier:
+            change(earlier)
+            desk.dying.publish_on_commit(earlier, Noted(key="a", number=0))
+        passed = desk.relay().turn()
+        assert (passed.sent, passed.held) == (1, 0)
+        change(later)
+    assert desk.relay().turn().sent == 1
+    assert sent(worker) == [("a", 0), ("a", 1)]
+
+
+@on_sqlite
+def test_a_commit_that_is_tried_again_has_its_events(
+    desk: Desk, worker: TestWorker, database: Database
+) -> None:
+    """The rows could not be written, since somebody else was writing; the transaction is open."""
+    other = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None)
+    with desk.sessions() as session:
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match="locked"):
+            session.commit()
+        other.execute("ROLLBACK")
+        session.commit()
+    other.close()
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0)]
+    assert desk.left() == 0
 
 
 def test_an_engine_that_commits_each_statement_is_refused(desk: Desk) -> None:
