@@ -49,3 +49,14 @@ SELECT coalesce(
      WHERE open::xid NOT IN (SELECT transactionid FROM bystanders)),
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 """
+
+#: Queries that tell who has a transaction open; they know the lower half of its number.
+_WHOSE = (
+    "SELECT * FROM pg_stat_activity WHERE backend_xid = '{0}', or where it was prepared,"
+    " SELECT * FROM pg_prepared_xacts WHERE transaction = '{0}'"
+)
+
+
+def whose(transaction: int) -> str:
+    """Return how to find out who has it open."""
+    return _WHOSE.format(transaction % 2**32)

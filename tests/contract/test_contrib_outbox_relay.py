@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, create_engine, update
+from sqlalchemy import Engine, create_engine, insert, text, update
+from worker.contrib.outbox import columns_of
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.tables import outbox_table
 
@@ -69,3 +71,31 @@ def test_rows_that_were_restored_from_another_cluster_wait_for_nobody(
     desk.leave(Noted(key="a", number=1))
     assert desk.relay().turn().sent == 2
     assert sent(worker) == [("a", 0), ("a", 1)]
+
+
+@on_postgresql
+def test_a_transaction_that_does_not_end_is_told_once_and_so_is_its_end(
+    desk: Desk, worker: TestWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "worker.outbox")
+    now = 0.0
+    relay = desk.relay(clock=lambda: now)
+    with desk.engine.connect() as slow, desk.engine.connect() as looking:
+        number = slow.scalar(text("SELECT pg_current_xact_id()::text::bigint"))
+        row = columns_of("desk", desk.app.encode(Noted(key="a", number=0)))
+        slow.execute(insert(outbox_table), [row])
+        desk.leave(Noted(key="a", number=1), Noted(key="b", number=0))
+        while now < 9:
+            assert relay.turn().held == 2
+            now += 1
+        assert caplog.messages == []
+        while now < 60:
+            relay.turn()
+            now += 1
+        (told,) = caplog.messages
+        assert told.startswith(f"2 keys of the outbox wait for transaction {number} ")
+        query = told[told.index("SELECT") : told.index(", or where")]
+        assert len(looking.execute(text(query)).all()) == 1, "the log says how to find it"
+        slow.rollback()
+    assert relay.turn().sent == 2
+    assert caplog.messages[1:] == [f"transaction {number} holds back nothing any more"]
