@@ -1,4 +1,4 @@
-"""The connection of a session on which rows of qworker's become part of its transaction."""
+"""The connection of a session on which rows of qworker become part of its transaction."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ def connection_to(table: Table, session: Session) -> Connection:
     stay without its row, or a row without its effect.
     """
     connection = session.connection(bind_arguments={"clause": table})
-    if connection._is_autocommit_isolation():  # noqa: SLF001 - the public ones tell half of it each
+    if is_autocommit(connection):
         raise ConfigurationError(
             f"{table.name} needs transactions, and the engine of this session has the isolation"
             " level AUTOCOMMIT: give the session an engine without it"
         )
     return connection
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Tell whether each statement is committed by itself."""
+    return connection._is_autocommit_isolation()  # noqa: SLF001 - the public ones tell half of it

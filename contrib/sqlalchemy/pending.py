@@ -10,22 +10,26 @@
 
 Listeners are those of all sessions, since a session that is in the midst of an event takes no new
 ones for it; a session that publishes nothing costs them a look into a dictionary.
+
+SQLite's drivers begin no transaction for a savepoint. One that comes first would be committed at
+its release, before the rest of its transaction and without the events of that; so one is begun.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, insert, literal_column
+from sqlalchemy import BigInteger, Engine, insert, literal_column
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session
 from worker.contrib.outbox.postgres import XID
-from worker.contrib.sqlalchemy.connecting import connection_to
+from worker.contrib.sqlalchemy.connecting import connection_to, is_autocommit
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import Connection
     from sqlalchemy.orm import SessionTransaction
 
     from contrib.outbox.sender import Sender
@@ -135,3 +139,11 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
     elif session.info.get(_COMMITTING) and session.is_active:  # a flush in the commit is through
         for each in _all(session):
             each.write(session, root)
+
+
+@events.listens_for(Engine, "savepoint")
+def _savepoint(connection: Connection, _name: str | None) -> None:
+    if connection.dialect.name == "sqlite" and not is_autocommit(connection):
+        driver = connection.connection.driver_connection
+        if driver is not None and not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, update
 from sqlalchemy import event as events
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
+from sqlalchemy.pool import NullPool
 from worker.contrib.sqlalchemy import create_tables
 
 from databases import Database
@@ -172,3 +175,37 @@ def test_an_engine_that_commits_each_statement_is_refused(desk: Desk) -> None:
         with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
             session.commit()
     assert desk.left() == 0
+
+
+@on_sqlite
+class TestSavepointThatComesFirst:
+    """SQLite's drivers begin no transaction for it."""
+
+    def test_nobody_sees_it_before_the_commit(self, desk: Desk, worker: TestWorker) -> None:
+        with desk.begin() as session:
+            with session.begin_nested():
+                session.add(Thing(id=1))
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+            with desk.sessions() as other:
+                assert other.get(Thing, 1) is None
+        assert desk.outbox.flush()
+        assert sent(worker) == [("a", 0)]
+
+    def test_it_is_rolled_back_with_its_transaction(self, desk: Desk) -> None:
+        with desk.sessions() as session:
+            with session.begin_nested():
+                session.add(Thing(id=1))
+            session.rollback()
+            assert session.get(Thing, 1) is None
+
+    def test_and_by_asyncio(self, desk: Desk, database: Database) -> None:
+        async def roll_back() -> None:
+            engine = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncSession(engine) as session:
+                async with session.begin_nested():
+                    session.add(Thing(id=1))
+                await session.rollback()
+
+        asyncio.run(roll_back())
+        with desk.sessions() as session:
+            assert session.get(Thing, 1) is None
