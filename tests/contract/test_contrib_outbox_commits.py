@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
 from sqlalchemy.pool import NullPool
-from worker.contrib.sqlalchemy import create_tables
+from worker.contrib.sqlalchemy import Outbox, create_tables
 
 from databases import Database
 from outboxes import Desk, Noted, sent
@@ -209,3 +209,9 @@ class TestSavepointThatComesFirst:
         asyncio.run(roll_back())
         with desk.sessions() as session:
             assert session.get(Thing, 1) is None
+
+
+def test_an_engine_of_asyncio_is_refused_at_once(desk: Desk, database: Database) -> None:
+    """It can be that of sessions, but a thread of its own cannot send by it."""
+    with pytest.raises(ConfigurationError, match="for asyncio"):
+        Outbox(desk.app, create_async_engine(database.async_url))
