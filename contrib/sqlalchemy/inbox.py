@@ -96,8 +96,8 @@ class Inbox(Generic[S]):
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
-        Keep them as long as any message can come again: the retention of the dedup store, and as
-        long as dead letters may be replayed.
+        Keep them as long as any message can come again: the retention of the dedup store, as long
+        as dead letters may be replayed, and as far back as the archive is.
         """
         before, removed = time.time() - older_than, 0
         while True:
