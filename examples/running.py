@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from worker.demo.service import Service
+from worker.demo.service import Service, clean_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 BROKER, DEDUP = "QWORKER_BROKER_URL", "QWORKER_DEDUP_URL"
@@ -57,6 +60,49 @@ def start(*services: Service) -> None:
 
 def is_up_or_dead(started: Service) -> bool:
     return started.ready() or not started.running
+
+
+@contextmanager
+def program(
+    folder: Path, name: str, *arguments: str, environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``python ARGUMENTS`` while the block runs; its output goes to ``folder/NAME.log``."""
+    found = {**clean_environment(), "PYTHONPATH": str(ROOT), **servers(folder), **environ}
+    with (
+        (folder / f"{name}.log").open("ab") as log,
+        subprocess.Popen(  # noqa: S603 - our own programs
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=found,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,  # Ctrl-C is for the one who watches
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def until_listening(process: subprocess.Popen[bytes], port: int, name: str) -> None:
+    """Wait until a program takes connections."""
+    until(lambda: listens(port) or process.poll() is not None, f"{name} listens")
+    if process.poll() is not None:
+        raise SystemExit(f"{name} ended by itself, with exit code {process.returncode}")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:

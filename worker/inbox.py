@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _CREATE = """CREATE TABLE IF NOT EXISTS qworker_inbox (
     handler TEXT NOT NULL, message_id TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (handler, message_id)) WITHOUT ROWID"""
-_INSERT = "INSERT OR IGNORE INTO qworker_inbox VALUES (?, ?, ?)"
+#: By their names: a table that Django made has one more.
+_INSERT = "INSERT OR IGNORE INTO qworker_inbox (handler, message_id, at) VALUES (?, ?, ?)"
 _LOOK = "SELECT 1 FROM qworker_inbox WHERE handler = ? AND message_id = ?"
 _PURGE = "DELETE FROM qworker_inbox WHERE at < ?"
 

@@ -1,7 +1,7 @@
 """The outbox: an event is a row of the database until the broker has confirmed it.
 
-This package knows no database: ``worker.contrib.sqlalchemy`` writes the rows and implements
-:class:`OutboxStore`. What is promised, and why it holds:
+This package knows no database: ``worker.contrib.sqlalchemy`` and ``worker.contrib.django`` write
+the rows and implement :class:`OutboxStore`. What is promised, and why it holds:
 
 *No event without its data, no data without its event.* The row is written in the transaction that
 it speaks of, and nothing is sent before that is committed. Whatever dies afterwards leaves the row,
@@ -31,15 +31,15 @@ the lease and its write sends second copies, and nothing else.
 before the commit, so it takes two more things:
 
 - A transaction that must come after another one waits for it (it changes the same account, say).
-  Its rows are written after that: ``contrib.sqlalchemy`` writes them as the last thing before the
-  commit. So its numbers are higher.
+  Its rows are written after that: they are written as the last thing before the commit. So its
+  numbers are higher.
 - A row is sent only where no transaction that may hold an older one is still open: the *safe
   horizon*. The database tells it (:meth:`OutboxStore.horizon`); a row beyond it stops its lane for
   now. Without it, two that overlap could be sent in either order, depending on who looks when.
 
 ======================  ===========================================================================
 ``OutboxStore``         what a database has to do
-``columns_of``          a row for a message; ``entry_of`` reads it
+``encoded``             a message for an event; ``columns_of`` a row for it; ``entry_of`` reads it
 ``postgres``            SQL of the horizon
 ``Sender``              sends what this process committed, at once, in a thread of its own
 ``Relay``, ``run``      sends what is left; ``qworker outbox`` runs it
@@ -51,6 +51,7 @@ published archives it as a consumer. What stays is what the broker refuses: it i
 tried again, and kept until it is through or somebody removes it.
 """
 
+from worker.contrib.outbox.encoding import encoded
 from worker.contrib.outbox.relay import Pass, Relay
 from worker.contrib.outbox.rows import Entry, OutboxStore, OutboxUnavailable, columns_of, entry_of
 from worker.contrib.outbox.running import run
@@ -64,6 +65,7 @@ __all__ = [
     "Relay",
     "Sender",
     "columns_of",
+    "encoded",
     "entry_of",
     "run",
 ]

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
-from worker.contrib.outbox import Sender, columns_of
+from worker.contrib.outbox import Sender, columns_of, encoded
 from worker.contrib.sqlalchemy.pending import Pending
 from worker.contrib.sqlalchemy.rows import OutboxRows
-
-from worker import Relayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Engine
 
-    from worker import App, Command, Context, Event
+    from worker import App, Command, Context, Event, Outgoing, Relayed
 
     AnySession = (
         Session | scoped_session[Session] | AsyncSession | async_scoped_session[AsyncSession]
@@ -67,16 +65,14 @@ class Outbox:
         and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
         the event cannot be encoded.
         """
-        if context is not None:
-            if headers is not None or priority is not None or correlation_id is not None:
-                raise TypeError("with a context, headers come by Relayed, and the rest by itself")
-            outgoing = context.encode(event)
-        elif isinstance(event, Relayed):
-            raise TypeError("a Relayed tells of a child: publish_on_commit needs its context")
-        else:
-            outgoing = self._app.encode(
-                event, headers=headers, priority=priority, correlation_id=correlation_id
-            )
+        outgoing: Outgoing = encoded(
+            self._app,
+            event,
+            context,
+            headers=headers,
+            priority=priority,
+            correlation_id=correlation_id,
+        )
         row = columns_of(self._app.name, outgoing)
         plain = _plain(session)
         Pending.of(plain, self._sender).add(plain, row)

@@ -1,4 +1,7 @@
-"""The first observer. qworker start --app examples.bank.notifications"""
+"""The first observer. qworker start --app examples.bank.notifications
+
+It was written when there was only version 1 of bank_events, and still has that.
+"""
 
 import os
 import sqlite3
@@ -6,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from examples.bank.events import UserDeposited
+from bank_events import DepositRecorded, UserDeposited
+
 from worker import App, Context
 
 FILE = Path(os.environ.get("BANK_FOLDER", ".")) / "notifications.db"
@@ -25,7 +29,15 @@ def database() -> Iterator[None]:
 @app.on(UserDeposited)
 class NotifyOfDeposit:
     def handle(self, event: UserDeposited, context: Context) -> None:
-        text = f"Congrats for your {event.amount} deposit"
-        print(f"{event.user_id}: {text}", flush=True)
-        with closing(sqlite3.connect(FILE, timeout=30)) as db, db:
-            db.execute("INSERT INTO notifications VALUES (?, ?)", (event.user_id, text))
+        notify(event.user_id, f"Congrats for your {event.amount} deposit")
+
+
+@app.on(DepositRecorded)
+def notify_of_record(event: DepositRecorded) -> None:
+    notify(event.user_id, f"Your {event.amount} deposit is on your account")
+
+
+def notify(user_id: str, text: str) -> None:
+    print(f"{user_id}: {text}", flush=True)
+    with closing(sqlite3.connect(FILE, timeout=30)) as db, db:
+        db.execute("INSERT INTO notifications VALUES (?, ?)", (user_id, text))

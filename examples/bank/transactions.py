@@ -1,54 +1,68 @@
 """The second observer, which came later. qworker start --app examples.bank.transactions
 
 Money must not be booked twice, not even where the process dies between the booking and the
-runtime's record of it. So the id of the deposit is the key of the booking: one transaction holds
-the effect and the memory of it.
+runtime's record of it. So one transaction of this service's database holds the booking, the id of
+the deposit (the inbox), and the event that tells of the booking (the outbox).
+
+python -m examples.bank.transactions makes the tables.
 """
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from decimal import Decimal
-from pathlib import Path
 
-from examples.bank.events import TransactionCreated, UserDeposited
+from bank_events import TransactionCreated, UserDeposited
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from worker.contrib.sqlalchemy import Inbox, Outbox, create_tables
+
 from worker import App, Context
 
-FILE = Path(os.environ.get("BANK_FOLDER", ".")) / "transactions.db"
-
 app = App("transactions")
+engine = create_engine(os.environ.get("TRANSACTIONS_DATABASE", "sqlite:///transactions.db"))
+inbox = Inbox(sessionmaker(engine))
+outbox = Outbox(app, engine)
 
 
-@app.lifespan
-def database() -> Iterator[None]:
-    with closing(sqlite3.connect(FILE)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS transactions (deposit_id TEXT PRIMARY KEY, user_id TEXT,"
-            " kind TEXT, amount TEXT)"
-        )
-        db.execute("CREATE TABLE IF NOT EXISTS balances (user_id TEXT PRIMARY KEY, balance TEXT)")
-        yield
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "account"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    cents: Mapped[int]
+
+
+class Booking(Base):
+    __tablename__ = "booking"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deposit_id: Mapped[str]
+    user_id: Mapped[str]
+    cents: Mapped[int]
+    note: Mapped[str]
 
 
 @app.on(UserDeposited)
 def record_deposit(event: UserDeposited, context: Context) -> None:
-    with closing(sqlite3.connect(FILE, timeout=30, isolation_level="IMMEDIATE")) as db, db:
-        booked = db.execute(
-            "INSERT OR IGNORE INTO transactions VALUES (?, ?, 'deposit', ?)",
-            (event.event_id, event.user_id, str(event.amount)),
+    cents = int(event.amount * 100)
+    with inbox.transaction(context) as session:
+        account = session.get(Account, event.user_id, with_for_update=True)
+        if account is None:
+            account = Account(user_id=event.user_id, cents=0)
+            session.add(account)
+        account.cents += cents
+        booking = Booking(
+            deposit_id=event.event_id, user_id=event.user_id, cents=cents, note=event.note
         )
-        if booked.rowcount:
-            add_to_balance(db, event.user_id, event.amount)
-            print(f"{event.user_id}: booked {event.amount}", flush=True)
-    # Leaves when this function has returned, so never before what it speaks of is committed.
-    context.publish(
-        TransactionCreated(user_id=event.user_id, amount=event.amount, deposit_id=event.event_id)
-    )
+        session.add(booking)
+        created = TransactionCreated(
+            user_id=event.user_id,
+            amount=event.amount,
+            deposit_id=event.event_id,
+            note=event.note,
+        )
+        outbox.publish_on_commit(session, created, context)
 
 
-def add_to_balance(db: sqlite3.Connection, user_id: str, amount: Decimal) -> None:
-    row = db.execute("SELECT balance FROM balances WHERE user_id = ?", (user_id,)).fetchone()
-    balance = Decimal(row[0] if row else 0) + amount
-    db.execute("INSERT OR REPLACE INTO balances VALUES (?, ?)", (user_id, str(balance)))
+if __name__ == "__main__":
+    Base.metadata.create_all(engine)
+    create_tables(engine)

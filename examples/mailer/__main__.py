@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,8 +10,15 @@ from pathlib import Path
 from random import Random
 from urllib.request import urlopen
 
-from examples.running import ROOT, servers, service, start, story_folder, until
-from worker.demo.service import clean_environment
+from examples.running import (
+    free_port,
+    program,
+    service,
+    start,
+    story_folder,
+    until,
+    until_listening,
+)
 
 USERS = ("alice", "bob", "carol", "dave", "erin")
 REQUESTS = 30
@@ -85,28 +89,12 @@ def by_user(mails: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 @contextmanager
-def running(folder: Path, program: str, port: str, *arguments: str) -> Iterator[None]:
-    """Run ``python -m examples.mailer.PROGRAM PORT`` while the block runs."""
-    command = [sys.executable, "-m", f"examples.mailer.{program}", port, *arguments]
-    environ = {**clean_environment(), **servers(folder)}
-    with subprocess.Popen(command, cwd=ROOT, env=environ) as process:  # noqa: S603 - our own programs
-        try:
-            until(lambda: listens(int(port)) or process.poll() is not None, f"{program} listens")
-            yield
-        finally:
-            process.kill()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def running(folder: Path, name: str, port: str, *arguments: str) -> Iterator[None]:
+    """Run ``python -m examples.mailer.NAME PORT`` while the block runs."""
+    command = ("-m", f"examples.mailer.{name}", port, *arguments)
+    with program(folder, name, *command, environ={}) as process:
+        until_listening(process, int(port), name)
+        yield
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,16 @@ class Outcome:
 
 
 def run(
-    module: str, *arguments: str, broker: str = "", dedup: str = "", folder: Path = ROOT
+    module: str,
+    *arguments: str,
+    broker: str = "",
+    dedup: str = "",
+    variables: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
 ) -> Outcome:
     """Run ``python -m MODULE`` to its end. Without servers it uses its own SQLite files."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("QWORKER_")}
-    environ |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environ |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(variables or {})}
     environ |= {"QWORKER_BROKER_URL": broker} if broker else {}
     environ |= {"QWORKER_DEDUP_URL": dedup} if dedup else {}
     process = subprocess.Popen(

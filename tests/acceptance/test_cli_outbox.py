@@ -17,7 +17,7 @@ from worker.contrib.sqlalchemy import create_tables
 
 from acceptance.commands import Shell, messages
 from databases import Database
-from outboxes import Desk, Noted, Order
+from outboxes import AlchemyDesk, Noted, Order
 from waiting import until
 from worker import App
 
@@ -51,7 +51,7 @@ class Office:
         self.shell.run("topology", "--declare")
         engine = create_engine(database.url)
         create_tables(engine)
-        self.desk = Desk(App("desk", broker=self.broker), engine)
+        self.desk = AlchemyDesk(App("desk", broker=self.broker), engine)
 
     def begin(self, *options: str) -> subprocess.Popen[bytes]:
         """Run the relay."""
@@ -200,12 +200,22 @@ def test_a_mistake_is_told_in_words(
     assert not [*plain.folder.glob("[xn]*.db")], "what is misspelt is not made"
 
 
-def test_without_sqlalchemy_the_extra_is_named(plain: Shell) -> None:
+@pytest.mark.parametrize(
+    ("missing", "database", "extra"),
+    [
+        ("sqlalchemy", "sqlite:///x.db", "sqlalchemy"),
+        ("django", "django://default", "django"),
+        ("asgiref", "django://default", "django"),
+    ],
+)
+def test_without_what_reads_the_rows_the_extra_is_named(
+    plain: Shell, missing: str, database: str, extra: str
+) -> None:
     program = (
-        "import sys; sys.modules['sqlalchemy'] = None\n"
+        f"import sys; sys.modules[{missing!r}] = None\n"
         "from worker.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    words = ("outbox", "--database", "sqlite:///x.db")
+    words = ("outbox", "--database", database)
     done = subprocess.run(
         [sys.executable, "-c", program, *words],
         cwd=plain.folder,
@@ -215,4 +225,4 @@ def test_without_sqlalchemy_the_extra_is_named(plain: Shell) -> None:
         check=False,
     )
     assert done.returncode == 3
-    assert "pip install 'qworker-runtime[sqlalchemy]'" in done.stderr
+    assert f"pip install 'qworker-runtime[{extra}]'" in done.stderr

@@ -188,6 +188,27 @@ OUTBOX_POINTS: Mapping[str, Point] = {
         "worker.contrib.sqlalchemy.rows", "OutboxRows.remove", Side.AFTER
     ),
 }
+#: The same where it is Django's.
+DJANGO_POINTS: Mapping[str, Point] = {
+    "before the commit": Point(
+        "django.db.backends.base.base", "BaseDatabaseWrapper._commit", Side.BEFORE
+    ),
+    "after the commit": Point(
+        "django.db.backends.base.base", "BaseDatabaseWrapper._commit", Side.AFTER
+    ),
+    "before rows are written": Point(
+        "worker.contrib.django.pending", "Pending._write", Side.BEFORE
+    ),
+    "after rows are written": Point("worker.contrib.django.pending", "Pending._write", Side.AFTER),
+    "after an outbox commit": Point("worker.contrib.django.pending", "Pending._tell", Side.BEFORE),
+    "after rows are read": Point(
+        "worker.contrib.django.rows", "OutboxRows.read", Side.AFTER, _told
+    ),
+    "rows are confirmed, and not removed": Point(
+        "worker.contrib.django.rows", "OutboxRows.remove", Side.BEFORE
+    ),
+    "after rows are removed": Point("worker.contrib.django.rows", "OutboxRows.remove", Side.AFTER),
+}
 #: Those of a relay: between two of its steps. It passes by those of the outbox too.
 RELAY_POINTS: Mapping[str, Point] = {
     "the relay, before a pass": Point("worker.contrib.outbox.relay", "Relay.turn", Side.BEFORE),
@@ -202,7 +223,10 @@ RELAY_POINTS: Mapping[str, Point] = {
         "worker.leases.sole", "SoleLease.turn", Side.AFTER
     ),
 }
-_ALL: Mapping[str, Point] = {**POINTS, **OUTBOX_POINTS, **RELAY_POINTS}
+#: No process comes by two of one name: it has one of the integrations.
+_ALL = [
+    each for some in (POINTS, OUTBOX_POINTS, DJANGO_POINTS, RELAY_POINTS) for each in some.items()
+]
 #: Points that handlers of the harness reach by themselves.
 IN_HANDLERS = ("in the handler", "in the handler's transaction", "after the effect")
 
@@ -294,7 +318,7 @@ def install() -> None:
     if "CHAOS_POINTS" not in os.environ or _arming is not None:
         return
     _arming = _Arming(Path(os.environ["CHAOS_POINTS"]), Path(os.environ["CHAOS_HISTORY"]))
-    for name, point in _ALL.items():
+    for name, point in _ALL:
         when_imported(point.module, partial(_wrap, name, point, _arming))
 
 

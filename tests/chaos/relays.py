@@ -19,6 +19,7 @@ from typing import Self
 from acceptance.running import COMMAND
 from chaos.books import Books
 from chaos.stage import Stage
+from chaos.workloads import BankOnDjango
 from servers import Guard
 
 _OPTIONS = ("--pause", "0.1", "--grace", "0.3", "--lease-ttl", "1", "--batch", "5")
@@ -70,7 +71,7 @@ class Relays:
             process = subprocess.Popen(
                 [*COMMAND, "outbox", "--app", self._stage.workload.app, *_OPTIONS, *leases],
                 cwd=self._stage.folder,
-                env={**environ, "QWORKER_OUTBOX_URL": self._books.where, "SUPERVISOR": "relay"},
+                env={**environ, "QWORKER_OUTBOX_URL": self._rows(), "SUPERVISOR": "relay"},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -106,6 +107,11 @@ class Relays:
                     leases.execute("BEGIN EXCLUSIVE")
                     over.wait(seconds)
                 self.troubles["without a lease store"] += 1
+
+    def _rows(self) -> str:
+        """Return where the rows are, as the command is told."""
+        is_django = isinstance(self._stage.workload, BankOnDjango)
+        return "django://default" if is_django else self._books.where
 
     def drain(self) -> None:
         """End all of them in order."""

@@ -9,7 +9,15 @@ from time import monotonic
 import pytest
 
 from acceptance.running import eventually
-from chaos.crashpoints import IN_HANDLERS, OUTBOX_POINTS, POINTS, RELAY_POINTS, Point, resolve
+from chaos.crashpoints import (
+    DJANGO_POINTS,
+    IN_HANDLERS,
+    OUTBOX_POINTS,
+    POINTS,
+    RELAY_POINTS,
+    Point,
+    resolve,
+)
 from chaos.executions import faults
 from chaos.stage import Stage
 from chaos.trial import Plan, Verdict, judge, settle
@@ -27,7 +35,7 @@ _MOVE = 3.0
 places = pytest.mark.parametrize("place", ["servers", "embedded"])
 
 
-@pytest.mark.parametrize("points", [POINTS, OUTBOX_POINTS, RELAY_POINTS])
+@pytest.mark.parametrize("points", [POINTS, OUTBOX_POINTS, DJANGO_POINTS, RELAY_POINTS])
 def test_a_point_names_a_function_that_there_is(points: Mapping[str, Point]) -> None:
     for point in points.values():
         _, _, function = resolve(point)

@@ -2,9 +2,8 @@
 
 A bank takes money in one handler and publishes the rest of the transfer on commit; its other
 handler, downstream of the broker, adds it. Processes of the service and relays die at the armed
-points and are started again, until so many have died and each point had its deaths. A thousand of
-them, or OUTBOX_KILLS. Meanwhile relays lose their lease, for longer than it lasts: one is stopped,
-or the store of their leases is taken away.
+points and are started again, until twelve have died, or OUTBOX_KILLS. Meanwhile relays lose their
+lease, for longer than it lasts: one is stopped, or the store of their leases is taken away.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from chaos.executions import faults
 from chaos.relays import Relays
 from chaos.stage import Stage
 from chaos.trial import Plan, judge, settle
-from chaos.workloads import BankWithOutbox
+from chaos.workloads import BankOnDjango, BankWithOutbox
 from databases import Database
 from servers import Guard
 from waiting import until
@@ -41,17 +40,19 @@ _LOOK = 0.05
 #: Seconds after which no process dies at a point that is not armed any more.
 _DISARMED = 0.5
 
-#: Where it plays, and how many die. That on servers is the same path.
+#: Where it plays. That on servers is the same path.
 _FILE, _SERVERS = ("embedded", "sqlite"), ("servers", "postgresql")
-_LONG = (pytest.mark.long, pytest.mark.timeout(5400))
-_MANY = int(os.environ.get("OUTBOX_KILLS", "1000"))
+#: And by which integration.
+_ALCHEMY, _DJANGO = (BankWithOutbox,), (BankOnDjango,)
+#: How many die in each. A thousand take half an hour.
+_KILLS = int(os.environ.get("OUTBOX_KILLS", "12"))
 campaigns = pytest.mark.parametrize(
-    ("place", "database", "kills"),
+    ("workload", "place", "database"),
     [
-        pytest.param(*_FILE, 12, id="a few on a file", marks=pytest.mark.timeout(240)),
-        pytest.param(*_SERVERS, 12, id="a few on servers", marks=_LONG),
-        pytest.param(*_FILE, _MANY, id="many on a file", marks=_LONG),
-        pytest.param(*_SERVERS, _MANY, id="many on servers", marks=_LONG),
+        pytest.param(*_ALCHEMY, *_FILE, id="on a file"),
+        pytest.param(*_ALCHEMY, *_SERVERS, id="on servers", marks=pytest.mark.long),
+        pytest.param(*_DJANGO, *_FILE, id="on a file, by Django"),
+        pytest.param(*_DJANGO, *_SERVERS, id="on servers, by Django", marks=pytest.mark.long),
     ],
     indirect=["database"],
 )
@@ -66,14 +67,17 @@ def books(database: Database) -> Iterator[Books]:
 
 
 @pytest.fixture
-def bank(stage: Callable[..., Stage], place: str, books: Books) -> Stage:
+def bank(
+    stage: Callable[..., Stage], workload: type[BankWithOutbox], place: str, books: Books
+) -> Stage:
     """A service on which a message that was there when its process died thrice is no poison."""
-    return stage(place, BankWithOutbox(1, _ACCOUNTS), transactional=books, crash_limit=100)
+    return stage(place, workload(1, _ACCOUNTS), transactional=books, crash_limit=100)
 
 
+@pytest.mark.timeout(240 + 5 * _KILLS)
 @campaigns
 def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
-    bank: Stage, books: Books, kills: int, server_guard: Guard, tell: Callable[[str], None]
+    bank: Stage, books: Books, server_guard: Guard, tell: Callable[[str], None]
 ) -> None:
     for number in range(2):
         bank.join(f"supervisor-{number}")
@@ -81,7 +85,7 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
         bank.until_ready()
         began = monotonic()
         with bank.load(publishers=2, rate=_RATE), relays.troubled():
-            died = Deaths(bank, relays).until(kills)
+            died = Deaths(bank, relays).until(_KILLS)
         seconds = monotonic() - began
         bank.last(_DISARMED)
         relays.revive()
@@ -92,7 +96,8 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
         bank.drain()
     verdict = judge(bank, Plan(seed=1, rate=_RATE, seconds=0), aside, stuck)
     tell(
-        f"{books.kind}: {sum(died.values())} kills at {len(died)} points in {seconds:.0f} s,"
+        f"{bank.workload.app}, {books.kind}:"
+        f" {sum(died.values())} kills at {len(died)} points in {seconds:.0f} s,"
         f" {verdict.published} transfers, {verdict.findings.effects} effects,"
         f" {len(verdict.findings.repeated)} second ones, {verdict.set_aside} set aside;"
         f" relays {dict(relays.troubles)}"
@@ -102,7 +107,7 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
     assert relays.wrong == []
     assert relays.troubles
     assert verdict.set_aside == 0
-    if kills > len(_POINTS) ** 2:
+    if len(_POINTS) ** 2 < _KILLS:
         assert {*_POINTS, *RELAY_POINTS} <= died.keys()
 
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from acceptance.apps.events import Step
-from chaos.apps import books
+from chaos.apps import transfers
 from chaos.apps.bank import Transfer
 from chaos.apps.ledger import DEAD, FLAKY, HOPELESS, Strict
 from chaos.checker import Due
@@ -242,8 +242,16 @@ class BankWithOutbox(Bank):
     handlers: ClassVar[Mapping[str, Sequence[str]]] = {"books.transfer": ("books.withdraw",)}
     unordered = ()
     parents = ()
-    kind = books.Transfer
+    kind = transfers.Transfer
     _FIRST, _SECOND = "books.withdraw", "books.deposit"
+
+
+class BankOnDjango(BankWithOutbox):
+    """The same on Django."""
+
+    app = "chaos.apps.djangobooks"
+    handlers: ClassVar[Mapping[str, Sequence[str]]] = {"books.transfer": ("djangobooks.withdraw",)}
+    _FIRST, _SECOND = "djangobooks.withdraw", "djangobooks.deposit"
 
 
 class GitHistory(Workload):

@@ -1,98 +1,24 @@
-"""The inbox on SQLAlchemy: an effect and the memory of its id are one, on each database."""
+"""The inbox: an effect and the memory of its id are one, by each integration on each database."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
 
 import pytest
-from sqlalchemy import Engine, String, create_engine, insert, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from sqlalchemy.pool import NullPool
-from worker.contrib.sqlalchemy import AsyncInbox, Inbox, create_tables
+from django.db import Error
+from sqlalchemy import Engine, insert, text
+from sqlalchemy.exc import DBAPIError
 from worker.contrib.sqlalchemy.tables import inbox_table
 
-from databases import Database
+from shops import LINE, ONCE, Order, Shop
 from waiting import until
-from worker import App, Context, Event, RetryPolicy
-from worker.testing import TestWorker, duplicate_everything
+from worker import App, Context
+from worker.testing import TestWorker
 
-
-class Base(DeclarativeBase):
-    """The tables of the application."""
-
-
-class Line(Base):
-    """An effect."""
-
-    __tablename__ = "line"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str] = mapped_column(String(255))
-
-
-class Order(Event, name="order", key="text"):
-    text: str
-
-
-_ONCE = RetryPolicy(attempts=1)
-
-
-class Shop:
-    """A service that writes a line for each order; what a test changes is the handler's block."""
-
-    def __init__(self, database: Database, engine: Engine) -> None:
-        self.sessions = sessionmaker(engine)
-        self.inbox = Inbox(self.sessions)
-        self._database = database
-
-    def lines(self) -> list[str]:
-        with self.sessions() as session:
-            return [*session.scalars(select(Line.text).order_by(Line.number))]
-
-    def remembered(self) -> list[str]:
-        with self.sessions() as session:
-            return [*session.scalars(select(inbox_table.c.message_id))]
-
-    def handled(self, handle: Any, *orders: Order, twice: bool = False) -> list[str]:
-        """Handle orders in a service that never heard of their ids; return why any is set aside."""
-        app = App("shop")
-        app.on(Order, name="book", retry=_ONCE)(handle)
-        if twice:
-            app.use(duplicate_everything)
-        with TestWorker(app) as worker:
-            for order in orders:
-                worker.publish(order)
-            worker.run()
-            return [letter.reason for letter in worker.dead_letters]
-
-    def book(self, order: Order, context: Context) -> None:
-        with self.inbox.transaction(context) as session:
-            session.add(Line(text=order.text))
-
-    async def book_async(self, order: Order, context: Context) -> None:
-        engine = create_async_engine(self._database.async_url, poolclass=NullPool)
-        inbox = AsyncInbox(async_sessionmaker(engine))
-        async with inbox.transaction(context) as session:
-            session.add(Line(text=order.text))
-
-
-@pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.url)
-    Base.metadata.create_all(engine)
-    create_tables(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def shop(database: Database, engine: Engine) -> Shop:
-    return Shop(database, engine)
+#: What a database refuses, as the integrations tell it.
+Refused = (DBAPIError, Error)
 
 
 styles = pytest.mark.parametrize("style", ["book", "book_async"])
@@ -125,9 +51,8 @@ def test_each_handler_has_its_own_memory(shop: Shop) -> None:
 
 def test_an_error_leaves_neither_effect_nor_memory(shop: Shop) -> None:
     def handle(order: Order, context: Context) -> None:
-        with shop.inbox.transaction(context) as session:
-            session.add(Line(text=order.text))
-            session.flush()
+        with shop.desk.effect(context) as deal:
+            deal.execute(LINE, text=order.text)
             raise ValueError("no")
 
     order = Order(text="one")
@@ -138,16 +63,12 @@ def test_an_error_leaves_neither_effect_nor_memory(shop: Shop) -> None:
     assert shop.lines() == ["one"]
 
 
-def test_an_async_error_leaves_neither_effect_nor_memory(shop: Shop, database: Database) -> None:
+def test_an_async_error_leaves_neither_effect_nor_memory(shop: Shop) -> None:
     async def handle(order: Order, context: Context) -> None:
-        engine = create_async_engine(database.async_url, poolclass=NullPool)
-        async with AsyncInbox(async_sessionmaker(engine)).transaction(context) as session:
-            session.add(Line(text=order.text))
-            await session.flush()
-            raise ValueError("no")
+        await shop.desk.effect_async(context, LINE, "INSERT INTO nowhere VALUES (1)", text="one")
 
     (reason,) = shop.handled(handle, Order(text="one"))
-    assert "ValueError: no" in reason
+    assert "nowhere" in reason
     assert (shop.lines(), shop.remembered()) == ([], [])
 
 
@@ -163,7 +84,7 @@ def test_a_second_transaction_for_a_message_is_rejected(shop: Shop) -> None:
 
 def test_one_within_the_other_is_rejected_and_waits_for_nobody(shop: Shop) -> None:
     def handle(order: Order, context: Context) -> None:
-        with shop.inbox.transaction(context):
+        with shop.desk.effect(context):
             shop.book(order, context)
 
     (reason,) = shop.handled(handle, Order(text="one"))
@@ -174,37 +95,23 @@ def test_one_within_the_other_is_rejected_and_waits_for_nobody(shop: Shop) -> No
 def test_one_that_was_rolled_back_may_be_tried_again(shop: Shop) -> None:
     def handle(order: Order, context: Context) -> None:
         try:
-            with shop.inbox.transaction(context) as session:
-                session.execute(text("SELECT * FROM nowhere"))
-        except DBAPIError:
+            with shop.desk.effect(context) as deal:
+                deal.execute("SELECT * FROM nowhere")
+        except Refused:
             shop.book(order, context)
 
     assert shop.handled(handle, Order(text="one")) == []
     assert shop.lines() == ["one"]
 
 
-def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(shop: Shop) -> None:
-    def handle(order: Order, context: Context) -> None:
-        with shop.inbox.transaction(context) as session:
-            session.add(Line(text="first"))
-            session.commit()
-            session.add(Line(text="second"))
-
-    (reason,) = shop.handled(handle, Order(text="one"))
-    assert "ended within its block" in reason
-    assert shop.lines() == ["first"]
-
-
 def test_a_savepoint_that_fails_costs_its_own_part_alone(shop: Shop) -> None:
     def handle(order: Order, context: Context) -> None:
-        with shop.inbox.transaction(context) as session:
-            session.add(Line(number=1, text=order.text))
-            session.flush()
-            try:
-                with session.begin_nested():
-                    session.execute(insert(Line).values(number=1, text="again"))
-            except IntegrityError:
-                session.add(Line(number=2, text="instead"))
+        numbered = "INSERT INTO line (number, text) VALUES (:number, :text)"
+        with shop.desk.effect(context) as deal:
+            deal.execute(numbered, number=1, text=order.text)
+            with suppress(*Refused), deal.savepoint():
+                deal.execute(numbered, number=1, text="again")
+            deal.execute(numbered, number=2, text="instead")
 
     assert shop.handled(handle, Order(text="one")) == []
     assert shop.lines() == ["one", "instead"]
@@ -213,7 +120,7 @@ def test_a_savepoint_that_fails_costs_its_own_part_alone(shop: Shop) -> None:
 def test_a_relay_is_refused(shop: Shop) -> None:
     app = App("shop")
 
-    @app.relay(Order, to="order.copied", retry=_ONCE)
+    @app.relay(Order, to="order.copied", retry=ONCE)
     def copy(order: Order, context: Context) -> None:
         shop.book(order, context)
 
@@ -238,8 +145,8 @@ def test_who_meets_a_transaction_that_is_open_waits_for_its_end(shop: Shop) -> N
     order = Order(text="one")
 
     def slow(order: Order, context: Context) -> None:
-        with shop.inbox.transaction(context) as session:
-            session.add(Line(text=order.text))
+        with shop.desk.effect(context) as deal:
+            deal.execute(LINE, text=order.text)
             inside.set()
             assert go_on.wait(30)
 
@@ -247,7 +154,7 @@ def test_who_meets_a_transaction_that_is_open_waits_for_its_end(shop: Shop) -> N
         first = threads.submit(shop.handled, slow, order)
         assert inside.wait(30)
         second = threads.submit(shop.handled, shop.book, order)
-        if shop.sessions.kw["bind"].dialect.name == "postgresql":
+        if shop.desk.engine.dialect.name == "postgresql":
             until(lambda: waiting(shop), message="the second one waits for the row of the first")
         go_on.set()
         assert (first.result(30), second.result(30)) == ([], [])
@@ -256,54 +163,20 @@ def test_who_meets_a_transaction_that_is_open_waits_for_its_end(shop: Shop) -> N
 
 def waiting(shop: Shop) -> bool:
     """Tell whether a session waits for a lock."""
-    with shop.sessions() as session:
-        return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+    with shop.desk.engine.connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 def test_old_ids_are_forgotten_in_batches(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, engine: Engine
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, engine: Engine, integration: str
 ) -> None:
-    monkeypatch.setattr("worker.contrib.sqlalchemy.inbox._BATCH", 10)
+    monkeypatch.setattr(f"worker.contrib.{integration}.inbox._BATCH", 10)
     rows = [{"handler": "shop.book", "message_id": str(n), "at": float(n)} for n in range(25)]
     with engine.begin() as connection:
         connection.execute(insert(inbox_table), rows)
     assert shop.handled(shop.book, Order(text="new")) == []
 
-    assert shop.inbox.purge(older_than=3600) == 25
-    assert shop.inbox.purge(older_than=3600) == 0
+    assert shop.desk.purge(older_than=3600) == 25
+    assert shop.desk.purge(older_than=3600) == 0
     assert len(shop.remembered()) == 1
-    assert shop.inbox.purge(older_than=-1) == 1
-
-
-def test_and_by_asyncio(shop: Shop, database: Database) -> None:
-    async def purge() -> int:
-        engine = create_async_engine(database.async_url, poolclass=NullPool)
-        removed: int = await AsyncInbox(async_sessionmaker(engine)).purge(older_than=-1)
-        return removed
-
-    assert shop.handled(shop.book, Order(text="one")) == []
-    assert asyncio.run(purge()) == 1
-
-
-def test_tables_can_be_made_by_an_async_engine(database: Database) -> None:
-    async def make() -> list[str]:
-        engine = create_async_engine(database.async_url, poolclass=NullPool)
-        async with engine.begin() as connection:
-            await connection.run_sync(create_tables)
-            await connection.run_sync(create_tables)
-        async with AsyncSession(engine) as session:
-            return [*await session.scalars(select(inbox_table.c.message_id))]
-
-    assert asyncio.run(make()) == []
-
-
-def test_a_project_takes_the_tables_into_its_own_metadata(database: Database) -> None:
-    class Mine(DeclarativeBase):
-        pass
-
-    inbox_table.to_metadata(Mine.metadata)
-    engine = create_engine(database.url)
-    Mine.metadata.create_all(engine)
-    with Session(engine) as session:
-        assert session.scalars(select(inbox_table.c.message_id)).all() == []
-    engine.dispose()
+    assert shop.desk.purge(older_than=-1) == 1

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from worker.contrib.sqlalchemy import Outbox, create_tables
 
 from databases import Database
-from outboxes import Desk, Noted, sent
+from outboxes import AlchemyDesk, Noted, sent
 from worker import App, ConfigurationError
 from worker.testing import TestWorker
 
@@ -45,14 +45,8 @@ def engine(database: Database) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def desk(engine: Engine) -> Desk:
-    return Desk(App("desk"), engine)
-
-
-@pytest.fixture
-def worker(desk: Desk) -> Iterator[TestWorker]:
-    with TestWorker(desk.app) as worker:
-        yield worker
+def desk(engine: Engine) -> AlchemyDesk:
+    return AlchemyDesk(App("desk"), engine)
 
 
 on_sqlite, on_postgresql = (
@@ -83,12 +77,12 @@ moments = pytest.mark.parametrize("moment", ["before_insert", "after_insert"])
 @pytest.mark.parametrize("flushed", ["before the commit", "in the commit"])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_a_flush_publishes_leaves_with_the_commit(
-    desk: Desk, worker: TestWorker, moment: str, flushed: str, *, is_first: bool
+    desk: AlchemyDesk, worker: TestWorker, moment: str, flushed: str, *, is_first: bool
 ) -> None:
     def publish(session: Session) -> None:
         desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
 
-    with at_each(moment, publish), desk.begin() as session:
+    with at_each(moment, publish), desk.sessions.begin() as session:
         if not is_first:
             desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
         session.add(Thing(id=1))
@@ -102,14 +96,14 @@ def test_what_a_flush_publishes_leaves_with_the_commit(
 
 @moments
 def test_what_a_flush_publishes_goes_with_its_savepoint(
-    desk: Desk, worker: TestWorker, moment: str
+    desk: AlchemyDesk, worker: TestWorker, moment: str
 ) -> None:
     numbers = iter([-1, 0, 1])
 
     def publish(session: Session) -> None:
         desk.outbox.publish_on_commit(session, Noted(key="a", number=next(numbers)))
 
-    with at_each(moment, publish), desk.begin() as session:
+    with at_each(moment, publish), desk.sessions.begin() as session:
         undone = session.begin_nested()
         session.add(Thing(id=1))
         session.flush()
@@ -124,10 +118,10 @@ def test_what_a_flush_publishes_goes_with_its_savepoint(
 @moments
 @on_postgresql
 def test_what_a_flush_publishes_is_behind_all_that_its_transaction_came_after(
-    desk: Desk, worker: TestWorker, moment: str
+    desk: AlchemyDesk, worker: TestWorker, moment: str
 ) -> None:
     """And holds back nobody before the commit."""
-    with desk.begin() as session:
+    with desk.sessions.begin() as session:
         session.add(Thing(id=1))
 
     def publish(session: Session) -> None:
@@ -136,10 +130,10 @@ def test_what_a_flush_publishes_is_behind_all_that_its_transaction_came_after(
     def change(session: Session) -> None:
         session.execute(update(Thing).where(Thing.id == 1).values(size=Thing.size + 1))
 
-    with at_each(moment, publish), desk.begin() as later:
+    with at_each(moment, publish), desk.sessions.begin() as later:
         later.add(Thing(id=2))
         later.flush()
-        with desk.begin() as earlier:
+        with desk.sessions.begin() as earlier:
             change(earlier)
             desk.dying.publish_on_commit(earlier, Noted(key="a", number=0))
         passed = desk.relay().turn()
@@ -151,7 +145,7 @@ def test_what_a_flush_publishes_is_behind_all_that_its_transaction_came_after(
 
 @on_sqlite
 def test_a_commit_that_is_tried_again_has_its_events(
-    desk: Desk, worker: TestWorker, database: Database
+    desk: AlchemyDesk, worker: TestWorker, database: Database
 ) -> None:
     """The rows could not be written, since somebody else was writing; the transaction is open."""
     other = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None)
@@ -168,7 +162,7 @@ def test_a_commit_that_is_tried_again_has_its_events(
     assert desk.left() == 0
 
 
-def test_an_engine_that_commits_each_statement_is_refused(desk: Desk) -> None:
+def test_an_engine_that_commits_each_statement_is_refused(desk: AlchemyDesk) -> None:
     loose = desk.engine.execution_options(isolation_level="AUTOCOMMIT")
     with Session(loose) as session:
         desk.dying.publish_on_commit(session, Noted(key="a", number=0))
@@ -181,8 +175,8 @@ def test_an_engine_that_commits_each_statement_is_refused(desk: Desk) -> None:
 class TestSavepointThatComesFirst:
     """SQLite's drivers begin no transaction for it."""
 
-    def test_nobody_sees_it_before_the_commit(self, desk: Desk, worker: TestWorker) -> None:
-        with desk.begin() as session:
+    def test_nobody_sees_it_before_the_commit(self, desk: AlchemyDesk, worker: TestWorker) -> None:
+        with desk.sessions.begin() as session:
             with session.begin_nested():
                 session.add(Thing(id=1))
                 desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
@@ -191,14 +185,14 @@ class TestSavepointThatComesFirst:
         assert desk.outbox.flush()
         assert sent(worker) == [("a", 0)]
 
-    def test_it_is_rolled_back_with_its_transaction(self, desk: Desk) -> None:
+    def test_it_is_rolled_back_with_its_transaction(self, desk: AlchemyDesk) -> None:
         with desk.sessions() as session:
             with session.begin_nested():
                 session.add(Thing(id=1))
             session.rollback()
             assert session.get(Thing, 1) is None
 
-    def test_and_by_asyncio(self, desk: Desk, database: Database) -> None:
+    def test_and_by_asyncio(self, desk: AlchemyDesk, database: Database) -> None:
         async def roll_back() -> None:
             engine = create_async_engine(database.async_url, poolclass=NullPool)
             async with AsyncSession(engine) as session:
@@ -211,7 +205,7 @@ class TestSavepointThatComesFirst:
             assert session.get(Thing, 1) is None
 
 
-def test_an_engine_of_asyncio_is_refused_at_once(desk: Desk, database: Database) -> None:
+def test_an_engine_of_asyncio_is_refused_at_once(desk: AlchemyDesk, database: Database) -> None:
     """It can be that of sessions, but a thread of its own cannot send by it."""
     with pytest.raises(ConfigurationError, match="for asyncio"):
         Outbox(desk.app, create_async_engine(database.async_url))

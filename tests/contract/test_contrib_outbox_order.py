@@ -17,22 +17,15 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    create_engine,
     delete,
     insert,
     select,
-    text,
-    update,
 )
-from sqlalchemy.orm import sessionmaker
 from worker.contrib.outbox import columns_of
-from worker.contrib.sqlalchemy import Outbox, create_tables
 from worker.contrib.sqlalchemy.pending import _XID
 from worker.contrib.sqlalchemy.tables import outbox_table
 
-from databases import Database
 from outboxes import Desk, Noted, by_key, sent
-from worker import App
 from worker.testing import TestWorker
 
 _MINE = MetaData()
@@ -42,25 +35,9 @@ counters = Table(
 Open = Callable[[], Connection]
 
 
-@pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
-    options = {"connect_args": {"timeout": 60}} if database.kind == "sqlite" else {"pool_size": 20}
-    engine = create_engine(database.url, **options)
-    create_tables(engine)
+@pytest.fixture(autouse=True)
+def _counters(engine: Engine) -> None:
     _MINE.create_all(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def desk(engine: Engine) -> Desk:
-    return Desk(App("desk"), engine)
-
-
-@pytest.fixture
-def worker(desk: Desk) -> Iterator[TestWorker]:
-    with TestWorker(desk.app) as worker:
-        yield worker
 
 
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -100,8 +77,8 @@ class TestHorizon:
     def test_what_is_sent_at_once_waits_too(self, desk: Desk, worker: TestWorker) -> None:
         with desk.engine.connect() as slow:
             write(slow, desk, Noted(key="a", number=0))
-            with desk.begin() as session:
-                desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+            with desk.begin() as deal:
+                deal.publish(Noted(key="a", number=1))
             assert not desk.outbox.flush(0.1)
             assert sent(worker) == []
             slow.rollback()
@@ -113,8 +90,8 @@ class TestHorizon:
     ) -> None:
         with desk.engine.connect() as slow:
             write(slow, desk, Noted(key="a", number=0))
-            with desk.begin() as session:
-                desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+            with desk.begin() as deal:
+                deal.publish(Noted(key="a", number=1))
             assert desk.outbox.flush(30)
             slow.commit()
         desk.relay().turn()
@@ -133,10 +110,11 @@ class TestHorizon:
     def test_one_that_published_and_is_not_about_to_commit_holds_back_nothing(
         self, desk: Desk, worker: TestWorker
     ) -> None:
-        with desk.begin() as session:
-            session.execute(insert(counters), [{"key": "mine", "next": 0}])
-            desk.dying.publish_on_commit(session, Noted(key="a", number=1))
-            desk.leave(Noted(key="a", number=0))
+        with desk.begin() as deal:
+            deal.execute("INSERT INTO counter (key, next) VALUES ('mine', 0)")
+            deal.publish(Noted(key="a", number=1), by=desk.dying)
+            with ThreadPoolExecutor(1) as other:  # this thread's transaction is the open one
+                other.submit(desk.leave, Noted(key="a", number=0)).result(30)
             assert desk.relay().turn().sent == 1
         desk.relay().turn()
         assert sent(worker) == [("a", 0), ("a", 1)]
@@ -232,24 +210,21 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
 ) -> None:
     """Processes that change the same accounts publish, send, and die before they send."""
     keys = [f"k{n}" for n in range(3)]
-    with desk.begin() as session:
-        session.execute(insert(counters), [{"key": key, "next": 0} for key in keys])
-    outboxes = [Outbox(desk.app, desk.engine) for _ in range(3)]
-    sessions = sessionmaker(desk.engine)
+    with desk.engine.begin() as connection:
+        connection.execute(insert(counters), [{"key": key, "next": 0} for key in keys])
+    outboxes = [desk.another() for _ in range(3)]
 
     def publish(number: int) -> None:
         random = Random(number)
         outbox = outboxes[number % len(outboxes)]
         for _ in range(25):
             chosen = sorted(random.sample(keys, random.randint(1, 2)))
-            with sessions.begin() as session:
+            with desk.begin() as deal:
                 for key in chosen:
-                    mine = counters.c.key == key
-                    change = update(counters).where(mine).values(next=counters.c.next + 1)
-                    session.execute(change)
-                    place = session.scalars(select(counters.c.next).where(mine)).one() - 1
+                    deal.execute("UPDATE counter SET next = next + 1 WHERE key = :key", key=key)
+                    ((after,),) = deal.execute("SELECT next FROM counter WHERE key = :key", key=key)
                     sender = desk.dying if random.random() < 0.2 and relays else outbox
-                    sender.publish_on_commit(session, Noted(key=key, number=place))
+                    deal.publish(Noted(key=key, number=after - 1), by=sender)
 
     with relaying(desk, relays), ThreadPoolExecutor(4) as threads:
         for future in [threads.submit(publish, number) for number in range(4)]:
@@ -260,8 +235,8 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
     desk.relay().turn()
     copies = sent(worker)
     first = by_key(dict.fromkeys(copies))
-    with desk.sessions() as session:
-        ends = {row.key: row.next for row in session.execute(select(counters))}
+    with desk.engine.connect() as connection:
+        ends = {row.key: row.next for row in connection.execute(select(counters))}
     assert first == {key: [*range(end)] for key, end in ends.items()}
     assert desk.left() == 0
 
@@ -269,13 +244,12 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
 def test_processes_with_keys_of_their_own_send_each_row_once(
     desk: Desk, worker: TestWorker
 ) -> None:
-    outboxes = [Outbox(desk.app, desk.engine) for _ in range(3)]
+    outboxes = [desk.another() for _ in range(3)]
 
     def publish(number: int) -> None:
         for place in range(20):
-            with desk.begin() as session:
-                noted = Noted(key=f"k{number}", number=place)
-                outboxes[number].publish_on_commit(session, noted)
+            with desk.begin() as deal:
+                deal.publish(Noted(key=f"k{number}", number=place), by=outboxes[number])
 
     with ThreadPoolExecutor(3) as threads:
         for future in [threads.submit(publish, number) for number in range(3)]:
@@ -287,16 +261,16 @@ def test_processes_with_keys_of_their_own_send_each_row_once(
 def test_numbers_are_not_given_twice(desk: Desk, worker: TestWorker) -> None:
     desk.leave(Noted(key="a", number=0))
     newest = desk.rows.newest()
-    with desk.begin() as session:
-        session.execute(delete(outbox_table))
+    with desk.engine.begin() as connection:
+        connection.execute(delete(outbox_table))
     desk.leave(Noted(key="a", number=1))
     assert desk.rows.newest() > newest
 
 
 @on_postgresql
 def test_a_row_tells_its_transaction(desk: Desk) -> None:
-    with desk.begin() as session:
-        desk.dying.publish_on_commit(session, Noted(key="a", number=0))
-        mine = session.scalar(text("SELECT pg_current_xact_id()::text::bigint"))
+    with desk.begin() as deal:
+        deal.publish(Noted(key="a", number=0), by=desk.dying)
+        ((mine,),) = deal.execute("SELECT pg_current_xact_id()::text::bigint")
     (entry,) = desk.rows.read(10)
     assert entry.transaction == mine

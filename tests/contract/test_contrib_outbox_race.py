@@ -6,74 +6,50 @@ in one. A service downstream hears of it and asks the bank for the account at on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
-from sqlalchemy import Engine, String, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from worker.contrib.sqlalchemy import Outbox, create_tables
+from sqlalchemy import text
 
-from databases import Database
-from worker import App, Event, RetryPolicy
+from outboxes import Deal, Desk
+from worker import Event, RetryPolicy
 from worker.testing import TestWorker
-
-
-class Base(DeclarativeBase):
-    """The bank's tables."""
-
-
-class Account(Base):
-    """What is asked for."""
-
-    __tablename__ = "account"
-    id: Mapped[str] = mapped_column(String(50), primary_key=True)
 
 
 class AccountOpened(Event, name="account.opened", key="account"):
     account: str
 
 
-@pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.url)
-    Base.metadata.create_all(engine)
-    create_tables(engine)
-    yield engine
-    engine.dispose()
+Publish = Callable[[Deal, Event], object]
 
 
-Publish = Callable[[Session, Event], object]
-
-
-def answers(engine: Engine, app: App, publish: Publish, sent: Callable[[], bool]) -> list[str]:
+def answers(desk: Desk, publish: Publish) -> list[str]:
     """Open an account while the service downstream is as quick as it can be; return what it got."""
     got: list[str] = []
+    with desk.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE account (id VARCHAR(50) PRIMARY KEY)"))
 
-    @app.on(AccountOpened, retry=RetryPolicy(attempts=1))
+    @desk.app.on(AccountOpened, retry=RetryPolicy(attempts=1))
     def ask_back(event: AccountOpened) -> None:
-        with Session(engine) as session:
-            found = session.get(Account, event.account)
-        got.append("404 not found" if found is None else "200 ok")
+        mine = {"id": event.account}
+        with desk.engine.connect() as connection:
+            found = connection.execute(text("SELECT 1 FROM account WHERE id = :id"), mine).all()
+        got.append("200 ok" if found else "404 not found")
 
-    with TestWorker(app) as worker:
-        with sessionmaker(engine).begin() as session:
-            session.add(Account(id="a1"))
-            publish(session, AccountOpened(account="a1"))
-            sent()
+    with TestWorker(desk.app) as worker:
+        with desk.begin() as deal:
+            deal.execute("INSERT INTO account VALUES ('a1')")
+            publish(deal, AccountOpened(account="a1"))
+            desk.outbox.flush()
             worker.run()  # downstream handles all that is out, before the commit
-        sent()
+        desk.outbox.flush()
         worker.run()
     return got
 
 
-def test_published_before_the_commit_it_is_asked_for_too_early(engine: Engine) -> None:
+def test_published_before_the_commit_it_is_asked_for_too_early(desk: Desk) -> None:
     """Without an outbox: so the next test would notice the race."""
-    app = App("bank")
-    got = answers(engine, app, lambda _, event: app.publish(event), lambda: True)
-    assert got == ["404 not found"]
+    assert answers(desk, lambda _, event: desk.app.publish(event)) == ["404 not found"]
 
 
-def test_published_on_commit_it_is_there(engine: Engine) -> None:
-    app = App("bank")
-    outbox = Outbox(app, engine)
-    assert answers(engine, app, outbox.publish_on_commit, outbox.flush) == ["200 ok"]
+def test_published_on_commit_it_is_there(desk: Desk) -> None:
+    assert answers(desk, lambda deal, event: deal.publish(event)) == ["200 ok"]

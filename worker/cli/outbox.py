@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 #: The core imports nothing of contrib; this command is the way there, by these names.
 _RELAY = "worker.contrib.outbox"
-_ROWS, _EXTRA = "worker.contrib.sqlalchemy", "sqlalchemy"
+#: Who reads the table, and what of an extra is imported: by a URL's scheme, or else SQLAlchemy.
+_ROWS = {"django": ("worker.contrib.django", "django", "asgiref")}
+_BY_SQLALCHEMY = ("worker.contrib.sqlalchemy", "sqlalchemy")
 _VARIABLE = "QWORKER_OUTBOX_URL"
 
 
@@ -46,7 +48,8 @@ _VARIABLE = "QWORKER_OUTBOX_URL"
     metavar="URL",
     envvar=_VARIABLE,
     required=True,
-    help=f"Where the table qworker_outbox is, as SQLAlchemy has it. [{_VARIABLE}]",
+    help="Where the table qworker_outbox is, as SQLAlchemy has it; or django://ALIAS."
+    f" [{_VARIABLE}]",
 )
 @click.option(
     "--batch",
@@ -93,20 +96,21 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
             f"--broker {settings.broker}: it lives in one process, and this command is another"
         )
     run: Callable[..., int] = importlib.import_module(_RELAY).run
-    store = _rows().open(database, app.name)
+    store = _rows(database).open(database, app.name)
     try:
         return run(app, store, **given)
     finally:
         store.close()
 
 
-def _rows() -> Any:
+def _rows(database: str) -> Any:
     """Return what reads the table. Raises ConfigurationError without the extra."""
+    module, extra, *brought = _ROWS.get(database.partition("://")[0], _BY_SQLALCHEMY)
     try:
-        return importlib.import_module(_ROWS).OutboxRows
+        return importlib.import_module(module).OutboxRows
     except ModuleNotFoundError as error:
-        if error.name != _EXTRA:
+        if error.name not in (extra, *brought):
             raise
         raise ConfigurationError(
-            f"the outbox needs the extra {_EXTRA!r}: pip install 'qworker-runtime[{_EXTRA}]'"
+            f"the outbox needs the extra {extra!r}: pip install 'qworker-runtime[{extra}]'"
         ) from None

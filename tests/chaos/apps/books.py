@@ -14,44 +14,23 @@ from sqlalchemy.orm import Session, sessionmaker
 from worker.contrib.sqlalchemy import Inbox, Outbox
 
 from chaos import crashpoints
+from chaos.apps.transfers import Deposit, Transfer
 from chaos.apps.witness import witnessed
 from chaos.books import move, note, open_books
-from worker import App, Context, Event, RetryPolicy
+from worker import App, Context, RetryPolicy
 
 app = App("books")
-#: Whoever publishes imports this module too, and has no database.
 _engine = open_books(os.environ.get("CHAOS_DATABASE") or "sqlite://")
 _inbox = Inbox(sessionmaker(_engine))
 _outbox = Outbox(app, _engine)
 _QUICK = RetryPolicy(attempts=8, wait="fixed", first_wait=0.1)
 
 
-class Transfer(Event, name="books.transfer", key="source"):
-    """The ``sequence``-th transfer from an account."""
-
-    source: str
-    target: str
-    amount: int
-    sequence: int
-
-
-class Deposit(Event, name="books.deposit", key="source"):
-    """Its second half, as the first one publishes it."""
-
-    source: str
-    target: str
-    amount: int
-    sequence: int
-
-
 @app.on(Transfer, retry=_QUICK)
 def withdraw(event: Transfer, context: Context) -> None:
     """Take the money and send it on."""
     with witnessed(context, event.sequence) as facts, _inbox.transaction(context) as session:
-        deposit = Deposit(
-            source=event.source, target=event.target, amount=event.amount, sequence=event.sequence
-        )
-        _outbox.publish_on_commit(session, deposit, context)
+        _outbox.publish_on_commit(session, event.second_half(), context)
         _effect(session, facts, event.source, -event.amount)
 
 

@@ -1,4 +1,4 @@
-"""What happened, for whoever wants to know: a library that services share."""
+"""What happens in the bank, for whoever wants to know. Version 1."""
 
 from decimal import Decimal
 
@@ -10,7 +10,7 @@ class UserDeposited(Event, name="user.deposited", key="user_id"):
     amount: Decimal
 
 
-class TransactionCreated(Event, name="transaction.created", key="user_id"):
+class DepositRecorded(Event, name="deposit.recorded", key="user_id"):
     user_id: str
     amount: Decimal
     deposit_id: str

@@ -1,0 +1,1 @@
+"""One file a command, as Django looks for them."""

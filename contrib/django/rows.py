@@ -1,0 +1,211 @@
+"""The rows of the outbox, read and removed by connections of their own.
+
+Each thread that asks has one, apart from Django's own of that thread: so what is read is what is
+committed, and no transaction of somebody else is in the way. It stays open, as those of a pool; one
+that turns out to be broken is opened anew, once.
+
+Which rows may be sent already is another matter in each database; ``contrib/sqlalchemy/rows.py``
+has the reasons, and the horizon is that of :mod:`worker.contrib.outbox.postgres`. On MySQL and
+MariaDB ``read`` waits for open transactions that have inserted a row in that range.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, connections
+from django.utils.connection import ConnectionDoesNotExist
+from worker.contrib.identity import plain
+from worker.contrib.outbox import OutboxUnavailable, entry_of
+from worker.contrib.outbox.postgres import HORIZON
+
+from worker import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from contrib.outbox.rows import Entry
+
+T = TypeVar("T")
+
+_TABLE = "qworker_outbox"
+_SCHEME = "django://"
+_COLUMNS = (
+    "transaction_id",
+    "sequence",
+    "lane",
+    "message_id",
+    "exchange",
+    "routing_key",
+    "mandatory",
+    "properties",
+    "headers",
+    "body",
+)
+#: For MySQL: what ``read`` waits for a row that somebody inserts, and that it locks no gaps.
+_SET_UP = (
+    "SET SESSION innodb_lock_wait_timeout = 1",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
+
+
+class OutboxRows:
+    """The rows of a service; an :class:`~worker.contrib.outbox.OutboxStore`.
+
+    ``using`` is the alias of their database.
+    """
+
+    def __init__(self, using: str, service: str) -> None:
+        self._using = using
+        self._service = plain(service)
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._all: list[Any] = []
+
+    @classmethod
+    def open(cls, url: str, service: str) -> OutboxRows:
+        """Return those at ``django://ALIAS``; connects at the first use.
+
+        Raises ConfigurationError where Django's settings have no such database.
+        """
+        using = url.removeprefix(_SCHEME) or "default"
+        try:
+            connections[using]
+        except ConnectionDoesNotExist:
+            known = ", ".join(sorted(connections))
+            raise ConfigurationError(
+                f"{url}: Django's settings have no database {using!r}; they have {known}"
+            ) from None
+        except ImproperlyConfigured as error:
+            raise ConfigurationError(
+                f"{url}: {error} Run it as 'manage.py qworker outbox', or set"
+                " DJANGO_SETTINGS_MODULE"
+            ) from None
+        return cls(using, service)
+
+    def check(self) -> None:
+        """Raise ConfigurationError where there is no table."""
+
+        def look(connection: Any, cursor: Any) -> bool:
+            return _TABLE in connection.introspection.table_names(cursor)
+
+        if not self._ask(look):
+            raise ConfigurationError(
+                f"the database {self._using!r} has no table {_TABLE}: put 'worker.contrib.django'"
+                " into INSTALLED_APPS, and run 'manage.py migrate qworker'"
+            )
+
+    def horizon(self) -> int | None:
+        """Return the first open transaction that may have written rows."""
+
+        def look(connection: Any, cursor: Any) -> int | None:
+            if connection.vendor != "postgresql":
+                return None
+            cursor.execute(HORIZON)
+            return int(cursor.fetchone()[0])
+
+        return self._ask(look)
+
+    def newest(self) -> int:
+        """Return the highest sequence number."""
+
+        def look(_: Any, cursor: Any) -> int:
+            query = f"SELECT max(sequence) FROM {_TABLE} WHERE service = %s"
+            cursor.execute(query, [self._service])
+            return int(cursor.fetchone()[0] or 0)
+
+        return self._ask(look)
+
+    def read(
+        self,
+        limit: int,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        lanes: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> list[Entry]:
+        """Return rows by their sequence numbers."""
+        where = ["service = %s", "sequence > %s"]
+        values: list[Any] = [self._service, after]
+        if until is not None:
+            where.append("sequence <= %s")
+            values.append(until)
+        if lanes is not None:
+            where.append(f"lane IN {_places(lanes)}" if lanes else "1 = 0")
+            values.extend(lanes)
+        if without:
+            where.append(f"lane NOT IN {_places(without)}")
+            values.extend(without)
+
+        def look(connection: Any, cursor: Any) -> list[Entry]:
+            names = ", ".join(map(connection.ops.quote_name, _COLUMNS))
+            query = f"SELECT {names} FROM {_TABLE} WHERE {' AND '.join(where)} ORDER BY sequence"
+            locks = " LOCK IN SHARE MODE" if connection.vendor == "mysql" else ""
+            cursor.execute(f"{query} LIMIT %s{locks}", [*values, limit])
+            return [entry_of(dict(zip(_COLUMNS, row, strict=True))) for row in cursor.fetchall()]
+
+        return self._ask(look)
+
+    def remove(self, sequences: Sequence[int]) -> None:
+        """Remove rows."""
+        if not sequences:
+            return
+
+        def do(_: Any, cursor: Any) -> None:
+            these = _places(sequences)
+            cursor.execute(f"DELETE FROM {_TABLE} WHERE sequence IN {these}", [*sequences])
+
+        self._ask(do)
+
+    def close(self) -> None:
+        """Close the connections. For when no one uses them."""
+        with self._lock:
+            connections_, self._all = self._all, []
+        self._own = threading.local()
+        for connection in connections_:
+            with suppress(Error):
+                connection.close()
+
+    def _ask(self, what: Callable[[Any, Any], T]) -> T:
+        """Call ``what`` with a connection and a cursor. Raises OutboxUnavailable.
+
+        Twice, where the connection was open already: it may have been closed meanwhile.
+        """
+        connection = self._connection()
+        was_open = connection.connection is not None
+        try:
+            return self._once(connection, what)
+        except Error as error:
+            with suppress(Error):
+                connection.close()
+            if was_open:
+                return self._ask(what)
+            told = " ".join(str(error).split())
+            raise OutboxUnavailable(f"the outbox in {self._using!r}: {told}") from error
+
+    def _once(self, connection: Any, what: Callable[[Any, Any], T]) -> T:
+        is_new = connection.connection is None
+        with connection.cursor() as cursor:
+            if is_new and connection.vendor == "mysql":
+                for statement in _SET_UP:
+                    cursor.execute(statement)
+            return what(connection, cursor)
+
+    def _connection(self) -> Any:
+        """Return that of this thread, which stays its own but for the end (:meth:`close`)."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = connections.create_connection(self._using)
+            connection.inc_thread_sharing()
+            with self._lock:
+                self._all.append(connection)
+        return connection
+
+
+def _places(values: Collection[object]) -> str:
+    """Return a list of as many values for a query."""
+    return f"({', '.join(['%s'] * len(values))})"

@@ -1,0 +1,70 @@
+"""The inbox on SQLAlchemy: what its sessions, its engines of asyncio and its metadata add."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.pool import NullPool
+from worker.contrib.sqlalchemy import AsyncInbox, Inbox, create_tables
+from worker.contrib.sqlalchemy.tables import inbox_table
+
+from databases import Database
+from shops import LINE, Order, Shop
+from worker import Context
+
+
+@pytest.fixture
+def integration() -> str:
+    return "sqlalchemy"
+
+
+def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(
+    shop: Shop, engine: Engine
+) -> None:
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(sessionmaker(engine)).transaction(context) as session:
+            session.execute(text(LINE), {"text": "first"})
+            session.commit()
+            session.execute(text(LINE), {"text": "second"})
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "ended within its block" in reason
+    assert shop.lines() == ["first"]
+
+
+def test_and_by_asyncio(shop: Shop, database: Database) -> None:
+    async def purge() -> int:
+        engine = create_async_engine(database.async_url, poolclass=NullPool)
+        removed: int = await AsyncInbox(async_sessionmaker(engine)).purge(older_than=-1)
+        return removed
+
+    assert shop.handled(shop.book, Order(text="one")) == []
+    assert asyncio.run(purge()) == 1
+
+
+def test_tables_can_be_made_by_an_async_engine(database: Database) -> None:
+    async def make() -> list[str]:
+        engine = create_async_engine(database.async_url, poolclass=NullPool)
+        async with engine.begin() as connection:
+            await connection.run_sync(create_tables)
+            await connection.run_sync(create_tables)
+        async with AsyncSession(engine) as session:
+            return [*await session.scalars(select(inbox_table.c.message_id))]
+
+    assert asyncio.run(make()) == []
+
+
+def test_a_project_takes_the_tables_into_its_own_metadata(database: Database) -> None:
+    class Mine(DeclarativeBase):
+        pass
+
+    inbox_table.to_metadata(Mine.metadata)
+    engine = create_engine(database.url)
+    Mine.metadata.create_all(engine)
+    with Session(engine) as session:
+        assert session.scalars(select(inbox_table.c.message_id)).all() == []
+    engine.dispose()

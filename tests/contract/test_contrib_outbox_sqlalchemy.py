@@ -1,0 +1,168 @@
+"""The outbox on SQLAlchemy: sessions, their savepoints, flushes and events, and its URLs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy import event as events
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
+from sqlalchemy.pool import NullPool
+from worker.contrib.outbox import OutboxUnavailable
+from worker.contrib.sqlalchemy import OutboxRows
+from worker.contrib.sqlalchemy.tables import outbox_table
+
+from databases import Database
+from outboxes import AlchemyDesk, Loose, Noted, sent
+from worker import ConfigurationError
+from worker.testing import TestWorker
+
+
+class Base(DeclarativeBase):
+    """The tables of the application."""
+
+
+class Thing(Base):
+    """What an event may speak of."""
+
+    __tablename__ = "thing"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+@pytest.fixture
+def integration() -> str:
+    return "sqlalchemy"
+
+
+@pytest.fixture(autouse=True)
+def _things(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+
+
+def test_nothing_leaves_of_a_transaction_that_is_rolled_back(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    session = desk.sessions()
+    desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+    session.rollback()
+    desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+    session.close()
+    desk.outbox.publish_on_commit(session, Noted(key="a", number=2))
+    session.commit()
+    session.commit()
+    session.close()
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 2)]
+
+
+def test_of_a_savepoint_only_what_is_kept_leaves(desk: AlchemyDesk, worker: TestWorker) -> None:
+    with desk.sessions.begin() as session:
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+        with session.begin_nested():
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+            lost = session.begin_nested()
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=-1))
+            lost.rollback()
+        undone = session.begin_nested()
+        with session.begin_nested():
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=-2))
+        undone.rollback()
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=2))
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_a_savepoint_that_fails_as_it_is_flushed_takes_its_events_along(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    def publish_with_what_is_there_already(session: Session) -> None:
+        with session.begin_nested():
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=-1))
+            session.add(Thing(id=1))
+
+    with desk.sessions.begin() as session:
+        session.add(Thing(id=1))
+    with desk.sessions.begin() as session:
+        with pytest.raises(IntegrityError):
+            publish_with_what_is_there_already(session)
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0)]
+
+
+@pytest.mark.parametrize(
+    "moment", ["before_flush", "after_flush", "after_flush_postexec", "before_commit"]
+)
+def test_what_is_published_from_an_event_of_the_session_leaves_too(
+    desk: AlchemyDesk, worker: TestWorker, moment: str
+) -> None:
+    """Also where that is the first that the session publishes, in the midst of its commit."""
+    for is_first in (True, False):
+        session = desk.sessions()
+
+        def publish(session: Session, *_: object) -> None:
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+
+        if not is_first:
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+        events.listen(session, moment, publish)
+        session.add(Thing(id=int(is_first)))
+        session.commit()
+        session.close()
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 1), ("a", 0), ("a", 1)]
+
+
+def test_a_registry_of_sessions_is_as_good_as_a_session(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    registry = scoped_session(desk.sessions)
+    desk.outbox.publish_on_commit(registry, Noted(key="a", number=0))
+    registry.commit()
+    registry.remove()
+    with desk.sessions.begin():
+        pass
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0)]
+
+
+def test_a_session_of_asyncio_publishes_by_the_same_call(
+    desk: AlchemyDesk, database: Database, worker: TestWorker
+) -> None:
+    async def publish() -> None:
+        engine = create_async_engine(database.async_url, poolclass=NullPool)
+        async with async_sessionmaker(engine).begin() as session:
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+            async with session.begin_nested():
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+
+    asyncio.run(publish())
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 0), ("a", 1)]
+
+
+def test_a_database_without_the_table_is_told_so(database: Database, engine: Engine) -> None:
+    outbox_table.drop(engine)
+    rows = OutboxRows.open(database.url, "desk")
+    with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
+        rows.check()
+    with pytest.raises(OutboxUnavailable, match="qworker_outbox"):
+        rows.newest()
+    rows.close()
+
+
+def test_publishing_begins_a_transaction_and_talks_to_nobody(desk: AlchemyDesk) -> None:
+    session = Session()  # of no database
+    desk.outbox.publish_on_commit(session, Loose(number=1))
+    assert session.in_transaction()
+    session.close()
+
+
+def test_a_url_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    for url in ("nonsense", "oracle+nothing://x"):
+        with pytest.raises(ConfigurationError, match="the database"):
+            OutboxRows.open(url, "desk")
