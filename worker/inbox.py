@@ -157,8 +157,8 @@ def _is_recorded(connection: sqlite3.Connection, handler: str, message_id: str) 
 def purge(connection: sqlite3.Connection, older_than: float) -> int:
     """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
-    Keep them as long as any message can come again: the retention of the dedup store, and as long
-    as dead letters may be replayed.
+    Keep them as long as any message can come again: the retention of the dedup store, as long as
+    dead letters may be replayed, and as far back as the archive is.
     """
     with connection:
         connection.execute(_CREATE)

@@ -10,8 +10,9 @@
 It is a durable ``transaction.atomic``: within another one the end of the block would commit
 nothing, so that is an error. Django forbids ``commit`` and ``rollback`` in the block. What would
 end it without an effect and without an error is refused at its end: a transaction that is marked
-for a rollback (an error of the database was caught, and not in a block of its own), and a
-connection that was closed. A ``COMMIT`` in SQL of the handler's own is noticed by nobody.
+for a rollback (an error of the database was caught, and not in a block of its own) or that
+PostgreSQL has given up for one that Django did not mark (of a cursor, or a query that only reads),
+and a connection that was closed. A ``COMMIT`` in SQL of the handler's own is noticed by nobody.
 
 The insert is the first statement. So a transaction of SQLite's begins as a writer's, and is never
 refused later because it has read what another one has changed since.
@@ -115,8 +116,8 @@ class Inbox:
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
-        Keep them as long as any message can come again: the retention of the dedup store, and as
-        long as dead letters may be replayed.
+        Keep them as long as any message can come again: the retention of the dedup store, as long
+        as dead letters may be replayed, and as far back as the archive is.
         """
         connection = connections[self._using]
         refresh(connection)
@@ -168,3 +169,6 @@ def _check_effect(connection: Any, context: Context) -> None:
             " an error of the database that was caught): put what may fail into a"
             " transaction.atomic() of its own, and catch its error outside of that"
         )
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")

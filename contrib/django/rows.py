@@ -21,7 +21,7 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import HORIZON
+from worker.contrib.outbox.postgres import HORIZON, WRITER
 
 from worker import ConfigurationError
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _TABLE = "qworker_outbox"
 _SCHEME = "django://"
 _COLUMNS = (
-    "transaction_id",
+    "transaction_id",  # the first: PostgreSQL reads it another way
     "sequence",
     "lane",
     "message_id",
@@ -141,7 +141,9 @@ class OutboxRows:
             values.extend(without)
 
         def look(connection: Any, cursor: Any) -> list[Entry]:
-            names = ", ".join(map(connection.ops.quote_name, _COLUMNS))
+            first, *others = map(connection.ops.quote_name, _COLUMNS)
+            first = WRITER if connection.vendor == "postgresql" else first
+            names = ", ".join([first, *others])
             query = f"SELECT {names} FROM {_TABLE} WHERE {' AND '.join(where)} ORDER BY sequence"
             locks = " LOCK IN SHARE MODE" if connection.vendor == "mysql" else ""
             cursor.execute(f"{query} LIMIT %s{locks}", [*values, limit])

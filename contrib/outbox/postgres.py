@@ -14,12 +14,23 @@ Whatever is neither visible in the snapshot nor open in it as a writer will draw
 numbers than all rows that are. For that, a transaction has its number before its first row has a
 sequence number: the column of :data:`XID` comes first in the table, since PostgreSQL works out the
 values of a row in the order of its columns.
+
+A database that was dumped and restored, or came by logical replication, has rows with numbers of
+another cluster. Where these are ahead of what this one has given, they would be held until it has
+caught up; so rows are read with :data:`WRITER` in their place.
 """
 
 from __future__ import annotations
 
 #: The number of the transaction that a row is written in. (PostgreSQL 13 and newer.)
 XID = "pg_current_xact_id()::text::bigint"
+
+#: The number of the transaction that wrote a row, for ``Entry.transaction``: below the end of the
+#: snapshot that sees the row, or else not of this cluster.
+WRITER = """
+CASE WHEN transaction_id < pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+THEN transaction_id ELSE 0 END
+"""
 
 #: One look at the locks, since each is at another moment.
 HORIZON = """
@@ -38,3 +49,14 @@ SELECT coalesce(
      WHERE open::xid NOT IN (SELECT transactionid FROM bystanders)),
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 """
+
+#: Queries that tell who has a transaction open; they know the lower half of its number.
+_WHOSE = (
+    "SELECT * FROM pg_stat_activity WHERE backend_xid = '{0}', or where it was prepared,"
+    " SELECT * FROM pg_prepared_xacts WHERE transaction = '{0}'"
+)
+
+
+def whose(transaction: int) -> str:
+    """Return how to find out who has it open."""
+    return _WHOSE.format(transaction % 2**32)

@@ -3,6 +3,7 @@
 A pass goes through all rows once, a batch after the other, up to the newest that there was when it
 began, and under the horizon of then. So nothing in a later batch comes before something that an
 earlier batch could not see yet: that was still open, and what depends on it has higher numbers.
+A pass that leaves out a row it might have sent is over: a later batch has what is behind that row.
 What the processes send themselves is left to them for a moment (``grace``). A lane that the broker
 refuses rests, longer each time; the others go on.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from worker.contrib.outbox.postgres import whose
 from worker.contrib.outbox.shipping import released, ship
 
 from worker import QworkerError
@@ -33,6 +35,8 @@ logger = logging.getLogger("worker.outbox")
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0
 #: Resting lanes that a query leaves out; more are read and passed over.
 _MOST_LEFT_OUT = 500
+#: Seconds for which a transaction holds back rows before that is told.
+_LONG = 10.0
 #: Seconds between two looks at who has the lease; and the longest pause in an outage.
 _LOOK, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -64,6 +68,15 @@ class _Rest:
     reason: str
 
 
+@dataclass(slots=True)
+class _Barrier:
+    """The first open transaction that may have written rows, and holds back newer ones."""
+
+    transaction: int
+    since: float
+    is_told: bool = False
+
+
 class Relay:
     """Sends the rows of ``store`` as messages of ``app``. For one thread.
 
@@ -91,6 +104,7 @@ class Relay:
         self._seen: deque[tuple[float, int]] = deque()
         self._old = 0
         self._rests: dict[str, _Rest] = {}
+        self._barrier: _Barrier | None = None
         self._trouble = ""
 
     def run(self, stop: Event, *, pause: float, burst: bool = False) -> Pass:
@@ -127,7 +141,9 @@ class Relay:
         while self._may_go_on():
             entries = self._store.read(self._batch, after=after, until=until, without=left_out)
             if not entries:
-                return Pass(sent, len(refused), len(stopped - refused))
+                held = len(stopped - refused)
+                self._watch(horizon, held)
+                return Pass(sent, len(refused), held)
             after = entries[-1].sequence
             ready = released(entries, horizon, stopped)
             shipment = ship(self._app, ready, self._may_go_on)
@@ -138,6 +154,8 @@ class Relay:
             stopped |= refused
             if shipment.trouble is not None:
                 raise shipment.trouble
+            if shipment.is_cut:  # also where the lease is back by now
+                break
         return Pass(sent, len(refused), len(stopped - refused), is_cut=True)
 
     def _newest(self) -> int:
@@ -169,6 +187,26 @@ class Relay:
                     extra={"message_id": entry.outgoing.message_id},
                 )
         return {entry.lane for entry, _ in shipment.refused}
+
+    def _watch(self, horizon: int | None, held: int) -> None:
+        """Tell once which transaction holds back rows for long, and when it is over."""
+        now, barrier = self._clock(), self._barrier
+        if not held or horizon is None:
+            self._barrier = None
+        elif barrier is None or barrier.transaction != horizon:
+            self._barrier = _Barrier(horizon, now)
+        elif not barrier.is_told and now - barrier.since >= _LONG:
+            barrier.is_told = True
+            logger.warning(
+                "%d keys of the outbox wait for transaction %d of the database, which may have"
+                " written older rows, and has not ended for %.0f seconds: %s",
+                held,
+                horizon,
+                now - barrier.since,
+                whose(horizon),
+            )
+        if barrier is not None and barrier.is_told and barrier is not self._barrier:
+            logger.info("transaction %d holds back nothing any more", barrier.transaction)
 
     def _miss(self, error: QworkerError) -> None:
         text = f"{type(error).__name__}: {error}"

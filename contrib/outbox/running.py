@@ -1,7 +1,8 @@
 """Runs a relay as a program of its own: one owner at a time, until SIGTERM or SIGINT.
 
-The relay has a thread of its own. So a signal ends the program within ``PATIENCE`` seconds also
-where a server hangs: what is not confirmed by then is a row, and sent again by the next one.
+The relay has a thread of its own. So a signal ends the program within ``PATIENCE`` seconds, and the
+few that the lease takes, also where servers hang: what is not confirmed by then is a row, and sent
+again by the next one.
 """
 
 from __future__ import annotations

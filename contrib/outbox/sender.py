@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import weakref
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.contrib.outbox.shipping import released, ship
@@ -33,8 +33,9 @@ logger = logging.getLogger("worker.outbox")
 
 #: Lanes that are looked at together, and rows that are read of them.
 _LANES, _ROWS = 200, 200
-#: Seconds for which a row beyond the horizon is waited for, and between two looks at it.
-_PATIENCE, _PAUSE = 1.0, 0.005
+#: Seconds for which a row beyond the horizon is waited for; between two looks at it, at first and
+#: at most.
+_PATIENCE, _PAUSE, _LONGEST_PAUSE = 1.0, 0.005, 0.2
 
 #: Lanes, with the ids of our rows in them; None: all of the lane is ours to send.
 _Lanes = dict[str, set[str] | None]
@@ -59,6 +60,7 @@ class Sender:
         self._store = store
         #: Since when a lane is held by the horizon.
         self._held: dict[str, float] = {}
+        self._pause = _PAUSE
         #: What failed last; told once.
         self._trouble = ""
         self.forked()
@@ -102,6 +104,8 @@ class Sender:
                 again = self._round(some)
             except Exception as error:  # noqa: BLE001 - the rows are there, and the relay finds them
                 self._tell(error)
+                lanes.clear()  # else they would pile up; what was noted meanwhile is the next try
+                self._held.clear()
                 continue
             for lane, ids in again.items():
                 _add(lanes, lane, ids)
@@ -136,13 +140,22 @@ class Sender:
             raise shipment.trouble
         self._trouble = ""
         again = {lane: lanes[lane] for lane in self._still_held(lanes, stopped)}
+        if not again:
+            self._pause = _PAUSE
+        elif not ready:
+            self._rest()
         if len(entries) == _ROWS:
             again |= {lane: ids for lane, ids in lanes.items() if lane not in oldest}
-        if again and not ready:
-            sleep(_PAUSE)
         # Who saw our row as the oldest of a lane has left its own, behind it, to us.
         sent = {*shipment.sent}
         return again | {entry.lane: None for entry in ready if entry.sequence in sent}
+
+    def _rest(self) -> None:
+        """Wait for the next commit, or else for a pause, which grows: a look costs the database."""
+        try:
+            self._noted.put(self._noted.get(timeout=self._pause))
+        except queue.Empty:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _still_held(self, lanes: _Lanes, stopped: set[str]) -> list[str]:
         """Return the lanes that the horizon holds, but not those that it has held for too long."""

@@ -26,6 +26,8 @@ class Shipment:
     refused: list[tuple[Entry, str]] = field(default_factory=list)
     #: What ended it early: of what is not in the lists nothing is known.
     trouble: QworkerError | None = None
+    #: Ended early because the sender might not go on; what it left was not sent.
+    is_cut: bool = False
 
 
 def released(entries: Iterable[Entry], horizon: int | None, stopped: set[str]) -> list[Entry]:
@@ -61,6 +63,7 @@ def ship(app: App, entries: Iterable[Entry], may_go_on: Callable[[], bool]) -> S
     for wave in waves(entries):
         ready = [entry for entry in wave if entry.lane not in stopped]
         if not may_go_on():
+            shipment.is_cut = True
             break
         try:
             refused = _publish(app, ready)

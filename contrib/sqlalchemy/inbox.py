@@ -5,7 +5,9 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
-4. The end of the block commits: from then on effect and memory are one.
+4. The end of the block commits: from then on effect and memory are one. PostgreSQL, asked to commit
+   after a statement that failed, rolls back and raises nothing; so it is asked first whether it
+   would.
 
 So no crash, no stale owner of a claim and no second delivery makes the effect happen twice, as long
 as all of it is in that database. It is as durable as a commit of that database is.
@@ -22,10 +24,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import event as events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from worker.contrib.identity import plain
+from worker.contrib.sqlalchemy.connecting import connection_to
 from worker.contrib.sqlalchemy.tables import inbox_table
 
 from worker import AlreadyDone, ConfigurationError, Reject
@@ -42,9 +46,15 @@ A = TypeVar("A", bound=AsyncSession)
 
 _CALL = "inbox.transaction"
 _IN_PARTS = (
-    "the transaction of inbox.transaction was ended within its block, and the session used after"
-    " that: put all of the effect into the block, and leave the commit to its end"
+    "the transaction of inbox.transaction was ended within its block by a commit, and what came"
+    " after that failed: put all of the effect into the block, and leave the commit to its end"
 )
+_UNDONE = (
+    "the transaction of inbox.transaction was ended within its block without a commit, so that its"
+    " effect is lost: raise an error instead, and it is rolled back and the message tried again"
+)
+#: Where a session of ours has whether its transaction was committed.
+_KEY = "qworker_inbox_committed"
 #: Rows that a transaction of ``purge`` removes: locks and journals stay small.
 _BATCH = 1000
 
@@ -81,12 +91,13 @@ class Inbox(Generic[S]):
         ):
             _record(session, context)
             yield session
+            _complete(session)
 
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
-        Keep them as long as any message can come again: the retention of the dedup store, and as
-        long as dead letters may be replayed.
+        Keep them as long as any message can come again: the retention of the dedup store, as long
+        as dead letters may be replayed, and as far back as the archive is.
         """
         before, removed = time.time() - older_than, 0
         while True:
@@ -111,6 +122,7 @@ class AsyncInbox(Generic[A]):
                 with _in_one_part(session.sync_session):
                     await session.run_sync(_record, context)
                     yield session
+                    await session.run_sync(_complete)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -125,7 +137,7 @@ class AsyncInbox(Generic[A]):
 
 def _record(session: Session, context: Context) -> None:
     """Insert the row, or wait for who did and raise AlreadyDone."""
-    connection = session.connection(bind_arguments={"clause": inbox_table})
+    connection = connection_to(inbox_table, session)
     row = {
         "handler": plain(context.handler),
         "message_id": plain(context.memory_id),
@@ -134,6 +146,18 @@ def _record(session: Session, context: Context) -> None:
     statement = insert_if_new(connection.dialect.name)
     if connection.execute(statement, row).rowcount == 0:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
+
+
+def _complete(session: Session) -> None:
+    """Do all but the commit; raise where that would not be one."""
+    if session.info[_KEY]:
+        return
+    if not session.in_transaction():
+        raise RuntimeError(_UNDONE)
+    session.flush()
+    connection = connection_to(inbox_table, session)
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(1))
 
 
 @cache
@@ -174,11 +198,17 @@ def _forget(session: Session, before: float) -> int:
 
 @contextmanager
 def _in_one_part(session: Session) -> Iterator[None]:
-    """Reject a message whose handler went on after a commit of its own: the rest would be lost."""
-    begun = session.get_transaction()
+    """Reject a message whose handler failed after a commit of its own: the rest would be lost."""
+    session.info[_KEY] = False
     try:
         yield
     except Exception as error:
-        if session.get_transaction() is not begun:
+        if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
         raise
+
+
+@events.listens_for(Session, "after_commit")
+def _after_commit(session: Session) -> None:
+    if _KEY in session.info and session.get_nested_transaction() is None:
+        session.info[_KEY] = True

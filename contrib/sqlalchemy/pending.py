@@ -4,39 +4,39 @@
    then. A savepoint that succeeds hands it on to the one around it; what ends otherwise takes it
    along.
 2. When the outermost is about to commit, the session is flushed, and the rows are written behind
-   all that it changed. What is published within a flush, from a mapper's event, say, is written at
-   the end of that flush; what comes when those rows are written already, at once.
+   all that it changed. What listeners of the commit publish after that is written at once, and what
+   comes of a flush that they cause, at the end of that.
 3. After the commit the sender is told.
 
 Listeners are those of all sessions, since a session that is in the midst of an event takes no new
 ones for it; a session that publishes nothing costs them a look into a dictionary.
+
+SQLite's drivers begin no transaction for a savepoint. One that comes first would be committed at
+its release, before the rest of its transaction and without the events of that; so one is begun.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, insert, literal_column
+from sqlalchemy import BigInteger, Engine, insert, literal_column
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session
 from worker.contrib.outbox.postgres import XID
+from worker.contrib.sqlalchemy.connecting import connection_to, is_autocommit
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import Connection
     from sqlalchemy.orm import SessionTransaction
 
     from contrib.outbox.sender import Sender
 
 _XID = literal_column(XID, BigInteger)
-#: Where a session has what it publishes; and that the rows of its commit, or of the flush that goes
-#: on, are written already.
-_KEY, _COMMITTING, _FLUSHED = (
-    "qworker_outbox",
-    "qworker_outbox_committing",
-    "qworker_outbox_flushed",
-)
+#: Where a session has what it publishes; and that the rows of its commit are written already.
+_KEY, _COMMITTING = "qworker_outbox", "qworker_outbox_committing"
 
 Row = dict[str, Any]
 
@@ -48,8 +48,6 @@ class Pending:
         self._sender = sender
         #: What is to be written, by the transaction or savepoint that published it.
         self._waiting: dict[SessionTransaction, list[Row]] = {}
-        #: What was published within the flush that goes on.
-        self._flushing: list[Row] = []
         self._written: list[Row] = []
 
     @classmethod
@@ -60,26 +58,19 @@ class Pending:
             known[id(sender)] = cls(sender)
         return known[id(sender)]
 
-    @property
-    def is_written(self) -> bool:
-        """Whether there are rows in the transaction that goes on."""
-        return bool(self._written)
-
     def add(self, session: Session, row: Row) -> None:
         """Publish with the innermost transaction that is open; one is begun where none is."""
-        flushing = session._flushing  # noqa: SLF001 - nothing public tells it, to who comes amid it
-        if session.info.get(_FLUSHED if flushing else _COMMITTING):
-            self._write(session, [row])
-        elif flushing:
-            self._flushing.append(row)
-        else:
-            begun = session.get_nested_transaction() or session.get_transaction()
-            self._waiting.setdefault(begun or session.begin(), []).append(row)
+        begun = session.get_nested_transaction() or session.get_transaction() or session.begin()
+        self._waiting.setdefault(begun, []).append(row)
+        in_flush = session._flushing  # noqa: SLF001 - nothing public tells it, to who comes amid it
+        if session.info.get(_COMMITTING) and not in_flush:
+            self.write(session, begun)
 
-    def before_commit(self, session: Session, root: SessionTransaction) -> None:
-        """Write what waits: the outermost transaction is about to commit."""
-        if rows := self._waiting.pop(root, []):
+    def write(self, session: Session, begun: SessionTransaction) -> None:
+        """Write what waits for the end of this one. What cannot be written goes on waiting."""
+        if rows := self._waiting.get(begun):
             self._write(session, rows)
+            del self._waiting[begun]
 
     def after_commit(self, session: Session) -> None:
         """Hand on what a savepoint published; tell the sender what is committed for good."""
@@ -92,21 +83,14 @@ class Pending:
             if self._sender is not None:
                 self._sender.wake(written)
 
-    def after_flush(self, session: Session) -> None:
-        """Write what was published within a flush."""
-        rows, self._flushing = self._flushing, []
-        if rows:
-            self._write(session, rows)
-
     def after_end(self, transaction: SessionTransaction) -> None:
         """Forget what was published in it, and not handed on: it is rolled back, or closed."""
         self._waiting.pop(transaction, None)
-        self._flushing = []
         if transaction.parent is None:
             self._written = []
 
     def _write(self, session: Session, rows: Sequence[Row]) -> None:
-        connection = session.connection(bind_arguments={"clause": outbox_table})
+        connection = connection_to(outbox_table, session)
         statement = insert(outbox_table)
         if connection.dialect.name == "postgresql":
             statement = statement.values(transaction_id=_XID)
@@ -131,24 +115,12 @@ def _before_commit(session: Session) -> None:
     root = session.get_transaction()
     if root is None or session.get_nested_transaction() is not None:
         return
-    if pending := _all(session):
+    if _all(session):
         session.flush()
-        for each in pending:
-            each.before_commit(session, root)
+    for each in _all(session):
+        each.write(session, root)
     # What other listeners publish from here on is written at once.
     session.info[_COMMITTING] = True
-
-
-@events.listens_for(Session, "before_flush")
-def _before_flush(session: Session, _context: object, _instances: object) -> None:
-    session.info.pop(_FLUSHED, None)
-
-
-@events.listens_for(Session, "after_flush")
-def _after_flush(session: Session, _context: object) -> None:
-    session.info[_FLUSHED] = True
-    for each in _all(session):
-        each.after_flush(session)
 
 
 @events.listens_for(Session, "after_commit")
@@ -161,5 +133,17 @@ def _after_commit(session: Session) -> None:
 def _after_end(session: Session, transaction: SessionTransaction) -> None:
     for each in _all(session):
         each.after_end(transaction)
-    if transaction.parent is None:
+    root = session.get_transaction()
+    if root is None:
         session.info.pop(_COMMITTING, None)
+    elif session.info.get(_COMMITTING) and session.is_active:  # a flush in the commit is through
+        for each in _all(session):
+            each.write(session, root)
+
+
+@events.listens_for(Engine, "savepoint")
+def _savepoint(connection: Connection, _name: str | None) -> None:
+    if connection.dialect.name == "sqlite" and not is_autocommit(connection):
+        driver = connection.connection.driver_connection
+        if driver is not None and not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN")

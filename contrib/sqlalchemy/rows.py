@@ -16,14 +16,24 @@ compile this and do not run it; it was tried by hand on MariaDB 10.11.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, delete, func, inspect, select, text
+from sqlalchemy import (
+    BigInteger,
+    create_engine,
+    delete,
+    func,
+    inspect,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import HORIZON
+from worker.contrib.outbox.postgres import HORIZON, WRITER
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from worker import ConfigurationError
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     from contrib.outbox.rows import Entry
 
 _MYSQL = ("mysql", "mariadb")
+_WRITER = literal_column(WRITER, BigInteger).label("transaction_id")
 #: Seconds for which MySQL waits for a row that somebody inserts.
 _WAITS = 1
 
@@ -52,23 +63,38 @@ class OutboxRows:
         self._has_horizon = engine.dialect.name == "postgresql"
         self._service = plain(service)
         self._where = engine.url.render_as_string(hide_password=True)
+        if engine.dialect.is_async:
+            raise ConfigurationError(
+                f"the database {self._where}: this driver is for asyncio, and the outbox is read by"
+                " a thread: take sqlite:// or postgresql+psycopg://, say"
+            )
 
     @classmethod
     def open(cls, url: str, service: str) -> OutboxRows:
         """Return those at ``url``; connects at the first use. Raises ConfigurationError."""
         try:
             parsed = make_url(url)
-            if parsed.drivername in ("postgresql", "postgres"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
+        except (ArgumentError, ValueError):
+            # What SQLAlchemy says of it may have a part of the password.
+            raise ConfigurationError(
+                f"the database {url.partition(':')[0]}: this is no URL as SQLAlchemy has them:"
+                " driver://user:password@host:port/name, with what is special in a password escaped"
+            ) from None
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        try:
             engine = create_engine(parsed, pool_pre_ping=True)
-        except (ArgumentError, ImportError) as error:
-            raise ConfigurationError(f"the database {url}: {error}") from None
+        except (ArgumentError, ImportError, TypeError, ValueError) as error:
+            where = parsed.render_as_string(hide_password=True)
+            raise ConfigurationError(f"the database {where}: {error}") from None
         return cls(engine, service)
 
     def check(self) -> None:
         """Raise ConfigurationError where there is no table."""
-        with self._talking() as connection:
-            known = inspect(connection).has_table(outbox_table.name)
+        known = False
+        if not self._is_missing_file():
+            with self._talking() as connection:
+                known = inspect(connection).has_table(outbox_table.name)
         if not known:
             raise ConfigurationError(
                 f"{self._where} has no table {outbox_table.name}: make it by your migrations, or by"
@@ -107,6 +133,9 @@ class OutboxRows:
             if self._is_mysql:
                 connection.execute(text(f"SET innodb_lock_wait_timeout = {_WAITS}"))
                 query = query.with_for_update(read=True)
+            if self._has_horizon:
+                others = (column for column in outbox_table.c if column.name != _WRITER.name)
+                query = query.with_only_columns(_WRITER, *others)
             return [entry_of(row) for row in connection.execute(query).mappings()]
 
     def remove(self, sequences: Sequence[int]) -> None:
@@ -117,6 +146,12 @@ class OutboxRows:
     def close(self) -> None:
         """Close the connections that no one uses."""
         self._engine.dispose()
+
+    def _is_missing_file(self) -> bool:
+        """Tell whether it is a file that a look at it would make."""
+        url = self._engine.url
+        is_file = url.get_backend_name() == "sqlite" and "uri" not in url.query
+        return is_file and not Path(url.database or "").exists()
 
     @contextmanager
     def _talking(self) -> Iterator[Connection]:

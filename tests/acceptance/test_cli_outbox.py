@@ -177,6 +177,9 @@ def test_it_waits_for_a_broker_that_is_away_and_says_so_once(office: Office) -> 
         ((), 2, "Missing option '--database'"),
         (("--database", "sqlite:///nothing.db"), 3, "has no table qworker_outbox"),
         (("--database", "nonsense"), 3, "the database nonsense"),
+        (("--database", "postgresql://u:secret@h:port/bank"), 3, "this is no URL as SQLAlchemy"),
+        (("--database", "sqlite:///x.db?timeout=abc"), 3, "could not convert string to float"),
+        (("--database", "sqlite+aiosqlite:///x.db"), 3, "this driver is for asyncio"),
         (
             ("--database", "postgresql://u:secret@127.0.0.1:1/bank", "--connect-timeout", "0.2"),
             4,
@@ -194,6 +197,7 @@ def test_a_mistake_is_told_in_words(
     assert said in result.err
     assert "Traceback" not in result.err
     assert "secret" not in result.err
+    assert not [*plain.folder.glob("[xn]*.db")], "what is misspelt is not made"
 
 
 @pytest.mark.parametrize(

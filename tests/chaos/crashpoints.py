@@ -174,7 +174,7 @@ OUTBOX_POINTS: Mapping[str, Point] = {
         "worker.contrib.sqlalchemy.pending",
         "Pending.after_commit",
         Side.BEFORE,
-        lambda args, _: args[0].is_written,
+        lambda args, _: args[0]._written,
     ),
     "after the sender is told": Point("worker.contrib.outbox.sender", "Sender.wake", Side.AFTER),
     "after rows are read": Point(

@@ -2,7 +2,8 @@
 
 A bank takes money in one handler and publishes the rest of the transfer on commit; its other
 handler, downstream of the broker, adds it. Processes of the service and relays die at the armed
-points and are started again, until twelve have died, or OUTBOX_KILLS.
+points and are started again, until twelve have died, or OUTBOX_KILLS. Meanwhile relays lose their
+lease, for longer than it lasts: one is stopped, or the store of their leases is taken away.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
     with Relays(bank, books, server_guard, 2) as relays:
         bank.until_ready()
         began = monotonic()
-        with bank.load(publishers=2, rate=_RATE):
+        with bank.load(publishers=2, rate=_RATE), relays.troubled():
             died = Deaths(bank, relays).until(_KILLS)
         seconds = monotonic() - began
         bank.last(_DISARMED)
@@ -98,11 +99,13 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
         f"{bank.workload.app}, {books.kind}:"
         f" {sum(died.values())} kills at {len(died)} points in {seconds:.0f} s,"
         f" {verdict.published} transfers, {verdict.findings.effects} effects,"
-        f" {len(verdict.findings.repeated)} second ones, {verdict.set_aside} set aside"
+        f" {len(verdict.findings.repeated)} second ones, {verdict.set_aside} set aside;"
+        f" relays {dict(relays.troubles)}"
     )
     assert verdict.held, "\n".join(verdict.story)
     assert verdict.findings.explained == []
     assert relays.wrong == []
+    assert relays.troubles
     assert verdict.set_aside == 0
     if len(_POINTS) ** 2 < _KILLS:
         assert {*_POINTS, *RELAY_POINTS} <= died.keys()

@@ -72,6 +72,21 @@ def test_an_async_error_leaves_neither_effect_nor_memory(shop: Shop) -> None:
     assert (shop.lines(), shop.remembered()) == ([], [])
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_an_error_that_is_passed_over_is_no_success_without_its_effect(shop: Shop) -> None:
+    """PostgreSQL, asked to commit after it, rolls back and raises nothing."""
+
+    def handle(order: Order, context: Context) -> None:
+        with shop.desk.effect(context) as deal:
+            deal.execute(LINE, text=order.text)
+            with pytest.raises(Refused, match="nowhere"):
+                deal.execute("SELECT * FROM nowhere")
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "current transaction is aborted" in reason
+    assert (shop.lines(), shop.remembered()) == ([], [])
+
+
 def test_a_second_transaction_for_a_message_is_rejected(shop: Shop) -> None:
     def handle(order: Order, context: Context) -> None:
         for _ in range(2):

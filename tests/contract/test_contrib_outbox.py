@@ -203,7 +203,7 @@ class TestOutages:
         for number in range(3):
             with lonely.begin() as deal:
                 deal.publish(Noted(key="a", number=number))
-            assert lonely.outbox.flush() or number
+            assert lonely.outbox.flush()
         assert time.monotonic() - began < 30
         told = [r for r in caplog.records if r.name == "worker.outbox"]
         assert ["left to the relay" in r.getMessage() for r in told] == [True]

@@ -81,7 +81,8 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
     you like: one of them works at a time, which the lease store of the service settles. A message
     that the broker refuses is told in the log, stays, and is tried again.
 
-    SIGTERM and SIGINT end it within 10 seconds; what is not confirmed then is sent by the next one.
+    SIGTERM and SIGINT end it within 15 seconds, also where servers hang; what is not confirmed then
+    is sent by the next one.
 
     Exit codes: 0 asked to end, or nothing is left; 2 usage; 3 the app, its settings or the database
     are wrong; 4 the database or the lease store not reachable; 75 with --burst, what is left is

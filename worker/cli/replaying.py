@@ -103,7 +103,7 @@ def tell_forgotten(tallies: Mapping[str, Tally], retention: float) -> None:
     if any(tally.first < edge for tally in tallies.values()):
         note(
             f"some are older than ids are remembered ({retention / 86400:g} days): a handler that"
-            " has done them, and keeps no ids of its own, does them again"
+            " has done them, and keeps no ids of its own that go back as far, does them again"
         )
 
 

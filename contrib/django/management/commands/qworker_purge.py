@@ -18,7 +18,8 @@ class Command(BaseCommand):
 
     help = (
         "Forgets ids of the inbox that are older than so many days. Keep them as long as a message"
-        " can come again: as long as --retention, and as long as dead letters may be replayed."
+        " can come again: as long as --retention, as long as dead letters may be"
+        " replayed, and as far back as the archive is."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,0 +1,31 @@
+"""The connection of a session on which rows of qworker become part of its transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+    from sqlalchemy.orm import Session
+
+
+def connection_to(table: Table, session: Session) -> Connection:
+    """Return the session's connection to where ``table`` is.
+
+    Raises ConfigurationError where that commits each statement by itself: there an effect could
+    stay without its row, or a row without its effect.
+    """
+    connection = session.connection(bind_arguments={"clause": table})
+    if is_autocommit(connection):
+        raise ConfigurationError(
+            f"{table.name} needs transactions, and the engine of this session has the isolation"
+            " level AUTOCOMMIT: give the session an engine without it"
+        )
+    return connection
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Tell whether each statement is committed by itself."""
+    return connection._is_autocommit_isolation()  # noqa: SLF001 - the public ones tell half of it

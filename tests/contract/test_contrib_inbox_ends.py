@@ -1,0 +1,222 @@
+"""How a transaction of the inbox may end: with all of its effect and its id, or with an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import NullPool
+from worker.contrib.sqlalchemy import AsyncInbox, Inbox, create_tables
+from worker.contrib.sqlalchemy.tables import inbox_table
+
+from databases import Database
+from worker import App, Context, Event, RetryPolicy
+from worker.testing import TestWorker
+
+
+class Base(DeclarativeBase):
+    """The tables of the application."""
+
+
+class Line(Base):
+    """An effect."""
+
+    __tablename__ = "line"
+    number: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Ordered(Event, name="ordered"):
+    number: int
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    engine = create_engine(database.url)
+    Base.metadata.create_all(engine)
+    create_tables(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def inbox(engine: Engine) -> Inbox[Session]:
+    return Inbox(sessionmaker(engine))
+
+
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+def handled(handle: Callable[..., Any], *, attempts: int = 1) -> list[str]:
+    """Let it handle an event; return why that is set aside, if it is."""
+    app = App("shop")
+    app.on(Ordered, name="book", retry=RetryPolicy(attempts=attempts))(handle)
+    with TestWorker(app) as worker:
+        worker.publish(Ordered(number=1))
+        worker.run()
+        return [letter.reason for letter in worker.dead_letters]
+
+
+def effects(engine: Engine) -> tuple[int, int]:
+    """Return how many there are, and how many ids are remembered."""
+    with Session(engine) as session:
+        lines, ids = session.scalars(select(Line.number)), session.scalars(select(inbox_table.c.at))
+        return len([*lines]), len([*ids])
+
+
+@on_postgresql
+class TestAborted:
+    """PostgreSQL rolls back at the COMMIT after a statement that failed, and raises nothing."""
+
+    def test_an_error_that_is_passed_over_fails_the_handler(
+        self, engine: Engine, inbox: Inbox[Session]
+    ) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                session.flush()
+                with pytest.raises(DBAPIError):
+                    session.execute(text("SELECT * FROM nowhere"))
+
+        (reason,) = handled(handle)
+        assert "current transaction is aborted" in reason
+        assert effects(engine) == (0, 0)
+
+    def test_and_is_tried_again(self, engine: Engine, inbox: Inbox[Session]) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                if context.attempt == 1:
+                    with pytest.raises(DBAPIError):
+                        session.execute(text("SELECT * FROM nowhere"))
+
+        assert handled(handle, attempts=2) == []
+        assert effects(engine) == (1, 1)
+
+    def test_and_in_a_coroutine(self, engine: Engine, database: Database) -> None:
+        async def handle(event: Ordered, context: Context) -> None:
+            own = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncInbox(async_sessionmaker(own)).transaction(context) as session:
+                session.add(Line(number=event.number))
+                with pytest.raises(DBAPIError):
+                    await session.execute(text("SELECT * FROM nowhere"))
+
+        (reason,) = handled(handle)
+        assert "current transaction is aborted" in reason
+        assert effects(engine) == (0, 0)
+
+
+class TestRolledBack:
+    """By the handler itself, within the block."""
+
+    def test_and_raised_it_is_tried_again(self, engine: Engine, inbox: Inbox[Session]) -> None:
+        """A habit of many: roll back what the session has, and raise."""
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                if context.attempt == 1:
+                    session.rollback()
+                    raise ValueError("a passing trouble")
+
+        assert handled(handle, attempts=2) == []
+        assert effects(engine) == (1, 1)
+
+    @pytest.mark.parametrize("how", ["rollback", "close"])
+    def test_and_returned_it_is_no_success(
+        self, engine: Engine, inbox: Inbox[Session], how: str
+    ) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                session.flush()
+                if context.attempt == 1:
+                    getattr(session, how)()
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert effects(engine) == (0, 0)
+        assert handled(handle, attempts=2) == []
+        assert effects(engine) == (1, 1)
+
+    def test_and_in_a_coroutine(self, engine: Engine, database: Database) -> None:
+        async def handle(event: Ordered, context: Context) -> None:
+            own = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncInbox(async_sessionmaker(own)).transaction(context) as session:
+                session.add(Line(number=event.number))
+                if context.attempt == 1:
+                    await session.rollback()
+                if context.attempt == 2:
+                    await session.rollback()
+                    raise ValueError("a passing trouble")
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert handled(handle, attempts=3) == []
+        assert effects(engine) == (1, 1)
+
+
+class TestCommitted:
+    """By the handler itself, within the block."""
+
+    def test_as_its_last_line_is_as_good_as_the_end(
+        self, engine: Engine, inbox: Inbox[Session]
+    ) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                session.commit()
+
+        assert handled(handle) == []
+        assert effects(engine) == (1, 1)
+
+    def test_what_fails_after_it_is_not_tried_again(
+        self, engine: Engine, inbox: Inbox[Session]
+    ) -> None:
+        """The next attempt would find the id, and take the rest for done."""
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                session.commit()
+                raise ValueError("half of it")
+
+        (reason,) = handled(handle, attempts=3)
+        assert "ended within its block by a commit" in reason
+        assert effects(engine) == (1, 1)
+
+    def test_a_savepoint_is_no_commit(self, engine: Engine, inbox: Inbox[Session]) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                with session.begin_nested():
+                    session.add(Line(number=event.number))
+                if context.attempt == 1:
+                    session.rollback()
+                    raise ValueError("a passing trouble")
+
+        assert handled(handle, attempts=2) == []
+        assert effects(engine) == (1, 1)
+
+
+@pytest.mark.parametrize("said_to", ["the engine", "its option"])
+def test_an_engine_that_commits_each_statement_is_refused(
+    database: Database, engine: Engine, said_to: str
+) -> None:
+    """Else the id would stay where the effect is rolled back."""
+    level = "AUTOCOMMIT"
+    if said_to == "the engine":
+        loose = create_engine(database.url, isolation_level=level, poolclass=NullPool)
+    else:
+        loose = engine.execution_options(isolation_level=level)
+
+    def handle(event: Ordered, context: Context) -> None:
+        with Inbox(sessionmaker(loose)).transaction(context) as session:
+            session.add(Line(number=event.number))
+
+    (reason,) = handled(handle, attempts=2)
+    assert "AUTOCOMMIT" in reason
+    assert effects(engine) == (0, 0)
