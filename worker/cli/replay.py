@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from worker.archive.journal import Journal, Replay, State, Stopped
 from worker.archive.replayer import Replayer
@@ -45,11 +46,16 @@ SETTINGS = (
     "app", "broker", "dedup", "leases", "archive", "shards", "connect_timeout", "confirm_timeout",
     "dedup_timeout",
 )  # fmt: skip
+_GIVEN = ParameterSource.COMMANDLINE
 _AHEAD = 5000
 _EXIT_STOPPED = 1
 _LOOK = 0.1
 _COLUMNS = ("id", "service", "handlers", "state", "sent", "place", "of")
-_CONTROLS = ("list", "resume", "pause", "cancel")
+#: What is asked of replays that there are, and the options that mean something with it.
+_CONTROLS = {
+    "list": {"as_json"}, "resume": {"as_json", "rate", "ahead"}, "pause": set[str](),
+    "cancel": set[str](),
+}  # fmt: skip
 
 
 @click.command(
@@ -110,18 +116,16 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
     wrong usage, no such service, handler or replay; 3 the app or its settings are wrong; 4 a server
     is not reachable; 130 interrupted, and paused.
     """
-    controls = [name for name in _CONTROLS if asked[name]]
-    if len(controls) > 1:
-        raise click.UsageError(f"--{controls[0]} and --{controls[1]} do not go together")
-    if asked["list"]:
+    control = _control(click.get_current_context())
+    if control == "list":
         return _list(options, as_json=as_json)
-    if asked["pause"]:
+    if control == "pause":
         return _pause(options, asked["pause"])
-    if asked["cancel"]:
+    if control == "cancel":
         return _cancel(options, asked["cancel"])
     with opened(options) as archive:
         journal = Journal(archive, time.time)
-        if asked["resume"]:
+        if control == "resume":
             _, found = journal.find(asked["resume"])
             to = recipient(options, found.service, is_new=found.holds)
             with _seam(to, holds=found.holds) as seam:
@@ -138,6 +142,25 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
         with _seam(to, holds=asked["holds"]) as seam:
             entry = journal.begin(_new(archive, to, wanted, asked, seam))
             return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+
+
+def _control(context: click.Context) -> str | None:
+    """Return what is asked of a replay that there is.
+
+    Raises UsageError for an option that says something else: what was begun stays as it was meant.
+    """
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is _GIVEN
+    }
+    control = next((name for name in _CONTROLS if name in given), None)
+    if control is None:
+        return None
+    for name, option in given.items():
+        if name not in (*SETTINGS, *_CONTROLS[control], control):
+            raise click.UsageError(f"--{control} and {option} do not go together")
+    return control
 
 
 def _seam(to: Recipient, *, holds: bool) -> AbstractContextManager[Seam | None]:
