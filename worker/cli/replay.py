@@ -135,6 +135,11 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
         wanted = to.chosen(asked["handlers"], asked["selection"])
         if asked["holds"] and wanted.until is not None:
             raise click.UsageError("--until would leave a gap between the past and what is live")
+        if asked["holds"] and asked["again"]:
+            raise click.UsageError(
+                "--again would do twice what is both archived and held: the live copy is remembered"
+                " by another memory. A service that is new remembers nothing, and does all of it"
+            )
         if asked["dry_run"]:
             return _rehearse(archive, wanted, to, asked, as_json=as_json)
         if not asked["holds"]:
