@@ -10,7 +10,7 @@ A service that never ran gets two generations of queues (:mod:`worker.sharding.g
 Steps, each of which can be repeated by whoever comes after a crash:
 
 1. *hold*: write the plan, in its step ``replay``; declare both generations. The service may be
-   started from here on, or before: it consumes the past as it comes
+   started from here on, and not before: it consumes the past as it comes
 2. *send* the archive, from its first event to its last, again and again as it grows
 3. *horizon*: at least a second after 1, find the place in the archive before which everything is
    that was published until then (:mod:`worker.archive.horizon`); send all up to it
