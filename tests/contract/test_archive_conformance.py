@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.archive.base import Archive, Tally
+from worker.archive.base import Archive, Tally, removed_upto
 from worker.archive.entry import Entry
 from worker.archive.open import open_archive
 from worker.archive.selection import Selection
@@ -210,6 +210,20 @@ def test_what_is_old_is_removed_from_its_oldest_on(archive: Archive) -> None:
     assert archive.trim(8_000_000, 100) == 0
 
     assert ids(archive) == [f"id-{n}" for n in range(4, 8)]
+
+
+def test_it_is_known_up_to_which_place_something_was_removed(archive: Archive) -> None:
+    archive.add([entry(n) for n in range(1, 8)])
+    places = [each.seq for each in read(archive)]
+    assert removed_upto(archive) == 0
+
+    archive.trim(2_000_000, 100)
+    assert removed_upto(archive) == 0, "nothing is that old"
+    archive.trim(8_000_000, 2)
+    assert removed_upto(archive) == places[1]
+    archive.trim(8_000_000, 100)
+    archive.trim(8_000_000, 100)
+    assert removed_upto(archive) == places[2]
 
 
 def test_places_are_not_given_away_again(archive: Archive) -> None:

@@ -26,7 +26,7 @@ from worker.archive.base import Archive
 from worker.archive.horizon import Horizon
 from worker.archive.journal import Entry, Journal, Replay, State, Stopped
 from worker.archive.open import open_archive
-from worker.archive.replayer import Replayer
+from worker.archive.replayer import Overtaken, Replayer
 from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
 from worker.archive.sender import Sender
@@ -349,6 +349,39 @@ def test_one_that_was_paused_goes_on_where_it_was(world: World) -> None:
     world.send()
     world.publish(5)
     world.check()
+
+
+@pytest.mark.parametrize("upto", [12, 10**6])
+def test_what_is_removed_before_it_was_sent_is_told(world: World, upto: int) -> None:
+    world.publish(40)
+    world.archive_some(20)
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    assert world.archive.trim(2**62, upto) > 0
+
+    with pytest.raises(Overtaken, match=r"has a hole there.*another name"):
+        sender.to_its_end()
+    sender.close()
+    with pytest.raises(Overtaken):
+        world.send()
+
+
+def test_what_is_removed_after_it_was_sent_or_before_it_began_is_no_matter(world: World) -> None:
+    world.publish(40)
+    world.archive_some(20)
+    world.archive.trim(2**62, 5)
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    world.archive.trim(2**62, 2)
+
+    sender.to_its_end()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
 
 
 @pytest.mark.parametrize("forgotten", [True, False])

@@ -32,6 +32,10 @@ class ArchiveOptions:
     timeout: float = 10.0
 
 
+#: The document that says up to which place events were removed, at most.
+REMOVED = "removed"
+
+
 class Page(NamedTuple):
     """What a read found, in order, and up to which place nothing else is meant."""
 
@@ -114,7 +118,10 @@ class Archive(Protocol):
         ...
 
     def trim(self, before: int, limit: int) -> int:
-        """Remove of the oldest ``limit`` events those archived before; return how many."""
+        """Remove of the oldest ``limit`` events those archived before; return how many.
+
+        Before that it notes up to which place, for ``removed_upto``.
+        """
         ...
 
     def documents(self, prefix: str) -> Mapping[str, Document]:
@@ -131,3 +138,9 @@ class Archive(Protocol):
     def close(self) -> None:
         """Let go of the connection."""
         ...
+
+
+def removed_upto(archive: Archive) -> int:
+    """Return a place behind which nothing was removed yet. Raises as the archive does."""
+    found = archive.documents(REMOVED).get(REMOVED)
+    return int(found.text) if found is not None else 0

@@ -56,6 +56,9 @@ class Replay:
     holds: bool = False
 
     state: State = State.RUNNING
+    #: Up to which place events had been removed from the archive when it began to send; None until
+    #: then.
+    removed: int | None = None
     #: All that is meant is sent up to this place; and to which place it is meant, where that is
     #: known already.
     position: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from worker.archive.base import Archive, Document, Page, Size, Tally
+from worker.archive.base import REMOVED, Archive, Document, Page, Size, Tally
 from worker.archive.entry import Entry
 from worker.archive.selection import Selection, expression_of
 from worker.routing import is_pattern
@@ -112,11 +112,27 @@ class Queries(Archive, ABC):
 
     def trim(self, before: int, limit: int) -> int:
         """Remove of the oldest ``limit`` events those archived before; return how many."""
-        return self.change(
-            f"DELETE FROM {self.events} WHERE at < :before AND seq IN"
-            f" (SELECT seq FROM {self.events} ORDER BY seq LIMIT :most)",
+        oldest = f"SELECT seq, at FROM {self.events} ORDER BY seq LIMIT :most"
+        ((place,),) = self.ask(
+            f"SELECT max(seq) FROM ({oldest}) AS oldest WHERE at < :before",
             {"before": before, "most": limit},
         )
+        if place is None:
+            return 0
+        self._note_removed(place)
+        return self.change(
+            f"DELETE FROM {self.events} WHERE at < :before AND seq <= :place",
+            {"before": before, "place": place},
+        )
+
+    def _note_removed(self, place: int) -> None:
+        """Have it known that events are removed up to this place."""
+        noted = False
+        while not noted:
+            found = self.documents(REMOVED).get(REMOVED)
+            if found is not None and int(found.text) >= place:
+                return
+            noted = self.write(REMOVED, 0 if found is None else found.version, str(place))
 
     def documents(self, prefix: str) -> Mapping[str, Document]:
         """Return the documents whose names begin so."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from worker.again import replay_headers
+from worker.archive.base import removed_upto
 from worker.archive.horizon import Horizon
 from worker.archive.journal import State
 from worker.archive.selection import Selection
 from worker.archive.sender import Moved, Sender
-from worker.errors import ConfirmTimeout, Unreachable
+from worker.errors import ConfirmTimeout, QworkerError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,10 @@ _SAVE_EVERY = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: Seconds between two looks for what is archived meanwhile, or at the barriers.
 _LOOK = 0.05
+
+
+class Overtaken(QworkerError):
+    """Events were removed from the archive before the replay has sent them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +105,10 @@ class Replayer:
         self._disconnect()
 
     def run(self) -> None:
-        """Go on to the end. Raises Stopped, Lost, PublishError, StoreCorrupt, ConfigurationError.
+        """Go on to the end.
 
-        Whatever it raises, what is sent for sure is known to whoever resumes it.
+        Raises Stopped, Lost, Overtaken, PublishError, StoreCorrupt, ConfigurationError. Whatever it
+        raises, what is sent for sure is known to whoever resumes it.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -132,6 +138,9 @@ class Replayer:
             self._held = True
             self._save(begun=True)
             return False
+        if replay.removed is None:
+            self._look_for_the_beginning()
+            return False
         if not replay.complete:
             if self._send_some():
                 return False
@@ -144,12 +153,20 @@ class Replayer:
         self._entry.leave(State.DONE)
         return True
 
+    def _look_for_the_beginning(self) -> None:
+        """Begin at the first event that can be meant: what is removed from now on is missing."""
+        replay = self._entry.replay
+        removed = removed_upto(self._archive)
+        first, _ = self._archive.span(replay.selection)
+        self._save(removed=removed, position=max(first, replay.position))
+
     def _send_some(self) -> bool:
         """Send what comes next, or settle what was sent; tell whether there was anything."""
         replay = self._entry.replay
         upto = replay.upto
         if upto is None:
-            _, upto = self._archive.span(_EVERYTHING)
+            _, last = self._archive.span(_EVERYTHING)
+            upto = max(last, removed_upto(self._archive))  # there is none where all is removed
         reached = max(self._reached, replay.position)
         if reached >= upto:
             return self._settle()
@@ -157,9 +174,8 @@ class Replayer:
             self._settle()
             self._wait(min(left, 0.5), "")
             return True
-        if not reached:  # from the first that can be meant
-            reached, _ = self._archive.span(replay.selection)
-        page = self._archive.read(replay.selection, min(reached, upto), upto, self._most())
+        page = self._archive.read(replay.selection, reached, upto, self._most())
+        self._check_kept(reached, upto)  # what is removed from here on was read
         if page.entries:
             self._connected().send(page.entries)
             self._adapt(page)
@@ -170,6 +186,25 @@ class Replayer:
         if much or self._clock() >= self._save_at:
             self._settle()
         return True
+
+    def _check_kept(self, reached: int, upto: int) -> None:
+        """Raise Overtaken where something between was removed since it began to send."""
+        replay = self._entry.replay
+        removed = min(upto, removed_upto(self._archive))
+        if removed <= max(reached, replay.removed or 0):
+            return
+        anew = "begin another, which sends what is still there"
+        if replay.holds:
+            anew = (
+                f"the state of {replay.service} has a hole there: begin anew, with a service of"
+                " another name"
+            )
+        raise Overtaken(
+            f"the replay {replay.id} is at place {reached}, and the archive has removed events up"
+            f" to place {removed} since it began (--archive-retention, or 'qworker archive trim')."
+            f" What it had not sent of these is missing; {anew}, and --since well within what is"
+            " kept"
+        )
 
     def _settle(self) -> bool:
         """Wait until all that was sent is where it belongs; tell whether there was anything."""

@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from worker.archive.journal import Journal, Replay, State, Stopped
-from worker.archive.replayer import Replayer
-from worker.archive.seam import Seam
+from worker.archive.replayer import Overtaken, Replayer
+from worker.archive.seam import Lost, Seam
 from worker.archive.walk import count_all
 from worker.cli.archive import opened, selection_options
 from worker.cli.options import (
@@ -240,6 +240,8 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
         teller.end()
         with suppress(Stopped, QworkerError):
             entry.leave(State.PAUSED)
+        if isinstance(error, Lost | Overtaken):  # to go on mends nothing
+            raise
         raise type(error)(f"{error}\n{goes_on}") from None
     code = _tell_done(entry, as_json=as_json)
     if seam is not None:
