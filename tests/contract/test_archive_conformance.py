@@ -168,6 +168,20 @@ def test_a_page_has_no_more_than_was_asked_for_and_the_next_goes_on(archive: Arc
     assert archive.read(EVERYTHING, upto, upto, 3).entries == []
 
 
+def test_a_page_of_large_events_has_few_of_them(archive: Archive) -> None:
+    large = b'"%s"' % (b"x" * 1024 * 1024)
+    archive.add([entry(n, body=large if n != 5 else b"{}") for n in range(1, 11)])
+    after, upto = archive.span(EVERYTHING)
+
+    first = archive.read(EVERYTHING, after, upto, 100)
+    second = archive.read(EVERYTHING, first.upto, upto, 100)
+
+    assert [each.id for each in first.entries] == ["id-1", "id-2", "id-3", "id-4"]
+    assert first.upto == first.entries[-1].seq
+    assert [each.id for each in second.entries] == [f"id-{n}" for n in range(5, 10)]
+    assert ids(archive) == [f"id-{n}" for n in range(1, 11)]
+
+
 def test_what_is_rare_is_looked_for_a_stretch_at_a_time(archive: Archive) -> None:
     archive.add([entry(n) for n in range(1, 12_001)])
     archive.add([entry(12_001, name="order.paid")])

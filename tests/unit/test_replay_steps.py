@@ -22,7 +22,7 @@ import pytest
 
 from worker import App, Event
 from worker.archive import service
-from worker.archive.base import Archive
+from worker.archive.base import Archive, Page
 from worker.archive.horizon import Horizon
 from worker.archive.journal import Entry, Journal, Replay, State, Stopped
 from worker.archive.open import open_archive
@@ -36,7 +36,7 @@ from worker.consumer import Consumer
 from worker.declaring import declare
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
-from worker.errors import UsageError
+from worker.errors import ArchiveUnavailable, UsageError
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.leases.sqlite import SqliteLeases
@@ -349,6 +349,31 @@ def test_one_that_was_paused_goes_on_where_it_was(world: World) -> None:
     world.send()
     world.publish(5)
     world.check()
+
+
+def test_pages_become_as_small_as_the_line_to_the_archive_needs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, limits = SqliteArchive.read, []
+
+    def slow(self: SqliteArchive, selection: Selection, after: int, upto: int, limit: int) -> Page:
+        world.clock.advance(min(limit, 100) / 10)
+        limits.append(limit)
+        assert len(limits) < 100, "it does not come through"
+        if limit > 100:
+            raise ArchiveUnavailable("timeout")
+        return read(self, selection, after, upto, limit)
+
+    monkeypatch.setattr(SqliteArchive, "read", slow)
+    world.publish(200)
+    world.archive_some(20)
+    world.begin()
+    sender = world.sender()
+
+    sender.run()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
 
 
 @pytest.mark.parametrize("upto", [12, 10**6])

@@ -7,8 +7,9 @@ Promises that every store keeps, and that one suite of tests checks on each:
 * Places (``seq``) rise in the order of commits, whoever adds. So a reader who has seen the place
   ``n`` has seen, or will never see, whatever has a lower one; and of two events of which the second
   was added after the first was stored, the first has the lower place.
-* A read takes bounded time, however large the archive and however rare what is meant: it may return
-  fewer events than asked for, or none, and then says how far it has looked.
+* A read takes bounded time and memory, however large the archive and its events, and however rare
+  what is meant: it may return fewer events than asked for, or none, and then says how far it has
+  looked.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class ArchiveOptions:
     timeout: float = 10.0
 
 
+#: Bytes of bodies that one read returns, and the rest of the event that goes beyond.
+PAGE_BYTES = 4 * 1024 * 1024
 #: The document that says up to which place events were removed, at most.
 REMOVED = "removed"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from worker.archive.base import REMOVED, Archive, Document, Page, Size, Tally
+from worker.archive.base import PAGE_BYTES, REMOVED, Archive, Document, Page, Size, Tally
 from worker.archive.entry import Entry
 from worker.archive.selection import Selection, expression_of
 from worker.routing import is_pattern
@@ -72,12 +72,20 @@ class Queries(Archive, ABC):
         """Return up to ``limit`` events that are meant, behind ``after``, up to ``upto``."""
         end = upto if selection.is_narrow else min(upto, after + _WINDOW)
         where, parameters = self._where(selection, after, end)
+        # Lengths first: they are known without a look at the bodies.
+        chosen = (
+            f"SELECT seq, length(body) AS bytes FROM {self.events}"
+            f" WHERE {where} ORDER BY seq LIMIT :most"
+        )
+        before = f"SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM ({chosen})"
+        page = f"SELECT seq FROM ({before} AS chosen) AS sums WHERE before < :bytes"
         rows = self.ask(
-            f"SELECT {self.columns} FROM {self.events} WHERE {where} ORDER BY seq LIMIT :most",
-            {**parameters, "most": limit},
+            f"SELECT {self.columns} FROM {self.events} WHERE seq IN ({page}) ORDER BY seq",
+            {**parameters, "most": limit, "bytes": PAGE_BYTES},
         )
         entries = [self._entry(row) for row in rows]
-        return Page(entries, entries[-1].seq if len(entries) == limit else end)
+        full = len(entries) == limit or sum(len(entry.body) for entry in entries) >= PAGE_BYTES
+        return Page(entries, entries[-1].seq if full else end)
 
     def tally(self, selection: Selection, after: int, upto: int) -> tuple[Mapping[str, Tally], int]:
         """Count by name what is meant behind ``after``; and return how far it has counted."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from worker.config import Settings
 
 _EVERYTHING = Selection()
-#: Events that are sent at a time, at first and at most; and the bytes that they may hold, about.
-_FIRST_BATCH, _LARGEST_BATCH, _BATCH_BYTES = 50, 1000, 4 * 1024 * 1024
+#: Events that are sent at a time, at most; and how many more at a time, where it was less.
+_LARGEST_BATCH, _MORE = 1000, 10
 #: Events, and bytes, after which it is made sure that they are where they belong.
 _MOST_UNSETTLED, _UNSETTLED_BYTES = 5000, 16 * 1024 * 1024
 _SAVE_EVERY = 1.0
@@ -89,7 +89,7 @@ class Replayer:
         self._headers = replay_headers(replay.id, replay.handlers, again=replay.again)
         self._sender: Sender | None = None
         self._horizon: Horizon | None = None
-        self._batch = _FIRST_BATCH
+        self._batch = _LARGEST_BATCH
         #: What is live is held, as far as is known since the last trouble.
         self._held = False
         #: The place up to which all is sent; how many, and how large, since what is settled.
@@ -116,6 +116,8 @@ class Replayer:
                 done = self._turn()
             except (Unreachable, ConfirmTimeout) as error:
                 self._disconnect()
+                # A page may be too much for the line to the archive.
+                self._batch = max(1, self._batch // 2)
                 with suppress(Unreachable):  # it is the archive that is away
                     self._progress(str(error))
                 self._sleep(pause)
@@ -236,8 +238,7 @@ class Replayer:
 
     def _adapt(self, page: Page) -> None:
         """Find out how many events go well at a time, and when the next may follow."""
-        small = sum(len(entry.body) for entry in page.entries) <= _BATCH_BYTES
-        self._batch = min(2 * self._batch, _LARGEST_BATCH) if small else max(1, self._batch // 2)
+        self._batch = min(self._batch + _MORE, _LARGEST_BATCH)
         if self._rate:
             seconds = len(page.entries) / self._rate
             self._free_at = max(self._free_at, self._clock() - _SAVE_EVERY) + seconds
