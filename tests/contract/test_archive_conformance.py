@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worker.archive import queries
 from worker.archive.base import Archive, Tally, removed_upto
 from worker.archive.entry import Entry
 from worker.archive.open import open_archive
@@ -127,6 +128,28 @@ def test_events_are_chosen_by_key_name_and_time(archive: Archive) -> None:
     assert chosen(until=2_000_000) == [1]
     assert chosen(since=2_000_000, until=5_000_000, key="é") == [2, 4]
     assert chosen(since=9_000_000) == []
+
+
+def test_the_places_of_a_time_are_found_some_at_a_time(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_TIMED", 2)
+    times = [5, 3, 9, 3, 3, 7, 1]
+    archive.add([entry(n, time=time) for n, time in enumerate(times)])
+    place = {each.id: each.seq for each in read(archive)}
+
+    for since in (None, *range(11)):
+        for until in (None, *range(11)):
+            meant = [
+                place[f"id-{n}"]
+                for n, time in enumerate(times)
+                if (since is None or since <= time) and (until is None or time < until)
+            ]
+            after, upto = archive.span(Selection(since=since, until=until))
+            if meant:
+                assert (after, upto) == (min(meant) - 1, max(meant)), (since, until)
+            else:
+                assert after >= upto, (since, until)
 
 
 @given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True), patterns=st.data())

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
-#: Places that one statement looks at: for events, to count them by name, and to count them.
-_WINDOW, _COUNTED, _SIZED = 10_000, 50_000, 1_000_000
+#: Places that one statement looks at: for events, to count them by name, to find those of a time,
+#: and to count them.
+_WINDOW, _COUNTED, _TIMED, _SIZED = 10_000, 50_000, 50_000, 1_000_000
+_LONG_AGO = -(2**63)
 
 
 class Queries(Archive, ABC):
@@ -58,15 +60,34 @@ class Queries(Archive, ABC):
         ((first, last),) = self.ask(f"SELECT min(seq), max(seq) FROM {self.events}", {})
         if first is None:
             return 0, 0
-        after, upto = first - 1, last
-        for bound, condition in ((selection.since, "time >= :at"), (selection.until, "time < :at")):
-            if bound is not None:
-                told = f"SELECT min(seq), max(seq) FROM {self.events} WHERE {condition}"
-                ((first, last),) = self.ask(told, {"at": bound})
-                if first is None:
-                    return 0, 0
-                after, upto = max(after, first - 1), min(upto, last)
-        return after, max(after, upto)
+        if selection.since is None and selection.until is None:
+            return first - 1, last
+        return self._span_of_time(selection.since, selection.until)
+
+    def _span_of_time(self, since: int | None, until: int | None) -> tuple[int, int]:
+        """Return the places around what is of that time.
+
+        Events need not be in the order of their times: all of that time are looked at, in the index
+        alone, so many at a time.
+        """
+        before = "" if until is None else " AND time < :until"
+        some = (
+            f"SELECT time, seq FROM {self.events} WHERE (time, seq) > (:time, :seq){before}"
+            " ORDER BY time, seq LIMIT :most"
+        )
+        # The last of them, and what is said of all: no minimum that a planner may look for in seq.
+        told = (
+            f"SELECT min(seq) OVER (), max(seq) OVER (), time, seq FROM ({some}) AS found"
+            " ORDER BY time DESC, seq DESC LIMIT 1"
+        )
+        given = {} if until is None else {"until": until}
+        time, seq = _LONG_AGO if since is None else since, 0
+        firsts, lasts = [], [0]
+        while rows := self.ask(told, {**given, "time": time, "seq": seq, "most": _TIMED}):
+            ((first, last, time, seq),) = rows
+            firsts.append(first)
+            lasts.append(last)
+        return min(firsts, default=1) - 1, max(lasts)
 
     def read(self, selection: Selection, after: int, upto: int, limit: int) -> Page:
         """Return up to ``limit`` events that are meant, behind ``after``, up to ``upto``."""
