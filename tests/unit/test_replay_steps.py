@@ -351,6 +351,16 @@ def test_one_that_was_paused_goes_on_where_it_was(world: World) -> None:
     world.check()
 
 
+def test_who_died_with_a_clock_that_was_ahead_is_replaced(world: World) -> None:
+    ahead = Journal(world.archive, lambda: world.clock() + 3600)
+    ahead.begin(Replay(id="r1", service="reports"))
+    journal = Journal(world.archive, world.clock)
+
+    assert not journal.is_alive(journal.find("r1")[1])
+    journal.resume("r1")
+    assert journal.is_alive(journal.find("r1")[1])
+
+
 def test_pages_become_as_small_as_the_line_to_the_archive_needs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

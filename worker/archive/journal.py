@@ -163,8 +163,11 @@ class Journal:
                 return found
 
     def is_alive(self, replay: Replay) -> bool:
-        """Tell whether somebody is at it, and said so lately; one of this machine is looked for."""
-        lately = self._clock() - replay.told_at < SILENT
+        """Tell whether somebody is at it, and said so lately; one of this machine is looked for.
+
+        What was said long from now is of a clock that was ahead, and tells nothing.
+        """
+        lately = abs(self._clock() - replay.told_at) < SILENT
         return bool(replay.owner) and lately and not _is_gone(replay.owner)
 
     def is_mine(self, replay: Replay) -> bool:
