@@ -442,6 +442,30 @@ def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> N
         world.send()
 
 
+def test_a_service_begins_with_one_replay(world: World) -> None:
+    world.publish(20)
+    world.archive_some(5)
+    world.begin()
+    Journal(world.archive, world.clock).begin(Replay(id="r2", service="reports", holds=True))
+    first = world.sender()
+    assert not first.turn()
+    late = Sending(world, Journal(world.archive, world.clock).resume("r2"))
+
+    with pytest.raises(Lost, match=r"at the same time: nothing was sent"):
+        late.run()
+    late.close()
+    with Seam(reports, world.settings, world.clock) as seam:
+        with pytest.raises(Lost):
+            seam.end("r2")
+        with pytest.raises(UsageError, match=r"--resume r1"):
+            seam.check_new()
+
+    first.to_its_end()
+    first.close()
+    world.publish(5)
+    world.check()
+
+
 def test_a_service_that_ran_cannot_begin_with_the_past(world: World) -> None:
     world.write_plan(Plan(Generation(1, SHARDS)))
 

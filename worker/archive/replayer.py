@@ -136,7 +136,7 @@ class Replayer:
         replay = self._entry.replay
         seam = self._seam
         if seam is not None and not replay.complete and not self._held:
-            seam.hold(begun=replay.begun)
+            seam.hold(replay.id, begun=replay.begun)
             self._held = True
             self._save(begun=True)
             return False
@@ -151,7 +151,7 @@ class Replayer:
             self._save(complete=True)
             return False
         if seam is not None:
-            seam.end()
+            seam.end(replay.id)
         self._entry.leave(State.DONE)
         return True
 

@@ -308,8 +308,10 @@ def _cancel(options: Mapping[str, object], replay_id: str) -> int:
                 journal.ask(replay_id, State.CANCELLED)
                 _wait_for_owner(journal, replay_id)  # what it sends after the end has no order
                 if seam is not None:
-                    seam.end()
-            note(f"{found.service} goes on with what is live, without the rest of the past")
+                    with suppress(Lost):  # it does so already, or never was held for this one
+                        seam.end(found.id)
+                        live = "goes on with what is live, without the rest of the past"
+                        note(f"{found.service} {live}")
     emit(f"{replay_id} is cancelled")
     return 0
 
