@@ -31,6 +31,8 @@ from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
 from worker.archive.sender import Sender
 from worker.archive.sqlite import SqliteArchive
+from worker.cli.output import Interrupted
+from worker.cli.replaying import wait_until_live
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.declaring import declare
@@ -464,6 +466,20 @@ def test_a_service_begins_with_one_replay(world: World) -> None:
     first.close()
     world.publish(5)
     world.check()
+
+
+def test_who_waits_no_longer_is_told_that_all_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Seam) -> Phase:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Seam, "phase", interrupted)
+    with (
+        Seam(reports, world.settings, world.clock) as seam,
+        pytest.raises(Interrupted, match=r"all is sent; reports goes over .* by itself"),
+    ):
+        wait_until_live(seam, "reports", quiet=True)
 
 
 def test_a_service_that_ran_cannot_begin_with_the_past(world: World) -> None:
