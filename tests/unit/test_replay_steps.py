@@ -263,6 +263,8 @@ def carry_out(world: World) -> None:
 
 
 def test_the_past_and_what_is_live_are_the_stream(world: World) -> None:
+    died = "barrier/00000000-0000-7000-8000-000000000000/qw.archive.g1.0"
+    world.archive.write(died, 0, "of somebody who died")
     carry_out(world)
 
     world.check()
