@@ -24,7 +24,7 @@ from worker import App, Event
 from worker.archive import service
 from worker.archive.base import Archive, Page
 from worker.archive.horizon import Horizon
-from worker.archive.journal import Entry, Journal, Replay, State, Stopped
+from worker.archive.journal import Journal, Replay, State, Stint, Stopped
 from worker.archive.open import open_archive
 from worker.archive.replayer import Overtaken, Replayer
 from worker.archive.seam import Lost, Seam
@@ -183,11 +183,11 @@ class World:
 class Sending:
     """Somebody at the replay of a world."""
 
-    def __init__(self, world: World, entry: Entry) -> None:
+    def __init__(self, world: World, stint: Stint) -> None:
         self._world = world
         self._seam = Seam(reports, world.settings, world.clock)
         self._replayer = Replayer(
-            world.archive, entry, world.settings, reports, seam=self._seam,
+            world.archive, stint, world.settings, reports, seam=self._seam,
             clock=world.clock, sleep=world.go_on, tell=lambda _: world.go_on(),
         )  # fmt: skip
 

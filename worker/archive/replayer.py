@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from worker.app import App
     from worker.archive.base import Archive, Page
-    from worker.archive.journal import Entry
+    from worker.archive.journal import Stint
     from worker.archive.seam import Seam
     from worker.config import Settings
 
@@ -64,7 +64,7 @@ class Replayer:
     def __init__(  # noqa: PLR0913 - what a replay needs
         self,
         archive: Archive,
-        entry: Entry,
+        stint: Stint,
         settings: Settings,
         app: App | None,
         *,
@@ -76,7 +76,7 @@ class Replayer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._archive = archive
-        self._entry = entry
+        self._stint = stint
         self._settings = settings
         self._app = app
         self._seam = seam
@@ -85,7 +85,7 @@ class Replayer:
         self._tell = tell
         self._clock = clock
         self._sleep = sleep
-        replay = entry.replay
+        replay = stint.replay
         self._headers = replay_headers(replay.id, replay.handlers, again=replay.again)
         self._sender: Sender | None = None
         self._horizon: Horizon | None = None
@@ -133,7 +133,7 @@ class Replayer:
 
     def _turn(self) -> bool:
         """Do what comes next; tell whether nothing does."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         seam = self._seam
         if seam is not None and not replay.complete and not self._held:
             seam.hold(replay.id, begun=replay.begun)
@@ -152,19 +152,19 @@ class Replayer:
             return False
         if seam is not None:
             seam.end(replay.id)
-        self._entry.leave(State.DONE)
+        self._stint.leave(State.DONE)
         return True
 
     def _look_for_the_beginning(self) -> None:
         """Begin at the first event that can be meant: what is removed from now on is missing."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         removed = removed_upto(self._archive)
         first, _ = self._archive.span(replay.selection)
         self._save(removed=removed, position=max(first, replay.position))
 
     def _send_some(self) -> bool:
         """Send what comes next, or settle what was sent; tell whether there was anything."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         upto = replay.upto
         if upto is None:
             _, last = self._archive.span(_EVERYTHING)
@@ -191,7 +191,7 @@ class Replayer:
 
     def _check_kept(self, reached: int, upto: int) -> None:
         """Raise Overtaken where something between was removed since it began to send."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         removed = min(upto, removed_upto(self._archive))
         if removed <= max(reached, replay.removed or 0):
             return
@@ -210,12 +210,12 @@ class Replayer:
 
     def _settle(self) -> bool:
         """Wait until all that was sent is where it belongs; tell whether there was anything."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         if self._reached <= replay.position:
             return False
         if self._sender is not None:
             self._sender.settle()
-        self._entry.note(position=self._reached, sent=replay.sent + self._under_way)
+        self._stint.note(position=self._reached, sent=replay.sent + self._under_way)
         self._under_way = self._bytes = 0
         self._progress("")
         return True
@@ -251,7 +251,7 @@ class Replayer:
     def _connected(self) -> Sender:
         if self._sender is None:
             self._sender = Sender(
-                self._entry.replay.service,
+                self._stint.replay.service,
                 self._settings,
                 self._app,
                 headers=self._headers,
@@ -285,9 +285,9 @@ class Replayer:
             self._save()
         if now >= self._tell_at:
             self._tell_at = now + _SAVE_EVERY
-            replay = self._entry.replay
+            replay = self._stint.replay
             self._tell(Told(replay.sent, replay.position, replay.upto, waits))
 
     def _save(self, **facts: object) -> None:
         self._save_at = self._clock() + _SAVE_EVERY
-        self._entry.save(**facts)
+        self._stint.save(**facts)

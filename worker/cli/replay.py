@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.archive.base import Archive
-    from worker.archive.journal import Entry
+    from worker.archive.journal import Stint
     from worker.archive.selection import Selection
 
 SETTINGS = (
@@ -129,8 +129,8 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
             _, found = journal.find(asked["resume"])
             to = recipient(options, found.service, is_new=found.holds)
             with _seam(to, holds=found.holds) as seam:
-                entry = journal.resume(found.id)
-                return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+                stint = journal.resume(found.id)
+                return _carry_out(archive, stint, to, seam, asked, as_json=as_json)
         to = recipient(options, asked["service"], is_new=asked["holds"])
         wanted = to.chosen(asked["handlers"], asked["selection"])
         if asked["holds"] and wanted.until is not None:
@@ -145,8 +145,8 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
         if not asked["holds"]:
             require_broker(to.place.service, to.place.settings.broker)
         with _seam(to, holds=asked["holds"]) as seam:
-            entry = journal.begin(_new(archive, to, wanted, asked, seam))
-            return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+            stint = journal.begin(_new(archive, to, wanted, asked, seam))
+            return _carry_out(archive, stint, to, seam, asked, as_json=as_json)
 
 
 def _control(context: click.Context) -> str | None:
@@ -194,7 +194,7 @@ def _new(
 
 def _carry_out(  # noqa: PLR0913 - all that there is to it
     archive: Archive,
-    entry: Entry,
+    stint: Stint,
     to: Recipient,
     seam: Seam | None,
     asked: Mapping[str, Any],
@@ -202,7 +202,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     as_json: bool,
 ) -> int:
     """Do a replay that is noted as being done here; return the exit code."""
-    replay, settings = entry.replay, to.place.settings
+    replay, settings = stint.replay, to.place.settings
     total = None
     if replay.upto is not None:
         tallies = count_all(archive, replay.selection, replay.position, replay.upto)
@@ -215,7 +215,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     try:
         with Replayer(
             archive,
-            entry,
+            stint,
             settings,
             to.place.app,
             seam=seam,
@@ -228,29 +228,29 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     except Stopped as stopped:
         teller.end()
         if stopped.replay.state is State.DONE:
-            return _tell_done(entry, as_json=as_json)
+            return _tell_done(stint, as_json=as_json)
         note(f"qworker: {stopped}")
         return _EXIT_STOPPED
     except KeyboardInterrupt:
         teller.end()
         with suppress(Stopped, QworkerError):
-            entry.leave(State.PAUSED)
+            stint.leave(State.PAUSED)
         raise Interrupted(f"the replay is paused; {goes_on}") from None
     except QworkerError as error:
         teller.end()
         with suppress(Stopped, QworkerError):
-            entry.leave(State.PAUSED)
+            stint.leave(State.PAUSED)
         if isinstance(error, Lost | Overtaken):  # to go on mends nothing
             raise
         raise type(error)(f"{error}\n{goes_on}") from None
-    code = _tell_done(entry, as_json=as_json)
+    code = _tell_done(stint, as_json=as_json)
     if seam is not None:
         wait_until_live(seam, replay.service, quiet=as_json)
     return code
 
 
-def _tell_done(entry: Entry, *, as_json: bool) -> int:
-    replay = entry.replay
+def _tell_done(stint: Stint, *, as_json: bool) -> int:
+    replay = stint.replay
     if as_json:
         emit_json({"replay": replay.id, "state": State.DONE.value, "sent": replay.sent})
     else:
