@@ -67,6 +67,9 @@ def _option(  # noqa: PLR0913 - one keyword for each fact of an option
     return field(default=default, metadata=facts)
 
 
+_CENTURY = 100 * 365 * 86400
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every option of a service. Durations are seconds, sizes bytes."""
@@ -184,7 +187,7 @@ class Settings:
         shown="a file beside that of an SQLite broker",
     )
     archive_retention: float = _option(
-        0.0, "seconds that an archived event is kept, 0 for ever", low=0
+        0.0, "seconds that an archived event is kept, 0 for ever", low=0, high=_CENTURY
     )
 
     @property

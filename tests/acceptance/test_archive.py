@@ -163,6 +163,22 @@ def test_a_line_that_is_no_event_is_told_and_what_is_before_it_stays(shell: Shel
     assert (info["events"], info["names"]) == (2, {"user.created": 2})
 
 
+def test_what_no_reader_of_numbers_takes_is_shown_as_it_is(shell: Shell) -> None:
+    number = b"9" * 5000
+    payload = b'{"n": %s, "half": "\\ud800"}' % number
+    line = b'{"id": "id-1", "name": "user.created", "payload_text": %s}\n'
+    text = json.dumps(payload.replace(b", ", b",\n").decode()).encode()
+    (shell.folder / "lines.jsonl").write_bytes(line % text)
+    shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
+    shell.run("archive", "import", "lines.jsonl")
+
+    for command in (("list", "--json"), ("show", "id-1", "--json")):
+        told = shell.run("archive", *command).out
+        assert payload.decode() in told
+        assert told.count("\n") == 1
+    assert number.decode() in shell.run("archive", "show", "id-1").out
+
+
 def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:
     told = shell.run("archive", "list", "--archive", "sqlite:///a.db", code=2).err
 

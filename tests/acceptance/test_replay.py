@@ -126,7 +126,12 @@ def test_mistakes_are_told_with_what_was_meant(
     assert "no replay 'x'" in command.run("--resume", "x", code=2)
     assert "has run already" in command.run("--hold-live", code=2)
     assert "gap" in command.run("--hold-live", "--until", "1h", code=2)
+    assert "another memory" in command.run("--hold-live", "--again", code=2)
     assert "do not go together" in command.run("--list", "--pause", "x", code=2)
+    for option in ("--dry-run", "--since=1d"):
+        assert "do not go together" in command.run("--resume", "x", option, code=2)
+    assert "--cancel and --dry-run" in command.run("--cancel", "x", "--dry-run", code=2)
+    assert "no replay ''" in command.run("--resume", "", code=2)
     assert "0 events would be sent" in command.run("--dry-run")
     assert service.drain() == 0
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.archive.base import Archive, Tally
+from worker.archive import queries
+from worker.archive.base import Archive, Tally, removed_upto
 from worker.archive.entry import Entry
 from worker.archive.open import open_archive
 from worker.archive.selection import Selection
@@ -129,6 +130,28 @@ def test_events_are_chosen_by_key_name_and_time(archive: Archive) -> None:
     assert chosen(since=9_000_000) == []
 
 
+def test_the_places_of_a_time_are_found_some_at_a_time(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_TIMED", 2)
+    times = [5, 3, 9, 3, 3, 7, 1]
+    archive.add([entry(n, time=time) for n, time in enumerate(times)])
+    place = {each.id: each.seq for each in read(archive)}
+
+    for since in (None, *range(11)):
+        for until in (None, *range(11)):
+            meant = [
+                place[f"id-{n}"]
+                for n, time in enumerate(times)
+                if (since is None or since <= time) and (until is None or time < until)
+            ]
+            after, upto = archive.span(Selection(since=since, until=until))
+            if meant:
+                assert (after, upto) == (min(meant) - 1, max(meant)), (since, until)
+            else:
+                assert after >= upto, (since, until)
+
+
 @given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True), patterns=st.data())
 @settings(
     max_examples=40,
@@ -166,6 +189,20 @@ def test_a_page_has_no_more_than_was_asked_for_and_the_next_goes_on(archive: Arc
     assert [len(page.entries) for page in (first, second, third)] == [3, 3, 1]
     assert third.upto == upto
     assert archive.read(EVERYTHING, upto, upto, 3).entries == []
+
+
+def test_a_page_of_large_events_has_few_of_them(archive: Archive) -> None:
+    large = b'"%s"' % (b"x" * 1024 * 1024)
+    archive.add([entry(n, body=large if n != 5 else b"{}") for n in range(1, 11)])
+    after, upto = archive.span(EVERYTHING)
+
+    first = archive.read(EVERYTHING, after, upto, 100)
+    second = archive.read(EVERYTHING, first.upto, upto, 100)
+
+    assert [each.id for each in first.entries] == ["id-1", "id-2", "id-3", "id-4"]
+    assert first.upto == first.entries[-1].seq
+    assert [each.id for each in second.entries] == [f"id-{n}" for n in range(5, 10)]
+    assert ids(archive) == [f"id-{n}" for n in range(1, 11)]
 
 
 def test_what_is_rare_is_looked_for_a_stretch_at_a_time(archive: Archive) -> None:
@@ -210,6 +247,20 @@ def test_what_is_old_is_removed_from_its_oldest_on(archive: Archive) -> None:
     assert archive.trim(8_000_000, 100) == 0
 
     assert ids(archive) == [f"id-{n}" for n in range(4, 8)]
+
+
+def test_it_is_known_up_to_which_place_something_was_removed(archive: Archive) -> None:
+    archive.add([entry(n) for n in range(1, 8)])
+    places = [each.seq for each in read(archive)]
+    assert removed_upto(archive) == 0
+
+    archive.trim(2_000_000, 100)
+    assert removed_upto(archive) == 0, "nothing is that old"
+    archive.trim(8_000_000, 2)
+    assert removed_upto(archive) == places[1]
+    archive.trim(8_000_000, 100)
+    archive.trim(8_000_000, 100)
+    assert removed_upto(archive) == places[2]
 
 
 def test_places_are_not_given_away_again(archive: Archive) -> None:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from worker.archive.entry import Entry, Unarchivable, entry_of, moment_of, outgoing_of
 from worker.archive.lines import dump_line, load_line
 from worker.archive.tables import dump_table, load_table
+from worker.aside import published_as
 from worker.codec import Codec
 from worker.config import Settings
 from worker.dedup.base import fingerprint
 from worker.message import Message
+from worker.transport.arrival import Arrival
 
 SCALARS = (
     st.none()
@@ -116,6 +118,20 @@ def test_identity_is_found_again_wherever_the_settings_say_that_it_lies() -> Non
 
     assert (second.id, second.name, second.key) == ("mine", "utf-8", "7")
     assert second.properties["message_id"] == "not this"
+
+
+def test_a_name_that_is_the_routing_key_is_found_by_whoever_gets_it_from_its_own_queue() -> None:
+    codec = Codec.of("bank", Settings(name_from="routing-key"))
+    first = codec.decode(b"{}", {"message_id": "a"}, "user.deposited")
+    assert isinstance(first, Message)
+
+    sent = outgoing_of(entry_of(first, AT), {})
+
+    properties = {**sent.properties, "application_headers": sent.headers}
+    arrival = Arrival(None, 1, False, "", "bank.g1.0", properties, sent.body)
+    second = codec.decode(sent.body, properties, published_as(arrival))
+    assert isinstance(second, Message), second
+    assert second.name == "user.deposited"
 
 
 def test_an_id_that_no_property_can_hold_is_found_where_it_was() -> None:

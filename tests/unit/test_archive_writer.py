@@ -124,3 +124,24 @@ def test_what_is_too_old_is_removed_until_there_is_no_more() -> None:
     writer.close()
 
     assert archive.trimmed == [900_000_000] * 3
+
+
+def test_what_goes_wrong_in_removing_keeps_nothing_from_being_stored() -> None:
+    archive: Any = Remembering()
+    tried: list[int] = []
+
+    def trim(before: int, limit: int) -> int:
+        tried.append(limit)
+        raise OverflowError("int too large")
+
+    archive.trim = trim
+    writer = Writer(archive, retention=100.0)
+
+    store(writer, entry(1))
+    writer._trim_at = 0.0
+    store(writer, entry(2))
+    store(writer, entry(3))
+    writer.close()
+
+    assert tried
+    assert [each for batch in archive.batches for each in batch] == ["id-1", "id-2", "id-3"]

@@ -44,7 +44,7 @@ def test_what_is_sent_to_the_service_goes_where_it_is_bound_and_not_sealed() -> 
 
 
 def test_a_service_that_begins_with_the_past_consumes_that_first() -> None:
-    way = steps(Plan.held(4, single_active=False))
+    way = steps(Plan.held(4, "r1", single_active=False))
 
     assert [plan.phase for plan in way] == [
         Phase.REPLAY, Phase.BIND, Phase.SEAL, Phase.DRAIN, Phase.REMOVE, None,
@@ -60,7 +60,7 @@ def test_a_service_that_begins_with_the_past_consumes_that_first() -> None:
 
 def test_while_the_past_is_handled_no_other_number_of_shards_can_be_asked_for() -> None:
     with pytest.raises(UsageError, match="under way"):
-        Plan.held(4, single_active=False).reshard(8)
+        Plan.held(4, "r1", single_active=False).reshard(8)
 
 
 def test_one_generation_after_the_other() -> None:

@@ -22,21 +22,23 @@ import pytest
 
 from worker import App, Event
 from worker.archive import service
-from worker.archive.base import Archive
+from worker.archive.base import Archive, Page
 from worker.archive.horizon import Horizon
-from worker.archive.journal import Entry, Journal, Replay, State, Stopped
+from worker.archive.journal import Journal, Replay, State, Stint, Stopped
 from worker.archive.open import open_archive
-from worker.archive.replayer import Replayer
+from worker.archive.replayer import Overtaken, Replayer
 from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
 from worker.archive.sender import Sender
 from worker.archive.sqlite import SqliteArchive
+from worker.cli.output import Interrupted
+from worker.cli.replaying import wait_until_live
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.declaring import declare
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
-from worker.errors import UsageError
+from worker.errors import ArchiveUnavailable, UsageError
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.leases.sqlite import SqliteLeases
@@ -181,11 +183,11 @@ class World:
 class Sending:
     """Somebody at the replay of a world."""
 
-    def __init__(self, world: World, entry: Entry) -> None:
+    def __init__(self, world: World, stint: Stint) -> None:
         self._world = world
         self._seam = Seam(reports, world.settings, world.clock)
         self._replayer = Replayer(
-            world.archive, entry, world.settings, reports, seam=self._seam,
+            world.archive, stint, world.settings, reports, seam=self._seam,
             clock=world.clock, sleep=world.go_on, tell=lambda _: world.go_on(),
         )  # fmt: skip
 
@@ -261,6 +263,8 @@ def carry_out(world: World) -> None:
 
 
 def test_the_past_and_what_is_live_are_the_stream(world: World) -> None:
+    died = "barrier/00000000-0000-7000-8000-000000000000/qw.archive.g1.0"
+    world.archive.write(died, 0, "of somebody who died")
     carry_out(world)
 
     world.check()
@@ -351,6 +355,74 @@ def test_one_that_was_paused_goes_on_where_it_was(world: World) -> None:
     world.check()
 
 
+def test_who_died_with_a_clock_that_was_ahead_is_replaced(world: World) -> None:
+    ahead = Journal(world.archive, lambda: world.clock() + 3600)
+    ahead.begin(Replay(id="r1", service="reports"))
+    journal = Journal(world.archive, world.clock)
+
+    assert not journal.is_alive(journal.find("r1")[1])
+    journal.resume("r1")
+    assert journal.is_alive(journal.find("r1")[1])
+
+
+def test_pages_become_as_small_as_the_line_to_the_archive_needs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, limits = SqliteArchive.read, []
+
+    def slow(self: SqliteArchive, selection: Selection, after: int, upto: int, limit: int) -> Page:
+        world.clock.advance(min(limit, 100) / 10)
+        limits.append(limit)
+        assert len(limits) < 100, "it does not come through"
+        if limit > 100:
+            raise ArchiveUnavailable("timeout")
+        return read(self, selection, after, upto, limit)
+
+    monkeypatch.setattr(SqliteArchive, "read", slow)
+    world.publish(200)
+    world.archive_some(20)
+    world.begin()
+    sender = world.sender()
+
+    sender.run()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
+@pytest.mark.parametrize("upto", [12, 10**6])
+def test_what_is_removed_before_it_was_sent_is_told(world: World, upto: int) -> None:
+    world.publish(40)
+    world.archive_some(20)
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    assert world.archive.trim(2**62, upto) > 0
+
+    with pytest.raises(Overtaken, match=r"has a hole there.*another name"):
+        sender.to_its_end()
+    sender.close()
+    with pytest.raises(Overtaken):
+        world.send()
+
+
+def test_what_is_removed_after_it_was_sent_or_before_it_began_is_no_matter(world: World) -> None:
+    world.publish(40)
+    world.archive_some(20)
+    world.archive.trim(2**62, 5)
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    world.archive.trim(2**62, 2)
+
+    sender.to_its_end()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> None:
     world.publish(20)
@@ -372,6 +444,44 @@ def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> N
     sender.close()
     with pytest.raises(Lost, match="hole"):
         world.send()
+
+
+def test_a_service_begins_with_one_replay(world: World) -> None:
+    world.publish(20)
+    world.archive_some(5)
+    world.begin()
+    Journal(world.archive, world.clock).begin(Replay(id="r2", service="reports", holds=True))
+    first = world.sender()
+    assert not first.turn()
+    late = Sending(world, Journal(world.archive, world.clock).resume("r2"))
+
+    with pytest.raises(Lost, match=r"at the same time: nothing was sent"):
+        late.run()
+    late.close()
+    with Seam(reports, world.settings, world.clock) as seam:
+        with pytest.raises(Lost):
+            seam.end("r2")
+        with pytest.raises(UsageError, match=r"--resume r1"):
+            seam.check_new()
+
+    first.to_its_end()
+    first.close()
+    world.publish(5)
+    world.check()
+
+
+def test_who_waits_no_longer_is_told_that_all_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Seam) -> Phase:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Seam, "phase", interrupted)
+    with (
+        Seam(reports, world.settings, world.clock) as seam,
+        pytest.raises(Interrupted, match=r"all is sent; reports goes over .* by itself"),
+    ):
+        wait_until_live(seam, "reports", quiet=True)
 
 
 def test_a_service_that_ran_cannot_begin_with_the_past(world: World) -> None:

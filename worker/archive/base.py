@@ -7,8 +7,10 @@ Promises that every store keeps, and that one suite of tests checks on each:
 * Places (``seq``) rise in the order of commits, whoever adds. So a reader who has seen the place
   ``n`` has seen, or will never see, whatever has a lower one; and of two events of which the second
   was added after the first was stored, the first has the lower place.
-* A read takes bounded time, however large the archive and however rare what is meant: it may return
-  fewer events than asked for, or none, and then says how far it has looked.
+* A read takes bounded time and memory, however large the archive and its events, and however rare
+  what is meant: it may return fewer events than asked for, or none, and then says how far it has
+  looked. To find where a time begins takes as long as there are events of that time, and no single
+  statement takes long.
 """
 
 from __future__ import annotations
@@ -30,6 +32,12 @@ class ArchiveOptions:
     #: Seconds that it may take to answer before it counts as away: a page of events, or a count of
     #: some thousands, is more than an id.
     timeout: float = 10.0
+
+
+#: Bytes of bodies that one read returns, and the rest of the event that goes beyond.
+PAGE_BYTES = 4 * 1024 * 1024
+#: The document that says up to which place events were removed, at most.
+REMOVED = "removed"
 
 
 class Page(NamedTuple):
@@ -114,7 +122,10 @@ class Archive(Protocol):
         ...
 
     def trim(self, before: int, limit: int) -> int:
-        """Remove of the oldest ``limit`` events those archived before; return how many."""
+        """Remove of the oldest ``limit`` events those archived before; return how many.
+
+        Before that it notes up to which place, for ``removed_upto``.
+        """
         ...
 
     def documents(self, prefix: str) -> Mapping[str, Document]:
@@ -131,3 +142,9 @@ class Archive(Protocol):
     def close(self) -> None:
         """Let go of the connection."""
         ...
+
+
+def removed_upto(archive: Archive) -> int:
+    """Return a place behind which nothing was removed yet. Raises as the archive does."""
+    found = archive.documents(REMOVED).get(REMOVED)
+    return int(found.text) if found is not None else 0

@@ -3,7 +3,8 @@
 All is kept that the codec finds an identity in, wherever the settings say that it lies: the body
 byte for byte, headers and properties as they came. So whoever handles it again finds the same id,
 name, key and payload, by the same settings. What a broker reads, or wrote, is left out: ``CC`` and
-``BCC`` would copy the message to other queues.
+``BCC`` would copy the message to other queues. For the routing key stands the name, which is what
+those read in it who read it.
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ def outgoing_of(entry: Entry, facts: Mapping[str, str]) -> Outgoing:
     headers = load_table(entry.headers)
     if entry.key is not None:
         headers.setdefault(KEY_HEADER, entry.key)
+    # It comes by the default exchange: who takes names from routing keys looks here (worker.aside).
+    headers[ROUTING_KEY_HEADER] = entry.name
     headers.update(facts)
     properties = {
         **_USUAL,

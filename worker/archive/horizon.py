@@ -15,6 +15,7 @@ place up to the highest one at the moment at which the last barrier was found no
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +24,7 @@ from worker.archive.service import ARCHIVE, MARKS
 from worker.barrier import barrier
 from worker.codec import Codec
 from worker.errors import Unroutable, UsageError
-from worker.ids import new_id
+from worker.ids import new_id, time_of_id
 from worker.inspector import Inspector
 from worker.topology import relay_queue, shard_queue
 from worker.transport.capabilities import connect
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 #: How many numbers of generations in a row may be missing before no more is looked for.
 _GAP = 128
+
+
+#: The age of a mark that nobody waits for any more: whoever did has died.
+_LEFT = timedelta(days=1)
 
 
 class Horizon:
@@ -88,8 +93,9 @@ class Horizon:
             self._send(later)
             return None
         _, place = self._archive.span(Selection())
-        for name, document in noted.items():
-            self._archive.write(name, document.version, "")
+        for name, document in self._archive.documents(MARKS).items():
+            if name in noted or _is_left(name):
+                self._archive.write(name, document.version, "")
         return place
 
     def _send(self, queues: list[str]) -> None:
@@ -122,3 +128,9 @@ class Horizon:
                 " start it first ('qworker archive start')"
             )
         return relays, shards
+
+
+def _is_left(mark: str) -> bool:
+    """Tell whether a mark is of a horizon that nobody looks for any more."""
+    began = time_of_id(mark.removeprefix(MARKS).partition("/")[0])
+    return began is not None and datetime.now(UTC) - began > _LEFT

@@ -56,6 +56,9 @@ class Replay:
     holds: bool = False
 
     state: State = State.RUNNING
+    #: Up to which place events had been removed from the archive when it began to send; None until
+    #: then.
+    removed: int | None = None
     #: All that is meant is sent up to this place; and to which place it is meant, where that is
     #: known already.
     position: int = 0
@@ -119,7 +122,7 @@ class Journal:
             raise UsageError(f"the archive has no replay {replay_id!r}{hint}")
         return found.version, Replay.load(found.text)
 
-    def begin(self, replay: Replay) -> Entry:
+    def begin(self, replay: Replay) -> Stint:
         """Note a new replay as being done here. Raises UsageError where there is one of its id."""
         mine = replace(replay, state=State.RUNNING, owner=self._me, told_at=self._clock())
         if not self._archive.write(f"{_PREFIX}{replay.id}", 0, mine.dump()):
@@ -127,9 +130,9 @@ class Journal:
                 f"there is a replay {replay.id!r} already: go on with it (--resume {replay.id}), or"
                 " give the new one another --id"
             )
-        return Entry(self, mine, 1)
+        return Stint(self, mine, 1)
 
-    def resume(self, replay_id: str) -> Entry:
+    def resume(self, replay_id: str) -> Stint:
         """Note a replay as being done here from now on.
 
         Raises UsageError where there is none, it is over, or somebody is at it.
@@ -145,7 +148,7 @@ class Journal:
         mine = replace(found, state=State.RUNNING, owner=self._me, told_at=self._clock())
         if not self.write(mine, version):
             raise UsageError(f"somebody else has changed the replay {replay_id} just now")
-        return Entry(self, mine, version + 1)
+        return Stint(self, mine, version + 1)
 
     def ask(self, replay_id: str, state: State) -> Replay:
         """Pause or cancel a replay; whoever is at it finds that out within about a second.
@@ -160,8 +163,11 @@ class Journal:
                 return found
 
     def is_alive(self, replay: Replay) -> bool:
-        """Tell whether somebody is at it, and said so lately; one of this machine is looked for."""
-        lately = self._clock() - replay.told_at < SILENT
+        """Tell whether somebody is at it, and said so lately; one of this machine is looked for.
+
+        What was said long from now is of a clock that was ahead, and tells nothing.
+        """
+        lately = abs(self._clock() - replay.told_at) < SILENT
         return bool(replay.owner) and lately and not _is_gone(replay.owner)
 
     def is_mine(self, replay: Replay) -> bool:
@@ -191,8 +197,8 @@ def _is_gone(owner: str) -> bool:
     return False
 
 
-class Entry:
-    """A replay that is done here."""
+class Stint:
+    """One process's time at a replay."""
 
     def __init__(self, journal: Journal, replay: Replay, version: int) -> None:
         self._journal = journal

@@ -3,7 +3,8 @@
 A line is an object with everything of its event: ``id``, ``name``, ``payload``, and, where there
 are any, ``key``, ``time``, ``headers``, ``properties``. The payload's bytes stay as they are, since
 they tell copies of an event apart; one that has line breaks is the text ``payload_text``. So a line
-of ``qworker publish --file``, where it has an id, can be imported too.
+of ``qworker publish --file``, where it has an id and a payload, can be imported too: ``priority``
+and ``transient`` say how it was to be sent, and are not kept.
 """
 
 from __future__ import annotations

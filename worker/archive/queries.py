@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from worker.archive.base import Archive, Document, Page, Size, Tally
+from worker.archive.base import PAGE_BYTES, REMOVED, Archive, Document, Page, Size, Tally
 from worker.archive.entry import Entry
 from worker.archive.selection import Selection, expression_of
 from worker.routing import is_pattern
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
-#: Places that one statement looks at: for events, to count them by name, and to count them.
-_WINDOW, _COUNTED, _SIZED = 10_000, 50_000, 1_000_000
+#: Places that one statement looks at: for events, to count them by name, to find those of a time,
+#: and to count them.
+_WINDOW, _COUNTED, _TIMED, _SIZED = 10_000, 50_000, 50_000, 1_000_000
+#: Places that it looks at where an index leads to them, and something else is asked of them too.
+_NARROW = 2000
+_LONG_AGO = -(2**63)
 
 
 class Queries(Archive, ABC):
@@ -58,26 +62,67 @@ class Queries(Archive, ABC):
         ((first, last),) = self.ask(f"SELECT min(seq), max(seq) FROM {self.events}", {})
         if first is None:
             return 0, 0
-        after, upto = first - 1, last
-        for bound, condition in ((selection.since, "time >= :at"), (selection.until, "time < :at")):
-            if bound is not None:
-                told = f"SELECT min(seq), max(seq) FROM {self.events} WHERE {condition}"
-                ((first, last),) = self.ask(told, {"at": bound})
-                if first is None:
-                    return 0, 0
-                after, upto = max(after, first - 1), min(upto, last)
-        return after, max(after, upto)
+        if selection.since is None and selection.until is None:
+            return first - 1, last
+        return self._span_of_time(selection.since, selection.until)
+
+    def _span_of_time(self, since: int | None, until: int | None) -> tuple[int, int]:
+        """Return the places around what is of that time.
+
+        Events need not be in the order of their times: all of that time are looked at, in the index
+        alone, so many at a time.
+        """
+        before = "" if until is None else " AND time < :until"
+        some = (
+            f"SELECT time, seq FROM {self.events} WHERE (time, seq) > (:time, :seq){before}"
+            " ORDER BY time, seq LIMIT :most"
+        )
+        # The last of them, and what is said of all: no minimum that a planner may look for in seq.
+        told = (
+            f"SELECT min(seq) OVER (), max(seq) OVER (), time, seq FROM ({some}) AS found"
+            " ORDER BY time DESC, seq DESC LIMIT 1"
+        )
+        given = {} if until is None else {"until": until}
+        time, seq = _LONG_AGO if since is None else since, 0
+        firsts, lasts = [], [0]
+        while rows := self.ask(told, {**given, "time": time, "seq": seq, "most": _TIMED}):
+            ((first, last, time, seq),) = rows
+            firsts.append(first)
+            lasts.append(last)
+        return min(firsts, default=1) - 1, max(lasts)
 
     def read(self, selection: Selection, after: int, upto: int, limit: int) -> Page:
         """Return up to ``limit`` events that are meant, behind ``after``, up to ``upto``."""
-        end = upto if selection.is_narrow else min(upto, after + _WINDOW)
+        end = self._end(selection, after, upto)
         where, parameters = self._where(selection, after, end)
+        # Lengths first: they are known without a look at the bodies.
+        chosen = (
+            f"SELECT seq, length(body) AS bytes FROM {self.events}"
+            f" WHERE {where} ORDER BY seq LIMIT :most"
+        )
+        before = f"SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM ({chosen})"
+        page = f"SELECT seq FROM ({before} AS chosen) AS sums WHERE before < :bytes"
         rows = self.ask(
-            f"SELECT {self.columns} FROM {self.events} WHERE {where} ORDER BY seq LIMIT :most",
-            {**parameters, "most": limit},
+            f"SELECT {self.columns} FROM {self.events} WHERE seq IN ({page}) ORDER BY seq",
+            {**parameters, "most": limit, "bytes": PAGE_BYTES},
         )
         entries = [self._entry(row) for row in rows]
-        return Page(entries, entries[-1].seq if len(entries) == limit else end)
+        full = len(entries) == limit or sum(len(entry.body) for entry in entries) >= PAGE_BYTES
+        return Page(entries, entries[-1].seq if full else end)
+
+    def _end(self, selection: Selection, after: int, upto: int) -> int:
+        """Return up to which place one statement looks, of what an index leads to, or of all."""
+        if not selection.is_narrow:
+            return min(upto, after + _WINDOW)
+        straight = selection.straight
+        if straight == selection:
+            return upto
+        where, parameters = self._where(straight, after, upto)
+        rows = self.ask(
+            f"SELECT seq FROM {self.events} WHERE {where} ORDER BY seq LIMIT 1 OFFSET :most",
+            {**parameters, "most": _NARROW},
+        )
+        return int(rows[0][0]) if rows else upto
 
     def tally(self, selection: Selection, after: int, upto: int) -> tuple[Mapping[str, Tally], int]:
         """Count by name what is meant behind ``after``; and return how far it has counted."""
@@ -112,11 +157,27 @@ class Queries(Archive, ABC):
 
     def trim(self, before: int, limit: int) -> int:
         """Remove of the oldest ``limit`` events those archived before; return how many."""
-        return self.change(
-            f"DELETE FROM {self.events} WHERE at < :before AND seq IN"
-            f" (SELECT seq FROM {self.events} ORDER BY seq LIMIT :most)",
+        oldest = f"SELECT seq, at FROM {self.events} ORDER BY seq LIMIT :most"
+        ((place,),) = self.ask(
+            f"SELECT max(seq) FROM ({oldest}) AS oldest WHERE at < :before",
             {"before": before, "most": limit},
         )
+        if place is None:
+            return 0
+        self._note_removed(place)
+        return self.change(
+            f"DELETE FROM {self.events} WHERE at < :before AND seq <= :place",
+            {"before": before, "place": place},
+        )
+
+    def _note_removed(self, place: int) -> None:
+        """Have it known that events are removed up to this place."""
+        noted = False
+        while not noted:
+            found = self.documents(REMOVED).get(REMOVED)
+            if found is not None and int(found.text) >= place:
+                return
+            noted = self.write(REMOVED, 0 if found is None else found.version, str(place))
 
     def documents(self, prefix: str) -> Mapping[str, Document]:
         """Return the documents whose names begin so."""

@@ -12,30 +12,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from worker.again import replay_headers
+from worker.archive.base import removed_upto
 from worker.archive.horizon import Horizon
 from worker.archive.journal import State
 from worker.archive.selection import Selection
 from worker.archive.sender import Moved, Sender
-from worker.errors import ConfirmTimeout, Unreachable
+from worker.errors import ConfirmTimeout, QworkerError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.app import App
     from worker.archive.base import Archive, Page
-    from worker.archive.journal import Entry
+    from worker.archive.journal import Stint
     from worker.archive.seam import Seam
     from worker.config import Settings
 
 _EVERYTHING = Selection()
-#: Events that are sent at a time, at first and at most; and the bytes that they may hold, about.
-_FIRST_BATCH, _LARGEST_BATCH, _BATCH_BYTES = 50, 1000, 4 * 1024 * 1024
+#: Events that are sent at a time, at most; and how many more at a time, where it was less.
+_LARGEST_BATCH, _MORE = 1000, 10
 #: Events, and bytes, after which it is made sure that they are where they belong.
 _MOST_UNSETTLED, _UNSETTLED_BYTES = 5000, 16 * 1024 * 1024
 _SAVE_EVERY = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: Seconds between two looks for what is archived meanwhile, or at the barriers.
 _LOOK = 0.05
+
+
+class Overtaken(QworkerError):
+    """Events were removed from the archive before the replay has sent them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Replayer:
     def __init__(  # noqa: PLR0913 - what a replay needs
         self,
         archive: Archive,
-        entry: Entry,
+        stint: Stint,
         settings: Settings,
         app: App | None,
         *,
@@ -71,7 +76,7 @@ class Replayer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._archive = archive
-        self._entry = entry
+        self._stint = stint
         self._settings = settings
         self._app = app
         self._seam = seam
@@ -80,11 +85,11 @@ class Replayer:
         self._tell = tell
         self._clock = clock
         self._sleep = sleep
-        replay = entry.replay
+        replay = stint.replay
         self._headers = replay_headers(replay.id, replay.handlers, again=replay.again)
         self._sender: Sender | None = None
         self._horizon: Horizon | None = None
-        self._batch = _FIRST_BATCH
+        self._batch = _LARGEST_BATCH
         #: What is live is held, as far as is known since the last trouble.
         self._held = False
         #: The place up to which all is sent; how many, and how large, since what is settled.
@@ -100,9 +105,10 @@ class Replayer:
         self._disconnect()
 
     def run(self) -> None:
-        """Go on to the end. Raises Stopped, Lost, PublishError, StoreCorrupt, ConfigurationError.
+        """Go on to the end.
 
-        Whatever it raises, what is sent for sure is known to whoever resumes it.
+        Raises Stopped, Lost, Overtaken, PublishError, StoreCorrupt, ConfigurationError. Whatever it
+        raises, what is sent for sure is known to whoever resumes it.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -110,6 +116,8 @@ class Replayer:
                 done = self._turn()
             except (Unreachable, ConfirmTimeout) as error:
                 self._disconnect()
+                # A page may be too much for the line to the archive.
+                self._batch = max(1, self._batch // 2)
                 with suppress(Unreachable):  # it is the archive that is away
                     self._progress(str(error))
                 self._sleep(pause)
@@ -125,12 +133,15 @@ class Replayer:
 
     def _turn(self) -> bool:
         """Do what comes next; tell whether nothing does."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         seam = self._seam
         if seam is not None and not replay.complete and not self._held:
-            seam.hold(begun=replay.begun)
+            seam.hold(replay.id, begun=replay.begun)
             self._held = True
             self._save(begun=True)
+            return False
+        if replay.removed is None:
+            self._look_for_the_beginning()
             return False
         if not replay.complete:
             if self._send_some():
@@ -140,16 +151,24 @@ class Replayer:
             self._save(complete=True)
             return False
         if seam is not None:
-            seam.end()
-        self._entry.leave(State.DONE)
+            seam.end(replay.id)
+        self._stint.leave(State.DONE)
         return True
+
+    def _look_for_the_beginning(self) -> None:
+        """Begin at the first event that can be meant: what is removed from now on is missing."""
+        replay = self._stint.replay
+        removed = removed_upto(self._archive)
+        first, _ = self._archive.span(replay.selection)
+        self._save(removed=removed, position=max(first, replay.position))
 
     def _send_some(self) -> bool:
         """Send what comes next, or settle what was sent; tell whether there was anything."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         upto = replay.upto
         if upto is None:
-            _, upto = self._archive.span(_EVERYTHING)
+            _, last = self._archive.span(_EVERYTHING)
+            upto = max(last, removed_upto(self._archive))  # there is none where all is removed
         reached = max(self._reached, replay.position)
         if reached >= upto:
             return self._settle()
@@ -157,9 +176,8 @@ class Replayer:
             self._settle()
             self._wait(min(left, 0.5), "")
             return True
-        if not reached:  # from the first that can be meant
-            reached, _ = self._archive.span(replay.selection)
-        page = self._archive.read(replay.selection, min(reached, upto), upto, self._most())
+        page = self._archive.read(replay.selection, reached, upto, self._most())
+        self._check_kept(reached, upto)  # what is removed from here on was read
         if page.entries:
             self._connected().send(page.entries)
             self._adapt(page)
@@ -171,14 +189,33 @@ class Replayer:
             self._settle()
         return True
 
+    def _check_kept(self, reached: int, upto: int) -> None:
+        """Raise Overtaken where something between was removed since it began to send."""
+        replay = self._stint.replay
+        removed = min(upto, removed_upto(self._archive))
+        if removed <= max(reached, replay.removed or 0):
+            return
+        anew = "begin another, which sends what is still there"
+        if replay.holds:
+            anew = (
+                f"the state of {replay.service} has a hole there: begin anew, with a service of"
+                " another name"
+            )
+        raise Overtaken(
+            f"the replay {replay.id} is at place {reached}, and the archive has removed events up"
+            f" to place {removed} since it began (--archive-retention, or 'qworker archive trim')."
+            f" What it had not sent of these is missing; {anew}, and --since well within what is"
+            " kept"
+        )
+
     def _settle(self) -> bool:
         """Wait until all that was sent is where it belongs; tell whether there was anything."""
-        replay = self._entry.replay
+        replay = self._stint.replay
         if self._reached <= replay.position:
             return False
         if self._sender is not None:
             self._sender.settle()
-        self._entry.note(position=self._reached, sent=replay.sent + self._under_way)
+        self._stint.note(position=self._reached, sent=replay.sent + self._under_way)
         self._under_way = self._bytes = 0
         self._progress("")
         return True
@@ -201,8 +238,7 @@ class Replayer:
 
     def _adapt(self, page: Page) -> None:
         """Find out how many events go well at a time, and when the next may follow."""
-        small = sum(len(entry.body) for entry in page.entries) <= _BATCH_BYTES
-        self._batch = min(2 * self._batch, _LARGEST_BATCH) if small else max(1, self._batch // 2)
+        self._batch = min(self._batch + _MORE, _LARGEST_BATCH)
         if self._rate:
             seconds = len(page.entries) / self._rate
             self._free_at = max(self._free_at, self._clock() - _SAVE_EVERY) + seconds
@@ -215,7 +251,7 @@ class Replayer:
     def _connected(self) -> Sender:
         if self._sender is None:
             self._sender = Sender(
-                self._entry.replay.service,
+                self._stint.replay.service,
                 self._settings,
                 self._app,
                 headers=self._headers,
@@ -249,9 +285,9 @@ class Replayer:
             self._save()
         if now >= self._tell_at:
             self._tell_at = now + _SAVE_EVERY
-            replay = self._entry.replay
+            replay = self._stint.replay
             self._tell(Told(replay.sent, replay.position, replay.upto, waits))
 
     def _save(self, **facts: object) -> None:
         self._save_at = self._clock() + _SAVE_EVERY
-        self._entry.save(**facts)
+        self._stint.save(**facts)

@@ -10,7 +10,7 @@ A service that never ran gets two generations of queues (:mod:`worker.sharding.g
 Steps, each of which can be repeated by whoever comes after a crash:
 
 1. *hold*: write the plan, in its step ``replay``; declare both generations. The service may be
-   started from here on, or before: it consumes the past as it comes
+   started from here on, and not before: it consumes the past as it comes
 2. *send* the archive, from its first event to its last, again and again as it grows
 3. *horizon*: at least a second after 1, find the place in the archive before which everything is
    that was published until then (:mod:`worker.archive.horizon`); send all up to it
@@ -36,7 +36,12 @@ position that was saved, and sends some twice, in order; 3 sends barriers of a n
 "complete" and moves the plan on, or finds it moved. Of the service, at any moment: what is promised
 of any service. A sender that slept and wakes up after another one has gone through 4 sends copies
 of what that one sent: behind the markers, where what is left moves to the live generation when the
-first one is removed, and is a duplicate there.
+first one is removed, and is a duplicate there. One that slept while its replay was cancelled sends
+what nobody has sent, up to a batch of it: that is handled there behind what is live, and without
+the rest, which is what cancelling means.
+
+**One replay** holds a service: the plan says which, from step 1 to step 4. Of two that find a new
+service at the same time one writes it, and the other ends.
 
 The lease store is what remembers the hold. Where it forgot the plan while nobody ran the service,
 whoever starts it finds two generations on the broker and goes on as in any change of shards, that
@@ -46,7 +51,7 @@ is with 4. The sender then finds the plan gone or moved, and says so (:class:`Lo
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeGuard
 
 from worker.errors import ConfigurationError, QworkerError, UsageError
 from worker.inspector import Inspector
@@ -106,7 +111,14 @@ class Seam:
 
     def check_new(self) -> None:
         """Raise UsageError for a service that ran already: its first events would come again."""
-        if self._look()[1] is not None or self._is_declared():
+        _, plan = self._look()
+        if plan is not None and plan.phase is Phase.REPLAY:
+            raise UsageError(
+                f"{self._app.name} begins with the replay {plan.replay} already: go on with that"
+                f" (--resume {plan.replay}; --list shows how far it is), or end it (--cancel"
+                f" {plan.replay})"
+            )
+        if plan is not None or self._is_declared():
             raise UsageError(
                 f"{self._app.name} has run already, or was declared, so it has something of what is"
                 " live, and cannot begin with the past. Give the new state a service of its own,"
@@ -114,20 +126,20 @@ class Seam:
                 " both"
             )
 
-    def hold(self, *, begun: bool) -> None:
-        """Have what is published held from now on. ``begun``: it was so before.
+    def hold(self, replay: str, *, begun: bool) -> None:
+        """Have what is published held for a replay from now on. ``begun``: it was so before.
 
-        Raises Lost where it was, and is not any more.
+        Raises Lost where it was, and is not any more; or where somebody was quicker.
         """
         while True:
             version, plan = self._look()
             if plan is None and not begun:
                 shards, alone = self._settings.first_shards, self._settings.single_active
-                plan = Plan.held(shards, single_active=alone)
+                plan = Plan.held(shards, replay, single_active=alone)
                 if not self._leases.write(self._queues, PLAN, version, plan.dump()):
                     continue
-            if plan is None or plan.phase is not Phase.REPLAY:
-                raise self.lost()
+            if not _is_for(replay, plan):
+                raise self.lost() if begun else self._late()
             Resharding(self._app, self._settings).declare(plan)
             self._held_since = self._held_since or self._clock()
             return
@@ -137,11 +149,14 @@ class Seam:
         """Whether all that the broker routed before it was held is in the archive's queues."""
         return self._clock() - self._held_since >= ROUTED
 
-    def end(self) -> None:
-        """Let the service go over to what is live, once it has handled what is there."""
+    def end(self, replay: str) -> None:
+        """Let the service go over to what is live, once it has handled what is there.
+
+        Raises Lost where it is not held, or for another replay.
+        """
         while True:
             version, plan = self._look()
-            if plan is None:
+            if plan is None or (plan.phase is Phase.REPLAY and not _is_for(replay, plan)):
                 raise self.lost()
             if plan.phase is not Phase.REPLAY:
                 return
@@ -161,6 +176,12 @@ class Seam:
             " state has a hole where the past ends; begin anew, with a service of another name"
         )
 
+    def _late(self) -> Lost:
+        return Lost(
+            f"{self._app.name} was started, or begun with another replay, at the same time: nothing"
+            " was sent"
+        )
+
     def _look(self) -> tuple[int, Plan | None]:
         document = self._leases.look(self._queues).documents.get(PLAN)
         return (0, None) if document is None else (document.version, Plan.load(document.text))
@@ -171,3 +192,8 @@ class Seam:
             if inspector.has_exchange(front_exchange(self._queues)):
                 return True
             return inspector.depth(shard_queue(self._queues, 1, 0)) is not None
+
+
+def _is_for(replay: str, plan: Plan | None) -> TypeGuard[Plan]:
+    """Tell whether a service is held for this replay."""
+    return plan is not None and plan.phase is Phase.REPLAY and plan.replay == replay

@@ -10,18 +10,15 @@ if TYPE_CHECKING:
     from worker.archive.base import Archive, Page, Tally
     from worker.archive.selection import Selection
 
-#: Events of a page, and bytes of bodies that it should not exceed by much.
-_MOST, _MOST_BYTES = 500, 4 * 1024 * 1024
+#: Events of a page.
+_MOST = 500
 
 
 def pages(archive: Archive, selection: Selection, after: int, upto: int) -> Iterator[Page]:
     """Yield what is meant behind ``after``, up to ``upto``; a page may be empty."""
-    limit = _MOST
     while after < upto:
-        page = archive.read(selection, after, upto, limit)
+        page = archive.read(selection, after, upto, _MOST)
         after = page.upto
-        size = sum(len(entry.body) for entry in page.entries)
-        limit = min(_MOST, max(1, 2 * limit if size <= _MOST_BYTES else limit // 2))
         yield page
 
 

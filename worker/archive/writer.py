@@ -147,12 +147,14 @@ class Writer:
 
     def _trim(self) -> None:
         """Remove some of what is too old; soon again where there may be more."""
-        before = int((self._clock() - self._retention) * 1_000_000)
+        removed = 0
         try:
+            before = int((self._clock() - self._retention) * 1_000_000)
             removed = self._archive.trim(before, _TRIMMED)
         except QworkerError as error:
             logger.warning("what is too old is not removed: %s", error)
-            removed = 0
+        except Exception:
+            logger.exception("what is too old is not removed, in a way that nobody foresaw")
         self._trim_at = time.monotonic() + (0.0 if removed == _TRIMMED else _TRIM_EVERY)
 
 

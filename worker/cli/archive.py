@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import closing, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
+import orjson
 
 from worker.archive.lines import dump_line
 from worker.archive.open import archive_url, is_missing, open_archive
@@ -23,7 +24,7 @@ from worker.cli.options import (
     json_option,
     settings_options,
 )
-from worker.cli.output import clean, count, emit, emit_json, emit_table, note
+from worker.cli.output import clean, count, emit, emit_json, emit_table, is_terminal, note
 from worker.config import load_settings, mask_url
 from worker.errors import UsageError
 from worker.names import check_name
@@ -191,7 +192,7 @@ def list_(options: dict[str, Any], *, selection: Selection, limit: int, as_json:
                 break
             number += 1
             if as_json:
-                emit(json.dumps(facts(entry), ensure_ascii=False))
+                emit(_line(entry))
             else:
                 rows.append(_row(entry))
     if rows:
@@ -218,10 +219,11 @@ def show(options: dict[str, Any], event_id: str, *, as_json: bool) -> None:
     if entry is None:
         raise UsageError(f"no event {event_id!r} is archived there")
     if as_json:
-        emit_json(facts(entry))
+        line = _line(entry)
+        emit(_spread(line) if is_terminal() else line)
         return
     for name, value in facts(entry).items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+        text = value if isinstance(value, str) else _spread(orjson.dumps(value).decode())
         emit(f"{name}: {clean(text, keep=chr(10))}")
 
 
@@ -282,7 +284,10 @@ def trim(options: dict[str, Any], *, age: float, yes: bool, as_json: bool) -> No
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    """Return all that is known of an event, ready for JSON."""
+    """Return all that is known of an event, for orjson: what is JSON already stays as it is.
+
+    A payload may hold what no reader of ours would take, such as a number of 5,000 digits.
+    """
     return {
         "id": entry.id,
         "name": entry.name,
@@ -290,10 +295,23 @@ def facts(entry: Entry) -> dict[str, Any]:
         "time": shown(entry.time),
         "archived": shown(entry.at),
         "place": entry.seq,
-        "headers": json.loads(entry.headers),
-        "properties": json.loads(entry.properties),
-        "payload": json.loads(entry.body),
+        "headers": orjson.Fragment(entry.headers),
+        "properties": orjson.Fragment(entry.properties),
+        "payload": orjson.Fragment(entry.body),
     }
+
+
+def _line(entry: Entry) -> str:
+    """Return it as a line of JSON. Line breaks of a payload lie between its values."""
+    return orjson.dumps(facts(entry)).decode().replace("\n", " ").replace("\r", " ")
+
+
+def _spread(text: str) -> str:
+    """Return JSON spread over lines for people; as it is, where that cannot be done."""
+    try:
+        return msgspec.json.format(text, indent=2)
+    except msgspec.DecodeError:
+        return text
 
 
 def _entries(store: Archive, selection: Selection) -> Iterator[Entry]:

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from worker.archive.journal import Journal, Replay, State, Stopped
-from worker.archive.replayer import Replayer
-from worker.archive.seam import Seam
+from worker.archive.replayer import Overtaken, Replayer
+from worker.archive.seam import Lost, Seam
 from worker.archive.walk import count_all
 from worker.cli.archive import opened, selection_options
 from worker.cli.options import (
@@ -38,18 +39,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.archive.base import Archive
-    from worker.archive.journal import Entry
+    from worker.archive.journal import Stint
     from worker.archive.selection import Selection
 
 SETTINGS = (
     "app", "broker", "dedup", "leases", "archive", "shards", "connect_timeout", "confirm_timeout",
     "dedup_timeout",
 )  # fmt: skip
+_GIVEN = ParameterSource.COMMANDLINE
 _AHEAD = 5000
 _EXIT_STOPPED = 1
 _LOOK = 0.1
 _COLUMNS = ("id", "service", "handlers", "state", "sent", "place", "of")
-_CONTROLS = ("list", "resume", "pause", "cancel")
+#: What is asked of replays that there are, and the options that mean something with it.
+_CONTROLS = {
+    "list": {"as_json"}, "resume": {"as_json", "rate", "ahead"}, "pause": set[str](),
+    "cancel": set[str](),
+}  # fmt: skip
 
 
 @click.command(
@@ -110,34 +116,56 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
     wrong usage, no such service, handler or replay; 3 the app or its settings are wrong; 4 a server
     is not reachable; 130 interrupted, and paused.
     """
-    controls = [name for name in _CONTROLS if asked[name]]
-    if len(controls) > 1:
-        raise click.UsageError(f"--{controls[0]} and --{controls[1]} do not go together")
-    if asked["list"]:
+    control = _control(click.get_current_context())
+    if control == "list":
         return _list(options, as_json=as_json)
-    if asked["pause"]:
+    if control == "pause":
         return _pause(options, asked["pause"])
-    if asked["cancel"]:
+    if control == "cancel":
         return _cancel(options, asked["cancel"])
     with opened(options) as archive:
         journal = Journal(archive, time.time)
-        if asked["resume"]:
+        if control == "resume":
             _, found = journal.find(asked["resume"])
             to = recipient(options, found.service, is_new=found.holds)
             with _seam(to, holds=found.holds) as seam:
-                entry = journal.resume(found.id)
-                return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+                stint = journal.resume(found.id)
+                return _carry_out(archive, stint, to, seam, asked, as_json=as_json)
         to = recipient(options, asked["service"], is_new=asked["holds"])
         wanted = to.chosen(asked["handlers"], asked["selection"])
         if asked["holds"] and wanted.until is not None:
             raise click.UsageError("--until would leave a gap between the past and what is live")
+        if asked["holds"] and asked["again"]:
+            raise click.UsageError(
+                "--again would do twice what is both archived and held: the live copy is remembered"
+                " by another memory. A service that is new remembers nothing, and does all of it"
+            )
         if asked["dry_run"]:
             return _rehearse(archive, wanted, to, asked, as_json=as_json)
         if not asked["holds"]:
             require_broker(to.place.service, to.place.settings.broker)
         with _seam(to, holds=asked["holds"]) as seam:
-            entry = journal.begin(_new(archive, to, wanted, asked, seam))
-            return _carry_out(archive, entry, to, seam, asked, as_json=as_json)
+            stint = journal.begin(_new(archive, to, wanted, asked, seam))
+            return _carry_out(archive, stint, to, seam, asked, as_json=as_json)
+
+
+def _control(context: click.Context) -> str | None:
+    """Return what is asked of a replay that there is.
+
+    Raises UsageError for an option that says something else: what was begun stays as it was meant.
+    """
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is _GIVEN
+    }
+    control = next((name for name in _CONTROLS if name in given), None)
+    if control is None:
+        return None
+    for name, option in given.items():
+        if name not in (*SETTINGS, *_CONTROLS[control], control):
+            raise click.UsageError(f"--{control} and {option} do not go together")
+    return control
 
 
 def _seam(to: Recipient, *, holds: bool) -> AbstractContextManager[Seam | None]:
@@ -166,7 +194,7 @@ def _new(
 
 def _carry_out(  # noqa: PLR0913 - all that there is to it
     archive: Archive,
-    entry: Entry,
+    stint: Stint,
     to: Recipient,
     seam: Seam | None,
     asked: Mapping[str, Any],
@@ -174,7 +202,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     as_json: bool,
 ) -> int:
     """Do a replay that is noted as being done here; return the exit code."""
-    replay, settings = entry.replay, to.place.settings
+    replay, settings = stint.replay, to.place.settings
     total = None
     if replay.upto is not None:
         tallies = count_all(archive, replay.selection, replay.position, replay.upto)
@@ -187,7 +215,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     try:
         with Replayer(
             archive,
-            entry,
+            stint,
             settings,
             to.place.app,
             seam=seam,
@@ -200,27 +228,29 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
     except Stopped as stopped:
         teller.end()
         if stopped.replay.state is State.DONE:
-            return _tell_done(entry, as_json=as_json)
+            return _tell_done(stint, as_json=as_json)
         note(f"qworker: {stopped}")
         return _EXIT_STOPPED
     except KeyboardInterrupt:
         teller.end()
         with suppress(Stopped, QworkerError):
-            entry.leave(State.PAUSED)
+            stint.leave(State.PAUSED)
         raise Interrupted(f"the replay is paused; {goes_on}") from None
     except QworkerError as error:
         teller.end()
         with suppress(Stopped, QworkerError):
-            entry.leave(State.PAUSED)
+            stint.leave(State.PAUSED)
+        if isinstance(error, Lost | Overtaken):  # to go on mends nothing
+            raise
         raise type(error)(f"{error}\n{goes_on}") from None
-    code = _tell_done(entry, as_json=as_json)
+    code = _tell_done(stint, as_json=as_json)
     if seam is not None:
         wait_until_live(seam, replay.service, quiet=as_json)
     return code
 
 
-def _tell_done(entry: Entry, *, as_json: bool) -> int:
-    replay = entry.replay
+def _tell_done(stint: Stint, *, as_json: bool) -> int:
+    replay = stint.replay
     if as_json:
         emit_json({"replay": replay.id, "state": State.DONE.value, "sent": replay.sent})
     else:
@@ -278,8 +308,10 @@ def _cancel(options: Mapping[str, object], replay_id: str) -> int:
                 journal.ask(replay_id, State.CANCELLED)
                 _wait_for_owner(journal, replay_id)  # what it sends after the end has no order
                 if seam is not None:
-                    seam.end()
-            note(f"{found.service} goes on with what is live, without the rest of the past")
+                    with suppress(Lost):  # it does so already, or never was held for this one
+                        seam.end(found.id)
+                        live = "goes on with what is live, without the rest of the past"
+                        note(f"{found.service} {live}")
     emit(f"{replay_id} is cancelled")
     return 0
 

@@ -11,7 +11,7 @@ import click
 
 from worker.archive.journal import State
 from worker.cli.moments import shown
-from worker.cli.output import clean, count, emit, emit_table, note
+from worker.cli.output import Interrupted, clean, count, emit, emit_table, note
 from worker.sharding.generations import Phase
 
 if TYPE_CHECKING:
@@ -128,6 +128,17 @@ def facts(replay: Replay, *, alive: bool) -> dict[str, Any]:
 
 def wait_until_live(seam: Seam, service: str, *, quiet: bool) -> None:
     """Tell how the service goes over from the past to what is live, until it is there."""
+    try:
+        _wait_until_live(seam, service, quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"all is sent; {service} goes over to what is live by itself, as soon as it runs"
+        ) from None
+    if not quiet:
+        emit(f"{service} is live")
+
+
+def _wait_until_live(seam: Seam, service: str, *, quiet: bool) -> None:
     told = quiet
     while seam.phase() not in (None, Phase.REMOVE):
         if not told:
@@ -137,5 +148,3 @@ def wait_until_live(seam: Seam, service: str, *, quiet: bool) -> None:
             )
         told = True
         time.sleep(_LOOK)
-    if not quiet:
-        emit(f"{service} is live")

@@ -134,6 +134,8 @@ class Plan:
     #: Rises with each change, and with its calling off. The generation that a change leads to has
     #: this number, so no two have the same, also where one of them never came to be.
     revision: int = 0
+    #: The id of the replay that it is held for, in the step ``replay``.
+    replay: str = ""
 
     @classmethod
     def found(cls, generations: Sequence[Generation], *, single_active: bool) -> Plan:
@@ -153,10 +155,10 @@ class Plan:
         return cls(current, target, phase, single_active)
 
     @classmethod
-    def held(cls, shards: int, *, single_active: bool) -> Plan:
+    def held(cls, shards: int, replay: str, *, single_active: bool) -> Plan:
         """Return the plan of a service that begins with the past, while what is live is held."""
         past, live = Generation(1, shards), Generation(2, shards)
-        return cls(past, live, Phase.REPLAY, single_active, live.number)
+        return cls(past, live, Phase.REPLAY, single_active, live.number, replay)
 
     @property
     def shards(self) -> set[int]:
@@ -228,7 +230,7 @@ class Plan:
             return replace(self, current=self.target, target=None, phase=None)
         if self.phase is Phase.DECLARE:
             return replace(self, phase=Phase.BIND)
-        return replace(self, phase=_ORDER[_ORDER.index(self.phase) + 1])
+        return replace(self, phase=_ORDER[_ORDER.index(self.phase) + 1], replay="")
 
     def dump(self) -> str:
         """Return the plan as a document."""
@@ -248,6 +250,7 @@ class Plan:
                 None if phase is None else Phase(phase),
                 bool(told["single_active"]),
                 int(told["revision"]),
+                str(told.get("replay", "")),
             )
         except (ValueError, TypeError, LookupError) as error:
             raise StoreCorrupt(f"the lease store holds no plan of shards: {error!r}") from None
