@@ -1,0 +1,169 @@
+"""Handlers with revisions: what comes too early waits for what is missing, as the handler says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+from typing import Any
+
+import orjson
+import pytest
+
+from revised import ACCEPT_LATE, WAIT, Price, Shop, counted, publish, reasons
+from worker import App, RetryPolicy, Revisions
+from worker.testing import TestWorker
+
+
+@pytest.fixture(params=[1, 16], ids=["one by one", "together"])
+def settings(request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    return {"concurrency": request.param}
+
+
+def test_a_gap_is_accepted_unless_the_handler_says_otherwise() -> None:
+    shop = Shop()
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 5)
+        worker.run()
+        assert shop.revisions() == [1, 5]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("order", [*permutations([2, 3, 4])], ids=str)
+def test_what_came_too_early_runs_in_the_order_of_revisions(
+    order: tuple[int, ...], settings: Mapping[str, Any], *, at_once: bool
+) -> None:
+    shop = Shop(WAIT, **settings)
+    with TestWorker(shop.app) as worker:
+        for revision in (1, *order):
+            publish(worker, revision)
+            if not at_once:
+                worker.run(advance=False)
+        begun = worker.clock()
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2, 3, 4]
+        assert worker.clock() == begun
+        assert counted(worker)[0] == 0
+
+
+def test_what_waits_for_a_revision_keeps_no_other_key_waiting_and_nothing_that_it_waits_for() -> (
+    None
+):
+    shop = Shop(WAIT, prefetch=10)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3)
+        publish(worker, 1, 2, article="ink")
+        worker.run(advance=False)
+        assert shop.seen == [("pen", 1), ("ink", 1), ("ink", 2)]
+
+        worker.clock.advance(30)
+        publish(worker, 2)
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("restarts", [0, 3])
+def test_the_wait_for_a_revision_ends_after_its_limit_also_through_restarts(restarts: int) -> None:
+    shop = Shop(ACCEPT_LATE)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3)
+        worker.run(advance=False)
+        begun = worker.clock()
+        for _ in range(restarts):
+            worker.clock.advance(10)
+            worker.drain()
+            worker.run(advance=False)
+        worker.run()
+        assert shop.revisions() == [1, 3]
+        assert 59 < worker.clock() - begun < 62
+
+
+@pytest.mark.parametrize("order", [*permutations([3, 4, 6])], ids=str)
+@pytest.mark.parametrize("restart", [False, True])
+def test_when_the_wait_is_over_the_lowest_revision_goes_first(
+    order: tuple[int, ...], *, restart: bool
+) -> None:
+    shop = Shop(ACCEPT_LATE)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1)
+        worker.run()
+        for revision in order:
+            publish(worker, revision)
+            worker.run(advance=False)
+            worker.clock.advance(2)
+        if restart:
+            worker.drain()
+            worker.clock.advance(100)
+        worker.run()
+        assert shop.revisions() == [1, 3, 4, 6]
+
+
+def test_what_comes_after_its_successor_was_let_go_is_superseded() -> None:
+    shop = Shop(ACCEPT_LATE)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3)
+        worker.run()
+        publish(worker, 2)
+        worker.run()
+        assert shop.revisions() == [1, 3]
+
+
+def test_what_waited_in_vain_is_a_dead_letter_that_says_what_was_missing() -> None:
+    shop = Shop(WAIT)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3, 7)
+        worker.run()
+        assert shop.revisions() == [1]
+        assert reasons(worker) == [
+            (3, "its revision is 3, and 2 did not come before it in 60 s"),
+            (7, "its revision is 7, and 2 to 6 did not come before it in 60 s"),
+        ]
+        publish(worker, 2)
+        worker.run()
+        assert shop.revisions() == [1, 2]
+
+
+def test_a_gap_can_be_a_dead_letter_at_once() -> None:
+    shop = Shop(Revisions("revision", gap="dead_letter"))
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3, 2)
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2]
+        assert reasons(worker) == [(3, "its revision is 3, and 2 did not come before it")]
+
+
+def test_a_crowd_of_those_that_wait_is_not_waited_for() -> None:
+    """Held messages use up prefetch: a gap in one key would stop the shard."""
+    shop = Shop(ACCEPT_LATE, prefetch=8)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, *range(3, 30, 2))
+        publish(worker, 1, article="ink")
+        worker.run(advance=False)
+        assert ("ink", 1) in shop.seen
+        assert shop.revisions() == sorted(shop.revisions())
+        worker.run()
+        assert shop.revisions() == [1, *range(3, 30, 2)]
+
+
+def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
+    app = App("shop")
+    seen: list[int] = []
+
+    @app.on(Price, name="note", revision=WAIT)
+    def note(event: Price) -> None:
+        seen.append(event.revision)
+
+    @app.on(Price, name="park", retry=RetryPolicy(attempts=1, exhausted="park_key"))
+    def park(event: Price) -> None:
+        if event.revision == 9:
+            raise ValueError("no")
+
+    with TestWorker(app) as worker:
+        publish(worker, 1, 3)
+        worker.run(advance=False)
+        publish(worker, 9)
+        worker.run(advance=False)
+        assert seen == [1]
+        assert [orjson.loads(each.body)["revision"] for each in worker.parked] == [3, 9]
+        consumer: Any = worker._consumer
+        assert len(consumer._dispatcher.lanes) == 0
+        assert consumer._link.channels[0].held == 0
