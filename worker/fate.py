@@ -137,7 +137,8 @@ class Fate:
         self._dialogue.release(task, refund=True)
         channel, revisions = task.delivery.channel, task.handler.revisions
         if revisions is not None and not (channel.leaving or self._executor.draining):
-            crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
+            # Counted with this one: with a prefetch of one nothing else could come meanwhile.
+            crowded = (channel.held + 1) * _CROWDED_SHARE > channel.prefetch
             if crowded:
                 self._note_crowded(channel)
             limit = revisions.limit

@@ -144,6 +144,16 @@ def test_a_crowd_of_those_that_wait_is_not_waited_for() -> None:
         assert shop.revisions() == [1, *range(3, 30, 2)]
 
 
+@pytest.mark.parametrize("prefetch", [1, 2, 3])
+def test_what_waits_leaves_room_for_what_it_waits_for(prefetch: int) -> None:
+    shop = Shop(WAIT, prefetch=prefetch)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3, 4)
+        publish(worker, 1, article="ink")
+        worker.run(advance=False)
+        assert ("ink", 1) in shop.seen
+
+
 def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
     app = App("shop")
     seen: list[int] = []
