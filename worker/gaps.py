@@ -65,7 +65,7 @@ class Gaps:
             self._dialogue.wait(Wait(task, record, limit, told))
         if at_once:
             progress.due = self._clock()
-            self._timers.at(progress.due, partial(self._look, lane, task.handler_name))
+        self._look_when_due(progress, lane)  # it may have passed while it was let go
         return begins
 
     def passed(self, task: Task) -> None:
@@ -74,10 +74,10 @@ class Gaps:
         lane = self._lanes.find(message.key, message.shard)
         if lane is None or progress.revision is None or not lane.held:
             return
-        for each in self._waiting(lane, task.handler_name):
+        for each in self._waiting(lane, progress.place):
             if task.effective and _revision(each) <= progress.revision + 1:
                 self._let_go(each, lane)
-        self._look(lane, task.handler_name)
+        self._look(lane, progress.place)
 
     def _told(self, task: Task, lane: Lane[Task], limit: float, left: float) -> None:
         """Note how long a task has to wait yet."""
@@ -85,34 +85,33 @@ class Gaps:
         due = self._clock() + max(left, min(limit, _LEAST))
         if progress.due is None or due < progress.due:
             progress.due = due
-            self._timers.at(due, partial(self._look, lane, task.handler_name))
+            self._look_when_due(progress, lane)
 
-    def _look(self, lane: Lane[Task], handler: str) -> None:
+    def _look_when_due(self, progress: Progress, lane: Lane[Task]) -> None:
+        if progress.due is not None and progress.due < float("inf"):
+            self._timers.at(progress.due, partial(self._look, lane, progress.place))
+
+    def _look(self, lane: Lane[Task], place: bytes) -> None:
         """Let the one with the lowest revision go, where any has waited long enough."""
-        waiting, now = self._waiting(lane, handler), self._clock()
+        waiting, now = self._waiting(lane, place), self._clock()
         if not any((_progress_of(each).due or 0.0) <= now for each in waiting):
             return
-        if not (lane.running or self._has_let_go(lane, handler)):
+        if not (lane.running or self._has_let_go(lane, place)):
             first = min(waiting, key=_revision)
             _progress_of(first).over = True
             self._let_go(first, lane)
             if len(waiting) == 1:
                 return
-        self._timers.later(_AGAIN, partial(self._look, lane, handler))
+        self._timers.later(_AGAIN, partial(self._look, lane, place))
 
-    def _has_let_go(self, lane: Lane[Task], handler: str) -> bool:
+    def _has_let_go(self, lane: Lane[Task], place: bytes) -> bool:
         """Tell whether one that waited, and was let go, has yet to run."""
-        return any(
-            each.handler_name == handler
-            and each not in lane.held
-            and each.progress is not None
-            and each.progress.due is not None
-            for each in lane.tasks
-        )
+        own = (each for each in lane.tasks if each not in lane.held and _is_of(each, place))
+        return any(_progress_of(each).due is not None for each in own)
 
-    def _waiting(self, lane: Lane[Task], handler: str) -> list[Task]:
-        held = lane.held
-        return [each for each in lane.tasks if each in held and each.handler_name == handler]
+    def _waiting(self, lane: Lane[Task], place: bytes) -> list[Task]:
+        """Return what waits for revisions of one place: a replay ``--again`` has its own."""
+        return [each for each in lane.tasks if each in lane.held and _is_of(each, place)]
 
     def _let_go(self, task: Task, lane: Lane[Task]) -> None:
         end_wait(task)
@@ -123,6 +122,10 @@ def _progress_of(task: Task) -> Progress:
     progress = task.progress
     assert progress is not None  # noqa: S101 - nothing else waits here
     return progress
+
+
+def _is_of(task: Task, place: bytes) -> bool:
+    return task.progress is not None and task.progress.place == place
 
 
 def _revision(task: Task) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from revised import ACCEPT_LATE, WAIT, Price, Shop, counted, publish, reasons
 from worker import App, RetryPolicy, Revisions
+from worker.again import replay_headers
 from worker.testing import TestWorker
 
 
@@ -177,3 +178,28 @@ def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
         consumer: Any = worker._consumer
         assert len(consumer._dispatcher.lanes) == 0
         assert consumer._link.channels[0].held == 0
+
+
+def replayed(worker: TestWorker, *revisions: int) -> None:
+    """Publish as a replay does that lets it be done again."""
+    headers = replay_headers("r1", [], again=True)
+    for revision in revisions:
+        worker.publish(Price(article="pen", revision=revision), headers=headers)
+
+
+@pytest.mark.parametrize("revision", [WAIT, ACCEPT_LATE], ids=["dead_letter", "accept"])
+def test_what_is_live_waits_its_own_time_beside_what_a_replay_does_again(
+    revision: Revisions,
+) -> None:
+    shop = Shop(revision)
+    with TestWorker(shop.app) as worker:
+        replayed(worker, 1, 12)
+        worker.run(advance=False)
+        worker.clock.advance(40)
+        publish(worker, 1, 3)
+        worker.run(advance=False)
+        worker.clock.advance(21)  # the wait of the twelfth is over
+        worker.run(advance=False)
+        publish(worker, 2)
+        worker.run(advance=False)
+        assert [each for each in shop.revisions() if each < 12] == [1, 1, 2, 3]
