@@ -41,7 +41,9 @@ SOURCED = 0
 _RELAY_PREFETCH = 500
 #: Seconds for what a lost connection says last.
 _FAREWELL = 0.1
-_ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
+#: Finished tags behind a gap go out when they are half of the prefetch. They are never that many,
+#: since what waits may be the other half: then nothing more would be delivered.
+_ACK_SLACK_SHARE = 2
 
 
 class QueueChannel:
@@ -66,7 +68,7 @@ class QueueChannel:
         self.origin = queue
         self.channel = channel
         self.prefetch = prefetch
-        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE))
+        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE) - 1)
         #: How many of its deliveries wait for a retry.
         self.held = 0
         #: Nothing more of it begins here; so it is with every channel that is closed.
