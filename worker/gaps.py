@@ -2,7 +2,8 @@
 
 The missing message comes behind the one that waits for it, so this holds no handler in its lane but
 the task alone. It is let go when the revision before it was done, or when its time is over: then in
-the order of revisions, one at a time, whatever the order of arrival was.
+the order of revisions, one at a time, whatever the order of arrival was. Where it runs then
+(``then="accept"``) those below go before it, though they could wait yet: it supersedes them.
 
 How long it may wait is counted by the dedup store from when it was first seen
 (``Dialogue.wait``): a restart neither shortens it nor begins it again.
@@ -47,24 +48,27 @@ class Gaps:
         self._dialogue = dialogue
         self._clock = clock
 
-    def wait(self, task: Task, lane: Lane[Task], *, limit: float, at_once: bool) -> bool:
+    def wait(self, task: Task, lane: Lane[Task], *, limit: float, crowd: str = "") -> bool:
         """Let ``task`` wait, up to ``limit`` seconds in all; tell whether it begins to.
 
-        ``at_once``: there is no room for it to wait, so its time is over.
+        ``crowd`` says why there is no room for that, where there is none: its time is over.
         """
         progress = _progress_of(task)
-        self._lanes.hold(lane, task)
-        task.waits = True
-        task.delivery.channel.held += 1
         begins = progress.due is None
-        if begins:
+        if crowd:
+            progress.due, progress.crowd = self._clock(), crowd
+            if not _runs_late(task):
+                progress.over = True
+                return begins
+        elif begins:
             progress.due = float("inf")
             told = partial(self._told, task, lane, limit)
             message = task.message
             record = task.handler.wait_of(remembered_as(message.id, message.headers))
             self._dialogue.wait(Wait(task, record, limit, told))
-        if at_once:
-            progress.due = self._clock()
+        self._lanes.hold(lane, task)
+        task.waits = True
+        task.delivery.channel.held += 1
         self._look_when_due(progress, lane)  # it may have passed while it was let go
         return begins
 
@@ -92,12 +96,13 @@ class Gaps:
             self._timers.at(progress.due, partial(self._look, lane, progress.place))
 
     def _look(self, lane: Lane[Task], place: bytes) -> None:
-        """Let the one with the lowest revision go, where any has waited long enough."""
+        """Let the next one go, where any has waited long enough."""
         waiting, now = self._waiting(lane, place), self._clock()
-        if not any((_progress_of(each).due or 0.0) <= now for each in waiting):
+        due = [each for each in waiting if (_progress_of(each).due or 0.0) <= now]
+        if not due:
             return
         if not (lane.running or self._has_let_go(lane, place)):
-            first = min(waiting, key=_revision)
+            first = min(waiting if _runs_late(due[0]) else due, key=_revision)
             _progress_of(first).over = True
             self._let_go(first, lane)
             if len(waiting) == 1:
@@ -122,6 +127,12 @@ def _progress_of(task: Task) -> Progress:
     progress = task.progress
     assert progress is not None  # noqa: S101 - nothing else waits here
     return progress
+
+
+def _runs_late(task: Task) -> bool:
+    """Tell whether it runs when its time is over, so that what is below it must have run."""
+    revisions = task.handler.revisions
+    return revisions is not None and revisions.then == "accept"
 
 
 def _is_of(task: Task, place: bytes) -> bool:

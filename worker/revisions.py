@@ -128,7 +128,7 @@ class Reached:
 class Progress:
     """What a task knows of its revision; of those of handlers that have any."""
 
-    __slots__ = ("due", "over", "place", "reached", "revision")
+    __slots__ = ("crowd", "due", "over", "place", "reached", "revision")
 
     def __init__(self, place: bytes) -> None:
         #: Where the store keeps the last revision; empty where the message has no key.
@@ -141,6 +141,8 @@ class Progress:
         self.due: float | None = None
         #: It has waited long enough.
         self.over = False
+        #: Why that was shorter than it may wait; empty where it was not.
+        self.crowd = ""
 
     def note(self) -> None:
         """Note that the effect of its revision happened."""
@@ -162,19 +164,21 @@ def judge(
         return None
     if revision <= last:
         return Superseded(revision, last)
-    return _beyond_gap(revisions, revision, last, has_waited=progress.over)
+    return _beyond_gap(revisions, progress, revision, last)
 
 
 def _beyond_gap(
-    revisions: Revisions, revision: int, last: int, *, has_waited: bool
+    revisions: Revisions, progress: Progress, revision: int, last: int
 ) -> Outcome | None:
     """Return what becomes of a message of which an earlier one is missing; None: it runs."""
     waits = revisions.gap == "wait"
-    if waits and not has_waited:
+    if waits and not progress.over:
         return Early(revision, last)
     if (revisions.then if waits else revisions.gap) == "accept":
         return None
     waited = f" in {revisions.limit:g} s" if waits else ""
+    if progress.crowd:
+        waited = f"; {progress.crowd}"
     missing = f"{last + 1}" if revision == last + 2 else f"{last + 1} to {revision - 1}"
     return DeadLetter(f"its revision is {revision}, and {missing} did not come before it{waited}")
 

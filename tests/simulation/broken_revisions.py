@@ -50,8 +50,8 @@ def a_wait_is_over_at_once() -> Iterator[None]:
     """As if there were no room for it."""
     wait = Gaps.wait
 
-    def wait_not(self: Gaps, task: Any, lane: Any, *, limit: float, at_once: bool) -> bool:
-        return wait(self, task, lane, limit=limit, at_once=at_once or bool(limit))
+    def wait_not(self: Gaps, task: Any, lane: Any, *, limit: float, crowd: str = "") -> bool:
+        return wait(self, task, lane, limit=limit, crowd=crowd or f"not {limit} s")
 
     with patch.object(Gaps, "wait", wait_not):
         yield

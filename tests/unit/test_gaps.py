@@ -155,6 +155,55 @@ def test_what_waits_leaves_room_for_what_it_waits_for(prefetch: int) -> None:
         assert ("ink", 1) in shop.seen
 
 
+@pytest.mark.parametrize(("prefetch", "waits"), [(1, 0), (2, 1), (3, 1), (8, 4)])
+def test_no_more_than_half_of_what_can_be_prefetched_waits(prefetch: int, waits: int) -> None:
+    shop = Shop(WAIT, prefetch=prefetch)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, *range(3, 13))
+        publish(worker, 1, article="ink")
+        worker.run(advance=False)
+        assert ("ink", 1) in shop.seen
+        crowd = f"with it {waits + 1} of {prefetch} prefetched messages of shard 0 would wait"
+        assert [told.partition("; ")[2] for _, told in reasons(worker)] == [
+            f"given up early, since {crowd}"
+        ] * (10 - waits)
+        publish(worker, 2)
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2, *range(3, 3 + waits)]
+
+
+def test_what_came_later_waits_its_own_time() -> None:
+    """One that waits in vain takes nothing along that has just come."""
+    shop = Shop(WAIT)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 9)
+        worker.run(advance=False)
+        worker.clock.advance(58)
+        publish(worker, 3)
+        worker.run(advance=False)
+        worker.clock.advance(4)
+        worker.run(advance=False)
+        assert [revision for revision, _ in reasons(worker)] == [9]
+        publish(worker, 2)
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2, 3]
+
+
+def test_what_is_below_one_that_runs_late_runs_before_it() -> None:
+    shop = Shop(ACCEPT_LATE)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 9)
+        worker.run(advance=False)
+        worker.clock.advance(58)
+        publish(worker, 3)
+        worker.run(advance=False)
+        worker.clock.advance(4)
+        worker.run(advance=False)
+        worker.clock.advance(1)
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 3, 9]
+
+
 def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
     app = App("shop")
     seen: list[int] = []
