@@ -47,6 +47,8 @@ class Gaps:
         self._timers = timers
         self._dialogue = dialogue
         self._clock = clock
+        #: Where it is looked again soon.
+        self._again: set[tuple[Lane[Task], bytes]] = set()
 
     def wait(self, task: Task, lane: Lane[Task], *, limit: float, crowd: str = "") -> bool:
         """Let ``task`` wait, up to ``limit`` seconds in all; tell whether it begins to.
@@ -105,9 +107,14 @@ class Gaps:
             first = min(waiting if _runs_late(due[0]) else due, key=_revision)
             _progress_of(first).over = True
             self._let_go(first, lane)
-            if len(waiting) == 1:
-                return
-        self._timers.later(_AGAIN, partial(self._look, lane, place))
+            due = [each for each in due if each is not first]
+        if due and (lane, place) not in self._again:
+            self._again.add((lane, place))
+            self._timers.later(_AGAIN, partial(self._look_again, lane, place))
+
+    def _look_again(self, lane: Lane[Task], place: bytes) -> None:
+        self._again.discard((lane, place))
+        self._look(lane, place)
 
     def _has_let_go(self, lane: Lane[Task], place: bytes) -> bool:
         """Tell whether one that waited, and was let go, has yet to run."""

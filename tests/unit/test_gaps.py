@@ -204,6 +204,25 @@ def test_what_is_below_one_that_runs_late_runs_before_it() -> None:
         assert shop.revisions() == [1, 3, 9]
 
 
+def test_a_wait_that_is_over_for_many_costs_one_timer() -> None:
+    shop = Shop(ACCEPT_LATE)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, *range(3, 43, 2))
+        worker.run(advance=False)
+        consumer: Any = worker._consumer
+        assert len(consumer._timers) == 20
+        consumer.pause(["note"])
+        worker.clock.advance(61)
+        for _ in range(5):
+            consumer.tick(0)
+            worker.clock.advance(0.2)
+        assert len(consumer._timers) == 1
+        consumer.pause([])
+        worker.run()
+        assert shop.revisions() == [1, *range(3, 43, 2)]
+        assert len(consumer._timers) == 0
+
+
 def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
     app = App("shop")
     seen: list[int] = []
