@@ -75,13 +75,13 @@ class Gaps:
         return begins
 
     def passed(self, task: Task) -> None:
-        """Let those go that waited for ``task``, which is recorded."""
+        """Let those go that waited for ``task``, which is done; or whose turn came elsewhere."""
         progress, message = _progress_of(task), task.message
-        lane = self._lanes.find(message.key, message.shard)
-        if lane is None or progress.revision is None or not lane.held:
+        lane, last = self._lanes.find(message.key, message.shard), progress.reached.last
+        if lane is None or last is None or not lane.held:
             return
         for each in self._waiting(lane, progress.place):
-            if task.effective and _revision(each) <= progress.revision + 1:
+            if _revision(each) <= last + 1:
                 self._let_go(each, lane)
         self._look(lane, progress.place)
 

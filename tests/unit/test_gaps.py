@@ -10,8 +10,9 @@ import orjson
 import pytest
 
 from revised import ACCEPT_LATE, WAIT, Price, Shop, counted, publish, reasons
-from worker import App, RetryPolicy, Revisions
+from worker import App, Command, Context, RetryPolicy, Revisions
 from worker.again import replay_headers
+from worker.dedup.base import TOKEN_BYTES, Batch, Claim, Complete, Mark, fingerprint
 from worker.testing import TestWorker
 
 
@@ -246,6 +247,57 @@ def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
         consumer: Any = worker._consumer
         assert len(consumer._dispatcher.lanes) == 0
         assert consumer._link.channels[0].held == 0
+
+
+def do_elsewhere(worker: TestWorker, id_: str, body: bytes, revision: int) -> None:
+    """Let another process do a message, whose claim this one had no part in."""
+    handler = worker.app.handlers["note"]
+    token, other = b"t" * TOKEN_BYTES, handler.record_id(id_)
+    worker.store.apply(Batch(claims=[Claim(other, token, fingerprint(body))]))
+    done = Batch(completes=[Complete(other, token, fingerprint(body))])
+    done.marks.append(Mark(handler.place_of("pen"), revision))
+    worker.store.apply(done)
+
+
+@pytest.mark.parametrize("done", [2, 3])
+def test_what_another_process_did_ends_the_wait_for_it(done: int) -> None:
+    """It outlived its lease, say, and acknowledged nothing."""
+    shop = Shop(WAIT)
+    body = b'{"article": "pen", "revision": 2}'
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3, 4)
+        worker.run(advance=False)
+        do_elsewhere(worker, "m2", body, done)
+        worker.publish_raw(body, name="price.changed", id="m2", key="pen")
+        worker.run(advance=False)
+        assert shop.revisions() == [1, *range(done + 1, 5)]
+
+
+class Nobody(Command, name="gaps.nobody", to="a-service-that-was-never-started"):
+    """A command that no queue receives."""
+
+
+def test_what_is_let_go_and_is_still_too_early_waits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time may be over in between: nothing else would look at it."""
+    shop = Shop(WAIT)
+    with TestWorker(shop.app) as worker:
+        monkeypatch.setattr(worker._tap, "welcome_commands", lambda: None)
+        publish(worker, 1, 3)
+        worker.run(advance=False)
+        consumer: Any = worker._consumer
+
+        def tell_nobody(_: Price, context: Context) -> None:
+            consumer.pause(["note"])  # what is let go behind it begins later
+            context.publish(Nobody())
+
+        shop.meanwhile = tell_nobody
+        publish(worker, 2)
+        for _ in range(61):
+            consumer.tick(0)
+            worker.clock.advance(1)
+        consumer.pause([])
+        worker.run(advance=False)
+        assert [revision for revision, _ in reasons(worker)] == [2, 3]
 
 
 def replayed(worker: TestWorker, *revisions: int) -> None:
