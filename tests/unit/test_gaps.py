@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from revised import ACCEPT_LATE, WAIT, Price, Shop, counted, publish, reasons
-from worker import App, Command, Context, RetryPolicy, Revisions
+from worker import Command, Context, RetryPolicy, Revisions
 from worker.again import replay_headers
 from worker.dedup.base import TOKEN_BYTES, Batch, Claim, Complete, Mark, fingerprint
+from worker.replay import Replay, Unparked
 from worker.testing import TestWorker
 
 
@@ -224,29 +225,52 @@ def test_a_wait_that_is_over_for_many_costs_one_timer() -> None:
         assert len(consumer._timers) == 0
 
 
-def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
-    app = App("shop")
-    seen: list[int] = []
+class Parker(Shop):
+    """A shop that waits for revisions, with a second handler that parks a key."""
 
-    @app.on(Price, name="note", revision=WAIT)
-    def note(event: Price) -> None:
-        seen.append(event.revision)
+    def __init__(self) -> None:
+        super().__init__(WAIT)
+        self.mended = False
+        policy = RetryPolicy(attempts=1, exhausted="park_key")
+        self.app.on(Price, name="park", retry=policy)(self.park)
 
-    @app.on(Price, name="park", retry=RetryPolicy(attempts=1, exhausted="park_key"))
-    def park(event: Price) -> None:
-        if event.revision == 9:
+    def park(self, event: Price) -> None:
+        if event.revision == 9 and not self.mended:
             raise ValueError("no")
 
-    with TestWorker(app) as worker:
+
+def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
+    shop = Parker()
+    with TestWorker(shop.app) as worker:
         publish(worker, 1, 3)
         worker.run(advance=False)
         publish(worker, 9)
         worker.run(advance=False)
-        assert seen == [1]
+        assert shop.revisions() == [1]
         assert [orjson.loads(each.body)["revision"] for each in worker.parked] == [3, 9]
         consumer: Any = worker._consumer
         assert len(consumer._dispatcher.lanes) == 0
         assert consumer._link.channels[0].held == 0
+
+
+def test_a_key_that_returns_is_free_while_some_of_it_waits_for_revisions() -> None:
+    """What that waits for may have to be parked as long as the key is."""
+    shop = Parker()
+    with TestWorker(shop.app) as worker, Replay("shop", worker.settings, worker.store) as replay:
+        publish(worker, 1, 3, 9)
+        worker.run(advance=False)
+        shop.mended = True
+        upto = worker.store.parked("shop")["pen"]
+        letters = replay._move("pen", ["replay"], Unparked())  # one round of key()
+        replay._mark("pen", letters, upto)
+        for _ in range(4):
+            worker.run(advance=False)
+            worker.clock.advance(0.05)
+        assert "pen" not in worker.store.parked("shop")
+        publish(worker, 2)
+        worker.clock.advance(6)  # what comes behind the marker is withheld for a moment
+        worker.run(advance=False)
+        assert shop.revisions() == [1, 2, 3]
 
 
 def do_elsewhere(worker: TestWorker, id_: str, body: bytes, revision: int) -> None:

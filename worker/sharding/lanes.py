@@ -119,8 +119,9 @@ class Lanes(Generic[T]):
         return bool(self._turns)
 
     def is_idle(self, key: Hashable, shard: int) -> bool:
-        """Tell whether nothing of ``key`` in ``shard`` waits or runs."""
-        return (shard, key) not in self._lanes
+        """Tell whether nothing of ``key`` in ``shard`` runs, or waits but for what comes behind."""
+        lane = self._lanes.get((shard, key))
+        return lane is None or (not lane.running and lane.held.keys() == {*lane.tasks})
 
     def find(self, key: Hashable, shard: int) -> Lane[T] | None:
         """Return the lane of ``key`` in ``shard``; None where nothing of it waits or runs."""
@@ -250,11 +251,13 @@ class Lanes(Generic[T]):
         self.waiting -= len(unwanted)
         lane.tasks.clear()
         lane.tasks.extend(wanted)
+        for task in unwanted:
+            lane.held.pop(task, None)
+        if not lane.held:
+            self._held.discard(lane)
         if not wanted:
             self._forget(lane)
             self._drop(lane)
-        for task in unwanted:
-            lane.held.pop(task, None)
         return unwanted
 
     def block(self, handler: str, reason: str = "outage") -> None:
