@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 from worker.errors import ConfigurationError
 from worker.message import schema_of
 from worker.outcome import DeadLetter, Early, Outcome, Superseded
-from worker.payload import Unfit
+from worker.payload import Unfit, names_in
 
 if TYPE_CHECKING:
     from worker.message import Command, Event, Message, Schema
@@ -203,8 +203,13 @@ def revision_of(event: Event | Command) -> int | None:
     raise ValueError(f"{schema.name}: its revision is {value!r}; an integer from 0 to 2**63 - 1")
 
 
-def revisions_of(given: By | Revisions, schema: Schema | None, told: str) -> Revisions:
-    """Return what a handler was given as ``revision``. Raises ConfigurationError."""
+def revisions_of(
+    given: By | Revisions, schema: Schema | None, told: str, kind: Any = None
+) -> Revisions:
+    """Return what a handler was given as ``revision``. Raises ConfigurationError.
+
+    ``kind`` is the type of the payload, where it is told.
+    """
     try:
         revisions = given if isinstance(given, Revisions) else Revisions(given)
     except ValueError as error:
@@ -214,8 +219,13 @@ def revisions_of(given: By | Revisions, schema: Schema | None, told: str) -> Rev
             f"{told}: revision= needs a key, and {schema.name} has none; give its class key=..."
         )
     by = revisions.by
-    if schema is not None and isinstance(by, str) and by.split(".")[0] not in schema.fields:
-        raise ConfigurationError(
-            f"{told}: revision={by!r} is no field of {schema.name} ({', '.join(schema.fields)})"
-        )
+    if isinstance(by, str):
+        fields, name = names_in(kind), getattr(kind, "__qualname__", "")
+        if schema is not None:
+            fields, name = schema.fields, schema.name
+        first = by.split(".")[0]
+        if fields is not None and first not in fields and not hasattr(kind, first):
+            raise ConfigurationError(
+                f"{told}: revision={by!r} is no field of {name} ({', '.join(fields)})"
+            )
     return revisions

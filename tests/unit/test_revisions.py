@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import attrs
+import msgspec
 import orjson
+import pydantic
 import pytest
 
 from revised import WAIT, Price, Shop, counted, publish, reasons
@@ -211,6 +215,58 @@ def test_a_mistake_in_a_registration_is_told() -> None:
         with pytest.raises(ConfigurationError) as raised:
             handler_of(kind, revision)
         assert told in str(raised.value)
+
+
+@dataclass
+class Version:
+    """What a foreign publisher sends, as a dataclass; the others are the same."""
+
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+    @property
+    def number(self) -> int:
+        """A name that the payload does not have."""
+        return self.revision
+
+
+class VersionStruct(msgspec.Struct):
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+
+class VersionDict(TypedDict):
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+
+VersionAttrs = attrs.make_class("VersionAttrs", ["article", "revision", "meta"])
+VersionModel = pydantic.create_model(
+    "VersionModel", article=(str, ...), revision=(int, ...), meta=(dict[str, int], ...)
+)
+
+
+@pytest.mark.parametrize(
+    "kind", [Version, VersionStruct, VersionDict, VersionAttrs, VersionModel], ids=str
+)
+def test_a_field_that_a_typed_payload_does_not_have_is_told(kind: Any) -> None:
+    for known in ("revision", "meta.version", lambda event: event.any):
+        App("shop").on("any", type=kind, revision=known)(print)
+    with pytest.raises(
+        ConfigurationError, match=r"'verison' is no field of Version\w* \(article, "
+    ):
+        App("shop").on("any", type=kind, revision="verison")(print)
+
+
+def test_what_may_be_there_is_not_refused() -> None:
+    class Open(pydantic.BaseModel, extra="allow"):
+        """It takes what comes."""
+
+    for kind, name in ((Version, "number"), (Open, "revision"), (dict, "revision"), (Any, "a")):
+        App("shop").on("any", type=kind, revision=name)(print)
 
 
 def test_a_class_names_a_field_that_it_has_and_a_key() -> None:
