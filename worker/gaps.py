@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from worker.dialogue import Dialogue
     from worker.revisions import Progress
     from worker.sharding.lanes import Lane, Lanes
-    from worker.task import Task
+    from worker.task import Delivery, Task
     from worker.timers import Timers
+    from worker.transport.inbound import QueueChannel
 
 #: Seconds that it waits in any case: those before it may have been delivered with it.
 _LEAST = 1.0
@@ -84,6 +85,15 @@ class Gaps:
             if _revision(each) <= last + 1:
                 self._let_go(each, lane)
         self._look(lane, progress.place)
+
+    def waiting_in(self, channel: QueueChannel) -> dict[Delivery, list[tuple[Task, Lane[Task]]]]:
+        """Return the deliveries of a channel of which all that is left waits for revisions."""
+        found: dict[Delivery, list[tuple[Task, Lane[Task]]]] = {}
+        for lane in self._lanes.held:
+            for task in lane.tasks:
+                if task in lane.held and task.delivery.channel is channel:
+                    found.setdefault(task.delivery, []).append((task, lane))
+        return {each: held for each, held in found.items() if len(held) == each.open_tasks}
 
     def _told(self, task: Task, lane: Lane[Task], limit: float, left: float) -> None:
         """Note how long a task has to wait yet."""

@@ -50,8 +50,8 @@ class QueueChannel:
     """The channel of one queue: what was delivered on it and what of that is settled."""
 
     __slots__ = (
-        "channel", "closed", "feed", "halted", "held", "leaving", "origin", "prefetch", "queue",
-        "relays", "sealed_at", "settlement", "shard",
+        "channel", "closed", "feed", "halted", "held", "leaving", "origin", "passed_on", "prefetch",
+        "queue", "relays", "sealed_at", "settlement", "shard",
     )  # fmt: skip
 
     def __init__(
@@ -75,14 +75,21 @@ class QueueChannel:
         self.leaving = False
         #: The tag of the marker behind which nothing counts any more; 0 where none came.
         self.sealed_at = 0
+        #: Something before that went to the next generation, and may be delivered here once more.
+        self.passed_on = False
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
 
     @property
-    def drained(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether everything before the marker is acknowledged."""
         return bool(self.sealed_at) and self.settlement.upto >= self.sealed_at - 1
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing before the marker will ever run here."""
+        return self.is_settled and not self.passed_on
 
 
 class Inbound:
