@@ -133,10 +133,7 @@ class Lanes(Generic[T]):
             lane: Lane[T] = Lane(shard, None)
         else:
             place = shard, key
-            found = self._lanes.get(place)
-            if found is None:
-                found = self._lanes[place] = Lane(shard, place)
-            lane = found
+            lane = self._lanes.get(place) or self._lanes.setdefault(place, Lane(shard, place))
         lane.tasks.append(task)
         self.waiting += 1
         if not lane.running and not lane.queued:
