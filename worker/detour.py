@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from worker.aside import HANDLER, ONLY, dead_letter_facts, origin, redirect, set_aside
+from worker.aside import HANDLER, ONLY, PREFIX, dead_letter_facts, origin, redirect, set_aside
 from worker.errors import Unroutable
 from worker.message import KEY_HEADER
 from worker.outcome import DeadLetter
@@ -253,6 +253,24 @@ class Detour:
         self._dialogue.release(task, refund=False, wait=delay)
         self._insist(message, delivery.channel, lambda: self._settled(delivery))
         return True
+
+    def pass_on(self, delivery: Delivery, queue: str) -> None:
+        """Send a message to a queue of the next generation; its delivery is settled then."""
+        message = delivery.message
+        assert message is not None  # noqa: S101 - only a decoded message waits for anything
+        facts = self._origin(delivery)
+        if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returned
+            facts[HANDLER] = str(only)
+        onward = redirect(
+            delivery.arrival,
+            message.id,
+            exchange="",
+            routing_key=queue,
+            facts=facts,
+            drop_prefix=PREFIX,
+        )
+        delivery.open_tasks = 1
+        self._insist(onward, delivery.channel, lambda: self._settled(delivery))
 
     def _origin(self, delivery: Delivery) -> dict[str, str | int]:
         return origin(delivery.arrival) if self._keeps_routing_keys else {}

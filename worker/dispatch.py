@@ -334,6 +334,8 @@ class Dispatcher:
                     ready.append(task)
                 case Answer.DUPLICATE:
                     self._counters.duplicates += 1
+                    if task.progress is not None:  # done elsewhere, which nobody told those here
+                        self.gaps.passed(task)
                     self._settled(task.delivery)
                 case Answer.CONFLICT:
                     reason = "its id was done before with another payload"

@@ -137,11 +137,12 @@ class Fate:
         self._dialogue.release(task, refund=True)
         channel, revisions = task.delivery.channel, task.handler.revisions
         if revisions is not None and not (channel.leaving or self._executor.draining):
-            crowded = channel.held * _CROWDED_SHARE >= channel.prefetch
+            # Counted with this one: with a prefetch of one nothing else could come meanwhile.
+            crowded = (channel.held + 1) * _CROWDED_SHARE > channel.prefetch
             if crowded:
                 self._note_crowded(channel)
-            limit = revisions.limit
-            if self._dispatcher.gaps.wait(task, lane, limit=limit, at_once=crowded):
+            limit, crowd = revisions.limit, _with_it(task) if crowded else ""
+            if self._dispatcher.gaps.wait(task, lane, limit=limit, crowd=crowd):
                 self._counters.early += 1
                 name, message = task.handler_name, task.message
                 missing = RevisionMissing(
@@ -255,6 +256,12 @@ def _back(task: Task, lane: Lane[Task]) -> bool:
     """Let ``task`` go back to its lane, or to the broker where its channel is leaving."""
     lane.left.append(task)
     return True
+
+
+def _with_it(task: Task) -> str:
+    channel = task.delivery.channel
+    crowd = f"{channel.held + 1} of {channel.prefetch} prefetched messages"
+    return f"given up early, since with it {crowd} of shard {channel.shard} would wait"
 
 
 def _early(last: DeadLetter, task: Task) -> DeadLetter:

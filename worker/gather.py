@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from worker.barrier import Barrier, Barriers
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.intake import Onward
+from worker.onward import Ends
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 from worker.returns import Returns
@@ -85,6 +86,9 @@ class Gatherer:
         self._draining = False
         self._returns = Returns(dispatcher, parking, timers, self._finish)
         self._barriers = Barriers()
+        self._ends = Ends(
+            link, dispatcher.lanes, dispatcher.gaps, detour, lambda shard: self.drop([shard])
+        )
 
     def begin(self) -> None:
         """Begin a tick: the broker may be looked at again."""
@@ -114,6 +118,7 @@ class Gatherer:
         if self._broken is not None:
             error, self._broken = self._broken, None
             raise error
+        self._ends.look()
         for delivery, barrier in self._barriers.due():
             self._pass(delivery, barrier)
         if not self._arrived or not self._knows_what_is_parked():
@@ -160,7 +165,7 @@ class Gatherer:
             case Sealed() if delivery.channel.relays:
                 self._relay.seal(delivery)
             case Sealed():
-                delivery.channel.sealed_at = delivery.tag
+                self._ends.add(delivery.channel, delivery.tag)
                 return True
         return False
 
@@ -177,6 +182,7 @@ class Gatherer:
         """The connection is lost: what it delivered comes again on the next one."""
         self._arrived = []
         self._barriers.clear()
+        self._ends.clear()
         self._known = set()
         self._returns.forget()
 
@@ -190,12 +196,14 @@ class Gatherer:
         self._known = {channel for channel in self._known if channel.shard not in shards}
         self._returns.drop(shards)
         self._barriers.drop(shards)
+        self._ends.drop(shards)
 
     def drain(self) -> None:
         """Put nothing more into lanes; go on reading, for the heartbeats."""
         self._draining = True
         self._arrived = []
         self._barriers.clear()
+        self._ends.clear()
         self._returns.forget()
 
     def _knows_what_is_parked(self) -> bool:

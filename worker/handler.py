@@ -118,7 +118,8 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
     _check_options(retry, timeout, told)
     schema = schema_of(what)
     pattern = _pattern(service, what, told)
-    decode = decoder_for(what if kind is None and not isinstance(what, str) else kind)
+    kind = what if kind is None and not isinstance(what, str) else kind
+    decode = decoder_for(kind)
     full_name = f"{service}.{label}"
     relay = None
     if to is not None:
@@ -140,7 +141,7 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
         key_by=key_of if schema is not None and schema.key is not None else key_by,
         identify=_identity(full_name, decode, step.value) if step and step.value else None,
         relay=relay,
-        revisions=None if revision is None else revisions_of(revision, schema, told),
+        revisions=None if revision is None else revisions_of(revision, schema, told, kind),
         place_of=record_ids(full_name, of=_OF_REVISIONS),
         wait_of=record_ids(full_name, of=_OF_WAITS),
     )

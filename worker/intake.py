@@ -99,6 +99,8 @@ class Intake:
             if delivery.arrival.exchange == self._too_much_from and "." in message.name:
                 return []
             return DeadLetter(f"no handler of {self._app.name!r} observes {message.name!r}")
+        if message.key is None and KEY_HEADER not in message.headers:  # whoever it is for now
+            message.key = _key_in_payload(message, handlers)
         if (only := message.headers.get(HANDLER)) is not None:  # a dead letter that returns
             handlers = tuple(handler for handler in handlers if handler.name == only)
             if not handlers:
@@ -108,8 +110,6 @@ class Intake:
             if not handlers:
                 names = ", ".join(sorted(chosen))
                 return DeadLetter(f"it was replayed for handlers that are not there: {names}")
-        if message.key is None and KEY_HEADER not in message.headers:
-            message.key = _key_in_payload(message, handlers)
         delivery.open_tasks = len(handlers)
         tasks = [Task(delivery, message, handler) for handler in handlers]
         occasion = occasion_of(message.headers)

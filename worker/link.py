@@ -258,9 +258,12 @@ class Link:
         """Acknowledge what is finished. Raises BrokerUnreachable where the link broke."""
         return 0 if self._inbound is None else self._inbound.settle(everything=everything)
 
-    def take(self, shards: Collection[int]) -> None:
-        """Consume these shards too, now and after each reconnection. Raises BrokerUnreachable."""
-        new = sorted(set(shards) - self._shards)
+    def take(self, shards: Collection[int], *, again: bool = False) -> None:
+        """Consume these shards too, now and after each reconnection. Raises BrokerUnreachable.
+
+        ``again``: they were taken before, and their channels are closed.
+        """
+        new = sorted(set(shards) - (set() if again else self._shards))
         self._shards.update(new)
         if self._inbound is None or not new:
             return
@@ -341,7 +344,9 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        consumed = [c for c in inbound.channels if not c.closed and not _keeps_all(c)]
+        # How much is in a stream tells nothing.
+        shown = (c for c in inbound.channels if c.feed is None or not c.feed.is_stream)
+        consumed = [channel for channel in shown if not channel.closed]
         queues = [c.queue for c in consumed] + [*self._retries.names]
         depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
         if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:
@@ -384,11 +389,6 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
-
-
-def _keeps_all(channel: QueueChannel) -> bool:
-    """Tell whether it consumes a stream, whose depth tells nothing."""
-    return channel.feed is not None and channel.feed.is_stream
 
 
 def _is_untouched(queue: str, channel: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,22 @@ def fields_of(payload: object) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"a payload has fields; {type(payload).__qualname__} has none")
     return found
+
+
+def names_in(kind: Any) -> Sequence[str] | None:
+    """Return the fields that a payload of this type has when it is decoded; None: nobody knows.
+
+    A dataclass, a Struct, an attrs class, a TypedDict or a model that lets no others pass.
+    """
+    if typing.is_typeddict(kind):
+        return [*typing.get_type_hints(kind)]
+    if (model := getattr(kind, "model_fields", None)) is not None:
+        return None if kind.model_config.get("extra") == "allow" else [*model]
+    if dataclasses.is_dataclass(kind):
+        return [field.name for field in dataclasses.fields(kind)]
+    if (attributes := getattr(kind, "__attrs_attrs__", None)) is not None:
+        return [each.name for each in attributes]
+    return getattr(kind, "__struct_fields__", None)
 
 
 def decoder_for(kind: type[Any] | None) -> Decoder:

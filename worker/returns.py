@@ -5,7 +5,9 @@ the key free where nothing was parked since its round was read. Two things see t
 marker comes, however busy the key is:
 
 - **A marker has its turn** once all before it in the shard is handled, and not later: what returns
-  behind it waits in line until then. So the next rounds may be on their way already.
+  behind it waits in line until then. So the next rounds may be on their way already. What waits for
+  an earlier revision is not waited for: that may be parked until the key is free, and comes behind
+  it in any case.
 - **From the first turn on** what arrives of the key is *withheld*, not parked, so that one of the
   next markers ends all there is; then it follows. That lasts a few seconds, and for a share of the
   prefetch; then it is parked after all, and the next marker may withhold more. So a key is set free

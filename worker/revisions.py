@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 from worker.errors import ConfigurationError
 from worker.message import schema_of
 from worker.outcome import DeadLetter, Early, Outcome, Superseded
-from worker.payload import Unfit
+from worker.payload import Unfit, names_in
 
 if TYPE_CHECKING:
     from worker.message import Command, Event, Message, Schema
@@ -128,7 +128,7 @@ class Reached:
 class Progress:
     """What a task knows of its revision; of those of handlers that have any."""
 
-    __slots__ = ("due", "over", "place", "reached", "revision")
+    __slots__ = ("crowd", "due", "over", "place", "reached", "revision")
 
     def __init__(self, place: bytes) -> None:
         #: Where the store keeps the last revision; empty where the message has no key.
@@ -141,6 +141,8 @@ class Progress:
         self.due: float | None = None
         #: It has waited long enough.
         self.over = False
+        #: Why that was shorter than it may wait; empty where it was not.
+        self.crowd = ""
 
     def note(self) -> None:
         """Note that the effect of its revision happened."""
@@ -162,19 +164,21 @@ def judge(
         return None
     if revision <= last:
         return Superseded(revision, last)
-    return _beyond_gap(revisions, revision, last, has_waited=progress.over)
+    return _beyond_gap(revisions, progress, revision, last)
 
 
 def _beyond_gap(
-    revisions: Revisions, revision: int, last: int, *, has_waited: bool
+    revisions: Revisions, progress: Progress, revision: int, last: int
 ) -> Outcome | None:
     """Return what becomes of a message of which an earlier one is missing; None: it runs."""
     waits = revisions.gap == "wait"
-    if waits and not has_waited:
+    if waits and not progress.over:
         return Early(revision, last)
     if (revisions.then if waits else revisions.gap) == "accept":
         return None
     waited = f" in {revisions.limit:g} s" if waits else ""
+    if progress.crowd:
+        waited = f"; {progress.crowd}"
     missing = f"{last + 1}" if revision == last + 2 else f"{last + 1} to {revision - 1}"
     return DeadLetter(f"its revision is {revision}, and {missing} did not come before it{waited}")
 
@@ -199,8 +203,13 @@ def revision_of(event: Event | Command) -> int | None:
     raise ValueError(f"{schema.name}: its revision is {value!r}; an integer from 0 to 2**63 - 1")
 
 
-def revisions_of(given: By | Revisions, schema: Schema | None, told: str) -> Revisions:
-    """Return what a handler was given as ``revision``. Raises ConfigurationError."""
+def revisions_of(
+    given: By | Revisions, schema: Schema | None, told: str, kind: Any = None
+) -> Revisions:
+    """Return what a handler was given as ``revision``. Raises ConfigurationError.
+
+    ``kind`` is the type of the payload, where it is told.
+    """
     try:
         revisions = given if isinstance(given, Revisions) else Revisions(given)
     except ValueError as error:
@@ -210,8 +219,13 @@ def revisions_of(given: By | Revisions, schema: Schema | None, told: str) -> Rev
             f"{told}: revision= needs a key, and {schema.name} has none; give its class key=..."
         )
     by = revisions.by
-    if schema is not None and isinstance(by, str) and by.split(".")[0] not in schema.fields:
-        raise ConfigurationError(
-            f"{told}: revision={by!r} is no field of {schema.name} ({', '.join(schema.fields)})"
-        )
+    if isinstance(by, str):
+        fields, name = names_in(kind), getattr(kind, "__qualname__", "")
+        if schema is not None:
+            fields, name = schema.fields, schema.name
+        first = by.split(".")[0]
+        if fields is not None and first not in fields and not hasattr(kind, first):
+            raise ConfigurationError(
+                f"{told}: revision={by!r} is no field of {name} ({', '.join(fields)})"
+            )
     return revisions

@@ -69,6 +69,11 @@ class Settlement:
             singles = []
         return Acks(last, singles)
 
+    def left_before(self, tag: int) -> int:
+        """Return how many deliveries before ``tag`` are not finished."""
+        done = sum(each < tag for tags in (self._finished, self._acked) for each in tags)
+        return max(0, tag - 1 - self._upto - done)
+
     @property
     def upto(self) -> int:
         """The tag up to which all are acknowledged."""

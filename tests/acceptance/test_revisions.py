@@ -67,6 +67,30 @@ def test_revisions_keep_their_order_whatever_comes_late_and_whoever_dies(
             assert all(other <= one + 1 for one, other in pairwise(found)), f"{key}: {found}"
 
 
+@long_on("embedded")
+def test_what_waits_for_a_revision_holds_up_no_change_of_the_number_of_shards(
+    place: Place, serve: Serve, load: Load
+) -> None:
+    """It waits for five minutes where it has to; the command for one."""
+    service = serve(place, "revised")
+    service.start_ready("--shards", "2", "--processes", "2")
+    keys = [f"key-{k}" for k in range(KEYS)]
+    load.publish(Step(key=key, sequence=n) for n in (0, 2, 3) for key in keys)
+    early = 2 * KEYS
+    eventually(lambda: service.counter("early") == early, "they wait for their predecessors")
+
+    changed = service.run("reshard", "--to", "3")
+    assert (changed.returncode, changed.stdout) == (0, "revised has 3 shards, generation 2\n")
+    load.publish(Step(key=key, sequence=1) for key in keys)
+
+    def orders() -> list[list[int]]:
+        return [service.ledger.sequences().get(("revised.every", key), []) for key in keys]
+
+    eventually(lambda: orders() == [[0, 1, 2, 3]] * KEYS, "they run in their order")
+    assert service.dead_letters() == []
+    assert service.drain() == 0
+
+
 APP = """
 from worker import App
 

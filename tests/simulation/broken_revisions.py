@@ -8,8 +8,11 @@ from unittest.mock import patch
 
 from simulation.breaking import mutation
 from worker.dedup import memory
-from worker.dedup.base import Batch
+from worker.dedup.base import Answer, Batch, Verdict
+from worker.dialogue import Dialogue
 from worker.gaps import Gaps
+from worker.onward import Ends
+from worker.revisions import Progress
 
 
 @mutation("revisions", off="comparison of revisions", sees="begins and is superseded")
@@ -50,8 +53,46 @@ def a_wait_is_over_at_once() -> Iterator[None]:
     """As if there were no room for it."""
     wait = Gaps.wait
 
-    def wait_not(self: Gaps, task: Any, lane: Any, *, limit: float, at_once: bool) -> bool:
-        return wait(self, task, lane, limit=limit, at_once=at_once or bool(limit))
+    def wait_not(self: Gaps, task: Any, lane: Any, *, limit: float, crowd: str = "") -> bool:
+        return wait(self, task, lane, limit=limit, crowd=crowd or f"not {limit} s")
 
     with patch.object(Gaps, "wait", wait_not):
+        yield
+
+
+@mutation("revisions", off="order of those that waited in vain", sees="begins past a gap")
+def the_highest_revision_goes_first_when_a_wait_is_over() -> Iterator[None]:
+    with patch("worker.gaps.min", max, create=True):
+        yield
+
+
+@mutation("revisions", off="memory of a wait", sees="begins past a gap")
+def a_restart_ends_the_wait_for_a_revision() -> Iterator[None]:
+    note = Dialogue._note_wait
+
+    def note_nothing(self: Dialogue, wait: Any, token: bytes, verdict: Verdict) -> None:
+        begins = verdict.answer is Answer.FRESH and verdict.attempts == 1
+        note(self, wait if begins else wait._replace(seconds=0.0), token, verdict)
+        if not begins:
+            wait.told(0.0)
+
+    with patch.object(Dialogue, "_note_wait", note_nothing):
+        yield
+
+
+@mutation("gaps", off="end of a wait for what was done", sees="not done in time")
+def what_waits_is_not_told_of_what_is_done() -> Iterator[None]:
+    with patch.object(Gaps, "passed", lambda *_: None):
+        yield
+
+
+@mutation("gaps", off="last revision within a run", sees="not done in time")
+def a_run_does_not_know_what_it_did() -> Iterator[None]:
+    with patch.object(Progress, "note", lambda _: None):
+        yield
+
+
+@mutation("gaps", 52, off="what waits when its queue ends", sees="not done in time")
+def what_waits_stays_in_a_queue_that_is_sealed() -> Iterator[None]:
+    with patch.object(Ends, "look", lambda _: None):
         yield

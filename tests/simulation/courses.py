@@ -85,6 +85,25 @@ COURSES = {
         messages=24,
         menu=Menu(_MEMBERS, most_members=3),
     ),
+    # The same while the number of shards changes. Nothing is missing in the end, and nothing ends a
+    # wait but what it is for; so whoever waited for a wait to end would not be done in time.
+    "gaps": Course(
+        Shape(
+            members=2,
+            processes=1,
+            shards=2,
+            prefetch=64,
+            revisions=True,
+            astray=6,
+            patience=1000.0,
+            durations=(0.0, 0.02, 0.3),
+        ),
+        length=200,
+        messages=30,
+        plans=(*[()] * 10, (FAIL,), (FAIL, FAIL)),
+        menu=Menu((*_MEMBERS, *["reshard"] * 8), reshards=(4, 1, 3), most_members=3),
+        rarity=10,
+    ),
     # Messages with children, whose handler is another one of the service.
     "children": Course(
         Shape(children=True, durations=(0.0, 0.02, 0.1, 0.3)),

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from worker.telemetry import RevisionSuperseded
 
 
-#: Seconds that a message waits for an earlier revision; and by how much times may be rounded.
-PATIENCE, _ROUNDED = 4.0, 1e-6
+#: By how many seconds times may be rounded.
+_ROUNDED = 1e-6
 
 
-def with_revisions(posts: Sequence[Post], random: Random) -> list[Post]:
-    """Return the posts with revisions; some tell what another one told, some change places."""
+def with_revisions(posts: Sequence[Post], random: Random, astray: int) -> list[Post]:
+    """Return the posts with revisions; some tell what another one told, some change places.
+
+    ``astray``: with one that is so many places away.
+    """
     last = Counter[str]()
     made = []
     for post in posts:
@@ -37,9 +40,9 @@ def with_revisions(posts: Sequence[Post], random: Random) -> list[Post]:
         else:
             last[post.key] += 1
             made.append(replace(post, revision=last[post.key]))
-    for at in range(1, len(made)):
+    for at in range(astray, len(made)):
         if random.random() < 0.3:
-            made[at - 1], made[at] = made[at], made[at - 1]
+            made[at - astray], made[at] = made[at], made[at - astray]
     return made
 
 
@@ -101,7 +104,7 @@ def _known(world: World, attempt: Attempt, place: bytes) -> float:
 
 def _has_waited(world: World, key: str, revision: int) -> bool:
     """Tell whether one of ``key`` that is not below ``revision`` began to wait so long ago."""
-    long_ago = world.clock() - PATIENCE + _ROUNDED
+    long_ago = world.clock() - world.shape.patience + _ROUNDED
     waited = [world.posts[id_] for id_, began in world.ledger.early.items() if began <= long_ago]
     return any(post.key == key and (post.revision or 0) >= revision for post in waited)
 

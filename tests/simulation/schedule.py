@@ -223,7 +223,7 @@ class Schedule:
         if self._course.shape.releases > 1:
             posts = [replace(post, exchange=random.choice((EXCHANGE, PARTNER))) for post in posts]
         if self._course.shape.revisions:
-            posts = with_revisions(posts, random)
+            posts = with_revisions(posts, random, self._course.shape.astray)
         if self._course.others:
             for post in [*posts]:
                 if post.key is not None and not random.randrange(self._course.others):

@@ -13,7 +13,6 @@ import orjson
 
 from simulation.ledger import SERVICE
 from simulation.moments import TTL
-from simulation.revisions import PATIENCE
 from simulation.seams import Here
 from simulation.servers import NAME, Broker
 from simulation.shapes import Shape
@@ -133,7 +132,7 @@ def _app(shape: Shape) -> App:
         jitter=0,
         exhausted="park_key" if shape.parks else "dead_letter",
     )
-    judged = Revisions("revision", gap="wait", limit=PATIENCE, then="accept")
+    judged = Revisions("revision", gap="wait", limit=shape.patience, then="accept")
     revision = judged if shape.revisions else None
     app.on(EVENT, name=FALLIBLE, retry=policy, revision=revision)(_record)
     if shape.handlers > 1:

@@ -30,6 +30,10 @@ class Shape:
     once: bool = False
     #: Whether the fallible handler has revisions: some posts come too early, or too late.
     revisions: bool = False
+    #: How many places farther behind, or before, than they belong some of these are published.
+    astray: int = 1
+    #: The seconds that a message waits for an earlier revision.
+    patience: float = 4.0
     #: 2: one of the first members runs a newer one, which takes messages from one exchange more.
     releases: int = 1
     #: The seconds that leases live.

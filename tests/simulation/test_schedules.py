@@ -25,6 +25,7 @@ USUAL = {
     "cuts": 24,
     "breaks": 24,
     "revisions": 24,
+    "gaps": 20,
     "children": 40,
     "transactions": 40,
     "parked": 30,

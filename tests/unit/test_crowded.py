@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from worker import App, Context, Event, Retry, RetryPolicy
 from worker.telemetry import AttemptFailed, HeldTooMuch
 from worker.testing import TestWorker
@@ -42,6 +44,19 @@ def test_failures_are_given_up_early_with_the_reason() -> None:
                 " failed at attempt 1: ValueError: no"
             )
         }
+
+
+@pytest.mark.parametrize("prefetch", [2, 3, 8, 9])
+def test_a_shard_goes_on_while_half_of_its_prefetch_waits(prefetch: int) -> None:
+    app = App("bank")
+
+    @app.on(Step, retry=RetryPolicy(attempts=5, wait="fixed", first_wait=HOUR, max_wait=HOUR))
+    def work(event: Step) -> None:
+        raise ValueError("no")
+
+    with TestWorker(app, settings={"prefetch": prefetch, "outage_after": 1000}) as worker:
+        crowd(worker)
+        assert len(worker.dead_letters) == 20 - (prefetch + 1) // 2
 
 
 def test_who_asks_for_another_time_gets_it() -> None:

@@ -437,3 +437,29 @@ def test_an_idle_key_leaves_nothing_behind() -> None:
 
     assert lanes.is_idle("a", 0)
     assert len(lanes) == 0
+
+
+class TestOneThatWaitsAlone:
+    def test_a_lane_whose_only_hold_is_withdrawn_is_held_no_longer(self) -> None:
+        lanes = lanes_with(("1", "a"), ("2", "a"))
+        lane = lanes.find("a", 0)
+        assert lane is not None
+        first = lane.tasks[0]
+        lanes.hold(lane, first)
+        assert [*lanes.held] == [lane]
+
+        assert lanes.withdraw(lane, lambda job: job is first) == [first]
+        assert [*lanes.held] == []
+        assert run_out(lanes) == ["2"]
+
+    def test_a_lane_is_idle_where_all_of_it_waits_for_what_comes(self) -> None:
+        lanes = lanes_with(("1", "a"), ("2", "a"))
+        lane = lanes.find("a", 0)
+        assert lane is not None
+        first, second = lane.tasks
+        lanes.hold(lane, first)
+        assert not lanes.is_idle("a", 0)
+        lanes.hold(lane, second)
+        assert lanes.is_idle("a", 0)
+        lanes.hold(lane, "on")
+        assert not lanes.is_idle("a", 0)

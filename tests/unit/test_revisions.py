@@ -1,64 +1,23 @@
-"""Handlers with revisions: what comes too late has no effect, what comes too early waits."""
+"""Handlers with revisions: what comes too late has no effect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import permutations
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import attrs
+import msgspec
 import orjson
+import pydantic
 import pytest
 
-from worker import App, Context, Event, Reject, RetryPolicy, Revisions
+from revised import WAIT, Price, Shop, counted, publish, reasons
+from worker import App, Context, Event, Reject, Revisions
 from worker.again import replay_headers
 from worker.assembly import check_store
 from worker.errors import ConfigurationError
 from worker.testing import TestWorker
-
-
-class Price(Event, name="price.changed", key="article", revision="revision"):
-    """What an article costs, from some revision on."""
-
-    article: str
-    revision: int
-    amount: int = 0
-
-
-WAIT = Revisions("revision", gap="wait", limit=60)
-ACCEPT_LATE = Revisions("revision", gap="wait", limit=60, then="accept")
-
-
-class Shop:
-    """One handler, which notes what it is called for."""
-
-    def __init__(self, revision: Any = "revision", **settings: Any) -> None:
-        self.app = App("shop", settings=settings)
-        self.seen: list[tuple[str, int]] = []
-        self.meanwhile: Callable[[Price, Context], None] = lambda *_: None
-        self.app.on(Price, name="note", revision=revision)(self.note)
-
-    def note(self, event: Price, context: Context) -> None:
-        self.meanwhile(event, context)
-        self.seen.append((event.article, event.revision))
-
-    def revisions(self, article: str = "pen") -> list[int]:
-        return [revision for name, revision in self.seen if name == article]
-
-
-def publish(worker: TestWorker, *revisions: int, article: str = "pen") -> None:
-    for revision in revisions:
-        worker.publish(Price(article=article, revision=revision))
-
-
-def reasons(worker: TestWorker) -> list[tuple[int, str]]:
-    """Return the dead letters: their revisions, and why they are there."""
-    return [(orjson.loads(each.body)["revision"], each.reason) for each in worker.dead_letters]
-
-
-def counted(worker: TestWorker) -> tuple[int, int]:
-    """Return how many were superseded, and how many had to wait."""
-    consumer: Any = worker._consumer
-    return consumer.counters.superseded, consumer.counters.early
 
 
 @pytest.fixture(params=[1, 16], ids=["one by one", "together"])
@@ -167,159 +126,6 @@ def test_what_is_published_counts_before_its_successors_are_judged() -> None:
         assert len(told) == 2
 
 
-# Gaps
-
-
-def test_a_gap_is_accepted_unless_the_handler_says_otherwise() -> None:
-    shop = Shop()
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 5)
-        worker.run()
-        assert shop.revisions() == [1, 5]
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("order", [*permutations([2, 3, 4])], ids=str)
-def test_what_came_too_early_runs_in_the_order_of_revisions(
-    order: tuple[int, ...], settings: Mapping[str, Any], *, at_once: bool
-) -> None:
-    shop = Shop(WAIT, **settings)
-    with TestWorker(shop.app) as worker:
-        for revision in (1, *order):
-            publish(worker, revision)
-            if not at_once:
-                worker.run(advance=False)
-        begun = worker.clock()
-        worker.run(advance=False)
-        assert shop.revisions() == [1, 2, 3, 4]
-        assert worker.clock() == begun
-        assert counted(worker)[0] == 0
-
-
-def test_what_waits_for_a_revision_keeps_no_other_key_waiting_and_nothing_that_it_waits_for() -> (
-    None
-):
-    shop = Shop(WAIT, prefetch=10)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 3)
-        publish(worker, 1, 2, article="ink")
-        worker.run(advance=False)
-        assert shop.seen == [("pen", 1), ("ink", 1), ("ink", 2)]
-
-        worker.clock.advance(30)
-        publish(worker, 2)
-        worker.run(advance=False)
-        assert shop.revisions() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("restarts", [0, 3])
-def test_the_wait_for_a_revision_ends_after_its_limit_also_through_restarts(restarts: int) -> None:
-    shop = Shop(ACCEPT_LATE)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 3)
-        worker.run(advance=False)
-        begun = worker.clock()
-        for _ in range(restarts):
-            worker.clock.advance(10)
-            worker.drain()
-            worker.run(advance=False)
-        worker.run()
-        assert shop.revisions() == [1, 3]
-        assert 59 < worker.clock() - begun < 62
-
-
-@pytest.mark.parametrize("order", [*permutations([3, 4, 6])], ids=str)
-@pytest.mark.parametrize("restart", [False, True])
-def test_when_the_wait_is_over_the_lowest_revision_goes_first(
-    order: tuple[int, ...], *, restart: bool
-) -> None:
-    shop = Shop(ACCEPT_LATE)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1)
-        worker.run()
-        for revision in order:
-            publish(worker, revision)
-            worker.run(advance=False)
-            worker.clock.advance(2)
-        if restart:
-            worker.drain()
-            worker.clock.advance(100)
-        worker.run()
-        assert shop.revisions() == [1, 3, 4, 6]
-
-
-def test_what_comes_after_its_successor_was_let_go_is_superseded() -> None:
-    shop = Shop(ACCEPT_LATE)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 3)
-        worker.run()
-        publish(worker, 2)
-        worker.run()
-        assert shop.revisions() == [1, 3]
-
-
-def test_what_waited_in_vain_is_a_dead_letter_that_says_what_was_missing() -> None:
-    shop = Shop(WAIT)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 3, 7)
-        worker.run()
-        assert shop.revisions() == [1]
-        assert reasons(worker) == [
-            (3, "its revision is 3, and 2 did not come before it in 60 s"),
-            (7, "its revision is 7, and 2 to 6 did not come before it in 60 s"),
-        ]
-        publish(worker, 2)
-        worker.run()
-        assert shop.revisions() == [1, 2]
-
-
-def test_a_gap_can_be_a_dead_letter_at_once() -> None:
-    shop = Shop(Revisions("revision", gap="dead_letter"))
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, 3, 2)
-        worker.run(advance=False)
-        assert shop.revisions() == [1, 2]
-        assert reasons(worker) == [(3, "its revision is 3, and 2 did not come before it")]
-
-
-def test_a_crowd_of_those_that_wait_is_not_waited_for() -> None:
-    """Held messages use up prefetch: a gap in one key would stop the shard."""
-    shop = Shop(ACCEPT_LATE, prefetch=8)
-    with TestWorker(shop.app) as worker:
-        publish(worker, 1, *range(3, 30, 2))
-        publish(worker, 1, article="ink")
-        worker.run(advance=False)
-        assert ("ink", 1) in shop.seen
-        assert shop.revisions() == sorted(shop.revisions())
-        worker.run()
-        assert shop.revisions() == [1, *range(3, 30, 2)]
-
-
-def test_a_parked_key_takes_along_what_waits_for_a_revision() -> None:
-    app = App("shop")
-    seen: list[int] = []
-
-    @app.on(Price, name="note", revision=WAIT)
-    def note(event: Price) -> None:
-        seen.append(event.revision)
-
-    @app.on(Price, name="park", retry=RetryPolicy(attempts=1, exhausted="park_key"))
-    def park(event: Price) -> None:
-        if event.revision == 9:
-            raise ValueError("no")
-
-    with TestWorker(app) as worker:
-        publish(worker, 1, 3)
-        worker.run(advance=False)
-        publish(worker, 9)
-        worker.run(advance=False)
-        assert seen == [1]
-        assert [orjson.loads(each.body)["revision"] for each in worker.parked] == [3, 9]
-        consumer: Any = worker._consumer
-        assert len(consumer._dispatcher.lanes) == 0
-        assert consumer._link.channels[0].held == 0
-
-
 # Where revisions are
 
 
@@ -409,6 +215,58 @@ def test_a_mistake_in_a_registration_is_told() -> None:
         with pytest.raises(ConfigurationError) as raised:
             handler_of(kind, revision)
         assert told in str(raised.value)
+
+
+@dataclass
+class Version:
+    """What a foreign publisher sends, as a dataclass; the others are the same."""
+
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+    @property
+    def number(self) -> int:
+        """A name that the payload does not have."""
+        return self.revision
+
+
+class VersionStruct(msgspec.Struct):
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+
+class VersionDict(TypedDict):
+    article: str
+    revision: int
+    meta: dict[str, int]
+
+
+VersionAttrs = attrs.make_class("VersionAttrs", ["article", "revision", "meta"])
+VersionModel = pydantic.create_model(
+    "VersionModel", article=(str, ...), revision=(int, ...), meta=(dict[str, int], ...)
+)
+
+
+@pytest.mark.parametrize(
+    "kind", [Version, VersionStruct, VersionDict, VersionAttrs, VersionModel], ids=str
+)
+def test_a_field_that_a_typed_payload_does_not_have_is_told(kind: Any) -> None:
+    for known in ("revision", "meta.version", lambda event: event.any):
+        App("shop").on("any", type=kind, revision=known)(print)
+    with pytest.raises(
+        ConfigurationError, match=r"'verison' is no field of Version\w* \(article, "
+    ):
+        App("shop").on("any", type=kind, revision="verison")(print)
+
+
+def test_what_may_be_there_is_not_refused() -> None:
+    class Open(pydantic.BaseModel, extra="allow"):
+        """It takes what comes."""
+
+    for kind, name in ((Version, "number"), (Open, "revision"), (dict, "revision"), (Any, "a")):
+        App("shop").on("any", type=kind, revision=name)(print)
 
 
 def test_a_class_names_a_field_that_it_has_and_a_key() -> None:

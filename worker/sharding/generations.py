@@ -15,7 +15,8 @@ shards means a new generation, while publishers go on publishing:
 Each key's messages in the old generation are a prefix of its stream and those in the new one the
 rest, with an overlap; as nothing of the rest is consumed before the prefix is through, order holds.
 What still comes behind a marker (a retry that returns, a copy from a member that was cut off) goes
-to the new one before the old one is removed; what is bound to both is a duplicate there.
+to the new one before the old one is removed; what is bound to both is a duplicate there. Likewise
+what waits for an earlier revision when nothing else is left before the marker (``worker.onward``).
 
 The old exchange keeps bindings of all code that ever ran, also of a release that was rolled back.
 Those that no member has at ``bind`` are not made for the new one: their messages, which no handler

@@ -119,8 +119,9 @@ class Lanes(Generic[T]):
         return bool(self._turns)
 
     def is_idle(self, key: Hashable, shard: int) -> bool:
-        """Tell whether nothing of ``key`` in ``shard`` waits or runs."""
-        return (shard, key) not in self._lanes
+        """Tell whether nothing of ``key`` in ``shard`` runs, or waits but for what comes behind."""
+        lane = self._lanes.get((shard, key))
+        return lane is None or (not lane.running and lane.held.keys() == {*lane.tasks})
 
     def find(self, key: Hashable, shard: int) -> Lane[T] | None:
         """Return the lane of ``key`` in ``shard``; None where nothing of it waits or runs."""
@@ -132,10 +133,7 @@ class Lanes(Generic[T]):
             lane: Lane[T] = Lane(shard, None)
         else:
             place = shard, key
-            found = self._lanes.get(place)
-            if found is None:
-                found = self._lanes[place] = Lane(shard, place)
-            lane = found
+            lane = self._lanes.get(place) or self._lanes.setdefault(place, Lane(shard, place))
         lane.tasks.append(task)
         self.waiting += 1
         if not lane.running and not lane.queued:
@@ -250,11 +248,13 @@ class Lanes(Generic[T]):
         self.waiting -= len(unwanted)
         lane.tasks.clear()
         lane.tasks.extend(wanted)
+        for task in unwanted:
+            lane.held.pop(task, None)
+        if not lane.held:
+            self._held.discard(lane)
         if not wanted:
             self._forget(lane)
             self._drop(lane)
-        for task in unwanted:
-            lane.held.pop(task, None)
         return unwanted
 
     def block(self, handler: str, reason: str = "outage") -> None:

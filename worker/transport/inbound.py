@@ -41,15 +41,17 @@ SOURCED = 0
 _RELAY_PREFETCH = 500
 #: Seconds for what a lost connection says last.
 _FAREWELL = 0.1
-_ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
+#: Finished tags behind a gap go out when they are half of the prefetch. They are never that many,
+#: since what waits may be the other half: then nothing more would be delivered.
+_ACK_SLACK_SHARE = 2
 
 
 class QueueChannel:
     """The channel of one queue: what was delivered on it and what of that is settled."""
 
     __slots__ = (
-        "channel", "closed", "feed", "halted", "held", "leaving", "origin", "prefetch", "queue",
-        "relays", "sealed_at", "settlement", "shard",
+        "channel", "closed", "feed", "halted", "held", "leaving", "origin", "passed_on", "prefetch",
+        "queue", "relays", "sealed_at", "settlement", "shard",
     )  # fmt: skip
 
     def __init__(
@@ -66,21 +68,28 @@ class QueueChannel:
         self.origin = queue
         self.channel = channel
         self.prefetch = prefetch
-        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE))
+        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE) - 1)
         #: How many of its deliveries wait for a retry.
         self.held = 0
         #: Nothing more of it begins here; so it is with every channel that is closed.
         self.leaving = False
         #: The tag of the marker behind which nothing counts any more; 0 where none came.
         self.sealed_at = 0
+        #: Something before that went to the next generation, and may be delivered here once more.
+        self.passed_on = False
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
 
     @property
-    def drained(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether everything before the marker is acknowledged."""
         return bool(self.sealed_at) and self.settlement.upto >= self.sealed_at - 1
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing before the marker will ever run here."""
+        return self.is_settled and not self.passed_on
 
 
 class Inbound:
