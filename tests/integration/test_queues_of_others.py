@@ -1,0 +1,109 @@
+"""Queues of somebody else that a service takes over, on a real RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import amqp
+import pytest
+
+from integration.site import Serve, Site, depth
+
+QUEUES: Sequence[tuple[str, Mapping[str, Any]]] = [
+    ("durable", {"durable": True}),
+    ("transient", {"durable": False}),
+    ("quorum", {"durable": True, "arguments": {"x-queue-type": "quorum"}}),
+    ("limited", {"durable": True, "arguments": {"x-max-priority": 5, "x-message-ttl": 60000}}),
+]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize(("name", "facts"), QUEUES, ids=[name for name, _ in QUEUES])
+def test_a_queue_that_is_there_is_taken_over_in_order(
+    site: Site, serve: Serve, name: str, facts: Mapping[str, Any], shards: int
+) -> None:
+    site.channel.queue_declare(name, exclusive=False, auto_delete=False, **facts)
+    site.publish("", name, *range(20))
+    app = site.app()
+    app.source(name)
+    running = serve(app, shards=shards)
+
+    site.publish("", name, *range(20, 30))
+
+    running.until(lambda: len(site.seen) == 30, "all is handled")
+    for key in (0, 1):
+        assert [n for k, n in site.seen if k == f"key-{key}"] == [*range(key, 30, 2)]
+    running.until(lambda: depth(site, name) == 0, "nothing is left")
+    running.drain()
+    assert depth(site, name) == 0
+
+
+@pytest.mark.parametrize("declare", ["durable", "transient", "exclusive"])
+def test_a_queue_is_declared_and_bound_as_the_app_says(
+    site: Site, serve: Serve, declare: Any
+) -> None:
+    site.channel.exchange_declare("partner", "topic", durable=True, auto_delete=False)
+    app = site.app()
+    app.source("mine", declare=declare, exchange="partner", routing_key="order.*")
+    running = serve(app)
+    running.until(lambda: running.consumer._link.channels[-1].queue == "mine", "it is consumed")
+
+    site.publish("partner", "order.new", 1, 2)
+    site.publish("partner", "bill.new", 3)
+
+    running.until(lambda: len(site.seen) == 2, "all is handled")
+    running.drain()
+    with site._connection.channel() as channel:
+        if declare == "exclusive":
+            with pytest.raises(amqp.exceptions.NotFound):
+                channel.queue_declare("mine", passive=True)
+        else:
+            channel.queue_declare("mine", passive=True)
+
+
+def test_a_source_that_is_not_there_is_told_and_taken_as_soon_as_it_is(
+    site: Site, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = site.app()
+    app.source("late")
+    running = serve(app)
+    running.until(lambda: "the source 'late' is not consumed until" in caplog.text, "it is told")
+    site.publish("qw.events", "test.event", 1)
+    running.until(lambda: site.numbers == [1], "all else goes on")
+
+    site.channel.queue_declare("late", durable=True, auto_delete=False)
+    site.publish("", "late", 2)
+    running.until(lambda: sorted(site.numbers) == [1, 2], "it is consumed")
+    running.drain()
+
+
+def test_a_source_that_is_removed_is_told_and_all_else_goes_on(site: Site, serve: Serve) -> None:
+    site.channel.queue_declare("short", durable=True, auto_delete=False)
+    app = site.app()
+    app.source("short")
+    running = serve(app)
+    site.publish("", "short", 1)
+    running.until(lambda: site.numbers == [1], "it is consumed")
+
+    site.channel.queue_delete("short")
+    site.publish("qw.events", "test.event", 2)
+    running.until(lambda: sorted(site.numbers) == [1, 2], "all else goes on")
+    running.drain()
+
+
+def test_one_process_at_a_time_takes_from_a_queue(site: Site, serve: Serve) -> None:
+    site.channel.queue_declare("theirs", durable=True, auto_delete=False)
+    app = site.app()
+    app.source("theirs")
+    first = serve(app, shards=2)
+    second = serve(app, shards=2)
+    site.publish("", "theirs", 1)
+    first.until(lambda: site.numbers == [1], "the first one takes it")
+    for _ in range(5):
+        second.consumer.tick(0.01)
+
+    first.drain()
+    site.publish("", "theirs", 2)
+    second.until(lambda: sorted(site.numbers) == [1, 2], "the next one takes it")
+    second.drain()
