@@ -171,7 +171,7 @@ class Sourcing:
         return -1 if last is None else last
 
     def _declare(self, channel: Any, source: Source) -> None:
-        """Declare a source, on the connection that consumes it: an exclusive one is that's own."""
+        """Declare a source, on the connection that consumes it: an exclusive one is its own."""
         if source.declare is None:
             return
         arguments = dict(source.queue_arguments)
@@ -183,7 +183,8 @@ class Sourcing:
             source.queue,
             durable=source.declare in {"durable", "stream"},
             exclusive=source.declare == "exclusive",
-            auto_delete=False,
+            # Else it would be locked for whoever gets the shard while this process goes on.
+            auto_delete=source.declare == "exclusive",
             arguments=arguments,
         )
         if source.exchange:

@@ -74,12 +74,20 @@ class Running:
         self.consumer = Consumer(app, self.settings, shards=range(self.settings.shards))
         self.consumer.open()
 
-    def until(self, condition: Callable[[], object], told: str) -> None:
+    def until(self, condition: Callable[[], object], told: str, *others: Running) -> None:
+        """Tick until ``condition``, and the ``others`` beside."""
+
         def ticked() -> object:
-            self.consumer.tick(0.01)
+            for each in (self, *others):
+                each.consumer.tick(0.01)
             return condition()
 
         until(ticked, PATIENCE, told)
+
+    def takes(self, queue: str) -> bool:
+        """Tell whether it consumes ``queue``."""
+        channels = self.consumer._link.channels
+        return any(each.queue == queue and not each.closed for each in channels)
 
     def drain(self) -> None:
         self.consumer.drain(time.monotonic() + 30)

@@ -62,6 +62,23 @@ def test_a_queue_is_declared_and_bound_as_the_app_says(
             channel.queue_declare("mine", passive=True)
 
 
+def test_an_exclusive_queue_follows_shard_0_to_another_process(site: Site, serve: Serve) -> None:
+    site.channel.exchange_declare("partner", "fanout", durable=True, auto_delete=False)
+    app = site.app()
+    app.source("mine", declare="exclusive", exchange="partner")
+    first, second = serve(app, shards=2), serve(app, shards=2)
+    first.until(lambda: first.takes("mine"), "it is consumed")
+    given: list[int] = []
+    first.consumer.on_given = given.extend
+
+    first.consumer.give([0])
+    first.until(lambda: given == [0], "it is given")
+    second.until(lambda: second.takes("mine"), "the other one consumes it", first)
+    site.publish("partner", "", 1)
+
+    second.until(lambda: site.numbers == [1], "it is handled", first)
+
+
 def test_a_source_that_is_not_there_is_told_and_taken_as_soon_as_it_is(
     site: Site, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
