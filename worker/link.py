@@ -179,7 +179,8 @@ class Link:
                 self._foreign.tend(self._inbound.connection, self.declared, now)
             if self.sourcing is not None and SOURCED in self._shards:
                 origin = self.topology.relay or self.topology.queue_of(SOURCED)
-                self.sourcing.tend(self._inbound, now, origin=origin)
+                trusted = self.may_declare
+                self.sourcing.tend(self._inbound, now, origin=origin, is_trusted=trusted)
             return False
         if now < self.next_try:
             return False

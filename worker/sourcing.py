@@ -1,31 +1,40 @@
 """Consumes the sources of a service, in the process that has its shard 0.
 
-A source that cannot be consumed (it is not there, or somebody else has it for himself) is told in
-the log and asked for again; everything else goes on.
+A source that cannot be consumed (it is not there, or somebody else consumes it) is told in the log
+and asked for again; everything else goes on.
 
-A queue is consumed exclusively, so that nobody else has a message in between. A stream keeps what
-was read: up to where everything was passed on, and confirmed, is remembered in the dedup store as a
-revision, which never falls. A crash loses what was not remembered yet, so up to a second of
-messages is passed on again, under the same ids; and so is what two processes read at a time, where
-one does not know yet that it lost the shard. Both read in order, so of two messages the first copy
-of the earlier one is ahead of every copy of the later.
+Nobody else may have a message of a queue in between: what one holds comes later, or comes back
+behind what another has passed on. So a queue is consumed where nobody else consumes it, and
+exclusively. RabbitMQ enforces the latter for classic queues ("Consumers", Exclusivity): of a quorum
+queue it keeps nobody away who comes later. And it has no exclusive consumers of queues with
+``x-single-active-consumer``, which keep order by themselves.
+
+A stream keeps what was read: up to where everything was passed on, and confirmed, is remembered in
+the dedup store as a revision, which never falls. A crash loses what was not remembered yet, so up
+to a second of messages is passed on again, under the same ids; and so is what two processes read at
+a time, where one does not know yet that it lost the shard. Both read in order, so of two messages
+the first copy of the earlier one is ahead of every copy of the later.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ChannelError
+from amqp.exceptions import AccessRefused, ChannelError
 
+from worker.declaring import declare_source
 from worker.dedup.base import Batch, Mark, record_ids
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.sources import OFFSET_HEADER
 from worker.transport.inbound import losses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kombu.connection import Connection
 
     from worker.dedup.base import DedupStore
     from worker.sources import Source
@@ -42,6 +51,10 @@ _REMEMBERED = 0.5
 _QUIET = 1.0
 #: Parts the places of offsets from other revisions.
 _OF_OFFSETS = "offset"
+
+
+class _Taken(Exception):
+    """Somebody else consumes the queue."""
 
 
 class Feed:
@@ -101,13 +114,17 @@ class Sourcing:
         self._complaints: dict[str, str] = {}
         self._next_save = 0.0
         self._now = 0.0
+        self._is_trusted: Callable[[], bool] = lambda: False
 
-    def tend(self, inbound: Inbound, now: float, *, origin: str) -> None:
+    def tend(
+        self, inbound: Inbound, now: float, *, origin: str, is_trusted: Callable[[], bool]
+    ) -> None:
         """Consume what is not consumed yet, and remember how far the streams are.
 
-        ``origin`` is the queue that letters return to whose source takes nothing back. Raises
-        BrokerUnreachable.
+        ``origin`` is the queue that letters return to whose source takes nothing back;
+        ``is_trusted`` tells whether the lease of the shard still holds. Raises BrokerUnreachable.
         """
+        self._is_trusted = is_trusted
         self._now = now
         for source in self._sources:
             feed = self._feeds.get(source.name)
@@ -144,24 +161,47 @@ class Sourcing:
         try:
             feed = Feed(source, self._place_of(source.name), self._reached(source))
             feed.heard = feed.now = self._now
-            with_channel = inbound.connection.channel()
-            self._declare(with_channel, source)
-            with_channel.close()
-            feed.channel = inbound.consume_source(
-                source.queue,
-                origin=origin,
-                feed=feed,
-                exclusive=not source.is_stream,
-                arguments=_arguments(source, feed.remembered),
-            )
-            self._feeds[source.name] = feed
-            self._complaints.pop(source.name, None)
-        except DedupUnavailable as error:
-            self._complain(source, error)
-        except ChannelError as error:
+            feed.channel = self._take(inbound, feed, origin)
+        except (DedupUnavailable, ChannelError, _Taken) as error:
             self._complain(source, error)
         except losses(inbound.connection) as error:
             raise BrokerUnreachable(f"the connection to the broker is lost: {error}") from None
+        else:
+            if feed.channel is None:
+                return
+            self._feeds[source.name] = feed
+            if self._complaints.pop(source.name, None) is not None:
+                logger.info("the source %r is consumed", source.name)
+
+    def _take(self, inbound: Inbound, feed: Feed, origin: str) -> QueueChannel | None:
+        """Consume a source; None where the lease ran out. Raises _Taken, and the ``losses``."""
+        source, connection = feed.source, inbound.connection
+        others = self._declare(connection, source)
+        if not source.is_stream and others and inbound.able.has_queue_types:
+            raise _Taken(f"others consume the queue ({others})")
+        if not self._is_trusted():  # the answer may have taken long, and somebody else have asked
+            return None
+        consume = partial(
+            inbound.consume_source,
+            source.queue,
+            origin=origin,
+            feed=feed,
+            arguments=_arguments(source, feed.remembered),
+        )
+        try:
+            return consume(exclusive=not source.is_stream)
+        except AccessRefused:
+            if source.is_stream or self._declare(connection, source):
+                raise
+            # So are those answered that ask for one with x-single-active-consumer.
+            return consume(exclusive=False)
+
+    def _declare(self, connection: Connection, source: Source) -> int:
+        """Declare a source, or find it; return how many consume it."""
+        own = connection.channel()  # what is refused ends it
+        consumers = declare_source(own, source, self._queue_type)
+        own.close()
+        return consumers
 
     def _reached(self, source: Source) -> int:
         """Return the number of the last message of a stream that was passed on; -1: none was."""
@@ -169,28 +209,6 @@ class Sourcing:
             return -1
         (last,) = self._store.apply(Batch(looks=[self._place_of(source.name)])).revisions
         return -1 if last is None else last
-
-    def _declare(self, channel: Any, source: Source) -> None:
-        """Declare a source, on the connection that consumes it: an exclusive one is its own."""
-        if source.declare is None:
-            return
-        arguments = dict(source.queue_arguments)
-        if source.declare == "stream":
-            arguments["x-queue-type"] = "stream"
-        elif source.declare == "durable" and self._queue_type:
-            arguments.setdefault("x-queue-type", self._queue_type)
-        channel.queue_declare(
-            source.queue,
-            durable=source.declare in {"durable", "stream"},
-            exclusive=source.declare == "exclusive",
-            # Else it would be locked for whoever gets the shard while this process goes on.
-            auto_delete=source.declare == "exclusive",
-            arguments=arguments,
-        )
-        if source.exchange:
-            channel.queue_bind(
-                source.queue, source.exchange, source.routing_key, arguments=dict(source.arguments)
-            )
 
     def _complain(self, source: Source, error: Exception) -> None:
         text = str(error) or type(error).__name__
