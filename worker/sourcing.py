@@ -14,30 +14,36 @@ the dedup store as a revision, which never falls. A crash loses what was not rem
 to a second of messages is passed on again, under the same ids; and so is what two processes read at
 a time, where one does not know yet that it lost the shard. Both read in order, so of two messages
 the first copy of the earlier one is ahead of every copy of the later.
+
+Where a stream is first read from what is next, its last chunk, or a time ago, that is another place
+whenever it is asked for. So the time of the first time is remembered too, before anything is
+consumed, and is where it goes on as long as nothing was passed on.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amqp.exceptions import AccessRefused, ChannelError
 
 from worker.declaring import declare_source
 from worker.dedup.base import Batch, Mark, record_ids
 from worker.errors import BrokerUnreachable, DedupUnavailable
-from worker.sources import OFFSET_HEADER
+from worker.sources import OFFSET_HEADER, moment_of
 from worker.transport.inbound import losses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from kombu.connection import Connection
 
     from worker.dedup.base import DedupStore
-    from worker.sources import Source
+    from worker.sources import Offset, Source
     from worker.transport.arrival import Arrival
     from worker.transport.inbound import Inbound, QueueChannel
 
@@ -49,8 +55,8 @@ _AGAIN = 2.0
 _REMEMBERED = 0.5
 #: Seconds without a message after which a stream counts as read to its end.
 _QUIET = 1.0
-#: Parts the places of offsets from other revisions.
-_OF_OFFSETS = "offset"
+#: Part the places of offsets, and of the times of first asking, from other revisions.
+_OF_OFFSETS, _OF_MOMENTS = "offset", "moment"
 
 
 class _Taken(Exception):
@@ -60,10 +66,12 @@ class _Taken(Exception):
 class Feed:
     """One source while it is consumed."""
 
-    def __init__(self, source: Source, place: bytes, reached: int) -> None:
+    def __init__(self, source: Source, place: bytes, reached: int, start: Offset | None) -> None:
         self.source = source
         #: Where the store keeps the number of the last message that was passed on.
         self.place = place
+        #: Where the stream is read from this time.
+        self.start = start
         #: That number, as the store has it, and as it is; -1 before the first.
         self.remembered = self.reached = reached
         self.channel: QueueChannel | None = None
@@ -109,6 +117,7 @@ class Sourcing:
         self._store = store
         self._queue_type = queue_type
         self._place_of = record_ids(prefix, of=_OF_OFFSETS)
+        self._moment_of = record_ids(prefix, of=_OF_MOMENTS)
         self._feeds: dict[str, Feed] = {}
         self._next_try: dict[str, float] = {}
         self._complaints: dict[str, str] = {}
@@ -159,7 +168,7 @@ class Sourcing:
 
     def _consume(self, inbound: Inbound, source: Source, origin: str) -> None:
         try:
-            feed = Feed(source, self._place_of(source.name), self._reached(source))
+            feed = self._begin(source)
             feed.heard = feed.now = self._now
             feed.channel = self._take(inbound, feed, origin)
         except (DedupUnavailable, ChannelError, _Taken) as error:
@@ -186,7 +195,7 @@ class Sourcing:
             source.queue,
             origin=origin,
             feed=feed,
-            arguments=_arguments(source, feed.remembered),
+            arguments={} if feed.start is None else {OFFSET_HEADER: feed.start},
         )
         try:
             return consume(exclusive=not source.is_stream)
@@ -203,12 +212,21 @@ class Sourcing:
         own.close()
         return consumers
 
-    def _reached(self, source: Source) -> int:
-        """Return the number of the last message of a stream that was passed on; -1: none was."""
+    def _begin(self, source: Source) -> Feed:
+        """Return the feed of a source, with where it begins. Raises DedupUnavailable."""
+        place = self._place_of(source.name)
         if not source.is_stream:
-            return -1
-        (last,) = self._store.apply(Batch(looks=[self._place_of(source.name)])).revisions
-        return -1 if last is None else last
+            return Feed(source, place, -1, None)
+        moment_place = self._moment_of(source.name)
+        reached, began = self._store.apply(Batch(looks=[place, moment_place])).revisions
+        if reached is not None:
+            return Feed(source, place, reached, reached + 1)
+        if began is not None:
+            return Feed(source, place, -1, datetime.fromtimestamp(began, UTC))
+        moment = moment_of(source.offset, time.time())
+        if moment is not None:
+            self._store.apply(Batch(marks=[Mark(moment_place, moment)]))
+        return Feed(source, place, -1, source.offset)
 
     def _complain(self, source: Source, error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -216,10 +234,3 @@ class Sourcing:
             self._complaints[source.name] = text
             told = "the source %r is not consumed until this is mended: %s"
             logger.warning(told, source.name, text)
-
-
-def _arguments(source: Source, reached: int) -> Mapping[str, Any]:
-    """Return the arguments of the consumer: where it begins."""
-    if not source.is_stream:
-        return {}
-    return {OFFSET_HEADER: source.offset if reached < 0 else reached + 1}
