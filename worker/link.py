@@ -179,8 +179,7 @@ class Link:
                 self._foreign.tend(self._inbound.connection, self.declared, now)
             if self.sourcing is not None and SOURCED in self._shards:
                 origin = self.topology.relay or self.topology.queue_of(SOURCED)
-                trusted = self.may_declare
-                self.sourcing.tend(self._inbound, now, origin=origin, is_trusted=trusted)
+                self.sourcing.tend(self._inbound, now, origin=origin)
             return False
         if now < self.next_try:
             return False
@@ -342,7 +341,7 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        consumed = [c for c in inbound.channels if not c.closed and not _keeps_all(c)]
+        consumed = [c for c in inbound.channels if not c.closed and not c.keeps_all]
         queues = [c.queue for c in consumed] + [*self._retries.names]
         depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
         if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:
@@ -385,11 +384,6 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
-
-
-def _keeps_all(channel: QueueChannel) -> bool:
-    """Tell whether it consumes a stream, whose depth tells nothing."""
-    return channel.feed is not None and channel.feed.is_stream
 
 
 def _is_untouched(queue: str, channel: Any) -> bool:

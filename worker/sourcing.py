@@ -15,6 +15,9 @@ to a second of messages is passed on again, under the same ids; and so is what t
 a time, where one does not know yet that it lost the shard. Both read in order, so of two messages
 the first copy of the earlier one is ahead of every copy of the later.
 
+The last message that was passed on is read once more, and dropped: where it does not come, nor any
+behind it, the stream is another one of that name, whose numbers are lower, and that is told.
+
 Where a stream is first read from what is next, its last chunk, or a time ago, that is another place
 whenever it is asked for. So the time of the first time is remembered too, before anything is
 consumed, and is where it goes on as long as nothing was passed on.
@@ -55,6 +58,8 @@ _AGAIN = 2.0
 _REMEMBERED = 0.5
 #: Seconds without a message after which a stream counts as read to its end.
 _QUIET = 1.0
+#: Seconds after which a stream that brings nothing, not even what it brought last, is told of.
+_SILENT = 15.0
 #: Part the places of offsets, and of the times of first asking, from other revisions.
 _OF_OFFSETS, _OF_MOMENTS = "offset", "moment"
 
@@ -79,16 +84,29 @@ class Feed:
         self.heard = 0.0
         #: The clock of the loop, as it was last.
         self.now = 0.0
+        #: It has not brought the message again that was passed on last, nor any behind it.
+        self.is_silent = reached >= 0
         self._numbers: deque[tuple[int, int]] = deque()  # tag and offset
+
+    def has_passed(self, arrival: Arrival) -> bool:
+        """Tell whether a message that comes was passed on before."""
+        self.is_silent = False
+        offset = self._number_of(arrival)
+        return offset is not None and offset <= self.remembered
 
     def note(self, arrival: Arrival) -> None:
         """Note that a message came. Called once for each, in order."""
         self.heard = self.now
+        offset = self._number_of(arrival)
+        if offset is not None:
+            self._numbers.append((arrival.tag, offset))
+
+    def _number_of(self, arrival: Arrival) -> int | None:
         headers = arrival.properties.get("application_headers")
-        if self.is_stream and isinstance(headers, dict):
-            offset = headers.get(OFFSET_HEADER)
-            if isinstance(offset, int):
-                self._numbers.append((arrival.tag, offset))
+        if not self.is_stream or not isinstance(headers, dict):
+            return None
+        offset = headers.get(OFFSET_HEADER)
+        return offset if isinstance(offset, int) else None
 
     @property
     def is_stream(self) -> bool:
@@ -123,22 +141,22 @@ class Sourcing:
         self._complaints: dict[str, str] = {}
         self._next_save = 0.0
         self._now = 0.0
-        self._is_trusted: Callable[[], bool] = lambda: False
+        #: Asked right before that: whether the lease of the shard still holds.
+        self.may_consume: Callable[[], bool] = lambda: True
 
-    def tend(
-        self, inbound: Inbound, now: float, *, origin: str, is_trusted: Callable[[], bool]
-    ) -> None:
+    def tend(self, inbound: Inbound, now: float, *, origin: str) -> None:
         """Consume what is not consumed yet, and remember how far the streams are.
 
-        ``origin`` is the queue that letters return to whose source takes nothing back;
-        ``is_trusted`` tells whether the lease of the shard still holds. Raises BrokerUnreachable.
+        ``origin`` is the queue that letters return to whose source takes nothing back. Raises
+        BrokerUnreachable.
         """
-        self._is_trusted = is_trusted
         self._now = now
         for source in self._sources:
             feed = self._feeds.get(source.name)
             if feed is not None and feed.channel is not None and not feed.channel.closed:
                 feed.now = now
+                if feed.is_silent and now - feed.heard > _SILENT:
+                    _tell_silent(feed)
             elif now >= self._next_try.get(source.name, 0.0):
                 self._next_try[source.name] = now + _AGAIN
                 self._consume(inbound, source, origin if source.is_stream else source.queue)
@@ -188,7 +206,7 @@ class Sourcing:
         others = self._declare(connection, source)
         if not source.is_stream and others and inbound.able.has_queue_types:
             raise _Taken(f"others consume the queue ({others})")
-        if not self._is_trusted():  # the answer may have taken long, and somebody else have asked
+        if not self.may_consume():  # the answer may have taken long, and somebody else have asked
             return None
         consume = partial(
             inbound.consume_source,
@@ -220,7 +238,7 @@ class Sourcing:
         moment_place = self._moment_of(source.name)
         reached, began = self._store.apply(Batch(looks=[place, moment_place])).revisions
         if reached is not None:
-            return Feed(source, place, reached, reached + 1)
+            return Feed(source, place, reached, reached)
         if began is not None:
             return Feed(source, place, -1, datetime.fromtimestamp(began, UTC))
         moment = moment_of(source.offset, time.time())
@@ -234,3 +252,16 @@ class Sourcing:
             self._complaints[source.name] = text
             told = "the source %r is not consumed until this is mended: %s"
             logger.warning(told, source.name, text)
+
+
+def _tell_silent(feed: Feed) -> None:
+    """Say that a stream has nothing where it was left."""
+    feed.is_silent = False
+    logger.warning(
+        "the stream %r brings nothing from number %d on, up to which the source %r was read. If it"
+        " was made anew, or the broker is another one, give the source another name=: under this"
+        " one its messages are passed over up to there",
+        feed.source.queue,
+        feed.remembered,
+        feed.source.name,
+    )

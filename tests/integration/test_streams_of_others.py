@@ -136,6 +136,55 @@ def test_a_crash_passes_on_again_what_was_not_remembered_and_nothing_runs_twice(
     second.drain()
 
 
+def test_what_was_passed_on_last_runs_once_though_its_id_was_forgotten(
+    site: Site, serve: Serve
+) -> None:
+    make_stream(site, *range(5))
+    app = site.app()
+    app.source("log", offset="first")
+    first = serve(app)
+    first.until(lambda: len(site.seen) == 5, "all is handled")
+    first.drain()
+
+    second = serve(app)
+    site.publish("", "log", 5)
+    second.until(lambda: 5 in site.numbers, "what came meanwhile is handled")
+    assert second.consumer.counters.relayed == 1
+    assert second.consumer.counters.duplicates == 0
+    second.drain()
+
+
+def test_a_stream_that_was_made_anew_is_told(
+    site: Site, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.sourcing._SILENT", 0.5)
+    make_stream(site, *range(10))
+    app = site.app()
+    app.source("log", offset="first")
+    running = serve(app)
+    running.until(lambda: len(site.seen) == 10, "all is handled")
+    running.drain()
+    told = "the stream 'log' brings nothing from number 9 on"
+
+    running = serve(app)
+    running.until(lambda: running.takes("log"), "it is consumed")
+    running.until(lambda: running.consumer.counters.received, "it knows where it was left")
+    assert told not in caplog.text
+    running.drain()
+
+    site.channel.queue_delete("log")
+    make_stream(site, 20, 21)
+    running = serve(app)
+    running.until(lambda: told in caplog.text, "it is told")
+    running.drain()
+
+    again = site.app()
+    again.source("log", offset="first", name="the other log")
+    running = serve(again)
+    running.until(lambda: sorted(site.numbers) == [*range(10), 20, 21], "it is read anew")
+    running.drain()
+
+
 def test_another_name_reads_the_stream_again_for_those_who_have_not_seen_it(
     site: Site, serve: Serve
 ) -> None:
@@ -157,18 +206,26 @@ def test_another_name_reads_the_stream_again_for_those_who_have_not_seen_it(
     running.drain()
 
 
+@pytest.mark.parametrize("name_from", ["property:type", "body:kind"])
 def test_what_nobody_observes_stays_in_the_stream_and_becomes_no_dead_letter(
-    site: Site, serve: Serve
+    site: Site, serve: Serve, name_from: str
 ) -> None:
     make_stream(site)
     site.publish("", "log", 1, type="bill.new", id="bill")
-    site.publish("", "log", 2)
-    app = site.app()
+    for facts in (
+        {"body": b"text", "content_type": "text/plain", "type": "bill.new"},
+        {"body": b'{"kind": "bill.new"}', "type": "bill.new"},  # without an id
+        {"body": b'{"kind": "test.event", "n": 2}', "type": "test.event", "message_id": "2"},
+    ):
+        site.channel.basic_publish(amqp.Message(**facts), "", "log")
+        site.channel.wait(amqp.spec.Basic.Ack)
+    app = site.app(name_from=name_from)
     app.source("log", offset="first")
     running = serve(app)
     running.until(lambda: site.numbers == [2], "all is handled")
     running.drain()
-    assert depth(site, "joins.dlq") == 0
+    # Where the name should lie in a body that is no JSON, or has none, nothing is known of it.
+    assert depth(site, "joins.dlq") == (0 if name_from == "property:type" else 2)
 
 
 def test_what_cannot_be_read_is_a_dead_letter_that_does_not_go_back_to_the_stream(

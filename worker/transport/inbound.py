@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
     from kombu.connection import Connection
 
-    class Feed(Protocol):
-        """What is told of what comes from a source."""
-
-        @property
-        def is_stream(self) -> bool:
-            """Whether what is taken from it stays there."""
-
-        def note(self, arrival: Arrival) -> None:
-            """Note that a message came."""
-
 
 #: The number of the channel that consumes the relay queue, which belongs to no shard.
 RELAY = -1
@@ -42,6 +32,20 @@ _RELAY_PREFETCH = 500
 #: Seconds for what a lost connection says last.
 _FAREWELL = 0.1
 _ACK_SLACK_SHARE = 2  # finished tags behind a gap go out when they are half of the prefetch
+
+
+class Feed(Protocol):
+    """What is told of what comes from a source."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what is taken from it stays there."""
+
+    def has_passed(self, arrival: Arrival) -> bool:
+        """Tell whether a message that comes was passed on before."""
+
+    def note(self, arrival: Arrival) -> None:
+        """Note that a message came."""
 
 
 class QueueChannel:
@@ -76,6 +80,11 @@ class QueueChannel:
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it consumes a stream, whose depth tells nothing."""
+        return self.feed is not None and self.feed.is_stream
 
     @property
     def drained(self) -> bool:
