@@ -155,6 +155,8 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     link.sourcing = sourcing_of(app, settings, store, link.topology)
     executor.trusted_until = trusted_until
     link.may_declare = lambda: executor.is_trusted(clock())
+    if link.sourcing is not None:
+        link.sourcing.may_consume = link.may_declare
 
     def connect() -> None:
         with suppress(LeasesUnavailable):  # the tick connects, once it is trusted again

@@ -49,7 +49,6 @@ _CLOUDEVENT = "application/cloudevents+json"
 _LOCAL_HEADERS = ("CC", "BCC", "x-death", "x-delivery-count")
 #: Those by which a broker sends copies (RabbitMQ, "Sender-selected Distribution").
 _COPIES = ("CC", "BCC")
-_OWN_PREFIX = "qw-"
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit")
 #: Longest id, name and key that are taken: they become log fields, lanes and store keys.
 _MAX_IDENTITY = 1024
@@ -138,7 +137,7 @@ class Codec:
             if media == _CLOUDEVENT:
                 read = self._read_cloudevent(body, headers)
             else:
-                read = self._read_plain(body, properties, headers, routing_key)
+                read = self._read_plain(body, properties, headers, routing_key, self._places)
             _check_identity(read)
         except _Bad as bad:
             return DeadLetter(str(bad))
@@ -148,6 +147,18 @@ class Codec:
         message = Message(message_id, name, key, payload, headers, properties, redelivered, shard)
         message.time = moment
         return message
+
+    def name_of(self, body: bytes, properties: Mapping[str, Any], routing_key: str) -> str | None:
+        """Return the name of what may be no message otherwise; None where none is found."""
+        headers = properties.get("application_headers") or {}
+        body = body if len(body) <= self.max_bytes else b""  # it must not be looked into
+        try:
+            if _media_type(properties) == _CLOUDEVENT:
+                return self._read_cloudevent(body, headers).name
+            name_alone = self._places[1:2] * 3
+            return self._read_plain(body, properties, headers, routing_key, name_alone).name
+        except _Bad:
+            return None
 
     def _check_transport(self, body: bytes, properties: Mapping[str, Any], media: str) -> None:
         """Refuse what must not even be looked into."""
@@ -167,10 +178,11 @@ class Codec:
         properties: Mapping[str, Any],
         headers: Mapping[str, Any],
         routing_key: str,
+        places: tuple[tuple[str, str], ...],
     ) -> _Read:
         """Find the identity where the settings say that it lies."""
         found: list[Any] = []
-        for place, what in self._places:
+        for place, what in places:
             if place == "property":
                 found.append(properties.get(what))
             elif place == "header":
@@ -311,7 +323,8 @@ class Codec:
         A plain payload keeps the time of that message: it tells of the same occurrence.
         """
         said = event if isinstance(event, Relayed) else Relayed(event)
-        headers = {n: v for n, v in (said.headers or {}).items() if not _is_local(n)}
+        given = (said.headers or {}).items()
+        headers = {n: v for n, v in given if not n.startswith("qw-") and n not in _LOCAL_HEADERS}
         if (trace := parent.headers.get("traceparent")) is not None:
             headers.setdefault("traceparent", trace)
         facts: dict[str, Any] = {
@@ -350,10 +363,6 @@ class Codec:
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _is_local(header: str) -> bool:
-    return header.startswith(_OWN_PREFIX) or header in _LOCAL_HEADERS
 
 
 def _media_type(properties: Mapping[str, Any]) -> str:

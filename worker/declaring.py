@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from kombu.connection import Connection
 
+    from worker.sources import Source
     from worker.topology import Bind, Exchange, Queue, Topology
 
 
@@ -150,6 +151,34 @@ def declare_queue(channel: Any, queue: Queue) -> None:
             f"the broker has the queue {queue.name!r} with other properties: {error}; empty and"
             " remove it there, or set the settings (queue_type, max_priority) to what it is"
         ) from None
+
+
+def declare_source(channel: Any, source: Source, queue_type: str) -> int:
+    """Declare a queue or a stream that messages are taken from; return how many consume it.
+
+    One that is somebody else's is found, or not. ``queue_type`` is that of durable queues. An
+    exclusive one belongs to the connection. Raises amqp ChannelError.
+    """
+    if source.declare is None:
+        return int(channel.queue_declare(source.queue, passive=True).consumer_count)
+    arguments = dict(source.queue_arguments)
+    if source.declare == "stream":
+        arguments["x-queue-type"] = "stream"
+    elif source.declare == "durable" and queue_type:
+        arguments.setdefault("x-queue-type", queue_type)
+    declared = channel.queue_declare(
+        source.queue,
+        durable=source.declare in {"durable", "stream"},
+        exclusive=source.declare == "exclusive",
+        # Else it would be locked for whoever gets the shard while this process goes on.
+        auto_delete=source.declare == "exclusive",
+        arguments=arguments,
+    )
+    if source.exchange:
+        channel.queue_bind(
+            source.queue, source.exchange, source.routing_key, arguments=dict(source.arguments)
+        )
+    return int(declared.consumer_count)
 
 
 def declare_or_find(exchange: Exchange, connection: Connection) -> None:

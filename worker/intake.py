@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.handler import Handler
     from worker.transport.arrival import Arrival
+    from worker.transport.inbound import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Intake:
     def __init__(self, app: App, codec: Codec) -> None:
         self._app = app
         self._decode = codec.decode
+        self._name_of = codec.name_of
         #: The pattern of one word takes the slots too, so that every event of this exchange comes.
         takes_slots = any(handler.pattern == "*" for handler in app.handlers.values())
         self._too_much_from = codec.events_exchange if takes_slots else None
@@ -67,7 +69,11 @@ class Intake:
         """
         properties = arrival.properties
         waits = False
-        if properties.get("type") in _OF_THE_RUNTIME and delivery.channel.feed is None:
+        feed = delivery.channel.feed
+        if feed is not None:
+            if feed.is_stream and self._stays(feed, arrival):
+                return []
+        elif properties.get("type") in _OF_THE_RUNTIME:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
             waits = is_barrier(properties, arrival.exchange)
@@ -85,13 +91,17 @@ class Intake:
             return message
         delivery.message = message
         if delivery.channel.relays:
-            feed = delivery.channel.feed
-            if feed is not None and feed.is_stream and not self._app.route(message.name):
-                return []  # it stays where it is, for those that it is for
             return Barrier([]) if waits else Onward(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
         tasks = self._tasks(delivery, message)
         return Barrier(tasks) if waits and isinstance(tasks, list) else tasks
+
+    def _stays(self, feed: Feed, arrival: Arrival) -> bool:
+        """Tell whether a message stays in its stream: it was passed on, or is for others."""
+        if feed.has_passed(arrival):
+            return True
+        name = self._name_of(arrival.body, arrival.properties, published_as(arrival))
+        return name is not None and not self._app.route(name)
 
     def _tasks(self, delivery: Delivery, message: Message) -> list[Task] | DeadLetter:
         handlers = self._app.route(message.name)

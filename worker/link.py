@@ -344,9 +344,7 @@ class Link:
         inbound = self._inbound
         if inbound is None:
             return {}
-        # How much is in a stream tells nothing.
-        shown = (c for c in inbound.channels if c.feed is None or not c.feed.is_stream)
-        consumed = [channel for channel in shown if not channel.closed]
+        consumed = [c for c in inbound.channels if not c.closed and not c.keeps_all]
         queues = [c.queue for c in consumed] + [*self._retries.names]
         depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
         if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:

@@ -25,7 +25,9 @@ Declared = Literal["durable", "transient", "exclusive", "stream"]
 #: The header in which RabbitMQ tells the number of a message of a stream.
 OFFSET_HEADER = "x-stream-offset"
 _WORDS = ("first", "last", "next")
-_AGO = re.compile(r"[1-9][0-9]*[YMDhms]")
+_AGO = re.compile(r"([1-9][0-9]*)([YMDhms])")
+#: As RabbitMQ has them.
+_SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "D": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,17 @@ class Source:
     def is_stream(self) -> bool:
         """Whether what is taken from it stays there."""
         return self.offset is not None
+
+
+def moment_of(offset: Offset | None, now: float) -> int | None:
+    """Return the time (POSIX, whole seconds) that ``offset`` means where it is said ``now``.
+
+    None: it means the same whenever it is said.
+    """
+    if offset in {"last", "next"}:
+        return int(now)
+    ago = _AGO.fullmatch(offset) if isinstance(offset, str) else None
+    return None if ago is None else max(0, int(now) - int(ago[1]) * _SECONDS[ago[2]])
 
 
 def _check_offset(offset: object, told: str) -> None:

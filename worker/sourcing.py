@@ -1,34 +1,52 @@
 """Consumes the sources of a service, in the process that has its shard 0.
 
-A source that cannot be consumed (it is not there, or somebody else has it for himself) is told in
-the log and asked for again; everything else goes on.
+A source that cannot be consumed (it is not there, or somebody else consumes it) is told in the log
+and asked for again; everything else goes on.
 
-A queue is consumed exclusively, so that nobody else has a message in between. A stream keeps what
-was read: up to where everything was passed on, and confirmed, is remembered in the dedup store as a
-revision, which never falls. A crash loses what was not remembered yet, so up to a second of
-messages is passed on again, under the same ids; and so is what two processes read at a time, where
-one does not know yet that it lost the shard. Both read in order, so of two messages the first copy
-of the earlier one is ahead of every copy of the later.
+Nobody else may have a message of a queue in between: what one holds comes later, or comes back
+behind what another has passed on. So a queue is consumed where nobody else consumes it, and
+exclusively. RabbitMQ enforces the latter for classic queues ("Consumers", Exclusivity): of a quorum
+queue it keeps nobody away who comes later. And it has no exclusive consumers of queues with
+``x-single-active-consumer``, which keep order by themselves.
+
+A stream keeps what was read: up to where everything was passed on, and confirmed, is remembered in
+the dedup store as a revision, which never falls. A crash loses what was not remembered yet, so up
+to a second of messages is passed on again, under the same ids; and so is what two processes read at
+a time, where one does not know yet that it lost the shard. Both read in order, so of two messages
+the first copy of the earlier one is ahead of every copy of the later.
+
+The last message that was passed on is read once more, and dropped: where it does not come, nor any
+behind it, the stream is another one of that name, whose numbers are lower, and that is told.
+
+Where a stream is first read from what is next, its last chunk, or a time ago, that is another place
+whenever it is asked for. So the time of the first time is remembered too, before anything is
+consumed, and is where it goes on as long as nothing was passed on.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
-from amqp.exceptions import ChannelError
+from amqp.exceptions import AccessRefused, ChannelError
 
+from worker.declaring import declare_source
 from worker.dedup.base import Batch, Mark, record_ids
 from worker.errors import BrokerUnreachable, DedupUnavailable
-from worker.sources import OFFSET_HEADER
+from worker.sources import OFFSET_HEADER, moment_of
 from worker.transport.inbound import losses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
+
+    from kombu.connection import Connection
 
     from worker.dedup.base import DedupStore
-    from worker.sources import Source
+    from worker.sources import Offset, Source
     from worker.transport.arrival import Arrival
     from worker.transport.inbound import Inbound, QueueChannel
 
@@ -40,17 +58,25 @@ _AGAIN = 2.0
 _REMEMBERED = 0.5
 #: Seconds without a message after which a stream counts as read to its end.
 _QUIET = 1.0
-#: Parts the places of offsets from other revisions.
-_OF_OFFSETS = "offset"
+#: Seconds after which a stream that brings nothing, not even what it brought last, is told of.
+_SILENT = 15.0
+#: Part the places of offsets, and of the times of first asking, from other revisions.
+_OF_OFFSETS, _OF_MOMENTS = "offset", "moment"
+
+
+class _Taken(Exception):
+    """Somebody else consumes the queue."""
 
 
 class Feed:
     """One source while it is consumed."""
 
-    def __init__(self, source: Source, place: bytes, reached: int) -> None:
+    def __init__(self, source: Source, place: bytes, reached: int, start: Offset | None) -> None:
         self.source = source
         #: Where the store keeps the number of the last message that was passed on.
         self.place = place
+        #: Where the stream is read from this time.
+        self.start = start
         #: That number, as the store has it, and as it is; -1 before the first.
         self.remembered = self.reached = reached
         self.channel: QueueChannel | None = None
@@ -58,16 +84,29 @@ class Feed:
         self.heard = 0.0
         #: The clock of the loop, as it was last.
         self.now = 0.0
+        #: It has not brought the message again that was passed on last, nor any behind it.
+        self.is_silent = reached >= 0
         self._numbers: deque[tuple[int, int]] = deque()  # tag and offset
+
+    def has_passed(self, arrival: Arrival) -> bool:
+        """Tell whether a message that comes was passed on before."""
+        self.is_silent = False
+        offset = self._number_of(arrival)
+        return offset is not None and offset <= self.remembered
 
     def note(self, arrival: Arrival) -> None:
         """Note that a message came. Called once for each, in order."""
         self.heard = self.now
+        offset = self._number_of(arrival)
+        if offset is not None:
+            self._numbers.append((arrival.tag, offset))
+
+    def _number_of(self, arrival: Arrival) -> int | None:
         headers = arrival.properties.get("application_headers")
-        if self.is_stream and isinstance(headers, dict):
-            offset = headers.get(OFFSET_HEADER)
-            if isinstance(offset, int):
-                self._numbers.append((arrival.tag, offset))
+        if not self.is_stream or not isinstance(headers, dict):
+            return None
+        offset = headers.get(OFFSET_HEADER)
+        return offset if isinstance(offset, int) else None
 
     @property
     def is_stream(self) -> bool:
@@ -96,11 +135,14 @@ class Sourcing:
         self._store = store
         self._queue_type = queue_type
         self._place_of = record_ids(prefix, of=_OF_OFFSETS)
+        self._moment_of = record_ids(prefix, of=_OF_MOMENTS)
         self._feeds: dict[str, Feed] = {}
         self._next_try: dict[str, float] = {}
         self._complaints: dict[str, str] = {}
         self._next_save = 0.0
         self._now = 0.0
+        #: Asked right before that: whether the lease of the shard still holds.
+        self.may_consume: Callable[[], bool] = lambda: True
 
     def tend(self, inbound: Inbound, now: float, *, origin: str) -> None:
         """Consume what is not consumed yet, and remember how far the streams are.
@@ -113,6 +155,8 @@ class Sourcing:
             feed = self._feeds.get(source.name)
             if feed is not None and feed.channel is not None and not feed.channel.closed:
                 feed.now = now
+                if feed.is_silent and now - feed.heard > _SILENT:
+                    _tell_silent(feed)
             elif now >= self._next_try.get(source.name, 0.0):
                 self._next_try[source.name] = now + _AGAIN
                 self._consume(inbound, source, origin if source.is_stream else source.queue)
@@ -142,54 +186,65 @@ class Sourcing:
 
     def _consume(self, inbound: Inbound, source: Source, origin: str) -> None:
         try:
-            feed = Feed(source, self._place_of(source.name), self._reached(source))
+            feed = self._begin(source)
             feed.heard = feed.now = self._now
-            with_channel = inbound.connection.channel()
-            self._declare(with_channel, source)
-            with_channel.close()
-            feed.channel = inbound.consume_source(
-                source.queue,
-                origin=origin,
-                feed=feed,
-                exclusive=not source.is_stream,
-                arguments=_arguments(source, feed.remembered),
-            )
-            self._feeds[source.name] = feed
-            self._complaints.pop(source.name, None)
-        except DedupUnavailable as error:
-            self._complain(source, error)
-        except ChannelError as error:
+            feed.channel = self._take(inbound, feed, origin)
+        except (DedupUnavailable, ChannelError, _Taken) as error:
             self._complain(source, error)
         except losses(inbound.connection) as error:
             raise BrokerUnreachable(f"the connection to the broker is lost: {error}") from None
+        else:
+            if feed.channel is None:
+                return
+            self._feeds[source.name] = feed
+            if self._complaints.pop(source.name, None) is not None:
+                logger.info("the source %r is consumed", source.name)
 
-    def _reached(self, source: Source) -> int:
-        """Return the number of the last message of a stream that was passed on; -1: none was."""
-        if not source.is_stream:
-            return -1
-        (last,) = self._store.apply(Batch(looks=[self._place_of(source.name)])).revisions
-        return -1 if last is None else last
-
-    def _declare(self, channel: Any, source: Source) -> None:
-        """Declare a source, on the connection that consumes it: an exclusive one is that's own."""
-        if source.declare is None:
-            return
-        arguments = dict(source.queue_arguments)
-        if source.declare == "stream":
-            arguments["x-queue-type"] = "stream"
-        elif source.declare == "durable" and self._queue_type:
-            arguments.setdefault("x-queue-type", self._queue_type)
-        channel.queue_declare(
+    def _take(self, inbound: Inbound, feed: Feed, origin: str) -> QueueChannel | None:
+        """Consume a source; None where the lease ran out. Raises _Taken, and the ``losses``."""
+        source, connection = feed.source, inbound.connection
+        others = self._declare(connection, source)
+        if not source.is_stream and others and inbound.able.has_queue_types:
+            raise _Taken(f"others consume the queue ({others})")
+        if not self.may_consume():  # the answer may have taken long, and somebody else have asked
+            return None
+        consume = partial(
+            inbound.consume_source,
             source.queue,
-            durable=source.declare in {"durable", "stream"},
-            exclusive=source.declare == "exclusive",
-            auto_delete=False,
-            arguments=arguments,
+            origin=origin,
+            feed=feed,
+            arguments={} if feed.start is None else {OFFSET_HEADER: feed.start},
         )
-        if source.exchange:
-            channel.queue_bind(
-                source.queue, source.exchange, source.routing_key, arguments=dict(source.arguments)
-            )
+        try:
+            return consume(exclusive=not source.is_stream)
+        except AccessRefused:
+            if source.is_stream or self._declare(connection, source):
+                raise
+            # So are those answered that ask for one with x-single-active-consumer.
+            return consume(exclusive=False)
+
+    def _declare(self, connection: Connection, source: Source) -> int:
+        """Declare a source, or find it; return how many consume it."""
+        own = connection.channel()  # what is refused ends it
+        consumers = declare_source(own, source, self._queue_type)
+        own.close()
+        return consumers
+
+    def _begin(self, source: Source) -> Feed:
+        """Return the feed of a source, with where it begins. Raises DedupUnavailable."""
+        place = self._place_of(source.name)
+        if not source.is_stream:
+            return Feed(source, place, -1, None)
+        moment_place = self._moment_of(source.name)
+        reached, began = self._store.apply(Batch(looks=[place, moment_place])).revisions
+        if reached is not None:
+            return Feed(source, place, reached, reached)
+        if began is not None:
+            return Feed(source, place, -1, datetime.fromtimestamp(began, UTC))
+        moment = moment_of(source.offset, time.time())
+        if moment is not None:
+            self._store.apply(Batch(marks=[Mark(moment_place, moment)]))
+        return Feed(source, place, -1, source.offset)
 
     def _complain(self, source: Source, error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -199,8 +254,14 @@ class Sourcing:
             logger.warning(told, source.name, text)
 
 
-def _arguments(source: Source, reached: int) -> Mapping[str, Any]:
-    """Return the arguments of the consumer: where it begins."""
-    if not source.is_stream:
-        return {}
-    return {OFFSET_HEADER: source.offset if reached < 0 else reached + 1}
+def _tell_silent(feed: Feed) -> None:
+    """Say that a stream has nothing where it was left."""
+    feed.is_silent = False
+    logger.warning(
+        "the stream %r brings nothing from number %d on, up to which the source %r was read. If it"
+        " was made anew, or the broker is another one, give the source another name=: under this"
+        " one its messages are passed over up to there",
+        feed.source.queue,
+        feed.remembered,
+        feed.source.name,
+    )

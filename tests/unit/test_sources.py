@@ -14,6 +14,7 @@ from worker.assembly import sourcing_of
 from worker.errors import ConfigurationError
 from worker.resharding import topology_of
 from worker.sharding.generations import Generation
+from worker.sources import moment_of
 from worker.testing import TestWorker
 
 
@@ -40,6 +41,26 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], told: str) -> No
 @pytest.mark.parametrize("offset", ["first", "last", "next", 0, 2**40, "7D", datetime.now(UTC)])
 def test_a_stream_has_an_offset(offset: Any) -> None:
     App("joins").source("log", offset=offset)
+
+
+@pytest.mark.parametrize(
+    ("offset", "moment"),
+    [
+        ("next", 1_000_000),
+        ("last", 1_000_000),
+        ("7D", 1_000_000 - 7 * 86400),
+        ("12h", 1_000_000 - 12 * 3600),
+        ("100Y", 0),
+        ("first", None),
+        (5, None),
+        (datetime.now(UTC), None),
+        (None, None),
+    ],
+)
+def test_what_means_another_place_each_time_is_turned_into_a_time(
+    offset: Any, moment: int | None
+) -> None:
+    assert moment_of(offset, 1_000_000.9) == moment
 
 
 def test_two_sources_have_two_names() -> None:

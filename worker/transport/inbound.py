@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
     from kombu.connection import Connection
 
-    class Feed(Protocol):
-        """What is told of what comes from a source."""
-
-        @property
-        def is_stream(self) -> bool:
-            """Whether what is taken from it stays there."""
-
-        def note(self, arrival: Arrival) -> None:
-            """Note that a message came."""
-
 
 #: The number of the channel that consumes the relay queue, which belongs to no shard.
 RELAY = -1
@@ -44,6 +34,20 @@ _FAREWELL = 0.1
 #: Finished tags behind a gap go out when they are half of the prefetch. They are never that many,
 #: since what waits may be the other half: then nothing more would be delivered.
 _ACK_SLACK_SHARE = 2
+
+
+class Feed(Protocol):
+    """What is told of what comes from a source."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what is taken from it stays there."""
+
+    def has_passed(self, arrival: Arrival) -> bool:
+        """Tell whether a message that comes was passed on before."""
+
+    def note(self, arrival: Arrival) -> None:
+        """Note that a message came."""
 
 
 class QueueChannel:
@@ -80,6 +84,11 @@ class QueueChannel:
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it consumes a stream, whose depth tells nothing."""
+        return self.feed is not None and self.feed.is_stream
 
     @property
     def is_settled(self) -> bool:
