@@ -51,7 +51,7 @@ is with 4. The sender then finds the plan gone or moved, and says so (:class:`Lo
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self, TypeGuard
+from typing import TYPE_CHECKING, Self
 
 from worker.errors import ConfigurationError, QworkerError, UsageError
 from worker.inspector import Inspector
@@ -138,7 +138,7 @@ class Seam:
                 plan = Plan.held(shards, replay, single_active=alone)
                 if not self._leases.write(self._queues, PLAN, version, plan.dump()):
                     continue
-            if not _is_for(replay, plan):
+            if plan is None or not _is_for(replay, plan):
                 raise self.lost() if begun else self._late()
             Resharding(self._app, self._settings).declare(plan)
             self._held_since = self._held_since or self._clock()
@@ -194,6 +194,6 @@ class Seam:
             return inspector.depth(shard_queue(self._queues, 1, 0)) is not None
 
 
-def _is_for(replay: str, plan: Plan | None) -> TypeGuard[Plan]:
+def _is_for(replay: str, plan: Plan) -> bool:
     """Tell whether a service is held for this replay."""
-    return plan is not None and plan.phase is Phase.REPLAY and plan.replay == replay
+    return plan.phase is Phase.REPLAY and plan.replay == replay
