@@ -409,10 +409,10 @@ class TestMasking:
         ],
     )
     def test_a_long_text_from_outside_is_masked_quickly(self, piece: str) -> None:
-        begun = time.perf_counter()
+        begun = time.process_time()
         mask_url(piece * (200_000 // len(piece)))
 
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
 
     def test_no_mistake_shows_a_password(self, tmp_path: Path) -> None:
         told = mistakes(tmp_path, app={"broker": "ampq://user:secret@host", "dedup": 5})
