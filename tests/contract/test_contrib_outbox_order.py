@@ -30,7 +30,7 @@ from worker.testing import TestWorker
 
 _MINE = MetaData()
 counters = Table(
-    "counter", _MINE, Column("key", String(50), primary_key=True), Column("next", Integer)
+    "counter", _MINE, Column("name", String(50), primary_key=True), Column("next", Integer)
 )
 Open = Callable[[], Connection]
 
@@ -101,7 +101,7 @@ class TestHorizon:
         self, desk: Desk, worker: TestWorker
     ) -> None:
         with desk.engine.connect() as long:
-            long.execute(insert(counters), [{"key": "unrelated", "next": 0}])
+            long.execute(insert(counters), [{"name": "unrelated", "next": 0}])
             long.execute(select(outbox_table))
             desk.leave(Noted(key="a", number=0))
             assert desk.relay().turn().sent == 1
@@ -111,7 +111,7 @@ class TestHorizon:
         self, desk: Desk, worker: TestWorker
     ) -> None:
         with desk.begin() as deal:
-            deal.execute("INSERT INTO counter (key, next) VALUES ('mine', 0)")
+            deal.execute("INSERT INTO counter (name, next) VALUES ('mine', 0)")
             deal.publish(Noted(key="a", number=1), by=desk.dying)
             with ThreadPoolExecutor(1) as other:  # this thread's transaction is the open one
                 other.submit(desk.leave, Noted(key="a", number=0)).result(30)
@@ -125,7 +125,7 @@ class TestHorizon:
         """The second transaction got its number first, and wrote its row after the first one's."""
         with ExitStack() as stack:
             early, between, later = (stack.enter_context(desk.engine.connect()) for _ in range(3))
-            early.execute(insert(counters), [{"key": "early", "next": 0}])
+            early.execute(insert(counters), [{"name": "early", "next": 0}])
             write(between, desk, Noted(key="b", number=0))
             write(later, desk, Noted(key="a", number=0))
             later.commit()
@@ -142,7 +142,7 @@ class TestHorizon:
     ) -> None:
         """Of a transaction that had its number by then, no row, and had to wait for another one."""
         with desk.engine.connect() as first, desk.engine.connect() as second:
-            second.execute(insert(counters), [{"key": "second", "next": 0}])
+            second.execute(insert(counters), [{"name": "second", "next": 0}])
             write(first, desk, Noted(key="a", number=0))
             desk.leave(*(Noted(key=f"k{n}", number=0) for n in range(3)))
             looks = 0
@@ -211,7 +211,7 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
     """Processes that change the same accounts publish, send, and die before they send."""
     keys = [f"k{n}" for n in range(3)]
     with desk.engine.begin() as connection:
-        connection.execute(insert(counters), [{"key": key, "next": 0} for key in keys])
+        connection.execute(insert(counters), [{"name": key, "next": 0} for key in keys])
     outboxes = [desk.another() for _ in range(3)]
 
     def publish(number: int) -> None:
@@ -221,8 +221,10 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
             chosen = sorted(random.sample(keys, random.randint(1, 2)))
             with desk.begin() as deal:
                 for key in chosen:
-                    deal.execute("UPDATE counter SET next = next + 1 WHERE key = :key", key=key)
-                    ((after,),) = deal.execute("SELECT next FROM counter WHERE key = :key", key=key)
+                    deal.execute("UPDATE counter SET next = next + 1 WHERE name = :key", key=key)
+                    ((after,),) = deal.execute(
+                        "SELECT next FROM counter WHERE name = :key", key=key
+                    )
                     sender = desk.dying if random.random() < 0.2 and relays else outbox
                     deal.publish(Noted(key=key, number=after - 1), by=sender)
 
@@ -236,7 +238,7 @@ def test_the_order_of_a_key_is_that_of_its_commits_whoever_sends(
     copies = sent(worker)
     first = by_key(dict.fromkeys(copies))
     with desk.engine.connect() as connection:
-        ends = {row.key: row.next for row in connection.execute(select(counters))}
+        ends = {row.name: row.next for row in connection.execute(select(counters))}
     assert first == {key: [*range(end)] for key, end in ends.items()}
     assert desk.left() == 0
 
