@@ -45,9 +45,9 @@ _RENEWED, _TRUSTED = 1.0, 0.85
 #: The share of its length for which a claim is trusted, and that by which it may have been renewed
 #: before a fault (worker/dialogue.py).
 _CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
-#: Seconds after the death of its supervisor in which a process still ends, and leaves a handler
-#: that takes longer: it drains for 8 s at most (worker/supervisor/child.py).
-_ORPHANED = 8.0 + _AFTERMATH
+#: Seconds for which a process drains whose supervisor is dead, at most, and the share of the length
+#: of its leases (worker/supervisor/child.py). Then it ends, and leaves a handler that takes longer.
+_ORPHAN_DRAIN, _ORPHAN_SHARE = 8.0, 0.8
 
 Pair = tuple[Execution, Execution]
 
@@ -138,7 +138,7 @@ def explains_for_good(case: Case, first: Execution) -> bool:
                 return True
             case Kind.PAUSE | Kind.CUT if _kept_away(case, fault, first, math.inf):
                 return True
-            case Kind.GONE if _gave_up(fault, case.faults, first):
+            case Kind.GONE if _gave_up(fault, case.faults, first) or _abandoned(case, fault, first):
                 return True
     return False
 
@@ -170,7 +170,8 @@ def _explains(case: Case, fault: Fault, first: Execution, second: Execution) -> 
             older, newer = sorted((first, second), key=lambda e: e.fence)
             return older.fence < newer.fence and _kept_away(case, fault, older, newer.begin)
         case Kind.GONE:
-            return _gave_up(fault, case.faults, first) and fault.since < second.begin
+            left = _gave_up(fault, case.faults, first) or _abandoned(case, fault, first)
+            return left and fault.since < second.begin
         case Kind.AMNESIA:
             # What the broker knows to be done it delivers to nobody, forgotten or not.
             is_between = outcome_of(first) <= fault.until and second.begin >= fault.since
@@ -196,6 +197,20 @@ def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
         return False
     unable = _unable(faults, first, gone.since)
     return unable > 0 and outcome_of(first) + unable >= gone.since - _LAST_TRY
+
+
+def _abandoned(case: Case, gone: Fault, first: Execution) -> bool:
+    """Tell whether its process, whose supervisor was dead, had given it up as it came to its end.
+
+    The process ends right then: what its threads do meanwhile is recorded by nobody.
+    """
+    patience = min(_ORPHAN_DRAIN, _ORPHAN_SHARE * case.lease_ttl)
+    return gone.met(first) and any(
+        kill.since + patience <= outcome_of(first) <= gone.until
+        and _follows(gone, kill, patience + _AFTERMATH)
+        for kill in case.faults
+        if _is_orphaned(first, kill)
+    )
 
 
 def _kept_away(case: Case, fault: Fault, older: Execution, at: float) -> bool:
@@ -254,7 +269,8 @@ def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float
                 yield fault.since
         elif fault.kind is Kind.GONE and execution.begin <= fault.until:
             for why in faults:
-                if _is_orphaned(execution, why) and _follows(fault, why, _ORPHANED):
+                left = _is_orphaned(execution, why)
+                if left and _follows(fault, why, _ORPHAN_DRAIN + _AFTERMATH):
                     yield fault.until
                 if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
                     continue

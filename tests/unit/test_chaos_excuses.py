@@ -405,3 +405,15 @@ def test_who_loses_its_supervisor_ends_and_leaves_a_handler_that_takes_longer() 
     assert judge([left], supervisor, gone(ALICE, 19.4, 19.5)).unfinished, "it drains for 8 s"
     beside = ran(0, BOB, 8.3, 9, key="b", fence=2)
     assert judge([left, beside], supervisor, death).owner_overlaps, "it ran until then"
+
+
+def test_who_loses_its_supervisor_records_nothing_that_it_has_given_up() -> None:
+    supervisor, death = Fault(Kind.KILL, "alice", 6, pids=frozenset({7})), gone(ALICE, 8.5, 8.6)
+    late = [replace(ran(0, ALICE, 5, 8.5), life=7), ran(0, BOB, 30, 31, fence=2)]
+    in_time = [replace(ran(0, ALICE, 5, 8.3), life=7), late[1]]
+
+    assert judge(late, supervisor, death).explained == [tuple(late)]
+    assert judge(late, death).repeated
+    assert judge(late, supervisor).repeated, "it lived on"
+    assert judge(late, supervisor, gone(ALICE, 11, 11.1)).repeated, "it had time"
+    assert judge(in_time, supervisor, death).repeated, "it drains for 2.4 s"
