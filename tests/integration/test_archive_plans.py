@@ -70,11 +70,3 @@ def test_a_time_is_found_without_a_look_at_all_that_is_older(
 
     assert span == (since - 1, NUMBER)
     assert max(archive.looked) <= 5_000
-
-
-def test_what_a_key_has_none_of_is_looked_for_some_at_a_time(archive: Watched) -> None:
-    page = archive.read(Selection(("user.k2",), key="u1"), 0, NUMBER, 10)
-
-    assert page.entries == []
-    assert 0 < page.upto < NUMBER
-    assert max(archive.looked) <= 3_000

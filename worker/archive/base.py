@@ -9,7 +9,8 @@ Promises that every store keeps, and that one suite of tests checks on each:
   was added after the first was stored, the first has the lower place.
 * A read takes bounded time and memory, however large the archive and its events, and however rare
   what is meant: it may return fewer events than asked for, or none, and then says how far it has
-  looked. To find where a time begins takes as long as there are events of that time, and no single
+  looked. Only of one key, or one name, all may be looked at, where something else is asked of them
+  too. To find where a time begins takes as long as there are events of that time, and no single
   statement takes long.
 """
 

@@ -22,8 +22,6 @@ Row: TypeAlias = tuple[Any, ...]
 #: Places that one statement looks at: for events, to count them by name, to find those of a time,
 #: and to count them.
 _WINDOW, _COUNTED, _TIMED, _SIZED = 10_000, 50_000, 50_000, 1_000_000
-#: Places that it looks at where an index leads to them, and something else is asked of them too.
-_NARROW = 2000
 _LONG_AGO = -(2**63)
 
 
@@ -93,7 +91,7 @@ class Queries(Archive, ABC):
 
     def read(self, selection: Selection, after: int, upto: int, limit: int) -> Page:
         """Return up to ``limit`` events that are meant, behind ``after``, up to ``upto``."""
-        end = self._end(selection, after, upto)
+        end = upto if selection.is_narrow else min(upto, after + _WINDOW)
         where, parameters = self._where(selection, after, end)
         # Lengths first: they are known without a look at the bodies.
         chosen = (
@@ -109,20 +107,6 @@ class Queries(Archive, ABC):
         entries = [self._entry(row) for row in rows]
         full = len(entries) == limit or sum(len(entry.body) for entry in entries) >= PAGE_BYTES
         return Page(entries, entries[-1].seq if full else end)
-
-    def _end(self, selection: Selection, after: int, upto: int) -> int:
-        """Return up to which place one statement looks, of what an index leads to, or of all."""
-        if not selection.is_narrow:
-            return min(upto, after + _WINDOW)
-        straight = selection.straight
-        if straight == selection:
-            return upto
-        where, parameters = self._where(straight, after, upto)
-        rows = self.ask(
-            f"SELECT seq FROM {self.events} WHERE {where} ORDER BY seq LIMIT 1 OFFSET :most",
-            {**parameters, "most": _NARROW},
-        )
-        return int(rows[0][0]) if rows else upto
 
     def tally(self, selection: Selection, after: int, upto: int) -> tuple[Mapping[str, Tally], int]:
         """Count by name what is meant behind ``after``; and return how far it has counted."""

@@ -36,13 +36,6 @@ class Selection:
         """Whether an index leads straight to what is meant, in its order."""
         return self.key is not None or self.one_name is not None
 
-    @property
-    def straight(self) -> Selection:
-        """What of it an index leads straight to."""
-        if self.key is not None:
-            return Selection(key=self.key)
-        return Selection(names=self.names if self.is_narrow else ())
-
     def dump(self) -> dict[str, Any]:
         """Return it ready for JSON."""
         return {
