@@ -41,7 +41,7 @@ def begins_without_looking_at_its_lease() -> Iterator[None]:
         yield
 
 
-@mutation("naps", 8, off="trust in a lease, its margin", sees=_WITHOUT)
+@mutation("naps", 5, off="trust in a lease, its margin", sees=_WITHOUT)
 def leases_are_trusted_past_their_end() -> Iterator[None]:
     with patch("worker.supervisor.keeper.trusted_until", lambda asked_at, ttl: asked_at + 2 * ttl):
         yield
@@ -238,7 +238,7 @@ def nobody_is_waited_for_before_the_old_shards_are_sealed() -> Iterator[None]:
         yield
 
 
-@mutation("releases", 111, off="reshard: all follow before it seals", sees="lost")
+@mutation("releases", 200, off="reshard: all follow before it seals", sees="lost")
 def who_has_no_process_is_not_waited_for() -> Iterator[None]:
     """The same, where the only process that could bind it has just died."""
 
