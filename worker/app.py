@@ -230,10 +230,7 @@ class App:
         """
         facts = exchange, routing_key, dict(arguments or {}), dict(queue_arguments or {})
         source = Source(queue, name or queue, offset, declare, *facts)
-        if any(source.name == other.name for other in self.sources):
-            raise ConfigurationError(
-                f"App({self.name!r}): two sources are named {source.name!r}; give one name=..."
-            )
+        source.check_beside(self.sources)
         self.sources.append(source)
 
     def route(self, name: str) -> tuple[Handler, ...]:

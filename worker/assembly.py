@@ -25,7 +25,6 @@ from worker.relay import Relay
 from worker.resharding import declared_by, topology_of
 from worker.sourcing import Sourcing
 from worker.tenure import Tenure
-from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,8 +90,9 @@ def sourcing_of(
     app: App, settings: Settings, store: DedupStore, topology: Topology
 ) -> Sourcing | None:
     """Return what consumes the sources of the app; None where there is none to consume."""
+    names = {source.name for source in topology.sources}
     for source in app.sources:
-        if source not in topology.sources:
+        if source.name not in names:
             logger.warning(
                 "the source %r is left out: streams are RabbitMQ's, and with --handler only streams"
                 " are read, since nobody else would get what is taken from a queue",
@@ -107,8 +107,7 @@ def sourcing_of(
             f" and this dedup store keeps none ({store.tier}); use redis://, postgresql:// or"
             " sqlite:///"
         )
-    queue_type = settings.queue_type if capabilities_of(settings.broker).has_queue_types else ""
-    return Sourcing(topology.service, topology.sources, store, queue_type)
+    return Sourcing(topology.service, topology.sources, store, settings.revision_retention)
 
 
 def assemble(  # noqa: PLR0913 - what a consumer is made of

@@ -153,26 +153,21 @@ def declare_queue(channel: Any, queue: Queue) -> None:
         ) from None
 
 
-def declare_source(channel: Any, source: Source, queue_type: str) -> int:
+def declare_source(channel: Any, source: Source) -> int:
     """Declare a queue or a stream that messages are taken from; return how many consume it.
 
-    One that is somebody else's is found, or not. ``queue_type`` is that of durable queues. An
-    exclusive one belongs to the connection. Raises amqp ChannelError.
+    One that is somebody else's is found, or not; an exclusive one belongs to the connection. Raises
+    amqp ChannelError.
     """
     if source.declare is None:
         return int(channel.queue_declare(source.queue, passive=True).consumer_count)
-    arguments = dict(source.queue_arguments)
-    if source.declare == "stream":
-        arguments["x-queue-type"] = "stream"
-    elif source.declare == "durable" and queue_type:
-        arguments.setdefault("x-queue-type", queue_type)
     declared = channel.queue_declare(
         source.queue,
         durable=source.declare in {"durable", "stream"},
         exclusive=source.declare == "exclusive",
         # Else it would be locked for whoever gets the shard while this process goes on.
         auto_delete=source.declare == "exclusive",
-        arguments=arguments,
+        arguments=dict(source.queue_arguments),
     )
     if source.exchange:
         channel.queue_bind(

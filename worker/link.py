@@ -153,6 +153,8 @@ class Link:
         lacking: list[str] = []
         for each in self.declared:
             lacking += declare(channel, each, thoroughly=self._is_lacking)
+        if self.sourcing is not None:
+            self.sourcing.declare(connection)
         self._is_lacking = False
         channel.close()
         if lacking and not again:

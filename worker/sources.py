@@ -7,14 +7,18 @@ which has shard 0. See ``docs/topologies.md``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from amqp.exceptions import FrameSyntaxError
+from amqp.serialization import dumps
 
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: Where a stream is read from at first: ``"first"``, ``"last"`` (its last chunk), ``"next"``, the
 #: number of a message, a time, or a text as ``"7D"`` for so long ago (RabbitMQ's documentation,
@@ -24,6 +28,7 @@ Declared = Literal["durable", "transient", "exclusive", "stream"]
 
 #: The header in which RabbitMQ tells the number of a message of a stream.
 OFFSET_HEADER = "x-stream-offset"
+_LONGEST_NAME = 255
 _WORDS = ("first", "last", "next")
 _AGO = re.compile(r"([1-9][0-9]*)([YMDhms])")
 #: As RabbitMQ has them.
@@ -65,6 +70,34 @@ class Source:
                 " binding to whom the queue belongs"
             )
         _check_offset(self.offset, told)
+        for each in (self.queue, self.exchange, self.routing_key):
+            if len(each.encode()) > _LONGEST_NAME:
+                raise ConfigurationError(f"{told}: AMQP has no names of over {_LONGEST_NAME} bytes")
+        try:
+            dumps("FF", [dict(self.arguments), dict(self.queue_arguments)])
+        except (FrameSyntaxError, struct_error) as error:
+            raise ConfigurationError(f"{told}: AMQP has no such arguments: {error}") from None
+
+    def with_type(self, queue_type: str) -> Source:
+        """Return this with the type of what is declared of it; ``queue_type``: of durable ones."""
+        arguments = dict(self.queue_arguments)
+        if self.declare == "stream":
+            arguments["x-queue-type"] = "stream"
+        elif self.declare == "durable" and queue_type:
+            arguments.setdefault("x-queue-type", queue_type)
+        return replace(self, queue_arguments=arguments)
+
+    def check_beside(self, others: Iterable[Source]) -> None:
+        """Refuse what cannot be meant beside ``others``."""
+        for other in others:
+            told = f"App.source({self.queue!r}): two sources"
+            if self.queue == other.queue and not (self.is_stream and other.is_stream):
+                raise ConfigurationError(
+                    f"{told} take from this queue, where each message is for one of them; leave"
+                    " one out"
+                )
+            if self.name == other.name:
+                raise ConfigurationError(f"{told} are named {self.name!r}; give one name=...")
 
     @property
     def is_stream(self) -> bool:

@@ -27,9 +27,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from amqp.exceptions import AccessRefused, ChannelError
@@ -54,8 +55,12 @@ logger = logging.getLogger("worker")
 
 #: Seconds after which one that could not be consumed is asked for again.
 _AGAIN = 2.0
+#: At most, where asking for it ends the connection.
+_LONGEST = 300.0
 #: Seconds between two times that the progress is remembered.
 _REMEMBERED = 0.5
+#: How many times that is renewed before the store would forget it.
+_RENEWALS = 4
 #: Seconds without a message after which a stream counts as read to its end.
 _QUIET = 1.0
 #: Seconds after which a stream that brings nothing, not even what it brought last, is told of.
@@ -82,8 +87,10 @@ class Feed:
         self.channel: QueueChannel | None = None
         #: When the last message came, or it began.
         self.heard = 0.0
-        #: The clock of the loop, as it was last.
-        self.now = 0.0
+        #: The clock of the loop, as it was last; and when the store was told of it.
+        self.now, self.marked = 0.0, -inf
+        #: What the store is told before anything was passed on.
+        self.moment: Mark | None = None
         #: It has not brought the message again that was passed on last, nor any behind it.
         self.is_silent = reached >= 0
         self._numbers: deque[tuple[int, int]] = deque()  # tag and offset
@@ -113,6 +120,11 @@ class Feed:
         """Whether what is taken from it stays there."""
         return self.source.is_stream
 
+    @property
+    def mark(self) -> Mark | None:
+        """What the store shall remember."""
+        return self.moment if self.reached < 0 else Mark(self.place, self.reached)
+
     def look(self) -> bool:
         """Look up to where all was passed on; tell whether that is to be remembered."""
         upto = self.channel.settlement.upto if self.channel is not None else 0
@@ -125,20 +137,22 @@ class Feed:
 class Sourcing:
     """Consumes the ``sources`` of the service that ``prefix`` stands for. I/O thread only.
 
-    ``queue_type`` is that of the queues that it declares as durable.
+    ``retention`` is how many seconds the store remembers what it is told.
     """
 
     def __init__(
-        self, prefix: str, sources: Sequence[Source], store: DedupStore, queue_type: str
+        self, prefix: str, sources: Sequence[Source], store: DedupStore, retention: float
     ) -> None:
         self._sources = sources
         self._store = store
-        self._queue_type = queue_type
+        self._renewal = retention / _RENEWALS
         self._place_of = record_ids(prefix, of=_OF_OFFSETS)
         self._moment_of = record_ids(prefix, of=_OF_MOMENTS)
         self._feeds: dict[str, Feed] = {}
         self._next_try: dict[str, float] = {}
         self._complaints: dict[str, str] = {}
+        #: How many times in a row the connection was lost as a source was asked for.
+        self._losses: Counter[str] = Counter()
         self._next_save = 0.0
         self._now = 0.0
         #: Asked right before that: whether the lease of the shard still holds.
@@ -163,19 +177,37 @@ class Sourcing:
         if now >= self._next_save:
             self.save()
 
+    def declare(self, connection: Connection) -> None:
+        """Declare what may be there before it is consumed. Raises what is in ``losses``."""
+        for source in self._sources:
+            lasts = source.declare not in {None, "exclusive"}
+            if lasts and self._now >= self._next_try.get(source.name, 0.0):
+                try:
+                    self._declare(connection, source)
+                except ChannelError as error:
+                    self._complain(source, error)
+                except losses(connection) as error:
+                    self._back_off(source, error)
+                    raise
+
     def save(self) -> None:
-        """Remember how far the streams are, as far as the store answers."""
+        """Remember how far the streams are, as far as the store answers.
+
+        Also of those that are quiet, now and then: what is not marked again is forgotten.
+        """
         self._next_save = self._now + _REMEMBERED
-        moved = [feed for feed in self._feeds.values() if feed.look()]
-        if not moved:
+        aged = self._now - self._renewal
+        due = [feed for feed in self._feeds.values() if feed.look() or feed.marked < aged]
+        marks = [feed.mark for feed in due if feed.mark is not None]
+        if not marks:
             return
         try:
-            self._store.apply(Batch(marks=[Mark(feed.place, feed.reached) for feed in moved]))
+            self._store.apply(Batch(marks=marks))
         except DedupUnavailable:
             self._next_save = self._now + _AGAIN  # asking may take as long as the timeout
             return
-        for feed in moved:
-            feed.remembered = feed.reached
+        for feed in due:
+            feed.remembered, feed.marked = feed.reached, self._now
 
     @property
     def is_quiet(self) -> bool:
@@ -192,11 +224,13 @@ class Sourcing:
         except (DedupUnavailable, ChannelError, _Taken) as error:
             self._complain(source, error)
         except losses(inbound.connection) as error:
+            self._back_off(source, error)
             raise BrokerUnreachable(f"the connection to the broker is lost: {error}") from None
         else:
             if feed.channel is None:
                 return
             self._feeds[source.name] = feed
+            del self._losses[source.name]
             if self._complaints.pop(source.name, None) is not None:
                 logger.info("the source %r is consumed", source.name)
 
@@ -226,7 +260,7 @@ class Sourcing:
     def _declare(self, connection: Connection, source: Source) -> int:
         """Declare a source, or find it; return how many consume it."""
         own = connection.channel()  # what is refused ends it
-        consumers = declare_source(own, source, self._queue_type)
+        consumers = declare_source(own, source)
         own.close()
         return consumers
 
@@ -239,14 +273,24 @@ class Sourcing:
         reached, began = self._store.apply(Batch(looks=[place, moment_place])).revisions
         if reached is not None:
             return Feed(source, place, reached, reached)
-        if began is not None:
-            return Feed(source, place, -1, datetime.fromtimestamp(began, UTC))
+        feed = Feed(source, place, -1, source.offset)
         moment = moment_of(source.offset, time.time())
-        if moment is not None:
-            self._store.apply(Batch(marks=[Mark(moment_place, moment)]))
-        return Feed(source, place, -1, source.offset)
+        if moment is None:
+            return feed
+        if began is not None:
+            feed.start, moment = datetime.fromtimestamp(began, UTC), began
+        feed.moment = Mark(moment_place, moment)
+        self._store.apply(Batch(marks=[feed.moment]))
+        return feed
 
-    def _complain(self, source: Source, error: Exception) -> None:
+    def _back_off(self, source: Source, error: BaseException) -> None:
+        """Leave the next connections to all else for longer each time: a source may end them."""
+        self._losses[source.name] += 1
+        wait = min(_AGAIN * 2 ** min(self._losses[source.name], 10), _LONGEST)
+        self._next_try[source.name] = self._now + wait
+        self._complain(source, error)
+
+    def _complain(self, source: Source, error: BaseException) -> None:
         text = str(error) or type(error).__name__
         if self._complaints.get(source.name) != text:
             self._complaints[source.name] = text

@@ -289,6 +289,7 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
     unique: dict[str, Exchange] = {}
     for exchange in exchanges:
         unique.setdefault(exchange.name, exchange)
+    kind = settings.queue_type if able.has_queue_types else ""
     topology = Topology(
         prefix,
         generation,
@@ -298,7 +299,7 @@ def lay_out(  # noqa: PLR0913 - what a topology follows from
         events,
         commands,
         relay,
-        tuple(each for each in sources if each.is_stream or not settings.handlers),
+        tuple(s.with_type(kind) for s in sources if s.is_stream or not settings.handlers),
     )
     return _with_entry(topology) if topology.sources else topology
 

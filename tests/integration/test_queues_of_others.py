@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import amqp
@@ -69,6 +71,60 @@ def test_a_queue_is_declared_and_bound_as_the_app_says(
                 channel.queue_declare("mine", passive=True)
         else:
             channel.queue_declare("mine", passive=True)
+
+
+@pytest.mark.parametrize("declare", ["durable", "transient"])
+def test_a_queue_is_there_as_soon_as_any_process_of_the_service_is(
+    site: Site, serve: Serve, declare: Any
+) -> None:
+    site.channel.exchange_declare("partner", "fanout", durable=True, auto_delete=False)
+    app = site.app()
+    app.source("mine", declare=declare, exchange="partner")
+    running = serve(app)
+    # It has connected, and has done nothing yet: neither has whoever gets shard 0.
+    site.publish("partner", "", 1)
+    assert depth(site, "mine") == 1
+    running.until(lambda: site.numbers == [1], "it is handled")
+    running.drain()
+
+
+def test_a_queue_that_is_there_otherwise_is_told_and_all_else_goes_on(
+    site: Site, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.channel.queue_declare("mine", durable=False, exclusive=False, auto_delete=False)
+    app = site.app()
+    app.source("mine", declare="durable")
+    running = serve(app)
+    site.publish("qw.events", "test.event", 1)
+    running.until(lambda: site.numbers == [1], "all else goes on")
+    assert "the source 'mine' is not consumed until" in caplog.text
+    running.drain()
+
+
+def test_a_source_that_ends_the_connection_leaves_longer_and_longer_turns_to_all_else(
+    site: Site, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unit = 0.1
+    asked: list[float] = []
+
+    def end_the_connection(*_: Any) -> int:  # as RabbitMQ does where it denies transient queues
+        asked.append(time.monotonic())
+        raise amqp.exceptions.InternalError("INTERNAL_ERROR - denied")
+
+    monkeypatch.setattr("worker.sourcing._AGAIN", unit)
+    monkeypatch.setattr("worker.sourcing.declare_source", end_the_connection)
+    app = site.app()
+    app.source("mine", declare="transient")
+    running = serve(app)
+    site.publish("qw.events", "test.event", 1)
+    running.until(lambda: len(asked) == 5, "it was asked for")
+    running.until(lambda: site.numbers == [1], "all else goes on")
+    running.drain()
+
+    turns = [later - earlier for earlier, later in pairwise(asked[1:])]
+    # They are counted from the beginning of a tick, which itself takes some time.
+    assert all(turn >= unit * 2**n / 2 for n, turn in enumerate(turns, start=2)), turns
+    assert "the source 'mine' is not consumed until this is mended: INTERNAL_ERROR" in caplog.text
 
 
 def test_an_exclusive_queue_follows_shard_0_to_another_process(site: Site, serve: Serve) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import amqp
 import pytest
 
 from integration.site import Running, Serve, Site, depth, make_stream
+from worker.dedup.base import Batch, Mark
 
 
 @pytest.mark.parametrize("shards", [1, 4])
@@ -115,6 +117,22 @@ def test_what_was_under_way_of_a_stream_comes_again_though_nothing_was_remembere
     running.drain()
 
 
+def test_another_offset_counts_as_long_as_nothing_was_passed_on(site: Site, serve: Serve) -> None:
+    make_stream(site, 1, 2)
+    time.sleep(2.1)  # the broker's own times have seconds
+    app = site.app()
+    app.source("log", offset="next")
+    running = serve(app)
+    running.until(lambda: running.takes("log"), "it is consumed")
+    running.drain()
+
+    other = site.app()
+    other.source("log", offset="first")
+    running = serve(other)
+    running.until(lambda: sorted(site.numbers) == [1, 2], "all is handled")
+    running.drain()
+
+
 def test_a_crash_passes_on_again_what_was_not_remembered_and_nothing_runs_twice(
     site: Site, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +170,32 @@ def test_what_was_passed_on_last_runs_once_though_its_id_was_forgotten(
     assert second.consumer.counters.relayed == 1
     assert second.consumer.counters.duplicates == 0
     second.drain()
+
+
+@pytest.mark.parametrize("offset", ["first", "next"])
+def test_how_far_a_stream_was_read_is_remembered_as_long_as_it_is_read(
+    site: Site, serve: Serve, monkeypatch: pytest.MonkeyPatch, offset: str
+) -> None:
+    monkeypatch.setattr("worker.sourcing._RENEWALS", 1e9)
+    monkeypatch.setattr("worker.sourcing._REMEMBERED", 0.0)
+    make_stream(site, 1, 2)
+    app = site.app()
+    app.source("log", offset=offset)
+    running = serve(app)
+    running.until(lambda: running.takes("log"), "it is consumed")
+    running.until(lambda: len(site.seen) == (2 if offset == "first" else 0), "all is handled")
+    sourcing: Any = running.consumer._link.sourcing
+    marks: list[Mark] = []
+    apply = sourcing._store.apply
+
+    def note(batch: Batch) -> object:
+        marks.extend(batch.marks)
+        return apply(batch)
+
+    sourcing._store = SimpleNamespace(apply=note)
+    running.until(lambda: len(marks) > 10, "the store is told again and again")
+    assert len(set(marks[5:])) == 1, "of the same"
+    running.drain()
 
 
 def test_a_stream_that_was_made_anew_is_told(

@@ -30,6 +30,8 @@ from worker.testing import TestWorker
         ({"declare": "stream"}, "a stream needs an offset"),
         ({"declare": "exclusive", "offset": "first"}, "offset= is for streams"),
         ({"exchange": "partner"}, "say declare="),
+        ({"queue": "q" * 256}, "no names of over 255 bytes"),
+        ({"declare": "durable", "queue_arguments": {"x": {1, 2}}}, "AMQP has no such arguments"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given: dict[str, Any], told: str) -> None:
@@ -69,6 +71,14 @@ def test_two_sources_have_two_names() -> None:
     with pytest.raises(ConfigurationError, match="two sources are named 'log'"):
         app.source("log", offset="next")
     app.source("log", offset="next", name="log from now on")
+
+
+@pytest.mark.parametrize("offset", [None, "first"])
+def test_a_queue_is_taken_from_by_one_source(offset: Any) -> None:
+    app = App("joins")
+    app.source("theirs")
+    with pytest.raises(ConfigurationError, match="two sources take from this queue"):
+        app.source("theirs", name="theirs again", offset=offset)
 
 
 def make(seen: list[int]) -> App:

@@ -200,12 +200,24 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
 def _check_sources(declared: Declared, inspector: Inspector) -> Iterator[Finding]:
     """Look whether the queues and streams that messages are taken from are there."""
     for source in declared.sources:
-        if source.declare is None and inspector.depth(source.queue) is None:
+        # An exclusive one can be looked at by its own connection alone.
+        depth = None if source.declare == "exclusive" else inspector.depth(source.queue)
+        consumers = 0 if depth is None or source.is_stream else depth.consumers
+        if source.declare is None and depth is None:
             told = f"{source.queue!r} is not there: nothing is taken from it until it is"
             yield _warning("sources", told)
+        elif consumers > 1:
+            yield _warning(
+                "sources",
+                f"the queue {source.queue!r} has {consumers} consumers: what others take of it is"
+                " not passed on, and keys lose their order",
+            )
         else:
             kind = "the stream" if source.is_stream else "the queue"
-            yield _ok("sources", f"{kind} {source.queue!r} is passed on to the shards")
+            told = f"{kind} {source.queue!r} is passed on to the shards"
+            if consumers:
+                told += "; it has a consumer, which is this service or is waited for"
+            yield _ok("sources", told)
 
 
 def _check_leases(app: App, settings: Settings) -> tuple[list[Finding], Plan | None]:

@@ -20,7 +20,7 @@ from worker.cli.loading import load
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
-from worker.declaring import declare, not_there
+from worker.declaring import declare, declare_source, not_there
 from worker.errors import ConfigurationError, Unreachable
 from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
@@ -114,6 +114,14 @@ def _declare(inspector: Inspector, declared: Declared) -> None:
             missing += inspector.ask(partial(declare, topology=topology, thoroughly=True))
     except amqp.exceptions.AccessRefused as error:
         raise ConfigurationError(f"the broker's user may not declare this: {error}") from None
+    for source in declared.sources:
+        if source.declare in {None, "exclusive"}:  # that one belongs to who consumes it
+            continue
+        try:
+            inspector.ask(partial(declare_source, source=source))
+        except amqp.exceptions.ChannelError as error:
+            told = f"the source {source.name!r} is not declared, and all else is: {error}"
+            raise ConfigurationError(told) from None
     if missing:
         raise ConfigurationError(f"{not_there(dict.fromkeys(missing))}; all else is declared")
 

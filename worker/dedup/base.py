@@ -31,7 +31,7 @@ Beside its records a store keeps *revisions*: of each (handler, key) the highest
 effect happened. A batch brings the revisions of what it completes (:class:`Mark`) and asks for
 those that its claims are judged by. A revision is marked whatever its completion is answered, since
 its effect did happen; it never falls, and is remembered for at least ``revision_retention`` seconds
-from when it rose. Where a batch cannot be one atomic step (a cluster), it is marked first.
+from when it was last marked. Where a batch cannot be one atomic step (a cluster), that comes first.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ SELECT substring($1 FROM at FOR 16),
 FROM generate_series(1, length($1), 33) AS at CROSS JOIN clock
 ORDER BY 1
 ON CONFLICT (place) DO UPDATE SET revision = excluded.revision, expires = excluded.expires
-    WHERE known.revision < excluded.revision
+    WHERE known.revision <= excluded.revision
         OR known.expires <= date_part('epoch', clock_timestamp())
 """
 _LOOK = """PREPARE qworker_dedup_look (bytea) AS

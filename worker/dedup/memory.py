@@ -89,7 +89,7 @@ class Records:
 
     def _mark(self, mark: Mark, now: float, options: StoreOptions) -> None:
         last = self._revision(mark.place, now)
-        if last is None or last < mark.revision:
+        if last is None or last <= mark.revision:
             self.reached.pop(mark.place, None)  # it goes to the end: the first expires first
             self.reached[mark.place] = Reached(mark.revision, now + options.revision_retention)
 

@@ -214,7 +214,7 @@ end
 
 local function mark(key, revision)
   local last = call('GET', key)
-  if not last or is_above(revision, last) then call('SET', key, revision, 'PX', revision_for) end
+  if not last or not is_above(last, revision) then call('SET', key, revision, 'PX', revision_for) end
   return KEPT
 end
 

@@ -83,7 +83,7 @@ _RENEW = "UPDATE dedup_held SET deadline = ?, span = ? WHERE record = ? AND toke
 _SEE = "UPDATE dedup_held SET deadline = ? WHERE record = ?"
 _MARK = """INSERT INTO dedup_revisions VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE
     SET revision = excluded.revision, expires = excluded.expires
-    WHERE dedup_revisions.revision < excluded.revision OR dedup_revisions.expires <= ?"""
+    WHERE dedup_revisions.revision <= excluded.revision OR dedup_revisions.expires <= ?"""
 _LOOK_REVISIONS = (
     f"SELECT place, revision FROM dedup_revisions WHERE expires > ? AND place IN ({_SOME})"  # noqa: S608 - question marks
 )

@@ -129,6 +129,21 @@ class DedupRevisions:
         assert look(peer, place) == [3]
 
     @pytest.mark.usefixtures("keeps_revisions")
+    def test_a_revision_that_is_marked_again_is_remembered_from_then_on(self, peers: Peers) -> None:
+        (peer,), kept = peers(retention=0.2, revision_retention=1.5), 1.5
+        place, other = new_record(), new_record()
+        mark(peer, place, 7)
+        mark(peer, other, 7)
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > kept / 2)
+        again = time.monotonic()
+        mark(peer, place, 7)
+        wait_until(lambda: look(peer, other) == [None])
+        assert look(peer, place) == [7] or time.monotonic() - again >= kept
+        wait_until(lambda: look(peer, place) == [None])
+        assert time.monotonic() - again >= kept - 0.01
+
+    @pytest.mark.usefixtures("keeps_revisions")
     def test_revisions_survive_what_the_store_says_it_survives(self, peers: Peers) -> None:
         (peer,), place = peers(), new_record()
         mark(peer, place, 7)
