@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from worker.parking import Parking
     from worker.task import Delivery, Task
     from worker.telemetry import Counters, Telemetry
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 _AGAIN = 1.0
 _LONGEST_AGAIN = 30.0

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from worker.sharding.lanes import Lane
     from worker.task import Task
     from worker.telemetry import Counters, Telemetry
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 _LEAVE_SHARE = 4  # keyless retries leave the process once they hold a quarter of the prefetch
 _CROWDED_SHARE = 2  # retries are cut short once they hold half of it

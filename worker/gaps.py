@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from worker.sharding.lanes import Lane, Lanes
     from worker.task import Delivery, Task
     from worker.timers import Timers
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 #: Seconds that it waits in any case: those before it may have been delivered with it.
 _LEAST = 1.0

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from worker.relay import Relay
     from worker.telemetry import Counters
     from worker.timers import Timers
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 logger = logging.getLogger("worker")
 

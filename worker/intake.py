@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.handler import Handler
     from worker.transport.arrival import Arrival
-    from worker.transport.inbound import Feed
+    from worker.transport.queuechannel import Feed
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from worker.retry import RetryPolicy
 from worker.retryqueues import RetryQueues
 from worker.telemetry import BrokerLost, BrokerRegained
 from worker.transport.capabilities import capabilities_of, connect
-from worker.transport.inbound import RELAY, SOURCED, Inbound, losses, release
+from worker.transport.inbound import Inbound, losses, release
 from worker.transport.outbound import Outbound
+from worker.transport.queuechannel import RELAY, SOURCED, QueueChannel
 
 if TYPE_CHECKING:
     from random import Random
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from worker.telemetry import Telemetry
     from worker.topology import Topology
     from worker.transport.arrival import Arrival
-    from worker.transport.inbound import QueueChannel
     from worker.transport.outbound import Sent
 
 logger = logging.getLogger("worker")

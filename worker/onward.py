@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from worker.link import Link
     from worker.sharding.lanes import Lanes
     from worker.task import Task
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 
 class Ends:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.link import Link
     from worker.task import Task
     from worker.telemetry import Counters
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 #: Seconds between two looks at how full queues are, and how many are looked at each time.
 _SURVEY_PAUSE, _SURVEYED = 1.0, 16

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from worker.dedup.base import DedupStore
     from worker.sources import Offset, Source
     from worker.transport.arrival import Arrival
-    from worker.transport.inbound import Inbound, QueueChannel
+    from worker.transport.inbound import Inbound
+    from worker.transport.queuechannel import QueueChannel
 
 logger = logging.getLogger("worker")
 

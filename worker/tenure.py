@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from worker.sharding.lanes import Lane
     from worker.task import Task
     from worker.telemetry import Telemetry
-    from worker.transport.inbound import QueueChannel
+    from worker.transport.queuechannel import QueueChannel
 
 
 class Tenure:

@@ -18,7 +18,8 @@ from worker.sharding.generations import Phase, Plan
 from worker.supervisor.process import ChildProcess
 from worker.supervisor.resharder import _CONNECTED, Resharder
 from worker.tenure import Tenure
-from worker.transport.inbound import Inbound, QueueChannel, _tag
+from worker.transport.inbound import Inbound, _tag
+from worker.transport.queuechannel import QueueChannel
 
 #: What two owners of one lease come to.
 _WITHOUT = ("begins without its lease", "has the fence of another", "two processes of a shard")

@@ -10,7 +10,7 @@ from worker.report import Census, Marks
 from worker.settlement import Settlement
 from worker.supervisor.control import MAX_LINE, Beat, encode
 from worker.supervisor.totals import counted, gauges
-from worker.transport.inbound import QueueChannel
+from worker.transport.queuechannel import QueueChannel
 
 
 class Link:
