@@ -106,7 +106,7 @@ def kill_at(stage: Stage, name: str) -> None:
             _move(stage)
         return died(stage, name)
 
-    with stage.armed({name: 0.5}):
+    with stage.armed({name: 1.0}):  # some points are rarely come by
         eventually(is_dead, f"a process dies: {name}")
     if "mover" in stage.supervisors:
         stage.leave("mover")
