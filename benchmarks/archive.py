@@ -28,18 +28,18 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests")]
 
-import orjson  # noqa: E402 - found by the line above, as all that follows
-from peers.unit import spawn  # noqa: E402
-from speed.contenders import RABBITMQ, SQLITE, Contender, qworker  # noqa: E402
-from speed.draining import worked_off  # noqa: E402
-from speed.load import Load  # noqa: E402
-from speed.site import Servers, Site  # noqa: E402
-from speed.stream import Stream  # noqa: E402
-from speed.tree import Tree  # noqa: E402
+import orjson
+from peers.unit import spawn
+from speed.contenders import RABBITMQ, SQLITE, Contender, qworker
+from speed.draining import worked_off
+from speed.load import Load
+from speed.site import Servers, Site
+from speed.stream import Stream
+from speed.tree import Tree
 
-from worker.archive.base import Archive  # noqa: E402
-from worker.archive.entry import Entry  # noqa: E402
-from worker.archive.open import open_archive  # noqa: E402
+from worker.archive.base import Archive
+from worker.archive.entry import Entry
+from worker.archive.open import open_archive
 
 _BATCH = 1000
 _MEBI = 1024 * 1024

@@ -14,7 +14,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests")]
 
-from speed.__main__ import main  # noqa: E402 - found by the line above
+from speed.__main__ import main
 
 if __name__ == "__main__":
     main(["shards", *sys.argv[1:]])
