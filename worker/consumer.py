@@ -270,9 +270,9 @@ class Consumer:
             self.on_paused()
         late += self._run_timers(now)
         done += late
-        if late:  # there is something to claim or to record, and nothing that would wake the loop
-            self._again = True
+        self._again |= bool(late)  # nothing else would wake the loop for that
         self._ending.check(now, self._resolve)
+        self._dispatcher.ticked(self._clock() - now)
         self._poll = _SHORTEST_POLL if done else min(self._poll * 1.5, _LONGEST_POLL)
         return bool(done)
 
@@ -341,10 +341,10 @@ class Consumer:
         if delivery.open_tasks == 0:
             delivery.channel.settlement.finish(delivery.tag)
 
-    def _settle(self) -> None:
+    def _settle(self, *, full: bool = False) -> None:
         """Step 7. While the store is away nothing is acknowledged."""
         if self._dialogue.away_since is None:
-            self.counters.acked += self._link.settle()
+            self.counters.acked += self._link.settle(full=full)
 
     def _run_timers(self, now: float) -> int:
         """Step 8."""
@@ -358,6 +358,7 @@ class Consumer:
                 self._telemetry.emit(stuck)
                 self._ending.begin(now + self.settings.drain_timeout, Finish.STUCK)
             try:
+                self._settle(full=True)
                 self._link.keep_alive()
             except BrokerUnreachable as error:
                 self._link_lost(error)
@@ -376,10 +377,9 @@ class Consumer:
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits or runs here, and the queues of its shards are empty."""
-        if self._timers:
-            return False
+        parts = self._dispatcher, self._dialogue, self._detour, self._link
         try:
-            return is_idle(self._dispatcher, self._dialogue, self._detour, self._link)
+            return not self._timers.has_work and is_idle(*parts)
         except BrokerUnreachable as error:
             self._link_lost(error)
             return False

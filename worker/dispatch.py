@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from worker.dedup.base import Answer, Verdict
 from worker.gaps import Gaps
 from worker.holds import Holds
-from worker.outcome import ABANDONED, DONE, DeadLetter, Superseded
+from worker.outcome import ABANDONED, DONE, DeadLetter, Early, Superseded
 from worker.parkedlanes import ParkedLanes
 from worker.probing import Probes
 from worker.sharding.lanes import Lane, Lanes, Run
@@ -22,7 +22,7 @@ from worker.telemetry import SuspectFound
 from worker.timelimits import TimeLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from worker.config import Settings
     from worker.detour import Detour
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     #: Tells whether a task must run again, from what became of it in its lane.
     Resolve = Callable[[Task, object, Lane[Task]], bool]
 
-#: Seconds of work that may be claimed ahead of what runs: enough to keep the pools fed between two
-#: round trips, little enough that a crash leaves few claims.
-_AHEAD = 0.02
-_MOST_AHEAD = 1024
+#: Claimed ahead of what runs is the work of some ticks, within these seconds and tasks: enough to
+#: feed the pools until the next tick's claims are answered, so little that a crash leaves few.
+_TICKS_AHEAD = 2
+_LEAST_AHEAD, _FURTHEST_AHEAD, _MOST_AHEAD = 0.02, 0.05, 1024
+_TICK_SHARE = 0.125
 #: Seconds of work, and tasks, that one run may hold.
 _RUN_SECONDS = 0.005
 _LONGEST_RUN = 64
@@ -94,6 +95,8 @@ class Dispatcher:
         self._rate = 0.0
         self._seconds = _RUN_SECONDS
         self._rate_since = 0.0
+        #: Seconds that a tick takes, without its wait.
+        self._tick = 0.0
         size = settings.concurrency
         threads, loop = pools
         self._threads = threads(executor, size, self.finished, wake) if False in kinds else None
@@ -128,26 +131,29 @@ class Dispatcher:
             self.in_flight -= len(run.tasks)
             self._executions += len(run.tasks)
             self._busy_seconds += run.seconds
-            tasks, outcomes = run.tasks, run.outcomes
+            ended: Iterable[tuple[Task, object]] = zip(run.tasks, run.outcomes, strict=True)
             if run.taken:
-                tasks, outcomes = tasks[run.taken :], outcomes[run.taken :]
-            again = [
-                task
-                for task, outcome in zip(tasks, outcomes, strict=True)
-                if resolve(task, outcome, run.lane)
-            ]
+                ended = [*run.passed, *[*ended][run.taken :]]
+            again = [task for task, outcome in ended if resolve(task, outcome, run.lane)]
             self._give_back(run.lane, [*again, *run.kept])
         return number
 
     def collect_early(self, resolve: Resolve) -> None:
         """Act on what is done of runs that still run: a slow task keeps none before it waiting.
 
-        What is done and not recorded would be done again after a crash.
+        What is done and not recorded would be done again after a crash. What has to wait goes back
+        to its lane with the run; what is done behind it is done all the same.
         """
         for run in self.out:
             outcomes = run.outcomes
-            while run.taken < len(outcomes) and _is_over(outcomes[run.taken]):
-                resolve(run.tasks[run.taken], outcomes[run.taken], run.lane)
+            while run.taken < len(outcomes):
+                task, outcome = run.tasks[run.taken], outcomes[run.taken]
+                if isinstance(outcome, Early):
+                    run.passed.append((task, outcome))
+                elif _is_over(outcome):
+                    resolve(task, outcome, run.lane)
+                else:
+                    break
                 run.taken += 1
 
     def abandon(self) -> None:
@@ -173,7 +179,8 @@ class Dispatcher:
             if self._suspects.want_quiet:
                 return
         concurrency = self._settings.concurrency
-        room = concurrency + min(int(self._rate * _AHEAD) + 1, _MOST_AHEAD) - self.in_flight
+        ahead = self._rate * min(max(_LEAST_AHEAD, self._tick * _TICKS_AHEAD), _FURTHEST_AHEAD)
+        room = concurrency + min(int(ahead) + 1, _MOST_AHEAD) - self.in_flight
         if room > 0 and self.lanes.waiting:
             for run in self.lanes.take(room, self._longest_run):
                 self._claim(run)
@@ -279,6 +286,10 @@ class Dispatcher:
             self._rate = recent if recent > self._rate else (self._rate + recent) / 2
             self._rate_since, self._executions = now, 0
 
+    def ticked(self, seconds: float) -> None:
+        """Note how long a tick took, without its wait: meanwhile the pools get nothing new."""
+        self._tick += (seconds - self._tick) * _TICK_SHARE
+
     @property
     def _longest_run(self) -> int:
         """How many tasks of a key may be claimed together: some milliseconds of work."""
@@ -378,7 +389,7 @@ def _not_begun(run: Run[Task]) -> list[Task]:
     """Return the tasks of ``run`` that never began; while it is out nothing may begin any more."""
     outcomes = [*run.outcomes]  # a thread may add to them meanwhile
     known = zip(run.tasks, outcomes, strict=False)
-    back = [task for task, outcome in known if outcome is ABANDONED]
+    back = [task for task, out in known if out is ABANDONED or isinstance(out, Early)]
     return back + run.tasks[len(outcomes) + 1 :]
 
 

@@ -105,7 +105,9 @@ class Gaps:
 
     def _look_when_due(self, progress: Progress, lane: Lane[Task]) -> None:
         if progress.due is not None and progress.due < float("inf"):
-            self._timers.at(progress.due, partial(self._look, lane, progress.place))
+            # Nobody takes this back when the wait is over before: it finds nothing then.
+            look = partial(self._look, lane, progress.place)
+            self._timers.at(progress.due, look, looks=True)
 
     def _look(self, lane: Lane[Task], place: bytes) -> None:
         """Let the next one go, where any has waited long enough."""

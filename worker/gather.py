@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from worker.barrier import Barrier, Barriers
 from worker.errors import BrokerUnreachable, DedupUnavailable
-from worker.intake import Onward
+from worker.intake import ToShard
 from worker.onward import Ends
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
@@ -143,7 +143,7 @@ class Gatherer:
         return len(arrived)
 
     def _divert(
-        self, delivery: Delivery, found: DeadLetter | Unpark | Onward | Sealed | Barrier
+        self, delivery: Delivery, found: DeadLetter | Unpark | ToShard | Sealed | Barrier
     ) -> bool:
         """Send a delivery where it belongs that is none for handlers here.
 
@@ -158,7 +158,7 @@ class Gatherer:
                 self._detour.dead_letter_delivery(delivery, found)
             case Unpark():
                 self._returns.mark(delivery, found)
-            case Onward(key):
+            case ToShard(key):
                 self._relay.pass_on(delivery, key)
             case Barrier():
                 self._barriers.add(delivery, found)

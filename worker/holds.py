@@ -34,7 +34,7 @@ class Holds:
         self._timers.at(due, self._hold(task, lane))
 
     def for_retry(self, task: Task, lane: Lane[Task], due: float) -> None:
-        """Let it wait until ``due``, and count that as a message that waits for its retry."""
+        """Let it wait until ``due``, and count that in its channel."""
         task.waits = True
         task.delivery.channel.held += 1
         self._timers.at(due, partial(end_wait, task))
@@ -68,7 +68,7 @@ class Holds:
 
 
 def end_wait(task: Task) -> None:
-    """Count ``task`` no more as a message that waits for its retry."""
+    """Count ``task`` no more as one that waits for a retry or a revision."""
     if task.waits:
         task.waits = False
         task.delivery.channel.held -= 1

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Onward:
+class ToShard:
     """The message came without a slot; it goes on to the shard of ``key``."""
 
     key: str
 
 
 #: What a delivery turns out to be.
-Found = list[Task] | DeadLetter | Unpark | Onward | Sealed | Barrier
+Found = list[Task] | DeadLetter | Unpark | ToShard | Sealed | Barrier
 
 _OF_THE_RUNTIME = MARKER, SEAL, BARRIER
 
@@ -91,7 +91,7 @@ class Intake:
             return message
         delivery.message = message
         if delivery.channel.relays:
-            return Barrier([]) if waits else Onward(order_key(self._app, message))
+            return Barrier([]) if waits else ToShard(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)
         tasks = self._tasks(delivery, message)
         return Barrier(tasks) if waits and isinstance(tasks, list) else tasks

@@ -256,9 +256,9 @@ class Link:
         """Return what was delivered. Raises BrokerUnreachable where the link broke."""
         return [] if self._inbound is None else self._inbound.fetch(limit)
 
-    def settle(self, *, everything: bool = False) -> int:
+    def settle(self, *, everything: bool = False, full: bool = False) -> int:
         """Acknowledge what is finished. Raises BrokerUnreachable where the link broke."""
-        return 0 if self._inbound is None else self._inbound.settle(everything=everything)
+        return self._inbound.settle(everything=everything, full=full) if self._inbound else 0
 
     def take(self, shards: Collection[int], *, again: bool = False) -> None:
         """Consume these shards too, now and after each reconnection. Raises BrokerUnreachable.

@@ -3,7 +3,8 @@
 A broker numbers the deliveries of a channel 1, 2, 3, …; ``ack(tag, multiple=True)`` settles all
 up to and including ``tag``. So what is finished up to the first gap goes out in one frame. A
 message that is held for long (a retry) would let everything behind it pile up and use the
-prefetch; once too much has piled up, what is finished beyond the gap is acknowledged one by one.
+prefetch; once too much has piled up (``slack``), what is finished beyond the gap is acknowledged
+one by one.
 
 Invariant: a tag is acknowledged at most once and only after ``finish``; a multiple-ack names a tag
 that is itself not yet acknowledged (brokers answer PRECONDITION_FAILED otherwise).
@@ -22,15 +23,11 @@ class Acks(NamedTuple):
 
 
 class Settlement:
-    """The delivery tags of one channel.
+    """The delivery tags of one channel."""
 
-    ``slack`` is how many finished tags may pile up behind a gap before they go out one by one.
-    """
+    __slots__ = ("_acked", "_finished", "_highest", "_upto")
 
-    __slots__ = ("_acked", "_finished", "_highest", "_slack", "_upto")
-
-    def __init__(self, slack: int) -> None:
-        self._slack = slack
+    def __init__(self) -> None:
         self._upto = 0  # all tags up to here are acknowledged
         self._highest = 0  # highest tag delivered
         self._finished: set[int] = set()  # finished, not acknowledged
@@ -44,10 +41,10 @@ class Settlement:
         """Say that ``tag`` needs nothing any more but its ack."""
         self._finished.add(tag)
 
-    def take(self, *, everything: bool = False) -> Acks:
+    def take(self, slack: int = 0) -> Acks:
         """Return what can be acknowledged now and count it as sent.
 
-        ``everything`` also takes what lies behind a gap, as a drain must.
+        What lies behind a gap is left as long as it is no more than ``slack`` tags.
         """
         finished, acked = self._finished, self._acked
         tag, last = self._upto + 1, None
@@ -61,7 +58,7 @@ class Settlement:
                 break
             tag += 1
         self._upto = tag - 1
-        if finished and (everything or len(finished) > self._slack):
+        if len(finished) > slack:
             singles = sorted(finished)
             acked.update(singles)
             finished.clear()

@@ -72,7 +72,7 @@ class Task:
         self.effective = False
         #: How often its claim found another owner.
         self.busy = 0
-        #: It is counted as a message of its channel that waits for a retry.
+        #: It is counted as one of its channel that waits for a retry or a revision.
         self.waits = False
         #: What it knows of its revision, where its handler judges by that.
         self.progress: Progress | None = None

@@ -131,7 +131,7 @@ def acknowledged_when_it_is_delivered() -> Iterator[None]:
 
 @mutation("short", 34, off="contiguous ack", sees="lost")
 def acknowledged_beyond_a_gap() -> Iterator[None]:
-    def take(self: Settlement, *, everything: bool = False) -> Acks:
+    def take(self: Settlement, _slack: int = 0) -> Acks:
         if not self._finished:
             return Acks(None, [])
         last = max(self._finished)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from waiting import until
-from worker import App, Event
+from worker import App, Event, Revisions
 from worker.consumer import Consumer
 from worker.dedup.base import Answers, Batch
 from worker.ending import Finish
@@ -108,6 +108,46 @@ def test_what_is_done_is_recorded_although_a_later_one_of_its_run_hangs() -> Non
         service.go_on.set()
         worker.run(timeout=PATIENCE)
         assert service.begun == [0, 1, 2, 2, 3, 4]
+
+
+def test_what_is_done_behind_one_that_waits_for_a_revision_is_recorded_too() -> None:
+    app = App("bank")
+    told: list[int] = []
+    go_on = threading.Event()
+
+    @app.on(Step, revision=Revisions("number", gap="wait", limit=60))
+    def keep(_: Step) -> None:
+        pass
+
+    @app.on(Step)
+    def tell(event: Step) -> None:
+        told.append(event.number)
+        if event.number == 8:
+            go_on.wait(PATIENCE)
+
+    with TestWorker(app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
+        worker.publish(Step(line="a", number=1))
+        worker.run(timeout=PATIENCE)
+        worker.drain()
+        for number in (7, 8):
+            worker.publish(Step(line="a", number=number))
+        consumer = in_threads(worker)
+        tick_until(consumer, lambda: told == [1, 7, 8])
+        (run,) = consumer._dispatcher.out
+        assert [task.handler_name for task in run.tasks] == ["keep", "tell"] * 2
+        tick_until(consumer, lambda: consumer.counters.completed == 1)
+        consumer.drain(time.monotonic())
+        tick_until(consumer, lambda: consumer.ended)
+        consumer.close()
+        assert consumer.ended is Finish.ABANDONED
+
+        go_on.set()
+        consumer = in_threads(worker)
+        tick_until(consumer, lambda: consumer.counters.completed == 1)
+        tick_until(consumer, lambda: consumer.counters.early == 2)
+        assert told == [1, 7, 8, 8]
+        consumer.stop()
+        consumer.close()
 
 
 def test_what_is_abandoned_is_no_suspect_and_waits_for_the_end_of_its_claim() -> None:

@@ -14,7 +14,7 @@ from worker.again import AGAIN, HANDLERS, REPLAY, remembered_as, replay_headers
 from worker.barrier import Barrier, barrier
 from worker.codec import Codec
 from worker.config import Settings
-from worker.intake import Found, Intake, Onward
+from worker.intake import Found, Intake, ToShard
 from worker.message import Outgoing
 from worker.outcome import DeadLetter
 from worker.task import Delivery
@@ -115,7 +115,7 @@ def test_a_barrier_is_known_by_how_it_came() -> None:
     assert [task.handler.name for task in there.tasks] == ["count"]
     assert found("", relays=True) == Barrier([])
     assert isinstance(found("qw.events"), list)
-    assert isinstance(found("qw.events", relays=True), Onward)
+    assert isinstance(found("qw.events", relays=True), ToShard)
 
 
 def test_an_effect_in_the_handlers_own_database_happens_once_in_each_replay_that_asks(

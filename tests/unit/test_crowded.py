@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from worker import App, Context, Event, Retry, RetryPolicy
@@ -57,6 +59,33 @@ def test_a_shard_goes_on_while_half_of_its_prefetch_waits(prefetch: int) -> None
     with TestWorker(app, settings={"prefetch": prefetch, "outage_after": 1000}) as worker:
         crowd(worker)
         assert len(worker.dead_letters) == 20 - (prefetch + 1) // 2
+
+
+def test_a_shard_goes_on_where_more_than_half_of_its_prefetch_waits_for_this_and_that() -> None:
+    app = App("bank")
+    done: list[str] = []
+
+    @app.on(Step)
+    def work(event: Step) -> None:
+        if int(event.line) < 5:
+            raise Retry(delay=HOUR)
+        done.append(event.line)
+
+    @app.on(Loner)
+    def paused(event: Loner) -> None:
+        pass
+
+    with TestWorker(app, settings={"prefetch": 10}) as worker:
+        consumer: Any = worker._consumer
+        consumer.pause(["paused"])
+        for _ in range(3):
+            worker.publish(Loner())
+        for number in range(25):
+            worker.publish(Step(line=str(number)))
+        for _ in range(100):
+            worker.clock.advance(0.1)
+            consumer.tick(0)
+        assert len(done) == 20
 
 
 def test_who_asks_for_another_time_gets_it() -> None:

@@ -48,6 +48,18 @@ def test_what_came_too_early_runs_in_the_order_of_revisions(
         assert counted(worker)[0] == 0
 
 
+def test_after_a_gap_was_closed_there_is_nothing_to_wait_for() -> None:
+    shop = Shop(WAIT)
+    with TestWorker(shop.app) as worker:
+        publish(worker, 1, 3)
+        worker.run(advance=False)
+        begun = worker.clock()
+        publish(worker, 2)
+        worker.run()
+        assert shop.revisions() == [1, 2, 3]
+        assert worker.clock() == begun
+
+
 def test_what_waits_for_a_revision_keeps_no_other_key_waiting_and_nothing_that_it_waits_for() -> (
     None
 ):

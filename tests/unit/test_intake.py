@@ -10,7 +10,7 @@ import pytest
 from worker import App, Event
 from worker.codec import Codec
 from worker.config import Settings
-from worker.intake import Intake, Onward
+from worker.intake import Intake, ToShard
 from worker.outcome import DeadLetter
 from worker.parking import Unpark
 from worker.seal import Sealed
@@ -75,7 +75,7 @@ def test_what_no_slot_can_have_brought_is_a_dead_letter(facts: dict[str, Any]) -
     ids=["header", "payload", "no key"],
 )
 def test_what_has_no_slot_goes_on_by_its_key(headers: dict[str, Any], key: str) -> None:
-    assert read("user.deposited", headers=headers, relays=True) == Onward(key)
+    assert read("user.deposited", headers=headers, relays=True) == ToShard(key)
 
 
 def test_a_kept_routing_key_counts_where_the_runtime_has_moved_the_message_alone() -> None:

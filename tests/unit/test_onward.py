@@ -160,13 +160,13 @@ def test_a_queue_is_drained_once_nothing_of_that_can_be_delivered_again(
     """The broker may not have heard that it is acknowledged."""
     settle, lost = Inbound.settle, list[int]()
 
-    def lose(self: Inbound, *, everything: bool = False) -> int:
+    def lose(self: Inbound, *, everything: bool = False, full: bool = False) -> int:
         passed_on = [c for c in self.channels if c.passed_on and c.settlement.finished]
         if passed_on and not lost:
             lost.append(passed_on[0].settlement.finished)
             passed_on[0].settlement.take()
             return 0
-        return settle(self, everything=everything)
+        return settle(self, everything=everything, full=full)
 
     monkeypatch.setattr(Inbound, "settle", lose)
     publish(change.worker, 1, 3)

@@ -26,7 +26,7 @@ from worker.codec import Codec
 from worker.config import Settings
 from worker.deadletters import Box
 from worker.errors import ConfigurationError
-from worker.intake import Intake, Onward
+from worker.intake import Intake, ToShard
 from worker.replay import Replay
 from worker.task import Delivery
 from worker.testing import TestWorker
@@ -328,7 +328,7 @@ def read(app: App, *, headers: dict[str, Any], relays: bool = False) -> object:
 def test_what_has_no_slot_goes_to_the_shard_of_the_key_that_the_relay_finds(
     step: Any, key: str
 ) -> None:
-    assert read(app_with(step), headers={}, relays=True) == Onward(key)
+    assert read(app_with(step), headers={}, relays=True) == ToShard(key)
 
 
 def test_a_body_is_not_decoded_for_handlers_that_do_not_ask() -> None:

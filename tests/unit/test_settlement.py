@@ -8,10 +8,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from worker.settlement import Acks, Settlement
 
+SLACK = 3
 
-def settlement(delivered: int, slack: int = 4) -> Settlement:
+
+def settlement(delivered: int) -> Settlement:
     """Return a settlement to which the tags 1 to ``delivered`` were delivered."""
-    made = Settlement(slack)
+    made = Settlement()
     for tag in range(1, delivered + 1):
         made.deliver(tag)
     return made
@@ -22,7 +24,7 @@ def test_what_is_finished_without_a_gap_goes_out_in_one_frame() -> None:
     for tag in (2, 1, 3):
         tags.finish(tag)
 
-    assert tags.take() == Acks(upto=3, singles=[])
+    assert tags.take(SLACK) == Acks(upto=3, singles=[])
 
 
 def test_nothing_finished_is_nothing_to_send() -> None:
@@ -33,29 +35,29 @@ def test_what_lies_behind_a_gap_waits() -> None:
     tags = settlement(5)
     tags.finish(2)
 
-    assert tags.take() == Acks(upto=None, singles=[])
+    assert tags.take(SLACK) == Acks(upto=None, singles=[])
     tags.finish(1)
-    assert tags.take() == Acks(upto=2, singles=[])
+    assert tags.take(SLACK) == Acks(upto=2, singles=[])
 
 
 def test_a_long_hold_does_not_use_up_the_prefetch() -> None:
-    tags = settlement(10, slack=3)
+    tags = settlement(10)
     for tag in range(2, 6):
         tags.finish(tag)
 
-    assert tags.take() == Acks(upto=None, singles=[2, 3, 4, 5])
+    assert tags.take(SLACK) == Acks(upto=None, singles=[2, 3, 4, 5])
 
 
 def test_the_frame_after_a_gap_does_not_name_what_went_out_one_by_one() -> None:
-    tags = settlement(6, slack=1)
+    tags = settlement(6)
     for tag in (2, 3):
         tags.finish(tag)
-    assert tags.take().singles == [2, 3]
+    assert tags.take(1).singles == [2, 3]
     tags.finish(1)
 
-    assert tags.take() == Acks(upto=1, singles=[])
+    assert tags.take(1) == Acks(upto=1, singles=[])
     tags.finish(4)
-    assert tags.take() == Acks(upto=4, singles=[])
+    assert tags.take(1) == Acks(upto=4, singles=[])
 
 
 def test_a_drain_takes_everything_that_is_finished() -> None:
@@ -63,7 +65,7 @@ def test_a_drain_takes_everything_that_is_finished() -> None:
     for tag in (1, 3, 5):
         tags.finish(tag)
 
-    assert tags.take(everything=True) == Acks(upto=1, singles=[3, 5])
+    assert tags.take() == Acks(upto=1, singles=[3, 5])
     assert tags.unsettled == 2
 
 
@@ -91,8 +93,7 @@ class SettlementMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slack = 3
-        self.tags = Settlement(self.slack)
+        self.tags = Settlement()
         self.broker = Broker()
         self.delivered = 0
         self.running: set[int] = set()
@@ -114,14 +115,14 @@ class SettlementMachine(RuleBasedStateMachine):
         self.finished.add(tag)
         self.tags.finish(tag)
 
-    @rule(everything=st.booleans())
-    def a_tick_ends(self, everything: bool) -> None:
-        settled = self.broker.take(self.tags.take(everything=everything))
+    @rule(slack=st.integers(0, 5))
+    def a_tick_ends(self, slack: int) -> None:
+        settled = self.broker.take(self.tags.take(slack))
         assert settled <= self.finished, "acknowledged what is not finished"
         self.finished -= settled
         first_gap = min(self.running, default=self.delivered + 1)
         assert all(tag > first_gap for tag in self.finished), "held back without need"
-        assert len(self.finished) <= (0 if everything else self.slack)
+        assert len(self.finished) <= slack
 
     @invariant()
     def the_counts_are_right(self) -> None:

@@ -29,7 +29,9 @@ with copies behind their first ones (after a crash of whoever sends). Those in t
 are the rest, in order, with an overlap: what was bound already and archived before the horizon. All
 of the first is handled, or set aside, before any of the second is delivered, since that is what the
 plan says who consumes; and what is in both is a duplicate in the second, by its id. So the first
-copies come in the order of the stream.
+copies come in the order of the stream. (But for what waits for a revision that the past does not
+have: it goes on in the live generation, behind what is there, and its handler keeps the order of
+revisions: :mod:`worker.onward`.)
 
 **Crashes.** Of the sender: 1 finds the plan, and declares what is there; 2 goes on from the last
 position that was saved, and sends some twice, in order; 3 sends barriers of a new name; 4 finds

@@ -76,7 +76,7 @@ class Lane(Generic[T]):
 class Run(Generic[T]):
     """Consecutive tasks of one lane, to be run in order by one thread or coroutine."""
 
-    __slots__ = ("kept", "lane", "outcomes", "seconds", "taken", "tasks")
+    __slots__ = ("kept", "lane", "outcomes", "passed", "seconds", "taken", "tasks")
 
     def __init__(self, lane: Lane[T], tasks: list[T]) -> None:
         self.lane = lane
@@ -85,8 +85,10 @@ class Run(Generic[T]):
         self.outcomes: list[object] = []
         #: How long the pool was at it.
         self.seconds = 0.0
-        #: How many outcomes were acted on before the run was finished.
+        #: How many outcomes were looked at before the run was finished: acted on, but for those of
+        #: tasks that did not run and go back with it.
         self.taken = 0
+        self.passed: list[tuple[T, object]] = []
         #: Later tasks of the lane that were claimed for, but must wait for these.
         self.kept: list[T] = []
 

@@ -142,10 +142,11 @@ class Inbound:
     def _receive(self, message: amqp.Message) -> None:
         self._arrivals.append(Arrival.of(message))
 
-    def settle(self, *, everything: bool = False) -> int:
-        """Acknowledge what is finished, a frame a channel where possible.
+    def settle(self, *, everything: bool = False, full: bool = False) -> int:
+        """Acknowledge what is finished, a frame a channel where possible; return how many.
 
-        Returns how many; those of the relay queue do not count.
+        ``everything`` also takes what lies behind a gap, as a drain must; ``full`` does so where
+        nothing more would be delivered. Those of the relay queue do not count.
         """
         acks: list[tuple[Any, int | None, list[int]]] = []
         count = 0
@@ -154,7 +155,8 @@ class Inbound:
             if not settlement.finished or channel.closed:
                 continue
             before = settlement.finished
-            upto, singles = settlement.take(everything=everything)
+            at_once = everything or (full and channel.is_full)
+            upto, singles = settlement.take(0 if at_once else channel.slack)
             if upto is not None or singles:
                 acks.append((channel.channel, upto, singles))
                 count += 0 if channel.relays else before - settlement.finished

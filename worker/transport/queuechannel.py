@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 RELAY = -1
 #: The shard whose owner consumes the sources.
 SOURCED = 0
-#: Finished tags behind a gap go out when they are half of the prefetch. They are never that many,
-#: since what waits may be the other half: then nothing more would be delivered.
+#: Finished tags behind a gap go out when they are half of what the prefetch has room for beside
+#: the messages that wait.
 _ACK_SLACK_SHARE = 2
 
 
@@ -57,8 +57,8 @@ class QueueChannel:
         self.origin = queue
         self.channel = channel
         self.prefetch = prefetch
-        self.settlement = Settlement(max(1, prefetch // _ACK_SLACK_SHARE) - 1)
-        #: How many of its deliveries wait for a retry.
+        self.settlement = Settlement()
+        #: How many of its tasks wait for a retry or a revision: no less than its deliveries do.
         self.held = 0
         #: Nothing more of it begins here; so it is with every channel that is closed.
         self.leaving = False
@@ -69,6 +69,16 @@ class QueueChannel:
         #: Closed by the policy of a handler.
         self.halted = False
         self.closed = False
+
+    @property
+    def slack(self) -> int:
+        """How many finished tags may lie behind a gap, for the sake of fewer frames."""
+        return max(1, (self.prefetch - self.held) // _ACK_SLACK_SHARE) - 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is delivered before something is acknowledged."""
+        return self.settlement.unsettled >= self.prefetch
 
     @property
     def keeps_all(self) -> bool:
