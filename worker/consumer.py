@@ -54,7 +54,6 @@ _BEAT = 1.0
 _BURST_BEAT = 0.1
 _WATCH_PAUSE = 0.25
 _MOST_UNCONFIRMED = 2000
-_SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.02
 _PROBE_PAUSE = 0.01
 
 
@@ -101,7 +100,6 @@ class Consumer:
         self._shards = tuple(shards)
         self._store = store
         self._timers = Timers(clock)
-        self._poll = _SHORTEST_POLL
         #: The tick did something that only the next one can go on with.
         self._again = False
         self._next_beat = 0.0
@@ -273,23 +271,24 @@ class Consumer:
         self._again |= bool(late)  # nothing else would wake the loop for that
         self._ending.check(now, self._resolve)
         self._dispatcher.ticked(self._clock() - now)
-        self._poll = _SHORTEST_POLL if done else min(self._poll * 1.5, _LONGEST_POLL)
+        if done:
+            self._waiter.hurry()
         return bool(done)
 
     def _wait(self, longest: float) -> None:
         """Step 1: sleep until something is to be done."""
         now = self._clock()
         until = min(now + longest, self.next_due, self._next_beat, self._next_watch)
-        until = min(until, self._tenure.next_due)
-        if self._ending.deadline is not None:
-            until = min(until, self._ending.deadline)
-        timeout = max(0.0, until - now)
-        if self._link.is_polled:
-            timeout = min(timeout, self._poll)
+        until = min(until, self._tenure.next_due, self._ending.deadline or until)
         dispatcher, link = self._dispatcher, self._link
-        self._waiter.wait(
-            timeout, lambda: self._again or bool(dispatcher.finished) or link.pending()
-        )
+
+        def ready() -> bool:
+            return self._again or bool(dispatcher.finished) or link.pending()
+
+        if link.is_polled:
+            self._waiter.poll(until - now, ready, link.look)
+        else:
+            self._waiter.wait(until - now, ready)
 
     @property
     def next_due(self) -> float:

@@ -194,3 +194,14 @@ def declare_or_find(exchange: Exchange, connection: Connection) -> None:
                 f" start a service that has it, or let the user configure it ({refusal}; {error})"
             ) from None
     channel.close()
+
+
+def is_untouched(queue: str, channel: Any) -> bool:
+    """Tell whether nothing lies in a queue, and nobody consumes it."""
+    counted = channel.queue_declare(queue, passive=True)
+    return not (counted.message_count or counted.consumer_count)
+
+
+def depth(queue: str, channel: Any) -> int:
+    """Return how many messages wait in a queue."""
+    return int(channel.queue_declare(queue, passive=True).message_count)

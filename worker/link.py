@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AccessRefused
 
-from worker.declaring import declare, not_there
+from worker.declaring import declare, depth, is_untouched, not_there
 from worker.errors import BrokerUnreachable, ConfigurationError, LeasesUnavailable, PublishError
 from worker.foreign import Foreign
 from worker.retry import RetryPolicy
@@ -252,6 +252,10 @@ class Link:
         """Tell whether ``fetch`` would find something that no descriptor shows."""
         return self._inbound is not None and self._inbound.pending()
 
+    def look(self) -> bool:
+        """Tell whether a broker that is polled may have something; false while it is away."""
+        return self._inbound is not None and self._inbound.look()
+
     def fetch(self, limit: int) -> list[tuple[QueueChannel, Arrival]]:
         """Return what was delivered. Raises BrokerUnreachable where the link broke."""
         return [] if self._inbound is None else self._inbound.fetch(limit)
@@ -348,14 +352,14 @@ class Link:
             return {}
         consumed = [c for c in inbound.channels if not c.closed and not c.keeps_all]
         queues = [c.queue for c in consumed] + [*self._retries.names]
-        depths = {queue: inbound.ask(partial(_depth, queue)) for queue in queues}
+        depths = {queue: inbound.ask(partial(depth, queue)) for queue in queues}
         if self.sourcing is not None and SOURCED in self._shards and not self.sourcing.is_quiet:
             depths[self.topology.entry] = 1  # there may be more to come by it
         return depths
 
     def is_untouched(self, queue: str) -> bool:
         """Tell whether a queue is empty and nobody reads it. Raises BrokerUnreachable."""
-        return self._inbound is not None and bool(self._inbound.ask(partial(_is_untouched, queue)))
+        return self._inbound is not None and bool(self._inbound.ask(partial(is_untouched, queue)))
 
     def survey(self, queues: Sequence[str]) -> bool:
         """Ask how full these queues are, without waiting; False where that cannot be asked now.
@@ -389,12 +393,3 @@ class Link:
             inbound.close()
         if outbound is not None:
             outbound.close()
-
-
-def _is_untouched(queue: str, channel: Any) -> bool:
-    counted = channel.queue_declare(queue, passive=True)
-    return not (counted.message_count or counted.consumer_count)
-
-
-def _depth(queue: str, channel: Any) -> int:
-    return int(channel.queue_declare(queue, passive=True).message_count)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import selectors
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _POLL = 0.005
+#: Seconds between two looks at what no descriptor tells of: soon after something was there, and
+#: after a while of nothing.
+_SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.02
+_GROWTH = 1.5
 
 
 def wait_readable(descriptor: int | None, seconds: float = 0.1) -> None:
@@ -35,6 +39,7 @@ class Waiter:
         self.watch(self._wake_in, self._empty_pipe)
         self._sleeping = False
         self._followed: list[int] = []
+        self._pause = _SHORTEST_POLL
 
     def watch(self, fileobj: Any, callback: Callable[[], None]) -> None:
         """Call ``callback`` in :meth:`wait` whenever ``fileobj`` is readable."""
@@ -53,14 +58,36 @@ class Waiter:
         for number in self._followed:
             self._selector.register(number, selectors.EVENT_READ, None)
 
-    def wait(self, timeout: float, ready: Callable[[], bool]) -> None:
-        """Sleep for at most ``timeout`` seconds, or not at all where ``ready`` says so."""
+    def wait(self, timeout: float, ready: Callable[[], bool]) -> bool:
+        """Sleep for at most ``timeout`` seconds, or not at all where ``ready`` says so.
+
+        Tells whether a descriptor ended it.
+        """
         self._sleeping = True
         # What becomes ready from here on finds the flag set and writes to the pipe.
-        for key, _ in self._selector.select(0.0 if ready() else timeout):
+        readable = self._selector.select(0.0 if ready() else max(0.0, timeout))
+        for key, _ in readable:
             if key.data is not None:
                 key.data()
         self._sleeping = False
+        return bool(readable)
+
+    def poll(self, timeout: float, ready: Callable[[], bool], look: Callable[[], bool]) -> None:
+        """As :meth:`wait`, and no longer than until ``look`` finds something.
+
+        It is asked some times a second, less often as time goes by without a call of :meth:`hurry`.
+        """
+        until = monotonic() + timeout
+        while True:
+            left, pause = until - monotonic(), self._pause
+            woken = self.wait(min(left, pause), ready)
+            self._pause = min(pause * _GROWTH, _LONGEST_POLL)
+            if woken or left <= pause or ready() or look():
+                return
+
+    def hurry(self) -> None:
+        """Look again soon: something was there."""
+        self._pause = _SHORTEST_POLL
 
     def wake(self) -> None:
         """End the sleep; any thread may call it, and most calls cost one comparison."""

@@ -113,6 +113,10 @@ class Inbound:
         """Tell whether ``fetch`` would find something without the descriptor showing it."""
         return bool(self._arrivals) or (self._pump is not None and self._pump.pending())
 
+    def look(self) -> bool:
+        """Tell whether a broker that is polled may have something to fetch, or to do."""
+        return bool(self.connection.connection.has_news())
+
     def fetch(self, limit: int) -> list[tuple[QueueChannel, Arrival]]:
         """Return what was delivered, at most about ``limit``, without blocking.
 
