@@ -205,6 +205,8 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             sent=_sent(entries),
+            children=stage.workload.children(entries),
+            reasons=stage.reasons,
             changes=changes_in(entries),
             published_again=stage.workload.published_again(entries),
             recorded=kept,
