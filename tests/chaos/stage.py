@@ -341,6 +341,10 @@ class Stage:
         told = self._ask("status", "--json")["reshard"]
         return "" if told is None else json.dumps(told)
 
+    def shards(self) -> int:
+        """Return how many shards the service has."""
+        return len(self._ask("status", "--json")["shards"])
+
     # What is set aside
 
     def set_aside(self) -> list[Due]:
