@@ -62,7 +62,7 @@ class Case:
     #: What is ordered to fail for good: it may be set aside, and parked at handlers that park keys.
     hopeless: Collection[Due] = ()
     parking: Collection[str] = ()
-    #: After so many deaths of its process anything is a dead letter.
+    #: After so many deaths of its process anything is a dead letter, which says so.
     crash_limit: int = 3
     #: Seconds that leases and claims live without renewal.
     lease_ttl: float = 3.0
@@ -76,8 +76,12 @@ class Case:
     transactional: bool = False
     #: Key and sequence of each id, where it is not to be seen from its executions.
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    #: When each id was sent for the first time.
+    #: When each id was sent for the first time; and of those that handlers publish, when the first
+    #: such handler began.
     sent: Mapping[str, float] = field(default_factory=dict)
+    children: Mapping[str, float] = field(default_factory=dict)
+    #: What is written on what is set aside.
+    reasons: Mapping[Due, str] = field(default_factory=dict)
     #: Since when, and until when, the number of shards was changed.
     changes: Sequence[tuple[float, float]] = ()
     #: The ids that the broker may have got more than once.

@@ -25,7 +25,7 @@ from chaos.checker import Due
 from chaos.crashpoints import Board
 from chaos.database import Database, Records
 from chaos.deaths import End, Watch
-from chaos.executions import Fault, faults
+from chaos.executions import Fault, Kind, faults
 from chaos.faults.catalog import Setting
 from chaos.history import BEGINS, IS_OVER, History, Writer
 from chaos.mortal import Mortal
@@ -279,7 +279,10 @@ class Stage:
         return Mortal(self.workload.app, name, self.place.broker, self.history, self._guard)
 
     def abandon(self, mortal: Mortal) -> None:
-        """Note what a publisher that is dead had sent, and heard nothing of."""
+        """Note that a publisher is dead, and what it had sent, and heard nothing of."""
+        now = monotonic()
+        gone = Fault(Kind.GONE, mortal.name, now, now, frozenset({mortal.pid}))
+        self._writer.note("fault", detail=gone.dump())  # whether that met somebody is told below
         left = mortal.left()
         told = ({n: getattr(each, n) for n in ("id", "key", "sequence", "detail")} for each in left)
         self._writer.note_all({"what": "abandoned", **each} for each in told)
@@ -337,6 +340,10 @@ class Stage:
         """Return what the service tells of a change of its shards; empty where none goes on."""
         told = self._ask("status", "--json")["reshard"]
         return "" if told is None else json.dumps(told)
+
+    def shards(self) -> int:
+        """Return how many shards the service has."""
+        return len(self._ask("status", "--json")["shards"])
 
     # What is set aside
 

@@ -12,7 +12,7 @@ from time import monotonic
 from chaos.blows import thrown
 from chaos.checker import Case, check
 from chaos.clerk import recorded
-from chaos.deaths import logs_in, unexplained, unexplained_ends
+from chaos.deaths import logs_in, lost_lines, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
 from chaos.history import BEGINS, Entry
@@ -205,6 +205,8 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             sent=_sent(entries),
+            children=stage.workload.children(entries),
+            reasons=stage.reasons,
             changes=changes_in(entries),
             published_again=stage.workload.published_again(entries),
             recorded=kept,
@@ -215,6 +217,7 @@ def judge(
     harm = toll(executions, trouble, thrown(entries))
     unheard = published.keys() - confirmed - abandoned
     found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(unheard))]
+    found.torn = lost_lines(stage.history.torn, stage.history.entries(), trouble)
     found.wrong = [
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
