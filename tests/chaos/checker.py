@@ -92,7 +92,7 @@ class Case:
 
 def check(case: Case) -> Findings:
     """Return the verdict."""
-    executions = begun_before(sorted(case.executions, key=lambda e: e.begin), case.faults)
+    executions = begun_before(case)
     effects = sorted((e for e in executions if e.effect is not None), key=effect_of)
     found = Findings(len(executions), len(effects))
     accounts = Accounts(case, effects)
@@ -110,7 +110,7 @@ def check(case: Case) -> Findings:
     _check_fence_owners(case, executions, found)
     for execution in executions:
         if execution.end is None:
-            struck = is_broken_off(execution, case.faults)
+            struck = is_broken_off(case, execution)
             (found.broken_off if struck else found.unfinished).append(execution)
     return found
 
@@ -121,9 +121,7 @@ def check(case: Case) -> Findings:
 def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
     """One process at a time for a shard, but for who outlived its lease."""
     seen: set[int] = set()
-    for first, second in overlaps(
-        executions, lambda e: 0 if case.single_active else e.shard, case.faults
-    ):
+    for first, second in overlaps(executions, lambda e: 0 if case.single_active else e.shard, case):
         if first.pid == second.pid:
             continue
         if _is_stale(case, first, second):
@@ -146,7 +144,7 @@ def _check_keys(case: Case, executions: Sequence[Execution], found: Findings) ->
 
     Nothing excuses two of one process: it knows what it runs, however long it slept.
     """
-    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case.faults):
+    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case):
         if first.pid == second.pid or not _is_stale(case, first, second):
             found.key_overlaps.append((first, second))
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: of one was seen, on two cores that ran a dozen processes. What the store was heard to have
 #: recorded by then has no excuse anyhow.
 WINDOW = 1.0
+#: Seconds from the line that tells of a handler's end until it returns, at most: it waits for the
+#: disk, and nobody records what has not returned.
+SLACK = 0.5
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
 #: Seconds from the last try of a process that ends to record what it did, until it is gone.
@@ -46,8 +49,18 @@ _RENEWED, _TRUSTED = 1.0, 0.85
 #: before a fault (worker/dialogue.py).
 _CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
 #: Seconds for which a process drains whose supervisor is dead, at most, and the share of the length
-#: of its leases (worker/supervisor/child.py). Then it ends, and leaves a handler that takes longer.
+#: of its leases (worker/supervisor/child.py). Then it ends, and leaves a handler that takes longer;
+#: and what it may take for that, also where it hangs.
 _ORPHAN_DRAIN, _ORPHAN_SHARE = 8.0, 0.8
+_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE = 1.5, 0.15
+#: Seconds for which trouble keeps the loop of a process from looking whether its supervisor lives:
+#: the loop stands still with its process, or waits for an answer.
+_HOLDS_UP = {
+    Kind.PAUSE: math.inf,
+    Kind.HANG: _PATIENCE,
+    Kind.CUT: _STILL_WAITS,
+    Kind.OUTAGE: _STILL_WAITS,
+}
 
 Pair = tuple[Execution, Execution]
 
@@ -60,7 +73,7 @@ def outlived(case: Case, older: Execution, newer: Execution) -> bool:
     return any(
         fault.kind in _LOSES_LEASES
         and fault.met(older)
-        and fault.since <= ended(older, case.faults)
+        and fault.since <= ended(older, case.faults, case.lease_ttl)
         and older.begin <= fault.until
         and _lasted(case, fault, older, newer.begin) >= _lease(case)
         for fault in case.faults
@@ -202,14 +215,15 @@ def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
 def _abandoned(case: Case, gone: Fault, first: Execution) -> bool:
     """Tell whether its process, whose supervisor was dead, had given it up as it came to its end.
 
-    The process ends right then: what its threads do meanwhile is recorded by nobody.
+    The process ends right then: what its threads do meanwhile is recorded by nobody. What had
+    returned before the end of the drain is recorded.
     """
-    patience = min(_ORPHAN_DRAIN, _ORPHAN_SHARE * case.lease_ttl)
-    return gone.met(first) and any(
-        kill.since + patience <= outcome_of(first) <= gone.until
-        and _follows(gone, kill, patience + _AFTERMATH)
-        for kill in case.faults
-        if _is_orphaned(first, kill)
+    if not gone.met(first) or outcome_of(first) > gone.until:
+        return False
+    returned = math.inf if first.end is None else first.end + SLACK
+    return any(
+        kill.since + _orphan_drain(case.lease_ttl) <= returned
+        for kill in _orphaned(first, gone, case.faults, case.lease_ttl)
     )
 
 
@@ -241,20 +255,24 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
     return max(0.0, min(reached, until) - since)
 
 
-def ended(execution: Execution, faults: Sequence[Fault]) -> float:
-    """Return when it ended, or when it was broken off: after that its process did nothing."""
+def ended(execution: Execution, faults: Sequence[Fault], lease_ttl: float = math.inf) -> float:
+    """Return when it ended, or when it was broken off: after that its process did nothing.
+
+    ``lease_ttl``: as in a case; without it a process is given the longest drain that there is.
+    """
     if execution.end is not None:
         return execution.end
-    struck = [max(at, execution.begin) for at in _broken_off(execution, faults)]
+    broken_off = _broken_off(execution, faults, lease_ttl)
+    struck = [max(at, execution.begin) for at in broken_off]
     return min(struck, default=execution.begin)
 
 
-def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
+def is_broken_off(case: Case, execution: Execution) -> bool:
     """Tell whether a fault is why it has no end."""
-    return any(True for _ in _broken_off(execution, faults))
+    return any(True for _ in _broken_off(execution, case.faults, case.lease_ttl))
 
 
-def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
+def _broken_off(execution: Execution, faults: Sequence[Fault], lease_ttl: float) -> Iterator[float]:
     """Yield when its process was killed, or did its last before it died of something else.
 
     A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
@@ -268,10 +286,9 @@ def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float
             if execution.begin <= gone_at(fault) + _DYING:
                 yield fault.since
         elif fault.kind is Kind.GONE and execution.begin <= fault.until:
+            for _ in _orphaned(execution, fault, faults, lease_ttl):
+                yield fault.until
             for why in faults:
-                left = _is_orphaned(execution, why)
-                if left and _follows(fault, why, _ORPHAN_DRAIN + _AFTERMATH):
-                    yield fault.until
                 if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
                     continue
                 if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
@@ -279,25 +296,53 @@ def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float
                     yield why.since if stood_still else fault.until
 
 
-def _is_orphaned(execution: Execution, kill: Fault) -> bool:
-    """Tell whether it is the supervisor of its process that was killed."""
-    return kill.kind is Kind.KILL and execution.life in (kill.pids or ())
+def _orphaned(
+    execution: Execution, gone: Fault, faults: Sequence[Fault], lease_ttl: float
+) -> Iterator[Fault]:
+    """Yield the kill of the supervisor of its process, where that ended of it, as it should.
+
+    It drains as soon as it knows, so it begins nothing later, and is gone soon.
+    """
+    exits = min(_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE * lease_ttl)
+    for kill in faults:
+        if kill.kind is Kind.KILL and execution.life in (kill.pids or ()):
+            known = _known(kill, execution, faults)
+            is_gone_in_time = gone.since <= known + _orphan_drain(lease_ttl) + exits
+            if kill.since <= gone.until and is_gone_in_time and execution.begin <= known:
+                yield kill
 
 
-def _follows(gone: Fault, why: Fault, seconds: float) -> bool:
-    return why.since <= gone.until and gone.since <= gone_at(why) + seconds
+def _orphan_drain(lease_ttl: float) -> float:
+    return min(_ORPHAN_DRAIN, _ORPHAN_SHARE * lease_ttl)
+
+
+def _known(kill: Fault, execution: Execution, faults: Sequence[Fault]) -> float:
+    """Return when its process knows at the latest that its supervisor was killed.
+
+    The loop that sees it is that which records, and takes no longer for it; but trouble may hold
+    it up.
+    """
+    reached = gone_at(kill)
+    for fault in sorted(faults, key=lambda each: each.since):
+        longest = _HOLDS_UP.get(fault.kind)
+        if longest is None or not fault.met(execution):
+            continue
+        if fault.since - WINDOW <= reached <= _over(fault):
+            reached = min(_over(fault), reached + longest)
+    return reached + WINDOW
 
 
 def overlaps(
     executions: Sequence[Execution],
     group: Callable[[Execution], object],
-    faults: Sequence[Fault],
+    case: Case,
 ) -> Iterator[Pair]:
     """Yield the pairs of a group that ran at once; ``executions`` are in order of beginning."""
+    faults, ttl = case.faults, case.lease_ttl
     for some in by(executions, group).values():
         running: list[Execution] = []
         for execution in some:
-            running = [e for e in running if ended(e, faults) > execution.begin]
+            running = [e for e in running if ended(e, faults, ttl) > execution.begin]
             for before in running:
                 yield before, execution
             running.append(execution)
