@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from chaos.acknowledging import may_be_open
 from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
+from chaos.orphans import BROKER_WAIT, orphan_drain, orphaned, over
 
 if TYPE_CHECKING:
     from chaos.checker import Case
@@ -29,38 +30,21 @@ WINDOW = 1.0
 #: Seconds from the line that tells of a handler's end until it returns, at most: it waits for the
 #: disk, and nobody records what has not returned.
 SLACK = 0.5
+#: What ends a process at once.
+AT_ONCE = (Kind.KILL, Kind.STOP)
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
 #: Seconds from the last try of a process that ends to record what it did, until it is gone.
 _LAST_TRY = 0.25
-#: Seconds for which a process waits for a broker that hangs, at most, before it gives it up; while
-#: it waits it records nothing (docs/reliability.md).
-_PATIENCE = 15.0
 #: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
 #: no sign of life of it, makes it show its stack for a second and kills it.
 _AFTERMATH = 2.0
-#: Seconds after a cut in which a process still waits for an answer to what it asked in its midst
-#: (dedup_timeout): until then nothing is renewed.
-_STILL_WAITS = 2.0
 #: Seconds between two renewals of a lease, at most (worker/supervisor/keeper.py), and the share of
 #: its length for which it is trusted.
 _RENEWED, _TRUSTED = 1.0, 0.85
 #: The share of its length for which a claim is trusted, and that by which it may have been renewed
 #: before a fault (worker/dialogue.py).
 _CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
-#: Seconds for which a process drains whose supervisor is dead, at most, and the share of the length
-#: of its leases (worker/supervisor/child.py). Then it ends, and leaves a handler that takes longer;
-#: and what it may take for that, also where it hangs.
-_ORPHAN_DRAIN, _ORPHAN_SHARE = 8.0, 0.8
-_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE = 1.5, 0.15
-#: Seconds for which trouble keeps the loop of a process from looking whether its supervisor lives:
-#: the loop stands still with its process, or waits for an answer.
-_HOLDS_UP = {
-    Kind.PAUSE: math.inf,
-    Kind.HANG: _PATIENCE,
-    Kind.CUT: _STILL_WAITS,
-    Kind.OUTAGE: _STILL_WAITS,
-}
 
 Pair = tuple[Execution, Execution]
 
@@ -102,15 +86,10 @@ def _lasted(case: Case, fault: Fault, older: Execution, at: float) -> float:
     """
     since = fault.since
     for before in sorted(case.faults, key=lambda each: each.since, reverse=True):
-        follows = before.since < since <= _over(before) + _RENEWED
+        follows = before.since < since <= over(before) + _RENEWED
         if before.kind in _LOSES_LEASES and before.met(older) and follows:
             since = before.since
-    return min(at, _over(fault)) - since if fault.since < at else 0.0
-
-
-def _over(fault: Fault) -> float:
-    """Return when all is renewed again that there is."""
-    return fault.until + (_STILL_WAITS if fault.kind is Kind.CUT else 0.0)
+    return min(at, over(fault)) - since if fault.since < at else 0.0
 
 
 def was_recorded(case: Case, due: tuple[str, str], before: float) -> bool:
@@ -133,8 +112,8 @@ def explains(case: Case, first: Execution, second: Execution) -> bool:
 
 
 def kill_of(case: Case, first: Execution, second: Execution) -> Fault | None:
-    """Return the kill that explains two outcomes of an id, the one that came next; None: none."""
-    kills = (f for f in case.faults if f.kind is Kind.KILL and _explains(case, f, first, second))
+    """Return the kill, or stop, that explains two outcomes of an id, the next one; None: none."""
+    kills = (f for f in case.faults if f.kind in AT_ONCE and _explains(case, f, first, second))
     return min(kills, key=lambda kill: abs(kill.since - outcome_of(first)), default=None)
 
 
@@ -148,6 +127,8 @@ def explains_for_good(case: Case, first: Execution) -> bool:
     for fault in case.faults:
         match fault.kind:
             case Kind.KILL if _killed_at(fault, case.faults, first):
+                return True
+            case Kind.STOP if _stopped(case, fault, first):
                 return True
             case Kind.PAUSE | Kind.CUT if _kept_away(case, fault, first, math.inf):
                 return True
@@ -179,6 +160,8 @@ def _explains(case: Case, fault: Fault, first: Execution, second: Execution) -> 
     match fault.kind:
         case Kind.KILL:
             return _killed_at(fault, case.faults, first) and fault.since < second.begin
+        case Kind.STOP:
+            return _stopped(case, fault, first) and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
             return older.fence < newer.fence and _kept_away(case, fault, older, newer.begin)
@@ -199,6 +182,20 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
         return False
     late = WINDOW + _unable(faults, first, fault.since)
     return fault.since - late <= outcome_of(first) <= gone_at(fault) + _DYING
+
+
+def _stopped(case: Case, stop: Fault, first: Execution) -> bool:
+    """Tell whether it had not ended when its process was told to stop, or was not to be recorded.
+
+    Who stops records what is done, whatever it abandons. Its supervisor kills it half a second
+    later, where it has not; so what ended long before has no excuse in that either. What waits for
+    the broker is done when that confirms: what publishes, and what failed.
+    """
+    if not stop.met(first) or outcome_of(first) > gone_at(stop) + _DYING:
+        return False
+    waits = first.effect is None or first.handler in case.parents
+    late = (WINDOW if waits else SLACK) + _unable(case.faults, first, stop.since)
+    return first.end is None or first.end >= stop.since - late
 
 
 def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
@@ -222,8 +219,8 @@ def _abandoned(case: Case, gone: Fault, first: Execution) -> bool:
         return False
     returned = math.inf if first.end is None else first.end + SLACK
     return any(
-        kill.since + _orphan_drain(case.lease_ttl) <= returned
-        for kill in _orphaned(first, gone, case.faults, case.lease_ttl)
+        kill.since + orphan_drain(case.lease_ttl) <= returned
+        for kill in orphaned(first, gone, case.faults, case.lease_ttl)
     )
 
 
@@ -249,7 +246,7 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
             continue
         ended = fault.until
         if fault.kind is Kind.HANG:
-            ended = min(ended, fault.since + _PATIENCE)
+            ended = min(ended, fault.since + BROKER_WAIT)
         if fault.since - WINDOW <= reached <= ended:
             reached = ended
     return max(0.0, min(reached, until) - since)
@@ -273,63 +270,40 @@ def is_broken_off(case: Case, execution: Execution) -> bool:
 
 
 def _broken_off(execution: Execution, faults: Sequence[Fault], lease_ttl: float) -> Iterator[float]:
-    """Yield when its process was killed, or did its last before it died of something else.
+    """Yield when its process was killed, or did its last before it ended by itself."""
+    for fault in faults:
+        if not fault.met(execution):
+            continue
+        if fault.kind in AT_ONCE and execution.begin <= gone_at(fault) + _DYING:
+            is_kill = fault.kind is Kind.KILL
+            yield fault.since if is_kill else _last_seen(fault, execution, faults)
+        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
+            yield from _died_of(fault, execution, faults, lease_ttl)
+
+
+def _died_of(
+    gone: Fault, execution: Execution, faults: Sequence[Fault], lease_ttl: float
+) -> Iterator[float]:
+    """Yield when its process did its last before it died of something else than a kill.
 
     A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
     excuse, during the fault or just after it; and who was cut off ran until then. So did who lost
     its supervisor, and ends by itself.
     """
-    for fault in faults:
-        if not fault.met(execution):
+    for _ in orphaned(execution, gone, faults, lease_ttl):
+        yield gone.until
+    for why in faults:
+        if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
             continue
-        if fault.kind is Kind.KILL:
-            if execution.begin <= gone_at(fault) + _DYING:
-                yield fault.since
-        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
-            for _ in _orphaned(execution, fault, faults, lease_ttl):
-                yield fault.until
-            for why in faults:
-                if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
-                    continue
-                if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
-                    stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
-                    yield why.since if stood_still else fault.until
+        if why.since <= gone.until and gone.since <= why.until + _AFTERMATH:
+            stood_still = why.kind is Kind.PAUSE and gone.until <= why.until
+            yield why.since if stood_still else gone.until
 
 
-def _orphaned(
-    execution: Execution, gone: Fault, faults: Sequence[Fault], lease_ttl: float
-) -> Iterator[Fault]:
-    """Yield the kill of the supervisor of its process, where that ended of it, as it should.
-
-    It drains as soon as it knows, so it begins nothing later, and is gone soon.
-    """
-    exits = min(_ORPHAN_EXIT, _ORPHAN_EXIT_SHARE * lease_ttl)
-    for kill in faults:
-        if kill.kind is Kind.KILL and execution.life in (kill.pids or ()):
-            known = _known(kill, execution, faults)
-            is_gone_in_time = gone.since <= known + _orphan_drain(lease_ttl) + exits
-            if kill.since <= gone.until and is_gone_in_time and execution.begin <= known:
-                yield kill
-
-
-def _orphan_drain(lease_ttl: float) -> float:
-    return min(_ORPHAN_DRAIN, _ORPHAN_SHARE * lease_ttl)
-
-
-def _known(kill: Fault, execution: Execution, faults: Sequence[Fault]) -> float:
-    """Return when its process knows at the latest that its supervisor was killed.
-
-    The loop that sees it is that which records, and takes no longer for it; but trouble may hold
-    it up.
-    """
-    reached = gone_at(kill)
-    for fault in sorted(faults, key=lambda each: each.since):
-        longest = _HOLDS_UP.get(fault.kind)
-        if longest is None or not fault.met(execution):
-            continue
-        if fault.since - WINDOW <= reached <= _over(fault):
-            reached = min(_over(fault), reached + longest)
-    return reached + WINDOW
+def _last_seen(stop: Fault, execution: Execution, faults: Iterable[Fault]) -> float:
+    """Return until when its process ran on that was told to stop, as far as that was seen."""
+    gone = (f.since for f in faults if f.kind is Kind.GONE and f.met(execution))
+    return max(stop.since, max((at for at in gone if at <= stop.until), default=stop.since))
 
 
 def overlaps(

@@ -29,7 +29,6 @@ from chaos.faults.disk import can_mount
 from chaos.faults.redis_clock import RedisByClock
 from chaos.places import Place
 from chaos.stage import Stage
-from chaos.toll import STOPPED
 from machines.supervisor import Part
 
 Fault = Callable[[Stage, Random], None]
@@ -75,7 +74,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
         if supervisor.running:
             supervisor.signal(signal.SIGTERM)
             supervisor.exit_code()
-            stage.note(Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, STOPPED))
+            stage.note(Harm(Kind.STOP, supervisor.name, since, monotonic(), pids))
 
 
 def reload(stage: Stage, random: Random) -> None:

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from chaos.excuses import SLACK, age_at, explains, kill_of
-from chaos.executions import Execution, Kind, effect_of
+from chaos.excuses import AT_ONCE, SLACK, age_at, explains, kill_of
+from chaos.executions import Execution, effect_of
 from chaos.findings import Findings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _AHEAD, _MEASURED = 0.02, 0.25
 
 def check_recording(case: Case, effects: Sequence[Execution], found: Findings) -> None:
     """Add the ages of what kills explain, and what they cannot explain after all."""
-    others = replace(case, faults=[f for f in case.faults if f.kind is not Kind.KILL])
+    others = replace(case, faults=[f for f in case.faults if f.kind not in AT_ONCE])
     recorded = _recorded(case, effects, found)
     number = Counter[tuple[float, int]]()
     for first, second in found.explained:

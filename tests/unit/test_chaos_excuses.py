@@ -276,14 +276,6 @@ def test_what_began_as_its_process_died_does_not_run_on() -> None:
     assert judge(pair, killed(ALICE, 0.9), Fault(Kind.OTHER, "", 7, 8)).held
 
 
-def test_a_stop_at_once_takes_a_while() -> None:
-    twice = [ran(0, ALICE, 1, 4), ran(0, BOB, 6, 7, fence=2)]
-    stopped = Fault(Kind.KILL, "alice", 2, 4.5, frozenset({ALICE}))
-
-    assert judge(twice, stopped).held
-    assert judge(twice, replace(stopped, until=3)).repeated
-
-
 def test_a_cut_or_a_pause_ends_no_handler() -> None:
     hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
 
