@@ -72,10 +72,17 @@ def _lease(case: Case) -> float:
     return _TRUSTED * case.lease_ttl - _RENEWED
 
 
-def _claim(case: Case) -> float:
-    """Return the same of a claim. A clock that jumps ahead ends claims at once."""
-    if any(fault.kind is Kind.CLOCK or "clock" in fault.what for fault in case.faults):
-        return 0.0
+def _claim(case: Case, fault: Fault, older: Execution, at: float) -> float:
+    """Return the same of a claim, by then.
+
+    A clock that jumps ahead ends claims at once: those that there are meanwhile, or that were
+    made while it was behind. Older ones are renewed, or over, as at any time.
+    """
+    since, until = _lost_since(case, fault, older), min(at, over(fault))
+    for clock in case.faults:
+        is_clock = clock.kind is Kind.CLOCK or "clock" in clock.what
+        if is_clock and clock.since <= until and since <= clock.until + case.claim_ttl:
+            return 0.0
     return (_CLAIM_TRUSTED - _CLAIM_AGE) * case.claim_ttl
 
 
@@ -84,12 +91,18 @@ def _lasted(case: Case, fault: Fault, older: Execution, at: float) -> float:
 
     It counts no more once it is over.
     """
+    since = _lost_since(case, fault, older)
+    return min(at, over(fault)) - since if fault.since < at else 0.0
+
+
+def _lost_since(case: Case, fault: Fault, older: Execution) -> float:
+    """Return since when nothing was renewed: a fault began, or one that it followed upon."""
     since = fault.since
     for before in sorted(case.faults, key=lambda each: each.since, reverse=True):
         follows = before.since < since <= over(before) + _RENEWED
         if before.kind in _LOSES_LEASES and before.met(older) and follows:
             since = before.since
-    return min(at, over(fault)) - since if fault.since < at else 0.0
+    return since
 
 
 def was_recorded(case: Case, due: tuple[str, str], before: float) -> bool:
@@ -232,7 +245,7 @@ def _kept_away(case: Case, fault: Fault, older: Execution, at: float) -> bool:
     struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
     if not (fault.met(older) and struck):
         return False
-    return _lasted(case, fault, older, at) >= max(_lease(case), _claim(case))
+    return _lasted(case, fault, older, at) >= max(_lease(case), _claim(case, fault, older, at))
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:

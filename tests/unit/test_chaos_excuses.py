@@ -115,6 +115,19 @@ def test_a_cut_explains_no_second_effect_before_the_claim_can_have_ended() -> No
     assert check(replace(case, claim_ttl=10, faults=[*case.faults, jump])).explained
 
 
+def test_a_clock_ends_the_claims_of_its_time_and_no_others() -> None:
+    twice = [ran(0, ALICE, 31, 32), ran(0, BOB, 35, 36, fence=2)]
+    cut = Fault(Kind.CUT, "alice", 31.9, 38)
+    case = Case(executions=twice, wanted=(), faults=[cut], claim_ttl=10)
+
+    for since, until, held in ((33, 34, True), (20, 22, True), (3, 4, False), (40, 50, False)):
+        for jump in (
+            Fault(Kind.OTHER, "", since, until, what="clock-ahead"),
+            Fault(Kind.CLOCK, "", since, until, what="redis-clock-ahead"),
+        ):
+            assert check(replace(case, faults=[cut, jump])).held is held, jump
+
+
 def test_troubles_that_follow_upon_each_other_are_as_long_as_one() -> None:
     pair = [ran(0, ALICE, 1, 9), ran(0, BOB, 5, 6, key="b", fence=2)]
     before, after = Fault(Kind.CUT, "alice", 2, 3), paused(ALICE, 4.5, 8)
