@@ -10,10 +10,10 @@ Everything that was confirmed must have its effect, or lie where it was set asid
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
-* A *second effect*, where the process of the first was killed, paused or cut off before it could
-  record it: within a moment, or while the handler ran; and no more than it can have had no time for
-  (:mod:`chaos.recording`). What processes heard to be recorded (:mod:`chaos.clerk`) is not begun
-  any more, but where the store forgot it.
+* A *second effect*, where the process of the first was killed, paused or cut off, or ended by
+  itself, before it could record it: within a moment, or while the handler ran; and no more than it
+  can have had no time for (:mod:`chaos.recording`). What processes heard to be recorded
+  (:mod:`chaos.clerk`) is not begun any more, but where the store forgot it.
 * A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
   to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
   the shard's next owner, with a higher fence, does.

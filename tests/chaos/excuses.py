@@ -1,8 +1,13 @@
 """What explains what: the limits of the promises, and nothing beyond them.
 
-A second effect has an excuse where nobody could have known of the first one: its process was
-killed, paused or cut off before it could record it, or what was recorded is forgotten. Where the
-memory of ids is in the handler's own transaction there is no excuse at all.
+A second effect has an excuse where nobody could have known of the first one: before its process
+could record it, that was killed, paused or cut off, or ended by itself: told to stop in the midst
+of the handler, without a store that answers, or at the end of the drain of one whose supervisor is
+dead. Or what was recorded is forgotten. Where the memory of ids is in the handler's own transaction
+there is no excuse at all.
+
+So a handler without an end has one: its process was killed or told to stop, died of a pause or a
+cut, or lost its supervisor (:mod:`chaos.orphans`), and ended with it.
 
 A pause or a cut explains what somebody else did only where it took long enough for him to have the
 shard: it began before he did, and by then the lease that was renewed last before it may have ended,
