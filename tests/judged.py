@@ -57,3 +57,7 @@ def judge(executions: Iterable[Execution], *faults: Fault, single_active: bool =
 
 def outage(since: float, until: float) -> Fault:
     return Fault(Kind.OUTAGE, "", since, until)
+
+
+def gone(pid: int, since: float, until: float) -> Fault:
+    return Fault(Kind.GONE, NAMES[pid], since, until, frozenset({pid}))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: After what the broker delivers something once more that was recorded as done, where it had no
 #: acknowledgement by then. Those of the store keep nobody from the broker.
 _DELIVERED_TWICE = (
-    Kind.KILL, Kind.GONE, Kind.PAUSE, Kind.LAPSE, Kind.CUT, Kind.HANG, Kind.BROKER,
+    Kind.KILL, Kind.STOP, Kind.GONE, Kind.PAUSE, Kind.LAPSE, Kind.CUT, Kind.HANG, Kind.BROKER,
 )  # fmt: skip
 #: What makes an embedded broker refuse messages; and the seconds after which they are sent again,
 #: at the most (worker/detour.py).
@@ -186,6 +186,7 @@ class Accounts:
         return any(
             refusal.since <= death.since <= refusal.until + _AGAIN
             for death in case.faults
-            if death.kind in (Kind.KILL, Kind.GONE) and not owners.isdisjoint(death.pids or ())
+            if death.kind in (Kind.KILL, Kind.STOP, Kind.GONE)
+            and not owners.isdisjoint(death.pids or ())
             for refusal in refusals
         )

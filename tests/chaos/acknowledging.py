@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What keeps a record, or an acknowledgement, from those that it is for.
 _KEEPS = (Kind.PAUSE, Kind.CUT, Kind.OUTAGE, Kind.HANG, Kind.BROKER, Kind.LAPSE)
-_ENDS = (Kind.KILL, Kind.GONE)
+_ENDS = (Kind.KILL, Kind.STOP, Kind.GONE)
 #: Seconds from an outcome, or the end of a trouble, to the acknowledgement, at most.
 _SOON = 2.0
 #: Seconds after the death of a process in which another has what it left, at most: its lease ends,

@@ -10,10 +10,10 @@ Everything that was confirmed must have its effect, or lie where it was set asid
 Two things are allowed, because nobody could prevent them, and only where the test made the trouble
 that explains them (:mod:`chaos.excuses`). They are counted and shown:
 
-* A *second effect*, where the process of the first was killed, paused or cut off before it could
-  record it: within a moment, or while the handler ran; and no more than it can have had no time for
-  (:mod:`chaos.recording`). What processes heard to be recorded (:mod:`chaos.clerk`) is not begun
-  any more, but where the store forgot it.
+* A *second effect*, where the process of the first was killed, paused or cut off, or ended by
+  itself, before it could record it: within a moment, or while the handler ran; and no more than it
+  can have had no time for (:mod:`chaos.recording`). What processes heard to be recorded
+  (:mod:`chaos.clerk`) is not begun any more, but where the store forgot it.
 * A *stale* execution, of a process that was paused or cut off while its handler ran (or was about
   to, :mod:`chaos.waking`), or whose supervisor was, and so has outlived its lease: it overlaps what
   the shard's next owner, with a higher fence, does.
@@ -62,7 +62,7 @@ class Case:
     #: What is ordered to fail for good: it may be set aside, and parked at handlers that park keys.
     hopeless: Collection[Due] = ()
     parking: Collection[str] = ()
-    #: After so many deaths of its process anything is a dead letter.
+    #: After so many deaths of its process anything is a dead letter, which says so.
     crash_limit: int = 3
     #: Seconds that leases and claims live without renewal.
     lease_ttl: float = 3.0
@@ -76,8 +76,12 @@ class Case:
     transactional: bool = False
     #: Key and sequence of each id, where it is not to be seen from its executions.
     published: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    #: When each id was sent for the first time.
+    #: When each id was sent for the first time; and of those that handlers publish, when the first
+    #: such handler began.
     sent: Mapping[str, float] = field(default_factory=dict)
+    children: Mapping[str, float] = field(default_factory=dict)
+    #: What is written on what is set aside.
+    reasons: Mapping[Due, str] = field(default_factory=dict)
     #: Since when, and until when, the number of shards was changed.
     changes: Sequence[tuple[float, float]] = ()
     #: The ids that the broker may have got more than once.
@@ -92,7 +96,7 @@ class Case:
 
 def check(case: Case) -> Findings:
     """Return the verdict."""
-    executions = begun_before(sorted(case.executions, key=lambda e: e.begin), case.faults)
+    executions = begun_before(case)
     effects = sorted((e for e in executions if e.effect is not None), key=effect_of)
     found = Findings(len(executions), len(effects))
     accounts = Accounts(case, effects)
@@ -110,7 +114,7 @@ def check(case: Case) -> Findings:
     _check_fence_owners(case, executions, found)
     for execution in executions:
         if execution.end is None:
-            struck = is_broken_off(execution, case.faults)
+            struck = is_broken_off(case, execution)
             (found.broken_off if struck else found.unfinished).append(execution)
     return found
 
@@ -121,9 +125,7 @@ def check(case: Case) -> Findings:
 def _check_owners(case: Case, executions: Sequence[Execution], found: Findings) -> None:
     """One process at a time for a shard, but for who outlived its lease."""
     seen: set[int] = set()
-    for first, second in overlaps(
-        executions, lambda e: 0 if case.single_active else e.shard, case.faults
-    ):
+    for first, second in overlaps(executions, lambda e: 0 if case.single_active else e.shard, case):
         if first.pid == second.pid:
             continue
         if _is_stale(case, first, second):
@@ -146,7 +148,7 @@ def _check_keys(case: Case, executions: Sequence[Execution], found: Findings) ->
 
     Nothing excuses two of one process: it knows what it runs, however long it slept.
     """
-    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case.faults):
+    for first, second in overlaps(executions, lambda e: e.key or (e.handler, e.id), case):
         if first.pid == second.pid or not _is_stale(case, first, second):
             found.key_overlaps.append((first, second))
 

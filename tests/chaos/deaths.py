@@ -3,7 +3,8 @@
 The history has what a test did. What a process did by itself, or its supervisor to it, is seen from
 outside: :class:`Watch` looks at all of them, again and again, and notes who is gone, and since
 when. That excuses nothing by itself; a handler without an end has an excuse in it where the process
-stood still, or was cut off (:mod:`chaos.excuses`).
+stood still, or was cut off (:mod:`chaos.excuses`). And a line of the history that nobody can read
+has one in the death of its writer (:func:`lost_lines`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import monotonic
 from typing import NamedTuple, Self
 
 from chaos.executions import Fault, Kind, gone_at
+from chaos.history import Entry, Torn
 from machines.supervisor import Supervisor
 from processes import children_of, is_alive
 
@@ -39,6 +41,11 @@ _NEAR = 30.0
 _CONNECTING = 5.0
 #: What a process says that dies of itself; the last two are the interpreter's own, on a line alone.
 _CRIES = ("the process cannot go on", "Fatal Python error", "Traceback (most recent call last):")
+
+#: Who wrote a line of the history, and of which event, where that much of it is there.
+_WRITER, _EVENT = re.compile(r'\{"pid": (\d+),'), re.compile(r'"id": "([^"]+)"')
+#: Characters of such a piece that are told.
+_TOLD = 120
 
 
 class Watch:
@@ -175,6 +182,32 @@ def _complaints(log: str, is_explained: Callable[[int, str], bool]) -> Iterator[
                 yield said
         elif said.startswith(_CRIES):
             yield said
+
+
+def lost_lines(
+    torn: Iterable[Torn], entries: Sequence[Entry], faults: Iterable[Fault]
+) -> list[str]:
+    """Return the pieces of lines that no death has cut short, of all that a history has.
+
+    A death cuts one line, and its process writes nothing behind that. Where a piece does not even
+    say whose it is there has to be one that was killed, and has left no other.
+    """
+    ends = [(fault.kind, pid) for fault in faults for pid in fault.pids or ()]
+    killed = {pid for kind, pid in ends if kind is Kind.KILL}
+    dead = killed | {pid for kind, pid in ends if kind is Kind.GONE}
+    last = {entry.pid: place for place, entry in enumerate(entries)}
+    lost: list[str] = []
+    nobodys: list[str] = []
+    for piece in torn:
+        writer, event = _WRITER.match(piece.text), _EVENT.search(piece.text)
+        pid = int(writer[1]) if writer else 0
+        text = f"{piece.text[:_TOLD]}…, which tells of {event[1] if event else 'nobody knows what'}"
+        if not writer:
+            nobodys.append(text)
+        elif pid not in dead or last.get(pid, -1) >= piece.place:
+            lost.append(text)
+        dead.discard(pid)
+    return lost + nobodys[len(killed & dead) :]
 
 
 def logs_in(folder: Path) -> list[tuple[str, str]]:

@@ -1,8 +1,13 @@
 """What explains what: the limits of the promises, and nothing beyond them.
 
-A second effect has an excuse where nobody could have known of the first one: its process was
-killed, paused or cut off before it could record it, or what was recorded is forgotten. Where the
-memory of ids is in the handler's own transaction there is no excuse at all.
+A second effect has an excuse where nobody could have known of the first one: before its process
+could record it, that was killed, paused or cut off, or ended by itself: told to stop in the midst
+of the handler, without a store that answers, or at the end of the drain of one whose supervisor is
+dead. Or what was recorded is forgotten. Where the memory of ids is in the handler's own transaction
+there is no excuse at all.
+
+So a handler without an end has one: its process was killed or told to stop, died of a pause or a
+cut, or lost its supervisor (:mod:`chaos.orphans`), and ended with it.
 
 A pause or a cut explains what somebody else did only where it took long enough for him to have the
 shard: it began before he did, and by then the lease that was renewed last before it may have ended,
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from chaos.acknowledging import may_be_open
 from chaos.executions import Execution, Fault, Kind, gone_at, outcome_of
+from chaos.orphans import BROKER_WAIT, orphan_drain, orphaned, over
 
 if TYPE_CHECKING:
     from chaos.checker import Case
@@ -26,28 +32,24 @@ if TYPE_CHECKING:
 #: of one was seen, on two cores that ran a dozen processes. What the store was heard to have
 #: recorded by then has no excuse anyhow.
 WINDOW = 1.0
+#: Seconds from the line that tells of a handler's end until it returns, at most: it waits for the
+#: disk, and nobody records what has not returned.
+SLACK = 0.5
+#: What ends a process at once.
+AT_ONCE = (Kind.KILL, Kind.STOP)
 #: Seconds that a process which notes its own death at a crash point goes on, in other threads.
 _DYING = 0.25
 #: Seconds from the last try of a process that ends to record what it did, until it is gone.
 _LAST_TRY = 0.25
-#: Seconds for which a process waits for a broker that hangs, at most, before it gives it up; while
-#: it waits it records nothing (docs/reliability.md).
-_PATIENCE = 15.0
 #: Seconds after a pause, or a cut, in which a process still dies of it: its supervisor, which has
 #: no sign of life of it, makes it show its stack for a second and kills it.
 _AFTERMATH = 2.0
-#: Seconds after a cut in which a process still waits for an answer to what it asked in its midst
-#: (dedup_timeout): until then nothing is renewed.
-_STILL_WAITS = 2.0
 #: Seconds between two renewals of a lease, at most (worker/supervisor/keeper.py), and the share of
 #: its length for which it is trusted.
 _RENEWED, _TRUSTED = 1.0, 0.85
 #: The share of its length for which a claim is trusted, and that by which it may have been renewed
 #: before a fault (worker/dialogue.py).
 _CLAIM_TRUSTED, _CLAIM_AGE = 0.9, 0.5
-#: Seconds for which a process drains whose supervisor is dead, at most, and the share of the length
-#: of its leases (worker/supervisor/child.py). Then it ends, and leaves a handler that takes longer.
-_ORPHAN_DRAIN, _ORPHAN_SHARE = 8.0, 0.8
 
 Pair = tuple[Execution, Execution]
 
@@ -60,7 +62,7 @@ def outlived(case: Case, older: Execution, newer: Execution) -> bool:
     return any(
         fault.kind in _LOSES_LEASES
         and fault.met(older)
-        and fault.since <= ended(older, case.faults)
+        and fault.since <= ended(older, case.faults, case.lease_ttl)
         and older.begin <= fault.until
         and _lasted(case, fault, older, newer.begin) >= _lease(case)
         for fault in case.faults
@@ -75,10 +77,17 @@ def _lease(case: Case) -> float:
     return _TRUSTED * case.lease_ttl - _RENEWED
 
 
-def _claim(case: Case) -> float:
-    """Return the same of a claim. A clock that jumps ahead ends claims at once."""
-    if any(fault.kind is Kind.CLOCK or "clock" in fault.what for fault in case.faults):
-        return 0.0
+def _claim(case: Case, fault: Fault, older: Execution, at: float) -> float:
+    """Return the same of a claim, by then.
+
+    A clock that jumps ahead ends claims at once: those that there are meanwhile, or that were
+    made while it was behind. Older ones are renewed, or over, as at any time.
+    """
+    since, until = _lost_since(case, fault, older), min(at, over(fault))
+    for clock in case.faults:
+        is_clock = clock.kind is Kind.CLOCK or "clock" in clock.what
+        if is_clock and clock.since <= until and since <= clock.until + case.claim_ttl:
+            return 0.0
     return (_CLAIM_TRUSTED - _CLAIM_AGE) * case.claim_ttl
 
 
@@ -87,17 +96,18 @@ def _lasted(case: Case, fault: Fault, older: Execution, at: float) -> float:
 
     It counts no more once it is over.
     """
+    since = _lost_since(case, fault, older)
+    return min(at, over(fault)) - since if fault.since < at else 0.0
+
+
+def _lost_since(case: Case, fault: Fault, older: Execution) -> float:
+    """Return since when nothing was renewed: a fault began, or one that it followed upon."""
     since = fault.since
     for before in sorted(case.faults, key=lambda each: each.since, reverse=True):
-        follows = before.since < since <= _over(before) + _RENEWED
+        follows = before.since < since <= over(before) + _RENEWED
         if before.kind in _LOSES_LEASES and before.met(older) and follows:
             since = before.since
-    return min(at, _over(fault)) - since if fault.since < at else 0.0
-
-
-def _over(fault: Fault) -> float:
-    """Return when all is renewed again that there is."""
-    return fault.until + (_STILL_WAITS if fault.kind is Kind.CUT else 0.0)
+    return since
 
 
 def was_recorded(case: Case, due: tuple[str, str], before: float) -> bool:
@@ -120,8 +130,8 @@ def explains(case: Case, first: Execution, second: Execution) -> bool:
 
 
 def kill_of(case: Case, first: Execution, second: Execution) -> Fault | None:
-    """Return the kill that explains two outcomes of an id, the one that came next; None: none."""
-    kills = (f for f in case.faults if f.kind is Kind.KILL and _explains(case, f, first, second))
+    """Return the kill, or stop, that explains two outcomes of an id, the next one; None: none."""
+    kills = (f for f in case.faults if f.kind in AT_ONCE and _explains(case, f, first, second))
     return min(kills, key=lambda kill: abs(kill.since - outcome_of(first)), default=None)
 
 
@@ -135,6 +145,8 @@ def explains_for_good(case: Case, first: Execution) -> bool:
     for fault in case.faults:
         match fault.kind:
             case Kind.KILL if _killed_at(fault, case.faults, first):
+                return True
+            case Kind.STOP if _stopped(case, fault, first):
                 return True
             case Kind.PAUSE | Kind.CUT if _kept_away(case, fault, first, math.inf):
                 return True
@@ -166,6 +178,8 @@ def _explains(case: Case, fault: Fault, first: Execution, second: Execution) -> 
     match fault.kind:
         case Kind.KILL:
             return _killed_at(fault, case.faults, first) and fault.since < second.begin
+        case Kind.STOP:
+            return _stopped(case, fault, first) and fault.since < second.begin
         case Kind.PAUSE | Kind.CUT:
             older, newer = sorted((first, second), key=lambda e: e.fence)
             return older.fence < newer.fence and _kept_away(case, fault, older, newer.begin)
@@ -188,6 +202,20 @@ def _killed_at(fault: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     return fault.since - late <= outcome_of(first) <= gone_at(fault) + _DYING
 
 
+def _stopped(case: Case, stop: Fault, first: Execution) -> bool:
+    """Tell whether it had not ended when its process was told to stop, or was not to be recorded.
+
+    Who stops records what is done, whatever it abandons. Its supervisor kills it half a second
+    later, where it has not; so what ended long before has no excuse in that either. What waits for
+    the broker is done when that confirms: what publishes, and what failed.
+    """
+    if not stop.met(first) or outcome_of(first) > gone_at(stop) + _DYING:
+        return False
+    waits = first.effect is None or first.handler in case.parents
+    late = (WINDOW if waits else SLACK) + _unable(case.faults, first, stop.since)
+    return first.end is None or first.end >= stop.since - late
+
+
 def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
     """Tell whether its process ended, as one whose supervisor is dead, before it could record it.
 
@@ -202,14 +230,15 @@ def _gave_up(gone: Fault, faults: Sequence[Fault], first: Execution) -> bool:
 def _abandoned(case: Case, gone: Fault, first: Execution) -> bool:
     """Tell whether its process, whose supervisor was dead, had given it up as it came to its end.
 
-    The process ends right then: what its threads do meanwhile is recorded by nobody.
+    The process ends right then: what its threads do meanwhile is recorded by nobody. What had
+    returned before the end of the drain is recorded.
     """
-    patience = min(_ORPHAN_DRAIN, _ORPHAN_SHARE * case.lease_ttl)
-    return gone.met(first) and any(
-        kill.since + patience <= outcome_of(first) <= gone.until
-        and _follows(gone, kill, patience + _AFTERMATH)
-        for kill in case.faults
-        if _is_orphaned(first, kill)
+    if not gone.met(first) or outcome_of(first) > gone.until:
+        return False
+    returned = math.inf if first.end is None else first.end + SLACK
+    return any(
+        kill.since + orphan_drain(case.lease_ttl) <= returned
+        for kill in orphaned(first, gone, case.faults, case.lease_ttl)
     )
 
 
@@ -221,7 +250,7 @@ def _kept_away(case: Case, fault: Fault, older: Execution, at: float) -> bool:
     struck = fault.since - WINDOW <= outcome_of(older) and older.begin <= fault.until
     if not (fault.met(older) and struck):
         return False
-    return _lasted(case, fault, older, at) >= max(_lease(case), _claim(case))
+    return _lasted(case, fault, older, at) >= max(_lease(case), _claim(case, fault, older, at))
 
 
 def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
@@ -235,69 +264,77 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
             continue
         ended = fault.until
         if fault.kind is Kind.HANG:
-            ended = min(ended, fault.since + _PATIENCE)
+            ended = min(ended, fault.since + BROKER_WAIT)
         if fault.since - WINDOW <= reached <= ended:
             reached = ended
     return max(0.0, min(reached, until) - since)
 
 
-def ended(execution: Execution, faults: Sequence[Fault]) -> float:
-    """Return when it ended, or when it was broken off: after that its process did nothing."""
+def ended(execution: Execution, faults: Sequence[Fault], lease_ttl: float = math.inf) -> float:
+    """Return when it ended, or when it was broken off: after that its process did nothing.
+
+    ``lease_ttl``: as in a case; without it a process is given the longest drain that there is.
+    """
     if execution.end is not None:
         return execution.end
-    struck = [max(at, execution.begin) for at in _broken_off(execution, faults)]
+    broken_off = _broken_off(execution, faults, lease_ttl)
+    struck = [max(at, execution.begin) for at in broken_off]
     return min(struck, default=execution.begin)
 
 
-def is_broken_off(execution: Execution, faults: Sequence[Fault]) -> bool:
+def is_broken_off(case: Case, execution: Execution) -> bool:
     """Tell whether a fault is why it has no end."""
-    return any(True for _ in _broken_off(execution, faults))
+    return any(True for _ in _broken_off(execution, case.faults, case.lease_ttl))
 
 
-def _broken_off(execution: Execution, faults: Sequence[Fault]) -> Iterator[float]:
-    """Yield when its process was killed, or did its last before it died of something else.
+def _broken_off(execution: Execution, faults: Sequence[Fault], lease_ttl: float) -> Iterator[float]:
+    """Yield when its process was killed, or did its last before it ended by itself."""
+    for fault in faults:
+        if not fault.met(execution):
+            continue
+        if fault.kind in AT_ONCE and execution.begin <= gone_at(fault) + _DYING:
+            is_kill = fault.kind is Kind.KILL
+            yield fault.since if is_kill else _last_seen(fault, execution, faults)
+        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
+            yield from _died_of(fault, execution, faults, lease_ttl)
+
+
+def _died_of(
+    gone: Fault, execution: Execution, faults: Sequence[Fault], lease_ttl: float
+) -> Iterator[float]:
+    """Yield when its process did its last before it died of something else than a kill.
 
     A pause and a cut end no handler: who wakes up goes on. So only the death of the process is an
     excuse, during the fault or just after it; and who was cut off ran until then. So did who lost
     its supervisor, and ends by itself.
     """
-    for fault in faults:
-        if not fault.met(execution):
+    for _ in orphaned(execution, gone, faults, lease_ttl):
+        yield gone.until
+    for why in faults:
+        if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
             continue
-        if fault.kind is Kind.KILL:
-            if execution.begin <= gone_at(fault) + _DYING:
-                yield fault.since
-        elif fault.kind is Kind.GONE and execution.begin <= fault.until:
-            for why in faults:
-                left = _is_orphaned(execution, why)
-                if left and _follows(fault, why, _ORPHAN_DRAIN + _AFTERMATH):
-                    yield fault.until
-                if why.kind not in (Kind.PAUSE, Kind.CUT) or not why.met(execution):
-                    continue
-                if why.since <= fault.until and fault.since <= why.until + _AFTERMATH:
-                    stood_still = why.kind is Kind.PAUSE and fault.until <= why.until
-                    yield why.since if stood_still else fault.until
+        if why.since <= gone.until and gone.since <= why.until + _AFTERMATH:
+            stood_still = why.kind is Kind.PAUSE and gone.until <= why.until
+            yield why.since if stood_still else gone.until
 
 
-def _is_orphaned(execution: Execution, kill: Fault) -> bool:
-    """Tell whether it is the supervisor of its process that was killed."""
-    return kill.kind is Kind.KILL and execution.life in (kill.pids or ())
-
-
-def _follows(gone: Fault, why: Fault, seconds: float) -> bool:
-    return why.since <= gone.until and gone.since <= gone_at(why) + seconds
+def _last_seen(stop: Fault, execution: Execution, faults: Iterable[Fault]) -> float:
+    """Return until when its process ran on that was told to stop, as far as that was seen."""
+    gone = (f.since for f in faults if f.kind is Kind.GONE and f.met(execution))
+    return max(stop.since, max((at for at in gone if at <= stop.until), default=stop.since))
 
 
 def overlaps(
     executions: Sequence[Execution],
     group: Callable[[Execution], object],
-    faults: Sequence[Fault],
+    case: Case,
 ) -> Iterator[Pair]:
     """Yield the pairs of a group that ran at once; ``executions`` are in order of beginning."""
+    faults, ttl = case.faults, case.lease_ttl
     for some in by(executions, group).values():
         running: list[Execution] = []
         for execution in some:
-            running = [e for e in running if ended(e, faults) > execution.begin]
+            running = [e for e in running if ended(e, faults, ttl) > execution.begin]
             for before in running:
                 yield before, execution
             running.append(execution)

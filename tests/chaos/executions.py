@@ -48,6 +48,8 @@ class Kind(Enum):
     """What a test did."""
 
     KILL = "kill -9"
+    #: A second SIGTERM to its supervisor: it ends at once by itself, and records what is done.
+    STOP = "stopped at once"
     PAUSE = "pause"
     CUT = "cut"
     #: Nobody renewed its leases, since its supervisor stood still. It runs on, and records it.
@@ -80,7 +82,7 @@ class Fault:
     supervisor: str
     since: float
     until: float = math.inf
-    #: The processes that were killed or paused; None: whatever it runs.
+    #: The processes that were killed, stopped or paused; None: whatever it runs.
     pids: frozenset[int] | None = None
     #: What it was, where the kind does not say enough.
     what: str = ""

@@ -46,6 +46,8 @@ class Findings:
     shared_fences: list[Pair] = field(default_factory=list)
     #: Executions without an end, of processes that nothing happened to.
     unfinished: list[Execution] = field(default_factory=list)
+    #: Pieces of lines of the history that no death has cut short: nobody knows what they told.
+    torn: list[str] = field(default_factory=list)
     #: What did not come to its end after the last fault; and what else is not as it must be.
     stuck: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -106,6 +108,7 @@ class Findings:
             ("fences that fell", self.fallen_fences),
             ("one fence for two owners", self.shared_fences),
             ("handlers that never ended", self.unfinished),
+            ("lines of the history that were lost", self.torn),
             ("stuck after the last fault", self.stuck),
             ("wrong", self.wrong),
         ]

@@ -8,7 +8,9 @@ threads would go on meanwhile. No power is cut here.
 
 A SIGKILL in the midst of a ``write`` may cut it short, at the end of a page of the file. So each
 line also begins with a newline, which ends what somebody left unfinished; and such a piece counts
-as never written, which is what a death a moment earlier would have made of it.
+as never written, which is what a death a moment earlier would have made of it. It is kept apart
+(:attr:`History.torn`): a piece that no death explains is a line that was lost
+(:func:`chaos.deaths.lost_lines`).
 
 Times are of CLOCK_MONOTONIC, which all processes and network namespaces of a machine share, and
 which no step of the clock moves.
@@ -36,10 +38,9 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 #: What the detail of a change of the number of shards says.
 BEGINS, IS_OVER = "begins", "is over"
@@ -74,6 +75,14 @@ class Entry:
     order: str = ""
 
 
+class Torn(NamedTuple):
+    """A piece of a line that nobody can read."""
+
+    text: str
+    #: How many lines were read before it.
+    place: int
+
+
 class Writer:
     """Appends to a history. Any thread may."""
 
@@ -86,10 +95,12 @@ class Writer:
         self.note_all([{"what": what, **facts}])
 
     def note_all(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Append lines, of one process and now."""
+        """Append lines, of one process and now. Raises OSError where they cannot be written."""
         own = {"pid": os.getpid(), "at": time.monotonic()}
         lines = [f"\n{json.dumps(own | entry)}\n" for entry in entries]
-        os.write(self._file, "".join(lines).encode())
+        left = "".join(lines).encode()
+        while left:  # a file takes all at once, but where there is no more room, which raises then
+            left = left[os.write(self._file, left) :]
         if self._sync:
             os.fdatasync(self._file)
 
@@ -104,6 +115,7 @@ class History:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._entries: list[Entry] = []
+        self._torn: list[Torn] = []
         self._position = 0
         self._reading = threading.Lock()
 
@@ -123,6 +135,12 @@ class History:
                 found.append(entry)
         return found[::-1]
 
+    @property
+    def torn(self) -> list[Torn]:
+        """What cannot be read: what deaths have cut short. The last line may be on its way."""
+        self._read()
+        return [*self._torn]
+
     def _read(self) -> None:
         if not self.file.exists():
             return
@@ -131,6 +149,9 @@ class History:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                with suppress(json.JSONDecodeError):  # nothing, or what a death cut short
-                    self._entries.append(Entry(**json.loads(line)))
+                if line.strip():
+                    try:
+                        self._entries.append(Entry(**json.loads(line)))
+                    except json.JSONDecodeError:
+                        self._torn.append(Torn(line.decode().strip(), len(self._entries)))
                 self._position += len(line)

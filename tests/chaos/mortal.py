@@ -53,6 +53,11 @@ class Mortal:
             self._guard.forget(self._process.pid)
 
     @property
+    def pid(self) -> int:
+        """The pid of its process."""
+        return self._process.pid
+
+    @property
     def has_published(self) -> bool:
         """Whether the broker has confirmed something of it."""
         return any(entry.what == "confirmed" for entry in self._mine())
@@ -62,7 +67,7 @@ class Mortal:
         """Whether it is about to send something, or waits for its confirm."""
         since = monotonic() - _LATELY
         sent, heard = (
-            [e.id for e in self._history.latest(what, since) if e.pid == self._process.pid]
+            [e.id for e in self._history.latest(what, since) if e.pid == self.pid]
             for what in ("invoke", "confirmed")
         )
         return bool(sent) and sent[-1] not in heard
@@ -75,7 +80,7 @@ class Mortal:
         return [entry for id_, entry in sent.items() if id_ not in confirmed]
 
     def _mine(self) -> list[Entry]:
-        return [e for e in self._history.entries() if e.pid == self._process.pid]
+        return [e for e in self._history.entries() if e.pid == self.pid]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ run. (The simulation does that: ``tests/simulation``.)
 
 from __future__ import annotations
 
+import math
 import signal
 import tempfile
 import threading
@@ -29,7 +30,6 @@ from chaos.faults.disk import can_mount
 from chaos.faults.redis_clock import RedisByClock
 from chaos.places import Place
 from chaos.stage import Stage
-from chaos.toll import STOPPED
 from machines.supervisor import Part
 
 Fault = Callable[[Stage, Random], None]
@@ -46,6 +46,8 @@ _TURN = 0.1
 _MOST_SUPERVISORS = 6
 #: Numbers of shards that somebody asks for, and the seconds for which who asks waits, twice.
 _SHARDS, _PATIENCE = (1, 2, 3, 4, 6, 8), 8.0
+#: Seconds between two looks whether it is over: a look takes half a second of a core.
+_LOOK = 2.0
 #: How likely a process dies that comes by the crash point of a change of shards, if one is armed.
 _DIES = 0.5
 #: Seconds for which a publisher that is to die publishes; and for which it is waited for, before
@@ -75,7 +77,7 @@ def terminate_twice(stage: Stage, random: Random) -> None:
         if supervisor.running:
             supervisor.signal(signal.SIGTERM)
             supervisor.exit_code()
-            stage.note(Harm(Kind.KILL, supervisor.name, since, monotonic(), pids, STOPPED))
+            stage.note(Harm(Kind.STOP, supervisor.name, since, monotonic(), pids))
 
 
 def reload(stage: Stage, random: Random) -> None:
@@ -139,6 +141,7 @@ def reshard(stage: Stage, random: Random) -> None:
     """Ask for another number of shards; half of the time somebody dies in a step of the change.
 
     Where a change is under way, or the lease store away, whoever asks is told so, and that is all.
+    Else the fault lasts as long as the change: so it is known what was sent in its midst.
     """
     shards = random.choice(_SHARDS)
     point = random.choice([name for name in POINTS if name.startswith("reshard")])
@@ -158,10 +161,12 @@ def reshard(stage: Stage, random: Random) -> None:
         finally:
             asked.kill()  # what it asked for goes on without it
             asked.wait()
-        stage.resharded(asked)
+        goes_on = stage.resharded(asked)
         says.seek(0)
         if b"reshard from " in says.read():  # a step of it
             stage.meets(EVERYBODY)
+    if goes_on:
+        _last_while(stage.is_changing, stage, math.inf, turn=_LOOK)
 
 
 def publisher_dies(stage: Stage, random: Random) -> None:

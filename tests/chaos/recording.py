@@ -7,7 +7,8 @@ have an excuse wherever processes die all the time. What a process was told to b
 from one that had no time:
 
 - **Order.** What ended is recorded in its order, all of a tick in one round trip. So a process that
-  recorded something also recorded what the same handler had ended well before that.
+  recorded something also recorded what the same handler had ended well before that (by more than
+  ``excuses.SLACK``).
 - **Number.** A process has only so much under way: what it runs, what it has claimed ahead, and as
   much again, whose record is on its way or waits for the next round.
 """
@@ -20,16 +21,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from chaos.excuses import age_at, explains, kill_of
-from chaos.executions import Execution, Kind, effect_of
+from chaos.excuses import AT_ONCE, SLACK, age_at, explains, kill_of
+from chaos.executions import Execution, effect_of
 from chaos.findings import Findings
 
 if TYPE_CHECKING:
     from chaos.checker import Case
 
-#: Seconds by which something ended earlier than what was recorded without it, where that is no
-#: accident: a handler has noted its end, and waits for the disk before it returns.
-_SLACK = 0.5
 #: As the runtime claims ahead: so many seconds of its work (worker/dispatch.py), by how much it did
 #: in such a time (worker/consumer.py).
 _AHEAD, _MEASURED = 0.02, 0.25
@@ -37,7 +35,7 @@ _AHEAD, _MEASURED = 0.02, 0.25
 
 def check_recording(case: Case, effects: Sequence[Execution], found: Findings) -> None:
     """Add the ages of what kills explain, and what they cannot explain after all."""
-    others = replace(case, faults=[f for f in case.faults if f.kind is not Kind.KILL])
+    others = replace(case, faults=[f for f in case.faults if f.kind not in AT_ONCE])
     recorded = _recorded(case, effects, found)
     number = Counter[tuple[float, int]]()
     for first, second in found.explained:
@@ -52,7 +50,7 @@ def check_recording(case: Case, effects: Sequence[Execution], found: Findings) -
         number[kill.since, first.pid] += 1
         if first.end is not None:
             ends = recorded[first.pid, first.handler]
-            place = bisect.bisect_right(ends, first.end + _SLACK)
+            place = bisect.bisect_right(ends, first.end + SLACK)
             if place < len(ends) and ends[place] <= kill.since:
                 found.forgotten.append((first, second))
     found.ages.sort()

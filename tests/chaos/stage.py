@@ -14,20 +14,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from time import monotonic
 from typing import Any, Self
 
 from acceptance.running import TESTS, Ledger
 from chaos import clerk
 from chaos.blows import EVERYBODY, Blows
+from chaos.changes import Changes
 from chaos.checker import Due
 from chaos.crashpoints import Board
 from chaos.database import Database, Records
 from chaos.deaths import End, Watch
-from chaos.executions import Fault, faults
+from chaos.executions import Fault, Kind, faults
 from chaos.faults.catalog import Setting
-from chaos.history import BEGINS, IS_OVER, History, Writer
+from chaos.history import History, Writer
 from chaos.mortal import Mortal
 from chaos.places import Place, Wiring
 from chaos.publishing import Publisher
@@ -47,6 +48,10 @@ _READY = 60.0
 _LOOK = 0.1
 #: A machine of two cores is busy: what is quick in life is not here.
 _SETTINGS: Mapping[str, Any] = {"claim_ttl": 5, "lease_ttl": 3, "heartbeat": 2, "crash_limit": 3}
+
+
+class NoAnswerError(Exception):
+    """A command of ``qworker`` failed; it says why."""
 
 
 class Stage:
@@ -92,6 +97,7 @@ class Stage:
         self.reasons: dict[Due, str] = {}
         self._writer = Writer(self.history.file)
         self._blows = Blows(self._writer)
+        self._changes = Changes(self._writer)
         self._guard = guard
         self._options = (*options, "--concurrency", str(self.concurrency))
         self.single_active = "--single-active" in options
@@ -279,7 +285,10 @@ class Stage:
         return Mortal(self.workload.app, name, self.place.broker, self.history, self._guard)
 
     def abandon(self, mortal: Mortal) -> None:
-        """Note what a publisher that is dead had sent, and heard nothing of."""
+        """Note that a publisher is dead, and what it had sent, and heard nothing of."""
+        now = monotonic()
+        gone = Fault(Kind.GONE, mortal.name, now, now, frozenset({mortal.pid}))
+        self._writer.note("fault", detail=gone.dump())  # whether that met somebody is told below
         left = mortal.left()
         told = ({n: getattr(each, n) for n in ("id", "key", "sequence", "detail")} for each in left)
         self._writer.note_all({"what": "abandoned", **each} for each in told)
@@ -325,18 +334,32 @@ class Stage:
 
     def reshard(self, supervisor: Supervisor, shards: int, **options: Any) -> Popen[bytes]:
         """Ask for another number of shards; return the command, which waits for it."""
-        self._writer.note("change", detail=BEGINS)
-        return supervisor.begin("reshard", "--to", str(shards), **options)
+        since = monotonic()
+        asked = supervisor.begin("reshard", "--to", str(shards), **options)
+        self._changes.ask(asked, since)
+        return asked
 
-    def resharded(self, asked: Popen[bytes]) -> None:
-        """Note that the change is over, if the command says so."""
-        if asked.poll() == 0:
-            self._writer.note("change", detail=IS_OVER)
+    def resharded(self, asked: Popen[bytes]) -> bool:
+        """Note what the command came to; tell whether a change may go on without it."""
+        return self._changes.answered(asked)
 
     def change(self) -> str:
-        """Return what the service tells of a change of its shards; empty where none goes on."""
-        told = self._ask("status", "--json")["reshard"]
-        return "" if told is None else json.dumps(told)
+        """Return what the service tells of a change of its shards; empty where none goes on.
+
+        That none does is noted. Raises NoAnswerError.
+        """
+        return self._changes.told(monotonic(), self._ask("status", "--json"))
+
+    def is_changing(self) -> bool:
+        """Tell whether a change of the shards may go on; it may where nobody answers."""
+        try:
+            return bool(self.change())
+        except (NoAnswerError, TimeoutExpired):
+            return True
+
+    def shards(self) -> int:
+        """Return how many shards the service has."""
+        return len(self._ask("status", "--json")["shards"])
 
     # What is set aside
 
@@ -366,10 +389,10 @@ class Stage:
         return f"{self._service}.{handler}" if handler else ""
 
     def _ask(self, *words: str) -> Any:
-        """Return what a command answers, from the place of any supervisor."""
-        supervisor = next(iter(self.supervisors.values()))
-        done = supervisor.run(*words)
-        assert done.returncode == 0, done.stderr
+        """Return what a command answers, from the place of any supervisor; raise NoAnswerError."""
+        done = self._running()[0].run(*words)
+        if done.returncode:
+            raise NoAnswerError(done.stderr)
         return json.loads(done.stdout)
 
 

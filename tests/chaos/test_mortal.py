@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chaos.executions import Kind, faults
 from chaos.places import Place
 from chaos.stage import Stage
 from chaos.workloads import Bank
@@ -29,4 +30,6 @@ def test_what_a_publisher_left_in_its_midst_is_abandoned(tmp_path: Path) -> None
         for what in ("invoke", "confirmed", "abandoned")
     )
     assert abandoned == sent - confirmed
-    assert {entry.detail for entry in entries} == {"bank.transfer"}
+    assert {entry.detail for entry in entries if entry.what != "fault"} == {"bank.transfer"}
+    (gone,) = faults(entries)
+    assert (gone.kind, gone.pids) == (Kind.GONE, frozenset({mortal.pid})), "it may have left a line"

@@ -15,6 +15,8 @@ from chaos.nemesis import Blow
 
 #: Faults that the blow beside them tells already, or that follow from another.
 _TOLD = (Kind.GONE, Kind.LAPSE)
+#: What ends a process in the midst of handlers.
+_ENDS = (Kind.KILL, Kind.STOP)
 #: Seconds below which a blow was a moment.
 _MOMENT = 0.1
 _SECONDS_A_LINE = 10
@@ -52,13 +54,13 @@ def _blows(blows: Sequence[Thrown], faults: Sequence[Fault]) -> Iterator[_Told]:
         yield blow.since, 0, f"{blow.fault}{span}: {whom}"
     names = {blow.fault for blow in blows}
     for fault in faults:
-        if fault.kind not in (*_TOLD, Kind.KILL) and fault.what not in names:
+        if fault.kind not in (*_TOLD, *_ENDS) and fault.what not in names:
             yield fault.since, 1, f"  -> {fault.what or fault.kind.value}: {_whom(fault)}"
 
 
 def _deaths(executions: Sequence[Execution], faults: Sequence[Fault]) -> Iterator[_Told]:
     for fault in faults:
-        if fault.kind is Kind.KILL:
+        if fault.kind in _ENDS:
             amidst = sum(
                 e.pid in (fault.pids or ()) and e.begin <= fault.since and _is_open(e, fault.since)
                 for e in executions

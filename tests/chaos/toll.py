@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from chaos.blows import Thrown, counted
 from chaos.executions import Execution, Fault, Kind
 
-#: What it is called where a process ends at once by itself: no kill -9, but it records no more.
-STOPPED = "stopped at once"
 #: Seconds after it began a handler in which a process is at work.
 JUST_NOW = 0.5
 
@@ -43,7 +41,7 @@ def toll(
         theirs[execution.pid].append(execution)
         if execution.effect is not None:
             effects.append(execution.effect)
-    kills = [f for f in trouble if f.kind is Kind.KILL and f.what != STOPPED]
+    kills = [f for f in trouble if f.kind is Kind.KILL]
     deaths = [(theirs[pid], fault.since) for fault in kills for pid in fault.pids or ()]
     return Toll(
         faults=counted(blows),

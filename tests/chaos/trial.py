@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,12 +9,13 @@ from random import Random
 from time import monotonic
 
 from chaos.blows import thrown
+from chaos.changes import changes_in
 from chaos.checker import Case, check
 from chaos.clerk import recorded
-from chaos.deaths import logs_in, unexplained, unexplained_ends
+from chaos.deaths import logs_in, lost_lines, unexplained, unexplained_ends
 from chaos.executions import faults, join
 from chaos.findings import Findings
-from chaos.history import BEGINS, Entry
+from chaos.history import Entry
 from chaos.nemesis import FAULTS, Blow, Fault, Nemesis, schedule
 from chaos.stage import LIVENESS, Stage
 from chaos.story import story
@@ -205,6 +205,8 @@ def judge(
             transactional=stage.database is not None,
             published=published,
             sent=_sent(entries),
+            children=stage.workload.children(entries),
+            reasons=stage.reasons,
             changes=changes_in(entries),
             published_again=stage.workload.published_again(entries),
             recorded=kept,
@@ -215,6 +217,7 @@ def judge(
     harm = toll(executions, trouble, thrown(entries))
     unheard = published.keys() - confirmed - abandoned
     found.stuck = [*stuck, *(f"not confirmed {i}" for i in sorted(unheard))]
+    found.torn = lost_lines(stage.history.torn, stage.history.entries(), trouble)
     found.wrong = [
         *stage.workload.mistakes(entries, stage.database, {*aside}),
         *stage.wrong,
@@ -249,17 +252,6 @@ def too_few(plan: Plan, events: int, effects: int) -> list[str]:
 def unharmed(plan: Plan, harm: Toll) -> list[str]:
     """Tell where faults were planned, and none of them met anybody."""
     return ["no fault met anybody"] if plan.schedule and not any(harm.faults.values()) else []
-
-
-def changes_in(entries: Sequence[Entry]) -> list[tuple[float, float]]:
-    """Return since when and until when the number of shards was changed."""
-    found: list[tuple[float, float]] = []
-    for entry in entries:
-        if entry.what == "change" and entry.detail == BEGINS:
-            found.append((entry.at, math.inf))
-        elif entry.what == "change":
-            found = [(since, min(until, entry.at)) for since, until in found]
-    return found
 
 
 def _sent(entries: Sequence[Entry]) -> dict[str, float]:

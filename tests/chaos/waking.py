@@ -11,47 +11,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from chaos.excuses import ended
 from chaos.executions import Execution, Fault, Kind
+
+if TYPE_CHECKING:
+    from chaos.checker import Case
 
 #: Seconds after it is told to go on until the thread has a core, and the interpreter, to itself.
 _WAKING = 0.25
 
 
-def begun_before(executions: Sequence[Execution], faults: Sequence[Fault]) -> list[Execution]:
+def begun_before(case: Case) -> list[Execution]:
     """Return the executions, in order of beginning; what was begun before a pause begins there.
 
     One for each pause of a process, and only where somebody with a higher fence had the shard by
     then: a runtime that begins things with a lease that is over would begin more than one.
     """
+    executions = sorted(case.executions, key=lambda e: e.begin)
     moved: dict[int, float] = {}
-    for pause in faults:
+    for pause in case.faults:
         if pause.kind is Kind.PAUSE:
             for pid in pause.pids or ():
                 mine = [e for e in executions if e.pid == pid]
-                for late in _late(mine, pause, executions, faults):
+                for late in _late(case, mine, pause):
                     moved[id(late)] = _stopped_at(mine, pause)
                     break
     shown = [replace(e, begin=moved[id(e)]) if id(e) in moved else e for e in executions]
     return sorted(shown, key=lambda e: e.begin)
 
 
-def _late(
-    mine: Sequence[Execution],
-    pause: Fault,
-    executions: Sequence[Execution],
-    faults: Sequence[Fault],
-) -> Iterator[Execution]:
+def _late(case: Case, mine: Sequence[Execution], pause: Fault) -> Iterator[Execution]:
     """Yield what a process began as it woke, on a shard that was another's by then."""
     for execution in mine:
         if pause.until <= execution.begin <= pause.until + _WAKING:
-            end = ended(execution, faults)
+            end = ended(execution, case.faults, case.lease_ttl)
             if any(
                 other.shard == execution.shard
                 and other.fence > execution.fence
                 and other.begin <= end
-                for other in executions
+                for other in case.executions
             ):
                 yield execution
 

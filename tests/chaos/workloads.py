@@ -68,6 +68,10 @@ class Workload(ABC):
         times = Counter(entry.id for entry in entries if entry.what == "invoke")
         return {id_ for id_, number in times.items() if number > 1}
 
+    def children(self, entries: Iterable[Entry]) -> dict[str, float]:
+        """Return when the first handler began that publishes each id which no publisher sends."""
+        return {}
+
     def mistakes(
         self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]
     ) -> list[str]:
@@ -198,6 +202,11 @@ class Bank(Workload):
         begun = [e for e in entries if e.what == "begin" and e.handler == self._FIRST]
         times = Counter(e.id for e in begun)
         return super().published_again(entries) | {_child(e) for e in begun if times[e.id] > 1}
+
+    def children(self, entries: Iterable[Entry]) -> dict[str, float]:
+        """Return when the first half of each transfer was begun, by the id of the second one."""
+        begun = [e for e in entries if e.what == "begin" and e.handler == self._FIRST]
+        return {_child(e): e.at for e in sorted(begun, key=lambda e: e.at, reverse=True)}
 
     def mistakes(
         self, entries: Sequence[Entry], database: Records | None, aside: Collection[Due]

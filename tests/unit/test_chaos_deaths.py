@@ -10,8 +10,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from chaos.deaths import End, Watch, unexplained, unexplained_ends
+from chaos.deaths import End, Watch, lost_lines, unexplained, unexplained_ends
 from chaos.executions import Fault, Kind
+from chaos.history import Entry, Torn
 from judged import ALICE, BOB, NAMES, killed, outage
 from waiting import until
 
@@ -133,3 +134,36 @@ def test_the_watch_notes_once_who_is_gone_and_since_when() -> None:
         frozenset({process.pid}),
     )
     assert fault.since <= fault.until
+
+
+def torn(pid: int, place: int = 0) -> Torn:
+    """Return half a line of an effect of the event x."""
+    return Torn(f'{{"pid": {pid}, "at": 1.0, "what": "effect", "id": "x", "han', place)
+
+
+#: So little of a line that nobody knows whose it is.
+STUB = Torn('{"pid": 1', 0)
+
+
+def test_a_death_cuts_one_line_short() -> None:
+    assert lost_lines([torn(ALICE), torn(BOB)], [], [killed(ALICE, 1), gone(BOB, 2)]) == []
+    (told,) = lost_lines([torn(ALICE), torn(BOB)], [], [killed(ALICE, 1)])
+    assert told.startswith('{"pid": 22,')
+    assert told.endswith(" x"), "for the story of that event"
+    assert len(lost_lines([torn(ALICE), torn(ALICE)], [], [killed(ALICE, 1)])) == 1
+
+
+def test_who_died_wrote_nothing_behind_what_its_death_has_cut_short() -> None:
+    entries = [Entry(what="begin", at=1.0, pid=pid) for pid in (ALICE, ALICE, BOB)]
+
+    assert lost_lines([torn(ALICE, 2)], entries, [killed(ALICE, 1)]) == []
+    assert len(lost_lines([torn(ALICE, 1)], entries, [killed(ALICE, 1)])) == 1
+
+
+def test_what_is_nobodys_is_of_one_that_was_killed_and_left_no_other() -> None:
+    assert len(lost_lines([STUB], [], [])) == 1
+    assert lost_lines([STUB], [], [killed(ALICE, 1)]) == []
+    assert len(lost_lines([STUB, STUB], [], [killed(ALICE, 1)])) == 1
+    assert len(lost_lines([STUB, torn(ALICE)], [], [killed(ALICE, 1)])) == 1
+    assert lost_lines([STUB, torn(ALICE)], [], [killed(ALICE, 1), killed(BOB, 1)]) == []
+    assert len(lost_lines([STUB], [], [gone(ALICE, 1)])) == 1, "it may have ended in order"

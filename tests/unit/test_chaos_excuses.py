@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from chaos.checker import Case, check
 from chaos.executions import Fault, Kind
-from judged import ALICE, BOB, NAMES, judge, killed, outage, paused, ran
+from judged import ALICE, BOB, gone, judge, killed, outage, paused, ran
 
 
 def test_a_second_effect_that_nothing_explains_is_a_broken_promise() -> None:
@@ -113,6 +113,19 @@ def test_a_cut_explains_no_second_effect_before_the_claim_can_have_ended() -> No
     assert check(replace(case, lease_ttl=10)).repeated
     jump = Fault(Kind.OTHER, "", 3, 4, what="clock-ahead")
     assert check(replace(case, claim_ttl=10, faults=[*case.faults, jump])).explained
+
+
+def test_a_clock_ends_the_claims_of_its_time_and_no_others() -> None:
+    twice = [ran(0, ALICE, 31, 32), ran(0, BOB, 35, 36, fence=2)]
+    cut = Fault(Kind.CUT, "alice", 31.9, 38)
+    case = Case(executions=twice, wanted=(), faults=[cut], claim_ttl=10)
+
+    for since, until, held in ((33, 34, True), (20, 22, True), (3, 4, False), (40, 50, False)):
+        for jump in (
+            Fault(Kind.OTHER, "", since, until, what="clock-ahead"),
+            Fault(Kind.CLOCK, "", since, until, what="redis-clock-ahead"),
+        ):
+            assert check(replace(case, faults=[cut, jump])).held is held, jump
 
 
 def test_troubles_that_follow_upon_each_other_are_as_long_as_one() -> None:
@@ -276,18 +289,6 @@ def test_what_began_as_its_process_died_does_not_run_on() -> None:
     assert judge(pair, killed(ALICE, 0.9), Fault(Kind.OTHER, "", 7, 8)).held
 
 
-def test_a_stop_at_once_takes_a_while() -> None:
-    twice = [ran(0, ALICE, 1, 4), ran(0, BOB, 6, 7, fence=2)]
-    stopped = Fault(Kind.KILL, "alice", 2, 4.5, frozenset({ALICE}))
-
-    assert judge(twice, stopped).held
-    assert judge(twice, replace(stopped, until=3)).repeated
-
-
-def gone(pid: int, since: float, until: float) -> Fault:
-    return Fault(Kind.GONE, NAMES[pid], since, until, frozenset({pid}))
-
-
 def test_a_cut_or_a_pause_ends_no_handler() -> None:
     hung = Case(executions=[ran(0, ALICE, 5, None)], wanted=())
 
@@ -391,29 +392,3 @@ def test_a_clock_or_an_emptied_store_alone_let_no_fence_fall() -> None:
         "it was right again"
     )
     assert judge(pair, replace(forgot, since=8, until=9), behind).fallen_fences, "emptied later"
-
-
-def test_who_loses_its_supervisor_ends_and_leaves_a_handler_that_takes_longer() -> None:
-    left = replace(ran(0, ALICE, 5, None), life=7)
-    death = gone(ALICE, 8.4, 8.5)
-    supervisor = Fault(Kind.KILL, "alice", 6, pids=frozenset({7}))
-
-    assert judge([left], supervisor, death).held
-    assert judge([left], death).unfinished
-    assert judge([left], supervisor).unfinished, "it may live on"
-    assert judge([left], replace(supervisor, pids=frozenset({8})), death).unfinished, "another"
-    assert judge([left], supervisor, gone(ALICE, 19.4, 19.5)).unfinished, "it drains for 8 s"
-    beside = ran(0, BOB, 8.3, 9, key="b", fence=2)
-    assert judge([left, beside], supervisor, death).owner_overlaps, "it ran until then"
-
-
-def test_who_loses_its_supervisor_records_nothing_that_it_has_given_up() -> None:
-    supervisor, death = Fault(Kind.KILL, "alice", 6, pids=frozenset({7})), gone(ALICE, 8.5, 8.6)
-    late = [replace(ran(0, ALICE, 5, 8.5), life=7), ran(0, BOB, 30, 31, fence=2)]
-    in_time = [replace(ran(0, ALICE, 5, 8.3), life=7), late[1]]
-
-    assert judge(late, supervisor, death).explained == [tuple(late)]
-    assert judge(late, death).repeated
-    assert judge(late, supervisor).repeated, "it lived on"
-    assert judge(late, supervisor, gone(ALICE, 11, 11.1)).repeated, "it had time"
-    assert judge(in_time, supervisor, death).repeated, "it drains for 2.4 s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.blows import Thrown
 from chaos.executions import Execution, Fault, Kind
-from chaos.toll import STOPPED, toll
+from chaos.toll import toll
 
 ALICE, BOB = 11, 22
 
@@ -44,7 +44,8 @@ def test_a_kill_by_a_crash_point_counts_at_its_point() -> None:
 
 def test_what_is_no_kill_does_not_count() -> None:
     pause = Fault(Kind.PAUSE, "alice", 1.0, 2.0, frozenset({ALICE}))
-    assert toll([], [pause, killed(1.0, ALICE, what=STOPPED)]).kills == 0
+    stop = Fault(Kind.STOP, "alice", 1.0, 1.6, frozenset({ALICE}))
+    assert toll([], [pause, stop]).kills == 0
 
 
 def test_who_began_something_just_now_was_at_work() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from servers import Guard
 from waiting import until
 from worker import Event
 
+ME = os.getpid()
 PLAN = Plan(seed=7, rate=60, seconds=20)
 
 
@@ -65,6 +67,21 @@ def test_a_trial_in_which_enough_was_done_is_held(played: Played) -> None:
     assert verdict.held, verdict.story
     assert verdict.published == 100
     assert "the last of 100 confirmed events" in "\n".join(verdict.timeline), "though it held"
+
+
+def test_a_line_that_is_lost_makes_a_trial_red_and_has_a_story(played: Played) -> None:
+    for number in range(100):
+        played.publish(number)
+        played.handle(number)
+    with played.stage.history.file.open("a") as file:
+        file.write(f'{{"pid": {ME}, "at": 1.0, "what": "effect", "id": "id-7", "han\n')
+
+    verdict = judge(played.stage, PLAN, [], [])
+    assert len(verdict.findings.torn) == 1
+    assert "lines of the history that were lost: 1, the first one:" in verdict.story
+    assert any("confirmed key-7" in line for line in verdict.story)
+    played.stage.note(Fault(Kind.KILL, "alice", 1.0, 2.0, frozenset({ME})))
+    assert not judge(played.stage, PLAN, [], []).held, "it wrote on"
 
 
 def test_the_faults_of_a_trial_are_counted_and_told_in_its_line(played: Played) -> None:

@@ -43,6 +43,13 @@ def test_a_first_half_that_is_set_aside_after_its_effect_sends_nothing_before_it
         assert BANK.mistakes([withdrawn(), deposited()], None, aside) == []
 
 
+def test_nobody_has_a_second_half_before_the_first_one_began() -> None:
+    begun = [Entry(what="begin", at=at, id="t", handler="bank.withdraw") for at in (4.0, 2.0)]
+
+    assert BANK.children([*begun, withdrawn(3.0)]) == {DEPOSIT: 2.0}
+    assert Ledger(1).children(begun) == {}
+
+
 def test_money_that_comes_is_neither_made_nor_lost() -> None:
     assert BANK.mistakes([withdrawn(), deposited()], None, []) == []
 
