@@ -23,7 +23,7 @@ from chaos.crashpoints import IN_HANDLERS, OUTBOX_POINTS, RELAY_POINTS
 from chaos.executions import faults
 from chaos.relays import Relays
 from chaos.stage import Stage
-from chaos.trial import Plan, judge, settle
+from chaos.trial import Plan, judge, settle, under_way
 from chaos.workloads import BankOnDjango, BankWithOutbox
 from databases import Database
 from servers import Guard
@@ -37,6 +37,10 @@ _RATE = 30.0
 #: Seconds after which nobody has come by a point.
 _PATIENCE = 120.0
 _LOOK = 0.05
+#: After so many deaths nobody dies until the service has no more than so much left to do: who dies
+#: all the time works off nothing, and what gathers would only be waited for in the end.
+_BREATH, _NEAR = 20, 60
+_CATCH_UP = 240.0
 #: Seconds after which no process dies at a point that is not armed any more.
 _DISARMED = 0.5
 
@@ -85,7 +89,7 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
         bank.until_ready()
         began = monotonic()
         with bank.load(publishers=2, rate=_RATE), relays.troubled():
-            died = Deaths(bank, relays).until(_KILLS)
+            died = Deaths(bank, relays, books).until(_KILLS)
         seconds = monotonic() - began
         bank.last(_DISARMED)
         relays.revive()
@@ -114,29 +118,39 @@ def test_a_bank_keeps_its_sum_and_its_order_though_processes_die(
 class Deaths:
     """Arms points in turn, some at a time, and counts who dies where."""
 
-    def __init__(self, stage: Stage, relays: Relays) -> None:
+    def __init__(self, stage: Stage, relays: Relays, books: Books) -> None:
         self._stage = stage
         self._relays = relays
+        self._books = books
         self._seen: set[int] = set()
         self._died = Counter[str]()
 
     def until(self, kills: int) -> Counter[str]:
         """Go on until so many have died; return how many at each point."""
         of_service, of_relay = cycle(_POINTS), cycle(RELAY_POINTS)
-        with ExitStack() as stack:
-            # What a relay comes by is left by deaths of the service, so those go on meanwhile.
-            slots = [
-                stack.enter_context(_Slot(self._stage, points))
-                for points in (of_service, of_service, of_relay)
-            ]
-            while sum(self._died.values()) < kills:
-                self._stage.last(_LOOK)
-                self._stage.revive()
-                self._relays.revive()
-                found = self._news()
-                for slot in slots:
-                    slot.look(found)
+        while (dead := self._died.total()) < kills:
+            with ExitStack() as stack:
+                # What a relay comes by is left by deaths of the service: those go on meanwhile.
+                slots = [
+                    stack.enter_context(_Slot(self._stage, points))
+                    for points in (of_service, of_service, of_relay)
+                ]
+                while self._died.total() < min(kills, dead + _BREATH):
+                    self._stage.last(_LOOK)
+                    self._revive()
+                    found = self._news()
+                    for slot in slots:
+                        slot.look(found)
+            until(self._is_near, _CATCH_UP, "the service works off what has gathered")
         return self._died
+
+    def _is_near(self) -> bool:
+        self._revive()
+        return self._books.unsent() <= _NEAR and len(under_way(self._stage)) <= _NEAR
+
+    def _revive(self) -> None:
+        self._stage.revive()
+        self._relays.revive()
 
     def _news(self) -> list[str]:
         """Return the points at which somebody died since the last look."""

@@ -10,7 +10,7 @@ from time import monotonic
 
 from chaos.blows import thrown
 from chaos.changes import changes_in
-from chaos.checker import Case, check
+from chaos.checker import Case, Due, check
 from chaos.clerk import recorded
 from chaos.deaths import logs_in, lost_lines, unexplained, unexplained_ends
 from chaos.executions import faults, join
@@ -150,14 +150,19 @@ def _left(stage: Stage, deadline: float) -> list[str]:
     return left
 
 
+def under_way(stage: Stage, aside: Collection[Due] = ()) -> set[Due]:
+    """Return what has to have an effect, and has none; ``aside`` is what is set aside."""
+    entries = _entries(stage)
+    done = {(e.handler, e.id) for e in entries if e.what == "effect"}
+    return stage.workload.wanted(entries, aside) - done
+
+
 def _unfinished(stage: Stage, deadline: float, gone: Collection[str]) -> list[str]:
     """Wait until everything has its effect, or is set aside; return what has not."""
     looked_at, aside = float("-inf"), set[tuple[str, str]]()
     while True:
         stage.revive()
-        entries = _entries(stage)
-        done = {(e.handler, e.id) for e in entries if e.what == "effect"}
-        left = stage.workload.wanted(entries, aside) - done
+        left = under_way(stage, aside)
         if left and monotonic() - looked_at > _LOOK:
             aside = {*stage.set_aside()}
             looked_at = monotonic()

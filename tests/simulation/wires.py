@@ -133,6 +133,12 @@ class Waiter:
             if fileobj.readable:
                 callback()
 
+    def poll(self, timeout: float, ready: Callable[[], bool], look: Callable[[], bool]) -> None:
+        self.wait(timeout, ready)
+
+    def hurry(self) -> None:
+        """Nobody sleeps."""
+
     def wake(self) -> None:
         """Nobody sleeps."""
 
