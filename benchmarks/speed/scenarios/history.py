@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from speed.contenders import peers, qworker
 from speed.draining import CPU, PER_SECOND, worked_off
 from speed.load import Load
-from speed.remembering import mark, memory_of, remember
+from speed.remembering import mark, memory_of, remember, tidied_up
 from speed.scenario import Bar, Case, Metric, Plot, Scale, Scenario
 from speed.scenarios.growth import flat
 from speed.site import Servers
@@ -34,8 +34,11 @@ def _cases(scale: Scale) -> Iterator[Case]:
 
 def _measure(servers: Servers, case: Case) -> dict[str, float]:
     with servers.site(case.contender, case.load) as site:
-        remember(site.place.dedup_url(case.contender.dedup), int(case.x or 0))
+        url = site.place.dedup_url(case.contender.dedup)
+        remember(url, int(case.x or 0))
         site.fill()
+        if case.contender.dedup == "redis":
+            tidied_up(url)
         return worked_off(site)
 
 
