@@ -93,7 +93,8 @@ def _scale(scale: Scale, options: argparse.Namespace) -> Scale:
 
 
 def _wanted(case: Case, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatch(case.name, pattern) for pattern in patterns)
+    names = case.name, f"{case.group} {case.name}"
+    return not patterns or any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -109,7 +110,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--events", type=int, help="in place of what the scenario has")
     parser.add_argument("--seconds", type=float, help="likewise, of what is measured by time")
     parser.add_argument("--most", type=int, help="likewise, how far a scenario goes up")
-    parser.add_argument("--only", nargs="+", default=[], help="cases, by patterns as of a shell")
+    only = "cases, by patterns as of a shell; of some groups alone: 'GROUP CASE'"
+    parser.add_argument("--only", nargs="+", default=[], help=only)
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder to keep them in")
     options = parser.parse_args(arguments)
     if options.scenarios == ["all"]:

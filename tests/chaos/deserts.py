@@ -135,7 +135,7 @@ class Deserts:
         """Tell whether a fault met a process between the claim of this run and its record."""
         if not fault.met(run) or run.begin - WINDOW > gone_at(fault):
             return False
-        last = max(ended(run, self._case.faults), outcome_of(run)) + WINDOW
+        last = max(ended(run, self._case.faults, self._case.lease_ttl), outcome_of(run)) + WINDOW
         return self._since(fault, run) <= last
 
     def _is_ahead(self, fault: Fault, run: Execution) -> bool:

@@ -270,11 +270,8 @@ def _unable(faults: Iterable[Fault], first: Execution, until: float) -> float:
     return max(0.0, min(reached, until) - since)
 
 
-def ended(execution: Execution, faults: Sequence[Fault], lease_ttl: float = math.inf) -> float:
-    """Return when it ended, or when it was broken off: after that its process did nothing.
-
-    ``lease_ttl``: as in a case; without it a process is given the longest drain that there is.
-    """
+def ended(execution: Execution, faults: Sequence[Fault], lease_ttl: float) -> float:
+    """Return when it ended, or when it was broken off: after that its process did nothing."""
     if execution.end is not None:
         return execution.end
     broken_off = _broken_off(execution, faults, lease_ttl)
