@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from worker.pool import PoolMaker
     from worker.task import Delivery
 
-_LONGEST_WAIT = 0.5
 _BEAT = 1.0
 _BURST_BEAT = 0.1
 _WATCH_PAUSE = 0.25
@@ -160,7 +159,7 @@ class Consumer:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
         try:
             while self._ending.finish is None:
-                self.tick(_LONGEST_WAIT)
+                self.tick(_BEAT)
         finally:
             self.close()
         return self._ending.finish
@@ -273,6 +272,7 @@ class Consumer:
         self._dispatcher.ticked(self._clock() - now)
         if done:
             self._waiter.hurry()
+            self._next_watch = min(self._next_watch, now + _WATCH_PAUSE)
         return bool(done)
 
     def _wait(self, longest: float) -> None:
@@ -349,7 +349,8 @@ class Consumer:
         """Step 8."""
         number = self._timers.run(now)
         if now >= self._next_watch:
-            self._next_watch = now + _WATCH_PAUSE
+            waits = self._dispatcher.out or self._dispatcher.lanes.waiting
+            self._next_watch = now + (_WATCH_PAUSE if waits else _BEAT)
             self._dispatcher.measure(now)
             self._dispatcher.collect_early(self._resolve)
             for task, seconds in self._dispatcher.overdue(now):

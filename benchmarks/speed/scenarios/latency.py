@@ -47,6 +47,8 @@ def _contenders() -> Iterator[tuple[Contender, bool]]:
     yield qworker("redis"), True
     yield qworker("redis").on_classic_queues(), True
     yield replace(qworker("redis"), slug="qworker-redis-block"), False
+    # What the runtime itself takes: nothing is asked of a store.
+    yield qworker("memory").on_classic_queues(), True
     yield qworker("sqlite", broker=SQLITE), True
     for peer in peers():
         if peer.slug in _PEERS:
