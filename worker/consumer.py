@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from worker.pool import PoolMaker
     from worker.task import Delivery
 
+_LONGEST_WAIT = 0.5
 _BEAT = 1.0
 _BURST_BEAT = 0.1
 _WATCH_PAUSE = 0.25
@@ -159,7 +160,7 @@ class Consumer:
         """Tick until drained, stopped or failed; then close everything and tell how it ended."""
         try:
             while self._ending.finish is None:
-                self.tick(_BEAT)
+                self.tick(_LONGEST_WAIT)
         finally:
             self.close()
         return self._ending.finish
@@ -272,7 +273,6 @@ class Consumer:
         self._dispatcher.ticked(self._clock() - now)
         if done:
             self._waiter.hurry()
-            self._next_watch = min(self._next_watch, now + _WATCH_PAUSE)
         return bool(done)
 
     def _wait(self, longest: float) -> None:
@@ -349,8 +349,7 @@ class Consumer:
         """Step 8."""
         number = self._timers.run(now)
         if now >= self._next_watch:
-            waits = self._dispatcher.out or self._dispatcher.lanes.waiting
-            self._next_watch = now + (_WATCH_PAUSE if waits else _BEAT)
+            self._next_watch = now + _WATCH_PAUSE
             self._dispatcher.measure(now)
             self._dispatcher.collect_early(self._resolve)
             for task, seconds in self._dispatcher.overdue(now):
