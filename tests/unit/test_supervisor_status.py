@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worker.errors import ConfigurationError
+from worker.supervisor.control import Terms
+from worker.supervisor.reporter import Reporter
 from worker.supervisor.status import (
     STALE_AFTER,
     Status,
@@ -144,3 +147,33 @@ def test_a_supervisor_whose_loop_stands_is_not_live() -> None:
 
 def test_one_of_several_that_is_not_live_decides() -> None:
     assert not is_live([status(), status(service="mailer", live=False)], 100.0).ok
+
+
+def process(**facts: Any) -> dict[str, Any]:
+    return {"index": 0, "stage": "ready", "silent_for": 0.1, "statistics": {}, **facts}
+
+
+@pytest.mark.parametrize(
+    ("later", "is_filed"),
+    [
+        ({"processes": [process(silent_for=0.9)]}, False),
+        ({"processes": [process(stage="draining")]}, True),
+        ({"counters": {"handled": 1}}, True),
+        ({"text": "draining", "ready": False}, True),
+    ],
+    ids=str,
+)
+def test_a_file_that_would_say_the_same_is_written_seldom(
+    later: dict[str, Any], is_filed: bool
+) -> None:
+    reporter = Reporter()
+    first = status(processes=[process()], at=100.0)
+    reporter.open(Terms("bank", "bank", 1, 1, 1, 25.0, 30.0, 10.0), first)
+    reporter.tell(replace(first, at=101.0))
+
+    reporter.tell(replace(first, **later, at=102.5))
+
+    assert [read.at for read in read_status()] == [102.5 if is_filed else 101.0]
+    reporter.tell(replace(first, **later, at=107.0))
+    assert [read.at for read in read_status()] == [107.0]
+    reporter.close()

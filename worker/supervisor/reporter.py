@@ -19,6 +19,9 @@ logger = logging.getLogger("worker.supervisor")
 
 #: Seconds between two statuses when nothing changed.
 _INTERVAL = 1.0
+#: Seconds between two files that say the same: a new file each second was half of what a supervisor
+#: costs that has nothing to do. Readers doubt the one that is older than ``STALE_AFTER``.
+_SELDOM = 4.0
 
 
 class Reporter:
@@ -29,6 +32,7 @@ class Reporter:
         self._status: Status | None = None
         self._probes: Probes | None = None
         self._file: StatusFile | None = None
+        self._filed: Status | None = None
         self._alive_at = float("-inf")
         #: Seconds within which :meth:`tell` wants to be called again.
         self.interval = min(_INTERVAL, self.systemd.interval or _INTERVAL)
@@ -56,9 +60,19 @@ class Reporter:
             return
         self._status = replace(status, http=self._probes.address if self._probes else "")
         self.systemd.status(status.text)
+        filed = self._filed
+        if (
+            filed is None
+            or status.at - filed.at >= _SELDOM
+            or not filed.says_the_same(self._status)
+        ):
+            self._write(self._status)
+
+    def _write(self, status: Status) -> None:
+        self._filed = status
         if self._file is not None:
             try:
-                self._file.write(self._status)
+                self._file.write(status)
             except OSError as error:
                 logger.warning("cannot write %s any more: %s", self._file.path, error)
                 self._file.remove()

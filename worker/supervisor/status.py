@@ -15,7 +15,7 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,10 @@ class Status:
     counters: Mapping[str, float] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
 
+    def says_the_same(self, other: Status) -> bool:
+        """Whether ``other`` differs in nothing but the time, and how long ago processes spoke."""
+        return _steady(self) == _steady(other)
+
     def fresh(self, now: float) -> bool:
         """Whether the supervisor's loop went round lately."""
         return now - self.at <= STALE_AFTER
@@ -60,6 +64,12 @@ class Verdict:
 
     ok: bool
     text: str
+
+
+def _steady(status: Status) -> Status:
+    """Return ``status`` without what time alone changes."""
+    processes = [{**each, "silent_for": 0.0} for each in status.processes]
+    return replace(status, at=0.0, processes=processes)
 
 
 def is_live(statuses: Sequence[Status], now: float, service: str | None = None) -> Verdict:
@@ -145,7 +155,8 @@ class StatusFile:
 
     def write(self, status: Status) -> None:
         """Put ``status`` in the place of the one before, whole or not at all. Raises OSError."""
-        content = json.dumps(asdict(status), separators=(",", ":"), default=str).encode()
+        facts = {name: getattr(status, name) for name in Status.__slots__}  # asdict copies it all
+        content = json.dumps(facts, separators=(",", ":"), default=str).encode()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._fresh, flags, 0o600)
         try:
