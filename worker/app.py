@@ -92,7 +92,8 @@ class App:
         of the state that a message tells of: what is not above the last one of its key that was
         done is done without calling the handler. :class:`~worker.Revisions` says more.
 
-        Raises ConfigurationError for what cannot be meant.
+        Raises ConfigurationError for what cannot be meant: also for an argument that is annotated
+        with an event class, and gets another (unless a middleware, used before, may change that).
         """
         if inspect.isroutine(what):
             raise ConfigurationError(
@@ -313,7 +314,8 @@ class App:
         """Publish ``event``, wait until the broker confirmed it, and return its id.
 
         Reconnects as needed. Raises Unroutable, PublishRefused or ConfirmTimeout where it was
-        not stored, BrokerUnreachable where no broker answers. Any thread may call it.
+        not stored, BrokerUnreachable where no broker answers. Any thread may call it. An event that
+        no service observes goes nowhere, which is no error.
         """
         with self.publisher() as out:
             return out.publish(
@@ -378,6 +380,8 @@ class App:
         target: Callable[..., Any] | Step,
         **facts: Any,
     ) -> None:
+        # A middleware may hand on an event of another class than it got.
+        facts["any_event"] = bool(self.middlewares)
         handler = make_handler(self.name, what, target, **facts)
         if handler.name in self.handlers:
             raise ConfigurationError(

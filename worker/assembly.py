@@ -23,6 +23,7 @@ from worker.parking import Parking
 from worker.patience import patiently
 from worker.relay import Relay
 from worker.resharding import declared_by, topology_of
+from worker.sources import left_out
 from worker.sourcing import Sourcing
 from worker.tenure import Tenure
 
@@ -90,14 +91,8 @@ def sourcing_of(
     app: App, settings: Settings, store: DedupStore, topology: Topology
 ) -> Sourcing | None:
     """Return what consumes the sources of the app; None where there is none to consume."""
-    names = {source.name for source in topology.sources}
-    for source in app.sources:
-        if source.name not in names:
-            logger.warning(
-                "the source %r is left out: streams are RabbitMQ's, and with --handler only streams"
-                " are read, since nobody else would get what is taken from a queue",
-                source.name,
-            )
+    for told in left_out(app.sources, topology.sources):
+        logger.warning("%s", told)
     if not topology.sources:
         return None
     streams = [source.name for source in topology.sources if source.is_stream]

@@ -182,7 +182,7 @@ class Settings:
 
     archive: str = _option(
         "",
-        "where events are archived: sqlite:///file or postgresql://",
+        "where 'qworker archive' keeps events: sqlite:///file or postgresql://",
         env="QWORKER_ARCHIVE_URL",
         shown="a file beside that of an SQLite broker",
     )

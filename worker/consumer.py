@@ -149,7 +149,8 @@ class Consumer:
         self._executor, self._detour = parts.executor, parts.detour
         self._dispatcher, self._fate = parts.dispatcher, parts.fate
         self._tenure = parts.tenure
-        self._ending = Ending(parts, self.counters, self.settings.dedup_timeout)
+        patience = self.settings.dedup_timeout
+        self._ending = Ending(parts, self.counters, self._telemetry, patience)
         self._census = Census(parts.link, parts.dispatcher)
         self._waiter.follow(self._link.filenos())
         if self._shards:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import amqp.exceptions
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from worker.sources import Source
     from worker.topology import Bind, Exchange, Queue, Topology
+
+#: The types of exchanges that every broker has, and an exchange that is always there.
+PLAIN_TYPES = ("direct", "fanout", "headers", "topic")
+_ALWAYS_THERE = "amq.direct"
 
 
 def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> list[str]:
@@ -45,9 +51,23 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> li
     for bind in topology.binds:
         if bind.slots or bind.source in foreign or bind.target in foreign:
             continue
-        make = channel.queue_bind if bind.to_queue else channel.exchange_bind
-        make(bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments))
+        _bind(channel, bind, topology)
     return bind_foreign(channel, topology)
+
+
+def _bind(channel: Any, bind: Bind, topology: Topology) -> None:
+    """Make a binding. Raises ConfigurationError where the app says what cannot be."""
+    make = channel.queue_bind if bind.to_queue else channel.exchange_bind
+    try:
+        make(bind.target, bind.source, bind.routing_key, arguments=dict(bind.arguments))
+    except (amqp.exceptions.PreconditionFailed, amqp.exceptions.NotFound) as error:
+        own = {x.name for x in topology.exchanges} | {q.name for q in topology.queues}
+        if isinstance(error, amqp.exceptions.NotFound) and bind.target in own:
+            raise  # it was there a moment ago
+        raise ConfigurationError(
+            f"the broker does not bind {bind.target!r} to the exchange {bind.source!r}: {error};"
+            f" look at app.bind(exchange={bind.source!r}, ...)"
+        ) from None
 
 
 def bind_foreign(channel: Any, topology: Topology) -> list[str]:
@@ -113,6 +133,8 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             auto_delete=exchange.auto_delete,
             arguments=dict(exchange.arguments),
         )
+    except amqp.exceptions.InvalidCommand as error:  # which ends the connection: no outage, though
+        raise _unknown_type(exchange, error) from None
     except amqp.exceptions.PreconditionFailed as error:
         if exchange.shards and exchange.type == "topic" and "'type'" in str(error):
             raise ConfigurationError(
@@ -132,6 +154,29 @@ def declare_exchange(channel: Any, exchange: Exchange) -> None:
             f"the broker has the exchange {exchange.name!r} with other properties: {error}; remove"
             " it there, or set the settings to what it is"
         ) from None
+
+
+def check_type(channel: Any, exchange: Exchange) -> None:
+    """Raise ConfigurationError where the broker has no exchanges of this type; declare nothing.
+
+    Brokers look at the type of a declaration before anything else of it (RabbitMQ 3.10). So one of
+    an exchange that is there, with another type, tells whether this one is known: as it is refused
+    for being different, or for being that name. A type that is not known ends the connection.
+    """
+    with suppress(amqp.exceptions.PreconditionFailed, amqp.exceptions.AccessRefused):
+        try:
+            channel.exchange_declare(_ALWAYS_THERE, exchange.type, durable=True, auto_delete=False)
+        except amqp.exceptions.InvalidCommand as error:
+            raise _unknown_type(exchange, error) from None
+
+
+def _unknown_type(exchange: Exchange, error: Exception) -> ConfigurationError:
+    near = get_close_matches(exchange.type, PLAIN_TYPES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "is its plugin enabled there?"
+    return ConfigurationError(
+        f"the broker does not know the type {exchange.type!r} of the exchange {exchange.name!r};"
+        f" {hint} ({error})"
+    )
 
 
 def not_there(foreign: Iterable[str]) -> str:

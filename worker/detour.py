@@ -164,18 +164,25 @@ class Detour:
                 resume()
 
         self._counters.dead_lettered += 1
-        self._telemetry.emit(DeadLettered(task.handler_name, task.message.id, fate.reason))
+        message = task.message
+        self._telemetry.emit(
+            DeadLettered(task.handler_name, message.id, fate.reason, message.name, message.key)
+        )
         self._insist(letter, delivery.channel, done)
 
     def dead_letter_delivery(self, delivery: Delivery, fate: DeadLetter) -> None:
         """Set a message aside that reached no handler at all."""
-        message_id = delivery.message.id if delivery.message is not None else ""
+        message = delivery.message
+        message_id = message.id if message is not None else ""
         facts = dead_letter_facts(fate.reason, queue=delivery.channel.origin)
         facts |= self._origin(delivery)
         letter = set_aside(delivery.arrival, message_id, dead_letter_queue(self._service), facts)
         self._counters.dead_lettered += 1
-        named = message_id or str(delivery.arrival.properties.get("message_id") or "")
-        self._telemetry.emit(DeadLettered(None, named or None, fate.reason))
+        properties = delivery.arrival.properties
+        named = message_id or str(properties.get("message_id") or "")
+        name = message.name if message is not None else str(properties.get("type") or "")
+        key = message.key if message is not None else None
+        self._telemetry.emit(DeadLettered(None, named or None, fate.reason, name or None, key))
         delivery.open_tasks = 1
         self._insist(letter, delivery.channel, lambda: self._settled(delivery))
 

@@ -355,7 +355,7 @@ class Dispatcher:
                     kept.append(task)
                 case Answer.SUSPECT:
                     kept.append(task)
-                    self._suspect(task, run.lane, verdict.crashes)
+                    self._suspect(task, run.lane, verdict.crashes + 1)  # it counts the last later
                 case Answer.LATER:
                     kept.append(task)
                     self.holds.for_retry(task, run.lane, now + verdict.wait)

@@ -8,18 +8,25 @@ still is, and so it does at once where it is stopped; that is given by the end o
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from worker.dedup.base import Answer
 from worker.errors import BrokerUnreachable, QworkerError
+from worker.telemetry import HandlerAbandoned
 
 if TYPE_CHECKING:
     from worker.assembly import Parts
     from worker.dialogue import Replies
     from worker.dispatch import Resolve
-    from worker.telemetry import Counters
+    from worker.telemetry import Counters, Telemetry
+
+logger = logging.getLogger("worker")
+
+#: Messages that are told of one by one, where they are abandoned.
+_MOST_TOLD = 50
 
 
 class Finish(Enum):
@@ -41,8 +48,11 @@ class Ending:
     ``patience``: the seconds for which the store is waited for, when it is asked.
     """
 
-    def __init__(self, parts: Parts, counters: Counters, patience: float) -> None:
+    def __init__(
+        self, parts: Parts, counters: Counters, telemetry: Telemetry, patience: float
+    ) -> None:
         self._parts = parts
+        self._telemetry = telemetry
         self._patience = patience
         self._since: float | None = None
         self._counters = counters
@@ -98,6 +108,7 @@ class Ending:
         self._parts.executor.draining = True
         dispatcher.recall()
         dispatcher.collect_early(resolve)
+        self._tell()
         dispatcher.abandon()
         with suppress(QworkerError):
             while dialogue.busy:  # a batch that was not answered before goes first
@@ -106,6 +117,20 @@ class Ending:
                     break
                 self._give_back(replies)
         self.finish = finish
+
+    def _tell(self) -> None:
+        """Say what runs on, and is left alone."""
+        now = self._parts.executor.clock()
+        tasks = [task for run in self._parts.dispatcher.out for task in run.tasks]
+        begun = [(task, task.started) for task in tasks]  # which may end meanwhile
+        left = [(task, now - started) for task, started in begun if started]
+        left.sort(key=lambda each: -each[1])
+        for task, seconds in left[:_MOST_TOLD]:
+            message = task.message
+            facts = task.handler_name, message.id, message.name, message.key, task.attempt
+            self._telemetry.emit(HandlerAbandoned(*facts, round(seconds, 1)))
+        if left[_MOST_TOLD:]:
+            logger.warning("%d more handlers are abandoned while they run", len(left) - _MOST_TOLD)
 
     def _give_back(self, replies: Replies) -> None:
         """Give back what was claimed just now: nobody runs it here, and that is no crash."""

@@ -37,6 +37,7 @@ from worker.calling import call_of, refuse_unrun
 from worker.context import Context
 from worker.errors import AlreadyDone, Reject, Retry
 from worker.leases.base import suspended
+from worker.logs import HandlersLogger
 from worker.middleware import compose
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.payload import Unfit
@@ -68,7 +69,7 @@ class Executor:
         self._state = state
         self._random = random or Random()
         self._encode = codec.child
-        self._logger = logging.LoggerAdapter(logging.getLogger(f"worker.handler.{app.name}"), {})
+        self._logger = HandlersLogger(logging.getLogger(f"worker.handler.{app.name}"), {})
         self._calls: dict[str, Callable[[Context], Any]] = {
             name: compose(app.middlewares, call_of(handler))
             for name, handler in app.handlers.items()
@@ -200,16 +201,12 @@ class Executor:
             case _:
                 text = f"{type(error).__name__}: {error}"
         reason = text[:_MAX_REASON]
-        policy = task.handler.retry
-        if not isinstance(error, Retry):
-            self._logger.warning(
-                "%s failed at attempt %d",
-                task.handler.full_name,
-                task.attempt,
-                exc_info=error,
-                extra={"message_id": task.message.id, "handler": task.handler_name},
-            )
-        wait = policy.next_wait(task.attempt, error, self._random)
+        wait = None
+        try:
+            wait = task.handler.retry.next_wait(task.attempt, error, self._random)
+        finally:
+            if not isinstance(error, Retry):
+                self._tell(task, error, wait)
         if wait is None:
             detail = "".join(traceback.format_exception(error, limit=-20))
             return DeadLetter(
@@ -221,6 +218,24 @@ class Executor:
         if isinstance(error, Retry) and error.delay is not None:
             wait = error.delay
         return RetryLater(wait, reason, asked=isinstance(error, Retry))
+
+    def _tell(self, task: Task, error: BaseException, wait: float | None) -> None:
+        """Write the one record of an attempt that failed. What comes of it is told where it is."""
+        message = task.message
+        self._logger.warning(
+            "%s failed at attempt %d, %s: %s%s",
+            task.handler.full_name,
+            task.attempt,
+            "its last" if wait is None else f"and is tried again in {wait:.3g} s",
+            message.name,
+            "" if message.key is None else f" with key {message.key!r}",
+            exc_info=error,
+            extra={
+                "shard": message.shard,
+                "message_id": message.id,
+                "handler": task.handler_name,
+            },
+        )
 
 
 def _passed_over(task: Task, event: object) -> Outcome | None:

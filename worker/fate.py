@@ -199,9 +199,8 @@ class Fate:
             self._dialogue.release(task, refund=False, wait=delay)
             return _back(task, lane)
         self._counters.retried += 1
-        self._telemetry.emit(
-            AttemptFailed(name, task.message.id, task.attempt, round(delay, 3), last.reason)
-        )
+        failed = AttemptFailed(name, task.message.id, task.attempt, round(delay, 3), last.reason)
+        self._telemetry.emit(failed, told=not last.asked)
         if channel.held * _LEAVE_SHARE >= channel.prefetch and self._detour.leave(task, delay):
             return False
         self._dialogue.release(task, refund=False, wait=delay)

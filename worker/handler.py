@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from worker.annotations import check_annotations
 from worker.dedup.base import fingerprint, record_ids
 from worker.errors import ConfigurationError
 from worker.horizons import Times
@@ -93,11 +94,13 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
     timeout: float | None = None,
     to: type[Event | Command] | str | None = None,
     revision: By | Revisions | None = None,
+    any_event: bool = False,
 ) -> Handler:
     """Return ``target`` as a handler of ``service`` that observes ``what``.
 
     ``method`` is the one of App that was called, for the texts of errors; ``kind`` the type of the
-    payload; ``to`` is a relay's. Raises ConfigurationError for what cannot be meant.
+    payload; ``to`` is a relay's; ``any_event``: it may get another event than it observes. Raises
+    ConfigurationError for what cannot be meant.
     """
     step = target if isinstance(target, Step) and to is not None else None
     label = name or (step.name if step else getattr(target, "__name__", type(target).__name__))
@@ -120,6 +123,16 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
     pattern = _pattern(service, what, told)
     kind = what if kind is None and not isinstance(what, str) else kind
     decode = decoder_for(kind)
+    with_context = takes_context(call, told, bound=not is_class)
+    if step is None:
+        check_annotations(
+            call,
+            told,
+            gets=kind,
+            bound=not is_class,
+            with_context=with_context,
+            any_event=any_event,
+        )
     full_name = f"{service}.{label}"
     relay = None
     if to is not None:
@@ -132,7 +145,7 @@ def make_handler(  # noqa: PLR0913 - the facts of a handler
         target=target,
         is_class=is_class,
         is_async=yields or is_async(call),
-        takes_context=takes_context(call, told, bound=not is_class),
+        takes_context=with_context,
         decode=decode,
         schema=schema,
         retry=retry or _DEFAULT_RETRY,

@@ -62,6 +62,8 @@ class Inspector:
             found = self.ask(lambda channel: channel.queue_declare(queue, passive=True))
         except amqp.exceptions.NotFound:
             return None
+        except amqp.exceptions.ResourceLocked:  # an exclusive one of another connection
+            return Depth(0, 1)
         return Depth(int(found.message_count), int(found.consumer_count))
 
     def shards(self, prefix: str, generation: int) -> int:

@@ -13,12 +13,12 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.config import FIELDS, mask_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
     from typing import TextIO
 
 #: What every LogRecord has of itself; everything else in its ``__dict__`` came by ``extra``.
@@ -32,6 +32,16 @@ _MAX_DEPTH = 6
 _MAX_TEXT = 64 * 1024
 #: Characters within which a password that was cut ends.
 _MAX_PASSWORD = 4096
+
+
+class HandlersLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger for handlers. It keeps what a call gives by ``extra``; logging's own drops that."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return both as they are."""
+        return msg, kwargs
 
 
 class TextFormatter(logging.Formatter):

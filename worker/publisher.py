@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
 import weakref
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +17,7 @@ from worker.declaring import declare_or_find
 from worker.errors import BrokerUnreachable, ConfigurationError, ConfirmTimeout, PublishError
 from worker.patience import patiently
 from worker.topology import public_exchanges
-from worker.transport.capabilities import connect
+from worker.transport.capabilities import capabilities_of, connect, sqlite_path
 from worker.transport.inbound import losses, release
 from worker.transport.outbound import WINDOW, Outbound
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.message import Command, Event, Outgoing
     from worker.transport.outbound import Sent
+
+logger = logging.getLogger("worker")
 
 #: Seconds between a connection that was lost with nothing confirmed on it, and the next.
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0
@@ -80,6 +84,8 @@ class Publisher:
         self._timer: threading.Timer | None = None
         #: Messages confirmed since it was made.
         self.confirmed = 0
+        #: The broker is a file that no service ever used, and that was not told yet.
+        self._is_lonely = False
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -151,6 +157,8 @@ class Publisher:
             if outbound.outstanding >= WINDOW:
                 self._move(until=_REFILL)
                 outbound = self._outbound or self._connect()
+            if self._is_lonely and not outgoing.mandatory:  # of one that is, its publisher is told
+                self._tell_lonely(outgoing)
             outbound.send((outgoing,))
             if self._outbound is not outbound:  # a signal's handler closed it in between
                 self._unsent.append(outgoing)
@@ -307,6 +315,8 @@ class Publisher:
             name=f"qworker {self._codec.service} publisher {os.getpid()}",
         )
         try:
+            is_file = capabilities_of(self._settings.broker).scheme == "sqlite"
+            is_lonely = is_file and not connection.connection.has_queues
             for exchange in public_exchanges(self._settings):
                 declare_or_find(exchange, connection)
         except BaseException as error:
@@ -315,4 +325,16 @@ class Publisher:
                 text = str(error) or type(error).__name__
                 raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
+        self._is_lonely = is_lonely
         return Outbound(connection, self._settings.broker)
+
+    def _tell_lonely(self, outgoing: Outgoing) -> None:
+        """Say, once, that events are published where nobody is: in the wrong folder, mostly."""
+        self._is_lonely = False
+        logger.warning(
+            "%s is %s, and no service was ever started with it: %r goes nowhere, and so does every"
+            " event until one was (or 'qworker topology --declare'). Is it the file that is meant?",
+            self._settings.broker,
+            Path(sqlite_path(self._settings.broker)).absolute(),
+            outgoing.routing_key,
+        )

@@ -8,6 +8,7 @@ import traceback
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from worker.pool.threads import waits_for_work
 from worker.sharding.generations import lease_of
 from worker.telemetry import Gauges, ShardGauges
 
@@ -177,21 +178,30 @@ def is_idle(dispatcher: Dispatcher, dialogue: Dialogue, detour: Detour, link: Li
 
 
 def dump(dispatcher: Dispatcher, now: float) -> Iterator[str]:
-    """Yield the stack of each thread, and what each run has in flight: a text for a log record.
+    """Yield what each run has in flight, and the stack of each thread: a text for a log record.
 
-    One record of it all would lose its middle, where there is much of it.
+    One record of it all would lose its middle, where there is much of it. Of threads that wait for
+    work nothing is told but how many they are.
     """
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
-        stack = "".join(traceback.format_stack(frame)).rstrip()
-        yield f"thread {names.get(ident, ident)}\n{stack}"
     for run in dispatcher.out:
         yield "\n".join(_in_flight(task, now) for task in run.tasks)
+    if not dispatcher.out:
+        yield "nothing is in flight"
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    idle = 0
+    for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
+        if waits_for_work(frame):
+            idle += 1
+            continue
+        stack = "".join(traceback.format_stack(frame)).rstrip()
+        yield f"thread {names.get(ident, ident)}\n{stack}"
+    if idle:
+        yield f"{idle} threads for handlers wait for work"
 
 
 def _in_flight(task: Task, now: float) -> str:
     since = f"for {now - task.started:.1f} s" if task.started else "waiting"
     return (
-        f"in flight: {task.handler.full_name} {task.message.id}"
+        f"in flight: {task.handler.full_name} {task.message.name} {task.message.id}"
         f" key={task.message.key} attempt={task.attempt} {since}"
     )

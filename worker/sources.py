@@ -105,6 +105,17 @@ class Source:
         return self.offset is not None
 
 
+def left_out(wanted: Iterable[Source], taken: Iterable[Source]) -> list[str]:
+    """Return what to tell of those of the ``wanted`` sources that a service does not take."""
+    names = {source.name for source in taken}
+    return [
+        f"the source {source.name!r} is left out: streams are RabbitMQ's, and with --handler only"
+        " streams are read, since nobody else would get what is taken from a queue"
+        for source in wanted
+        if source.name not in names
+    ]
+
+
 def moment_of(offset: Offset | None, now: float) -> int | None:
     """Return the time (POSIX, whole seconds) that ``offset`` means where it is said ``now``.
 

@@ -149,11 +149,13 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A message was set aside."""
+    """A message was set aside. What is None is not known of it, or it reached no handler."""
 
     handler: str | None
     message_id: str | None
     reason: str
+    name: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class ShardHalted:
 
 @dataclass(frozen=True, slots=True)
 class SuspectFound:
-    """A message whose last owner died with it will run alone."""
+    """A message whose last owner died with it, the ``crashes``-th one, will run alone."""
 
     handler: str
     message_id: str
@@ -243,6 +245,18 @@ class HandlerStuck:
 
     handler: str
     message_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerAbandoned:
+    """The process ends while a handler runs: its effect is unknown, and it will be run again."""
+
+    handler: str
+    message_id: str
+    name: str
+    key: str | None
+    attempt: int
     seconds: float
 
 
@@ -296,6 +310,7 @@ RuntimeEvent = (
     | OutageBegan
     | OutageEnded
     | HandlerStuck
+    | HandlerAbandoned
     | SecondEffect
     | HeldTooMuch
     | ShardsLapsed
@@ -304,17 +319,19 @@ RuntimeEvent = (
 
 Subscriber = Callable[[RuntimeEvent], None]
 
+#: Events that somebody has to act on.
+_ERRORS = (DeadLettered,)
 #: Events that an operator should not have to search for; everything else is informative.
 _WARNINGS = (
     BrokerLost,
     StoreAway,
-    DeadLettered,
     PublishRefused,
     KeyParked,
     ShardHalted,
     SuspectFound,
     OutageBegan,
     HandlerStuck,
+    HandlerAbandoned,
     SecondEffect,
     HeldTooMuch,
     ShardsLapsed,
@@ -340,15 +357,22 @@ class Telemetry:
         finally:
             self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
 
-    def emit(self, event: RuntimeEvent) -> None:
-        """Log ``event`` and hand it to every subscriber."""
-        level = logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO
+    def emit(self, event: RuntimeEvent, *, told: bool = False) -> None:
+        """Log ``event``, and hand it to every subscriber; ``told``: the log has it already."""
+        level = logging.DEBUG if told else _level(event)
         if logger.isEnabledFor(level):
             details = {name: getattr(event, name) for name in event.__slots__}
-            text = " ".join(f"{name}={value}" for name, value in details.items())
+            known = [(name, value) for name, value in details.items() if value is not None]
+            text = " ".join(f"{name}={value}" for name, value in known)
             logger.log(level, "%s: %s", type(event).__name__, text, extra={"event": details})
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
             except Exception:
                 logger.exception("a subscriber to runtime events raised")
+
+
+def _level(event: RuntimeEvent) -> int:
+    if isinstance(event, _ERRORS):
+        return logging.ERROR
+    return logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,23 @@ class Shell:
         assert code in (None, result.code), result
         return result
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Begin a command with pipes, in a process group of its own; ``close`` ends it."""
-        process = subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,
-        )
+    def start(self, *arguments: str, log: str = "") -> subprocess.Popen[bytes]:
+        """Begin a command with pipes, in a process group of its own; ``close`` ends it.
+
+        ``log``: the file in the folder that its standard error goes to. A pipe that nobody reads
+        would stop it once it is full.
+        """
+        with ExitStack() as stack:
+            file = stack.enter_context((self.folder / log).open("ab")) if log else subprocess.PIPE
+            process = subprocess.Popen(
+                [COMMAND, *arguments],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                process_group=0,
+            )
         self._started.append(process)
         return process
 

@@ -79,7 +79,8 @@ class Desk(Shell):
     def serve(self, shards: int = 2) -> None:
         """Start the service and wait until it consumes."""
         service = self.start(
-            "start", "--shards", str(shards), "--processes", "1", "--log-level", "error"
+            "start", "--shards", str(shards), "--processes", "1", "--log-level", "error",
+            log="service.log",
         )  # fmt: skip
         run_folder = self.folder / "run"
 
@@ -89,7 +90,7 @@ class Desk(Shell):
             )
 
         until(is_ready_or_dead, PATIENCE, "it is ready")
-        assert service.poll() is None, service.communicate()
+        assert service.poll() is None, (self.folder / "service.log").read_text()
 
     def reshard(self, shards: int) -> None:
         """Change the number of shards of the service, which runs."""

@@ -197,5 +197,10 @@ def test_old_events_are_removed_on_demand(shell: Shell) -> None:
     shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
     shell.run("archive", "import", "lines.jsonl")
 
+    assert "nobody is here to be asked: say --yes" in (
+        shell.run("archive", "trim", "--older-than", "1h", code=2).err
+    )
     assert "0 events" in shell.run("archive", "trim", "--older-than", "1h", "--yes").out
+    assert shell.run("archive", "list", "--key", "x").err == "none of 1 event is meant\n"
     assert shell.run("archive", "trim", "--older-than", "0s", "--yes").out == "1 event removed\n"
+    assert shell.run("archive", "list").err == "the archive is empty\n"

@@ -156,6 +156,20 @@ def test_a_queue_that_is_declared_otherwise_is_an_error(on_servers: Service) -> 
     )
 
 
+@pytest.mark.parametrize("type_", ["topik", "x-of-a-plugin"])
+def test_a_type_of_an_exchange_that_the_broker_does_not_know_is_an_error_also_of_a_start(
+    service: Service, type_: str
+) -> None:
+    service.write("handlers.py", f'{_APP}\napp.bind(exchange="shop.orders", type="{type_}")\n')
+
+    found = service.check(code=3)
+
+    said = f"does not know the type {type_!r} of the exchange 'shop.orders'"
+    assert said in texts(found["declarations"])
+    for command in (("start", "--burst"), ("topology", "--declare")):
+        assert said in service.run(*command, code=3).err
+
+
 def test_how_keys_reach_their_shards_is_told(on_servers: Service, on_sqlite: Service) -> None:
     found = on_servers.check("--shards", "2")
     one = on_servers.check()
@@ -311,6 +325,28 @@ def test_a_weak_memory_is_a_warning(on_sqlite: Service) -> None:
     assert "warning" in level(found["dedup"])
 
 
+def test_looking_makes_no_file(on_sqlite: Service) -> None:
+    on_sqlite.environ |= {"QWORKER_BROKER_URL": "sqlite:///typo.db", "QWORKER_DEDUP_URL": ""}
+    for options in ((), ("--dedup", "sqlite:///ids.db", "--leases", "sqlite:///leases.db")):
+        found = on_sqlite.check(*options)
+        told = on_sqlite.run("topology", *options)
+
+        assert "there is no sqlite:///typo.db yet; the first start makes it" in texts(
+            found["broker"]
+        )
+        assert level(found["dedup"]) == level(found["leases"]) == {"ok"}
+        assert "there is no sqlite:///typo.db yet" in told.err
+        assert told.out.startswith("bank at sqlite:///typo.db, generation 1\n")
+        assert not [*on_sqlite.folder.glob("*.db*")]
+    assert "its folder must exist" in texts(
+        on_sqlite.check("--broker", "sqlite:///no/a.db", code=3)["leases"]
+    )
+
+    on_sqlite.run("topology", "--declare")
+    assert (on_sqlite.folder / "typo.db").exists()
+    assert "answers at sqlite:///typo.db" in texts(on_sqlite.check()["broker"])
+
+
 # Probes
 
 
@@ -347,9 +383,13 @@ def test_a_probe_imports_neither_the_app_nor_the_clients_of_servers(on_sqlite: S
 
 def test_topology_shows_what_there_is_and_how_full(service: Service) -> None:
     before = service.run("topology", "--shards", "2").out
-    assert before.count("not there") == 4 + len(relay(service))
+    queues, exchanges = 4 + len(relay(service)), 3 + len(relay(service))
+    assert before.count("not there") == queues + exchanges
+    there = {x["there"] for x in service.topology("--shards", "2")["exchanges"]}
+    assert there == {False}
 
     service.run("topology", "--shards", "2", "--declare")
+    assert "not there" not in service.run("topology", "--shards", "2").out
     for number in range(3):
         service.run("publish", "user.deposited", f"n={number}", "--key", "u1")
 

@@ -19,6 +19,9 @@ def test_parked_messages_are_listed_in_their_order(patient: Desk) -> None:
     assert patient.listed() == []
     assert "3 parked messages of 1 key: dlq list --parked" in patient.dlq("list").err
     assert "1 key is parked: dlq list --parked" in patient.dlq("replay").err
+    how = "dlq replay --key k sends its messages back, in order"
+    assert how in patient.dlq("replay").err
+    assert how in patient.dlq("list", "--parked").err
 
 
 def test_a_parked_key_returns_in_order_and_is_free(patient: Desk) -> None:
@@ -26,8 +29,8 @@ def test_a_parked_key_returns_in_order_and_is_free(patient: Desk) -> None:
 
     result = patient.dlq("replay", "--key", "k")
 
-    assert "3 parked messages sent back" in result.out
-    assert result.out.endswith("'k' is free\n")
+    assert result.out == "3 parked messages sent back\n'k' is free\n"
+    assert patient.dlq("replay", "--key", "k").out == "0 messages sent back\n"
     patient.publish(step("k", 4))
     until(lambda: "k-4" in patient.effects("count"), PATIENCE, "the key is handled as before")
     assert patient.of_k() == ["k-0", "k-1", "k-2", "k-3", "k-4"]

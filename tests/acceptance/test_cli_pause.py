@@ -36,64 +36,77 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield shell
 
 
+@pytest.fixture
+def beside(shell: Shell) -> Shell:
+    """Where there is a broker's file; no service ever ran there."""
+    shell.run("topology", "--declare")
+    return shell
+
+
 def paused(shell: Shell) -> dict[str, Any]:
     found: dict[str, Any] = shell.run("status", "--json").json["paused"]
     return found
 
 
-def test_what_is_paused_is_noted_and_told(shell: Shell) -> None:
-    said = shell.run("pause", "--handler", "audit", "--shard", "3", "--shard", "1").out
+def test_what_is_paused_is_noted_and_told(beside: Shell) -> None:
+    said = beside.run("pause", "--handler", "audit", "--shard", "3", "--shard", "1").out
 
     assert said.splitlines() == [
         "bank: shards 1, 3 and handler audit are paused",
         "nobody runs this service now; it holds for whoever starts",
     ]
-    assert paused(shell) == {"service": False, "shards": [1, 3], "handlers": ["audit"]}
-    assert shell.run("pause").out.startswith("bank: the whole service and shards 1, 3 and handler")
+    assert paused(beside) == {"service": False, "shards": [1, 3], "handlers": ["audit"]}
+    assert beside.run("pause").out.startswith("bank: the whole service and shards 1, 3 and handler")
 
 
-def test_both_can_be_said_twice(shell: Shell) -> None:
+def test_both_can_be_said_twice(beside: Shell) -> None:
     for _ in range(2):
-        told = shell.run("pause", "--handler", "audit", "--json").json
+        told = beside.run("pause", "--handler", "audit", "--json").json
         assert told == {
             "service": "bank",
             "paused": {"service": False, "shards": [], "handlers": ["audit"]},
             "members": 0,
             "waits_for": [],
         }
-    for _ in range(2):
-        said = shell.run("resume", "--handler", "audit", "--no-wait").out
-        assert said == "bank: nothing is paused\n"
+    for began in ("bank: resumed handler audit; ", "bank: "):
+        said = beside.run("resume", "--handler", "audit", "--no-wait").out
+        assert said == f"{began}nothing is paused\n"
 
 
-def test_resume_takes_off_what_is_named_or_everything(shell: Shell) -> None:
-    shell.run("pause", "--handler", "audit", "--handler", "record", "--shard", "0")
-    shell.run("pause")
+def test_resume_takes_off_what_is_named_or_everything(beside: Shell) -> None:
+    beside.run("pause", "--handler", "audit", "--handler", "record", "--shard", "0")
+    beside.run("pause")
 
-    shell.run("resume", "--handler", "record")
-    assert paused(shell) == {"service": True, "shards": [0], "handlers": ["audit"]}
-    shell.run("resume")
-    assert paused(shell) == {"service": False, "shards": [], "handlers": []}
+    some = beside.run("resume", "--handler", "record", "--no-wait").out
+    assert some == (
+        "bank: resumed handler record; the whole service and shard 0 and handler audit are paused\n"
+    )
+    assert paused(beside) == {"service": True, "shards": [0], "handlers": ["audit"]}
+    rest = beside.run("resume", "--no-wait").out
+    assert rest == (
+        "bank: resumed the whole service and shard 0 and handler audit; nothing is paused\n"
+    )
+    assert paused(beside) == {"service": False, "shards": [], "handlers": []}
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-def test_a_handler_or_shard_that_is_not_there_is_a_mistake(shell: Shell, command: str) -> None:
-    near = shell.run(command, "--handler", "recrod", code=2)
+def test_a_handler_or_shard_that_is_not_there_is_a_mistake(beside: Shell, command: str) -> None:
+    near = beside.run(command, "--handler", "recrod", code=2)
     assert near.err == "qworker: App('bank') has no handler 'recrod'; did you mean record?\n"
-    far = shell.run(command, "--handler", "xyz", code=2)
+    far = beside.run(command, "--handler", "xyz", code=2)
     assert "it has audit, record" in far.err
-    shard = shell.run(command, "--shard", "4", code=2)
+    shard = beside.run(command, "--shard", "4", code=2)
     assert shard.err == "qworker: bank has no shard 4: its 4 shards are counted from 0\n"
-    shell.run(command, "--shard", "-1", code=2)
-    assert paused(shell) == {"service": False, "shards": [], "handlers": []}
+    beside.run(command, "--shard", "-1", code=2)
+    assert paused(beside) == {"service": False, "shards": [], "handlers": []}
 
 
-def test_what_the_code_no_longer_has_can_be_resumed(shell: Shell) -> None:
-    shell.run("pause", "--handler", "audit")
-    shell.write("handlers.py", _APP.replace("def audit", "def other"))
+def test_what_the_code_no_longer_has_can_be_resumed(beside: Shell) -> None:
+    beside.run("pause", "--handler", "audit")
+    beside.write("handlers.py", _APP.replace("def audit", "def other"))
 
-    shell.run("resume", "--handler", "audit")
-    assert paused(shell)["handlers"] == []
+    beside.run("resume", "--handler", "audit")
+    assert paused(beside)["handlers"] == []
 
 
 @pytest.mark.parametrize(
@@ -110,24 +123,36 @@ def test_a_service_that_nobody_knows_is_a_mistake_and_nothing_is_made(
     assert not [*shell.folder.glob("*.db*")]
 
 
-def test_nothing_is_resumed_and_nothing_made_where_nothing_was_paused(shell: Shell) -> None:
-    assert shell.run("resume").out.startswith("bank: nothing is paused\n")
+def test_a_store_that_is_not_there_is_a_mistake_and_is_not_made(shell: Shell) -> None:
+    """A typo, or another folder: the service runs on elsewhere."""
+    for option in ("--broker", "--leases"):
+        refused = shell.run("pause", option, "sqlite:///typo.db", code=2)
+
+        assert "bank never ran with the lease store sqlite:///typo.db" in refused.err
+        assert refused.out == ""
     assert not [*shell.folder.glob("*.db*")]
 
 
-def test_by_the_name_of_a_service_its_code_need_not_be_here(shell: Shell) -> None:
-    del shell.environ["QWORKER_APP"]
+def test_nothing_is_resumed_and_nothing_made_where_nothing_was_paused(shell: Shell) -> None:
+    resumed = shell.run("resume")
+    assert resumed.out.startswith("bank: nothing is paused\n")
+    assert "bank never ran with the lease store sqlite:///qworker.db" in resumed.err
+    assert not [*shell.folder.glob("*.db*")]
 
-    assert "which service?" in shell.run("pause", code=2).err
+
+def test_by_the_name_of_a_service_its_code_need_not_be_here(beside: Shell) -> None:
+    del beside.environ["QWORKER_APP"]
+
+    assert "which service?" in beside.run("pause", code=2).err
     assert "say --app instead of --service" in (
-        shell.run("pause", "--service", "bank", "--handler", "audit", code=2).err
+        beside.run("pause", "--service", "bank", "--handler", "audit", code=2).err
     )
-    shell.run("pause", "--app", "handlers")
-    shards = shell.run("pause", "--service", "bank", "--shard", "0", code=2)
+    beside.run("pause", "--app", "handlers")
+    shards = beside.run("pause", "--service", "bank", "--shard", "0", code=2)
     assert "bank never ran with the lease store sqlite:///qworker.db" in shards.err
-    shell.run("resume", "--service", "bank")
-    shell.run("pause", "--service", "bank")
-    assert shell.run("status", "--service", "bank", "--json").json["paused"]["service"]
+    beside.run("resume", "--service", "bank")
+    beside.run("pause", "--service", "bank")
+    assert beside.run("status", "--service", "bank", "--json").json["paused"]["service"]
 
 
 def test_leases_that_nobody_else_sees_are_explained(shell: Shell) -> None:
@@ -146,7 +171,11 @@ def test_a_store_that_does_not_answer_is_told(shell: Shell) -> None:
 
 def test_it_works_in_redis(shell: Shell, servers: Place) -> None:
     shell.environ |= {"QWORKER_BROKER_URL": servers.broker, "QWORKER_DEDUP_URL": servers.dedup}
-    shell.run("pause", "--handler", "audit")
+    early = shell.run("pause", "--handler", "audit").err
 
+    assert "bank never ran with the lease store redis://" in early
+    assert "what is paused holds from its first start" in early
     assert paused(shell)["handlers"] == ["audit"]
-    assert shell.run("resume").out.startswith("bank: nothing is paused\n")
+    resumed = shell.run("resume")
+    assert resumed.out.startswith("bank: resumed handler audit; nothing is paused\n")
+    assert "never ran" not in resumed.err, "the store knows it by now"

@@ -307,10 +307,20 @@ def test_a_broker_that_is_not_there_is_not_made(tmp_path: Path, embedded: Place)
 
 
 def test_a_field_that_is_text_is_told_how_it_becomes_a_number(bare_bench: Bench) -> None:
-    fields = ("user_id=u1", "amount=10", "times=2")
+    fields = ("user_id=u1", "amount=10", "times=two")
     result = bare_bench.publish("--app", "handlers", "user.deposited", *fields, code=2)
 
     assert "(FIELD=TEXT is text; a number, say, is FIELD:=JSON, as in amount:=10)" in result.err
+
+
+def test_a_text_is_what_the_class_says_that_it_is(embedded_bench: Bench) -> None:
+    """A number where it has a number, as it was written; else the text, however it looks."""
+    fields = ("user_id=1", "amount=12.50", "note=null", "times=2", "more=3")
+    embedded_bench.publish("--app", "handlers", "user.deposited", *fields)
+    embedded_bench.publish("user.deposited", *fields, "--key", "1")
+
+    as_texts = {"user_id": "1", "amount": "12.50", "note": "null", "times": "2", "more": "3"}
+    assert embedded_bench.payloads() == [as_texts | {"times": 2}, as_texts]
 
 
 def test_a_broken_line_stops_after_all_before_it_are_confirmed_and_tells_how_to_go_on(

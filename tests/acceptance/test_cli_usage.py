@@ -94,6 +94,31 @@ def test_start_has_the_options_of_the_contract_with_their_defaults(shell: Shell)
         assert default in shown[place : place + 250], option
 
 
+@pytest.mark.parametrize("command", ["status", "topology", "reshard"])
+def test_the_help_of_what_only_looks_says_whom_it_looks_for(shell: Shell, command: str) -> None:
+    shown = " ".join(shell.run(command, "--help").out.split())
+
+    assert "Of those who run only these handlers, with queues of their own" in shown
+    assert "Run only these" not in shown
+
+
+@pytest.mark.parametrize("command", [("archive", "list"), ("archive", "start"), ("replay",)])
+def test_where_the_archive_is_comes_first_in_the_help_of_what_is_about_it(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    first = shell.run(*command, "--help").out.partition("\nTuning:")[0]
+
+    assert "--archive URL" in first
+    assert "Where 'qworker archive' keeps events" in " ".join(first.split())
+
+
+def test_defaults_are_shown_as_people_write_them(shell: Shell) -> None:
+    shown = " ".join(shell.run("start", "--help").out.split())
+
+    assert "[default: 7776000]" in shown
+    assert "[default: on]" in " ".join(shell.run("pause", "--help").out.split())
+
+
 def test_the_version_is_told(shell: Shell) -> None:
     assert shell.run("--version").out.startswith("qworker ")
 

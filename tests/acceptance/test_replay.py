@@ -61,11 +61,15 @@ def test_what_was_done_is_done_again_only_where_that_is_asked_for(
     everything = KEYS * EACH
     command = Command(service, url)
 
-    assert f"{everything} events sent" in command.run()
+    said = command.run()
+    assert f"{everything} events sent" in said
+    assert "remembers to have done it drops; --again does it once more" in said
     eventually(lambda: service.counter("duplicates") >= 2 * everything, "all of it comes")
     assert effects(service, COUNT) == effects(service, OBSERVE) == everything
 
-    assert f"{everything} events sent" in command.run("--again", "--handler", "count")
+    said = command.run("--again", "--handler", "count")
+    assert f"{everything} events sent" in said
+    assert "--again" not in said
     eventually(lambda: effects(service, COUNT) == 2 * everything, "one does it again")
     assert effects(service, OBSERVE) == everything
 
@@ -124,6 +128,19 @@ def test_mistakes_are_told_with_what_was_meant(
     assert "the app is steps" in command.run("--to", "stpes", code=2)
     assert "only test.step is observed" in command.run("--name", "user.*", code=2)
     assert "no replay 'x'" in command.run("--resume", "x", code=2)
+    other = Command(service, url)
+    never = other.run("--leases", "sqlite:///other.db", code=2)
+    assert "steps never ran with the lease store sqlite:///other.db" in never
+    assert "A new service begins with the past by --hold-live" in never
+    for replay_id in ("abc-1", "abc-2", "abd", "ab"):
+        command.run("--id", replay_id)
+    assert "2 replays have an id that begins with 'abc': abc-1, abc-2" in command.run(
+        "--resume", "abc", code=2
+    )
+    assert "the replay abd is done" in command.run("--resume", "abd", code=2)
+    assert "the replay ab is done" in command.run("--resume", "ab", code=2)
+    assert "the replay abc-2 is done already" in command.run("--pause", "abc-2", code=2)
+    assert "the replay abc-1 is done already" in command.run("--cancel", "abc-1", code=2)
     assert "has run already" in command.run("--hold-live", code=2)
     assert "gap" in command.run("--hold-live", "--until", "1h", code=2)
     assert "another memory" in command.run("--hold-live", "--again", code=2)
@@ -175,7 +192,7 @@ def test_ctrl_c_pauses_it_and_json_tells_how_it_goes(
     assert "--resume one" in command.said
     assert command.replay("one").state is State.PAUSED
 
-    told = command.run("--resume", "one", "--json").splitlines()
+    told = command.run("--resume", "on", "--json").splitlines()
     lines = [json.loads(line) for line in told if line.startswith("{")]
     assert lines[-1] == {"replay": "one", "state": "done", "sent": 30}
     assert all(line["of"] == 30 and line["upto"] == 30 for line in lines[:-1])

@@ -321,3 +321,15 @@ def test_an_unused_queue_expires(connect: Connect) -> None:
 
     until(gone)
     assert exists(channel, "kept")
+
+
+@pytest.mark.parametrize("name", ["ex", "new", "amq.direct", "amq.new"])
+def test_a_type_that_is_not_known_is_refused_whatever_the_exchange_is(
+    connect: Connect, name: str
+) -> None:
+    channel = connect().channel()
+    channel.exchange_declare("ex", "topic")
+
+    with pytest.raises(exceptions.InvalidCommand, match="unknown exchange type 'topik'") as caught:
+        channel.exchange_declare(name, "topik")
+    assert caught.value.code == 503

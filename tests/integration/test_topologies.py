@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import amqp
 import pytest
 
 from integration.site import Running, Serve, Site
+from worker.declaring import check_type
 from worker.errors import ConfigurationError
+from worker.topology import Exchange
+from worker.transport.capabilities import connect
 
 
 class Bound(NamedTuple):
@@ -20,6 +24,8 @@ class Bound(NamedTuple):
     others: Mapping[str, Any] | None
 
 
+#: Of RabbitMQ without plugins, as it is in tests.
+KNOWN_TYPES = {"direct", "fanout", "topic", "headers"}
 BOUND = [
     Bound("direct", {"routing_key": "order"}, {"routing_key": "order"}, {"routing_key": "other"}),
     Bound("topic", {"routing_key": "o.*"}, {"routing_key": "o.new"}, {"routing_key": "p.new"}),
@@ -154,6 +160,44 @@ def test_an_exchange_is_declared_as_the_app_says(site: Site, serve: Serve) -> No
     site.publish("partner", "order", 1)
     running.until(lambda: site.numbers == [1], "it is handled")
     running.drain()
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (
+            {"type": "topik"},
+            "does not know the type 'topik' of the exchange 'partner'; did you mean",
+        ),
+        ({"type": "x-delayed-message"}, "'x-delayed-message' of the exchange 'partner'; is its"),
+        ({"type": "headers", "arguments": {"x-match": "some"}}, r"app\.bind\(exchange='partner'"),
+        ({"type": "fanout", "to": "nowhere"}, "does not bind 'nowhere' to the exchange 'partner'"),
+    ],
+)
+def test_what_the_broker_refuses_of_an_exchange_is_no_outage(
+    site: Site, facts: dict[str, Any], says: str
+) -> None:
+    app = site.app(connect_timeout=60)
+    app.bind(exchange="partner", **facts)
+    with pytest.raises(ConfigurationError, match=says):
+        Running(app)
+
+
+@pytest.mark.parametrize("type_", ["topik", "x-consistent-hash", "headers"])
+def test_whether_a_type_is_known_is_asked_without_declaring(site: Site, type_: str) -> None:
+    """A plugin's may be there, or not."""
+    exchange = Exchange("partner", type_)
+    connection = connect(site.url, heartbeat=0, timeout=10, name="test")
+    is_known = True
+    try:
+        check_type(connection.channel(), exchange)
+    except ConfigurationError:
+        is_known = False
+    connection.release()
+
+    assert is_known is (type_ in KNOWN_TYPES)
+    with pytest.raises(amqp.NotFound):
+        site.channel.exchange_declare("partner", "fanout", passive=True)
 
 
 def test_what_has_a_higher_priority_is_handled_first(site: Site, serve: Serve) -> None:

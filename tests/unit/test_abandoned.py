@@ -16,7 +16,7 @@ from worker.consumer import Consumer
 from worker.dedup.base import Answers, Batch
 from worker.ending import Finish
 from worker.errors import DedupUnavailable
-from worker.telemetry import SuspectFound
+from worker.telemetry import HandlerAbandoned, SuspectFound
 from worker.testing import TestWorker
 
 PATIENCE = 20.0
@@ -104,10 +104,34 @@ def test_what_is_done_is_recorded_although_a_later_one_of_its_run_hangs() -> Non
         tick_until(consumer, lambda: consumer.ended)
         consumer.close()
         assert consumer.ended is Finish.ABANDONED
+        (left,) = [e for e in worker.runtime_events if isinstance(e, HandlerAbandoned)]
+        assert (left.handler, left.name, left.key, left.attempt) == ("work", "step", "a", 1)
+        assert 0 <= left.seconds < PATIENCE
 
         service.go_on.set()
         worker.run(timeout=PATIENCE)
         assert service.begun == [0, 1, 2, 2, 3, 4]
+
+
+def test_of_many_that_are_abandoned_the_oldest_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worker.ending._MOST_TOLD", 2)
+    service = Service()
+    with TestWorker(service.app, clock=time.monotonic, settings={"claim_ttl": 1}) as worker:
+        worker.drain()
+        consumer = in_threads(worker)
+        for line in "abc":
+            worker.publish(Step(line=line, number=2))
+            tick_until(consumer, partial(service.has_hung, "abc".index(line) + 1))
+        consumer.stop()
+        consumer.close()
+        service.go_on.set()
+
+        told = [e.key for e in worker.runtime_events if isinstance(e, HandlerAbandoned)]
+        assert told == ["a", "b"]
+        assert "HandlerAbandoned: handler=work message_id=" in caplog.text
+        assert "1 more handlers are abandoned while they run" in caplog.text
 
 
 def test_what_is_done_behind_one_that_waits_for_a_revision_is_recorded_too() -> None:

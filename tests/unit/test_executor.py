@@ -16,6 +16,7 @@ from worker import App, Context, Event, Message, Reject, Retry, RetryPolicy
 from worker.codec import Codec
 from worker.config import Settings
 from worker.executor import Executor
+from worker.logs import TextFormatter
 from worker.outcome import ABANDONED, DONE, DeadLetter, Done, Outcome, RetryLater
 from worker.task import Task
 from worker.testing import FakeClock
@@ -156,6 +157,33 @@ class TestOutcomes:
         assert isinstance(outcome, DeadLetter)
         assert "ValueError" in outcome.reason
         assert "RuntimeError" in outcome.reason
+
+    @pytest.mark.parametrize(
+        ("attempt", "says"),
+        [(1, "attempt 1, and is tried again in 1 s: user"), (2, "attempt 2, its last: user")],
+    )
+    def test_a_failed_attempt_is_one_record_with_all_of_it(
+        self, caplog: pytest.LogCaptureFixture, attempt: int, says: str
+    ) -> None:
+        policy = RetryPolicy(attempts=2, jitter=0)
+        bench = Bench(raising(ValueError("no"), is_async=False), retry=policy)
+        bench.run(bench.task(attempt=attempt))
+
+        (record,) = caplog.records
+        line = TextFormatter("bank").format(record).splitlines()[0]
+        assert f"bank.record failed at {says}.deposited with key 'u1'" in line
+        assert line.endswith("  shard=3 message_id=id-1 handler=record")
+        assert "ValueError: no" in TextFormatter().format(record)
+
+    def test_what_a_handler_logs_keeps_its_own_facts(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def handler(event: Deposited, context: Context) -> None:
+            context.logger.warning("low", extra={"balance": 3})
+
+        Bench(handler).run()
+
+        assert [vars(record)["balance"] for record in caplog.records] == [3]
 
     def test_no_reason_is_longer_than_people_read(self) -> None:
         outcome = Bench(raising(ValueError("x" * 100_000), is_async=False)).run()

@@ -13,6 +13,7 @@ import pytest
 
 from worker import App, Command, Event
 from worker.errors import BrokerUnreachable, ConfirmTimeout, Unroutable
+from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
 
@@ -265,3 +266,37 @@ def test_a_child_that_is_forked_in_a_block_leaves_its_messages_to_the_parent(app
         out.publish(Deposited(user="bob"))  # gathered
         assert in_a_child(leave_and_publish) == 1
     assert out.confirmed == 2
+
+
+def test_who_publishes_into_a_file_that_no_service_uses_is_warned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In another folder than the service, most likely: nothing of it would ever arrive."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # where the file is not there, and where the one before has made it
+        app = App("site", broker="sqlite:///qworker.db")
+        caplog.clear()
+        with app.publisher() as out:
+            out.publish(Deposited(user="alice"))
+            out.publish(Deposited(user="bob"))
+        app.close()
+
+        assert caplog.text.count("no service was ever started with it") == 1
+        assert f"sqlite:///qworker.db is {tmp_path}/qworker.db" in caplog.text
+        assert "'user.deposited' goes nowhere" in caplog.text
+
+
+def test_nobody_is_warned_who_is_told_or_where_services_are(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Unroutable):
+        app.publish(Close(user="alice"))
+    app.close()
+    url = app.settings.broker
+    connection = connect(url, heartbeat=0, timeout=1, name="test")
+    connection.channel().queue_declare("bank.g1.0", durable=True, auto_delete=False)
+    connection.release()
+
+    app.publish(Deposited(user="alice"))
+
+    assert caplog.records == []

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from collections.abc import Collection
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from waiting import until
+from worker import App, Event
+from worker.consumer import Consumer
 from worker.report import Census, Marks
 from worker.settlement import Settlement
 from worker.supervisor.control import MAX_LINE, Beat, encode
 from worker.supervisor.totals import counted, gauges
+from worker.testing import TestWorker
 from worker.transport.queuechannel import QueueChannel
 
 
@@ -136,3 +144,35 @@ def test_numbers_of_shards_are_no_numbers_of_the_process() -> None:
 
     assert gauges([statistics, statistics]) == {"in_flight": 4}
     assert counted(statistics) == {"received": 3}
+
+
+class Step(Event, name="step", key="line"):
+    line: str
+
+
+def test_a_dump_begins_with_what_is_in_flight_and_leaves_out_who_waits_for_work() -> None:
+    app, begun, go_on = App("bank"), threading.Event(), threading.Event()
+
+    @app.on(Step)
+    def hang(_: Step) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    with TestWorker(app, clock=time.monotonic) as worker:
+        worker.drain()
+        event_id = worker.publish(Step(line="a"))
+        consumer = Consumer(
+            app, replace(worker.settings, concurrency=4), shards=[0], store=worker.store
+        )
+        consumer.open()
+        until(lambda: consumer.tick(0.01) is None or begun.is_set(), 20)
+        first, *others = consumer.dump()
+        go_on.set()
+        consumer.stop()
+        consumer.close()
+
+    assert first.startswith(f"in flight: bank.hang step {event_id} key=a attempt=1 for ")
+    threads = [text for text in others if text.startswith("thread ")]
+    assert len([text for text in threads if "in hang" in text]) == 1
+    assert not [text for text in threads if text.endswith("while (run := get()) is not None:")]
+    assert re.fullmatch(r"[0-9]+ threads for handlers wait for work", others[-1])

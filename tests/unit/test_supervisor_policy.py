@@ -9,6 +9,7 @@ from worker.supervisor.policy import (
     MAX_STARTUP_DEATHS,
     BurstWatch,
     Restarts,
+    Standstills,
     drain_allowance,
     stood_still,
 )
@@ -126,3 +127,15 @@ def test_a_child_gets_a_little_less_than_the_drain_to_report_by_itself(
 def test_a_wait_that_took_much_longer_than_it_should_was_a_pause_of_everything() -> None:
     assert not stood_still(1.2, 1.0)
     assert stood_still(61.0, 1.0)
+
+
+def test_a_machine_that_stands_again_and_again_is_told_of_once_a_minute() -> None:
+    standstills = Standstills()
+    told = [standstills.note(3.0, now) for now in (100.0, 103.0, 157.0, 160.0, 170.0, 221.0)]
+
+    stood = "nothing ran here for 3 s: the machine or this process stood"
+    assert told == [
+        stood, "", "", f"{stood} (and 2 times in the 60 s before, 6 s in all)",
+        "", f"{stood} (and 1 times in the 61 s before, 3 s in all)",
+    ]  # fmt: skip
+    assert standstills.note(9.0, 500.0) == stood.replace("3", "9")

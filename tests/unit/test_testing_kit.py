@@ -480,7 +480,31 @@ class TestForeignPublishers:
             worker.publish_raw("{", name="user.deposited", id="e7", content_type="text/xml")
             worker.run()
 
-        assert "DeadLettered: handler=None message_id=e7 " in caplog.text
+        assert "DeadLettered: message_id=e7 reason=" in caplog.text
+        assert "name=user.deposited" in caplog.text
+        assert [r.levelname for r in caplog.records if "DeadLettered" in r.getMessage()] == [
+            "ERROR"
+        ]
+
+    def test_an_attempt_that_failed_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        app = App("bank")
+
+        @app.on("user.deposited", retry=RetryPolicy(attempts=2))
+        def fail(_: dict[str, str]) -> None:
+            raise ValueError("no")
+
+        with TestWorker(app) as worker:
+            worker.publish_raw("{}", name="user.deposited", id="e7", key="u1")
+            worker.run()
+
+        told = [r for r in caplog.records if "e7" in str(vars(r))]
+        assert [r.levelname for r in told] == ["WARNING", "WARNING", "ERROR"]
+        dead = told[-1].getMessage()
+        assert dead.startswith(
+            "DeadLettered: handler=fail message_id=e7 reason=failed at attempt 2"
+        )
+        assert dead.endswith("name=user.deposited key=u1")
 
     def test_a_message_can_be_put_into_any_queue(self) -> None:
         with TestWorker(self.app()) as worker:

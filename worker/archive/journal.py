@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PREFIX = "replay/"
 #: Seconds without a word after which whoever is at a replay is not waited for.
 SILENT = 15.0
+_SHOWN = 5
 
 
 class State(Enum):
@@ -112,6 +113,20 @@ class Journal:
     def all(self) -> list[Replay]:
         """Return every replay that was begun, by id."""
         return [Replay.load(found.text) for found in self._archive.documents(_PREFIX).values()]
+
+    def meant(self, begins: str) -> str:
+        """Return the id of the one replay that is called so, or begins so; else ``begins``.
+
+        Raises UsageError where several begin so.
+        """
+        ids = [each.id for each in self.all()]
+        found = [each for each in ids if begins and each.startswith(begins)]
+        if begins in ids or not found:
+            return begins
+        if len(found) > 1:
+            some = ", ".join(found[:_SHOWN]) + (", …" if found[_SHOWN:] else "")
+            raise UsageError(f"{len(found)} replays have an id that begins with {begins!r}: {some}")
+        return found[0]
 
     def find(self, replay_id: str) -> tuple[int, Replay]:
         """Return a replay, with the version of its document. Raises UsageError where none is."""

@@ -24,7 +24,16 @@ from worker.cli.options import (
     json_option,
     settings_options,
 )
-from worker.cli.output import clean, count, emit, emit_json, emit_table, is_terminal, note
+from worker.cli.output import (
+    clean,
+    count,
+    emit,
+    emit_json,
+    emit_table,
+    is_terminal,
+    note,
+    require_somebody,
+)
 from worker.config import load_settings, mask_url
 from worker.errors import UsageError
 from worker.names import check_name
@@ -37,6 +46,13 @@ if TYPE_CHECKING:
     from worker.archive.entry import Entry
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class ArchiveCommand(SettingsCommand):
+    """A command about an archive."""
+
+    first = ("archive", "archive_retention")
+
 
 _SETTINGS = "archive", "broker"
 _SHOWN = 100
@@ -112,7 +128,7 @@ def archive() -> None:
 
 @archive.command(
     "start",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Run the service that archives.",
     epilog=example(
         "qworker archive start --archive sqlite:///archive.db",
@@ -134,7 +150,7 @@ def start(options: dict[str, Any]) -> int:
 
 @archive.command(
     "info",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Tell how much is kept.",
     epilog=example("qworker archive info", "qworker archive info --names --json"),
 )
@@ -167,7 +183,7 @@ def info(options: dict[str, Any], *, by_name: bool, as_json: bool) -> None:
 
 @archive.command(
     "list",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="List events.",
     epilog=example(
         "qworker archive list --name 'user.*' --since 2h",
@@ -195,17 +211,18 @@ def list_(options: dict[str, Any], *, selection: Selection, limit: int, as_json:
                 emit(_line(entry))
             else:
                 rows.append(_row(entry))
+        kept = number or store.size().events
     if rows:
         emit_table(_COLUMNS, rows)
     elif not number:
-        note("no event is meant")
+        note(f"none of {count(kept, 'event')} is meant" if kept else "the archive is empty")
     if more:
         note(f"only the first {limit}; --limit 0 shows all")
 
 
 @archive.command(
     "show",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Show one event.",
     epilog=example("qworker archive show 01969d8e-53a1-7b2c-8d11-0c7f2a3b4c5d"),
 )
@@ -229,7 +246,7 @@ def show(options: dict[str, Any], event_id: str, *, as_json: bool) -> None:
 
 @archive.command(
     "export",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Write events as JSON lines.",
     left="what was written is whole lines, up to the last",
     epilog=example(
@@ -256,7 +273,7 @@ def export(options: dict[str, Any], *, selection: Selection, file: Any) -> None:
 
 @archive.command(
     "trim",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Remove old events for good.",
     left="some of them are removed; the same command goes on",
     epilog=example("qworker archive trim --older-than 90d --yes"),
@@ -271,6 +288,8 @@ def export(options: dict[str, Any], *, selection: Selection, file: Any) -> None:
 def trim(options: dict[str, Any], *, age: float, yes: bool, as_json: bool) -> None:
     """Remove events that were archived long ago. --archive-retention does so all along."""
     before = int((time.time() - age) * 1_000_000)
+    if not yes:
+        require_somebody()
     with opened(options) as store:
         if not yes:
             click.confirm(f"Remove what was archived before {shown(before)} UTC?", abort=True)

@@ -10,9 +10,9 @@ import click
 
 from worker.archive.entry import Unarchivable
 from worker.archive.lines import load_line
-from worker.cli.archive import archive, opened
+from worker.cli.archive import ArchiveCommand, archive, opened
 from worker.cli.lines import Source
-from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.options import example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json
 from worker.errors import UsageError
 
@@ -27,7 +27,7 @@ _BATCH = 500
 
 @archive.command(
     "import",
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     short_help="Read events from JSON lines.",
     left="what was read before stays; the same command leaves it out",
     epilog=example(

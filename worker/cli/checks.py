@@ -25,12 +25,14 @@ from worker.cli.generations import (
     told,
 )
 from worker.cli.loading import import_app, settle
+from worker.cli.looking import looking
 from worker.cli.output import count
 from worker.config import mask_url
-from worker.declaring import declare_exchange, declare_queue
+from worker.declaring import PLAIN_TYPES, check_type, declare_exchange, declare_queue
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, QworkerError
 from worker.inspector import Inspector
+from worker.sources import left_out
 from worker.supervisor.probes import parse_address
 from worker.supervisor.reload import NEEDS_WATCHFILES
 from worker.topology import dead_letter_queue
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from worker.app import App
+    from worker.cli.looking import View
     from worker.config import Settings
     from worker.sharding.generations import Plan
 
@@ -79,9 +82,10 @@ def check_service(options: Mapping[str, object]) -> Iterator[Finding]:
     yield _ok("settings", _settings(settings))
     yield _ok("horizons", _horizons(app, settings))
     yield from _check_extras(settings)
-    findings, plan = _check_leases(app, settings)
-    yield from _check_broker(app, settings, plan)
-    yield from _check_store(app, settings)
+    with looking(settings) as view:
+        findings, plan = _check_leases(app, settings, view)
+        yield from _check_broker(app, settings, view, plan)
+        yield from _check_store(app, settings, view)
     yield from findings
 
 
@@ -129,10 +133,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _check_broker(app: App, settings: Settings, plan: Plan | None) -> Iterator[Finding]:
+def _check_broker(app: App, settings: Settings, view: View, plan: Plan | None) -> Iterator[Finding]:
     try:
-        with Inspector(app.name, settings) as inspector:
-            yield _ok("broker", f"{inspector.product} answers at {mask_url(settings.broker)}")
+        with Inspector(app.name, view.settings) as inspector:
+            if missing := view.lacks(settings.broker):
+                yield _ok("broker", f"{inspector.product}: {missing}; the first start makes it")
+            else:
+                yield _ok("broker", f"{inspector.product} answers at {mask_url(settings.broker)}")
             if settings.broker.startswith("memory:"):
                 lonely = "memory:// lives and dies with one process: nobody else can publish to it"
                 yield _warning("broker", lonely)
@@ -145,8 +152,11 @@ def _check_broker(app: App, settings: Settings, plan: Plan | None) -> Iterator[F
                 declared = Declared(app, settings, plan)
                 if plan.published.shards > 1:
                     yield _tell_spreading(declared)
-                yield from _check_declarations(declared, inspector)
-                yield from _check_sources(declared, inspector)
+                unknown = [*_check_types(app, view, declared)]
+                yield from unknown
+                if not unknown:  # to ask for one of these would end the connection
+                    yield from _check_declarations(declared, inspector)
+                yield from _check_sources(app, declared, inspector)
             yield from _check_recipients(app, inspector)
     except QworkerError as error:
         yield _error("broker", error)
@@ -160,6 +170,18 @@ def _tell_spreading(declared: Declared) -> Finding:
         "publishers that name the slot of a key, as qworker's do, reach its shard at once; what"
         f" others publish goes through {declared.relay!r}",
     )
+
+
+def _check_types(app: App, view: View, declared: Declared) -> Iterator[Finding]:
+    """Look whether the broker has exchanges of the types that the app binds."""
+    for exchange in declared.exchanges:
+        if exchange.foreign or exchange.type in PLAIN_TYPES:
+            continue
+        try:
+            with Inspector(app.name, view.settings) as inspector:  # whose connection it may end
+                inspector.ask(partial(check_type, exchange=exchange))
+        except ConfigurationError as error:
+            yield _error("declarations", error)
 
 
 def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Finding]:
@@ -197,8 +219,10 @@ def _check_declarations(declared: Declared, inspector: Inspector) -> Iterator[Fi
         yield _ok("declarations", ", ".join(told))
 
 
-def _check_sources(declared: Declared, inspector: Inspector) -> Iterator[Finding]:
+def _check_sources(app: App, declared: Declared, inspector: Inspector) -> Iterator[Finding]:
     """Look whether the queues and streams that messages are taken from are there."""
+    for line in left_out(app.sources, declared.sources):
+        yield _warning("sources", line)
     for source in declared.sources:
         # An exclusive one can be looked at by its own connection alone.
         depth = None if source.declare == "exclusive" else inspector.depth(source.queue)
@@ -220,20 +244,20 @@ def _check_sources(declared: Declared, inspector: Inspector) -> Iterator[Finding
             yield _ok("sources", told)
 
 
-def _check_leases(app: App, settings: Settings) -> tuple[list[Finding], Plan | None]:
+def _check_leases(app: App, settings: Settings, view: View) -> tuple[list[Finding], Plan | None]:
     """Tell what the lease store is, and return the plan that it knows."""
     url = settings.leases_url
     try:
-        with closing(open_lease_store(settings)) as store:
-            view = look_at(store, app, settings)
-            plan = plan_in(view)
-            reach = f"{store.reach} ({mask_url(url)})"
+        with closing(open_lease_store(view.settings)) as store:
+            known = look_at(store, app, settings)
+            plan = plan_in(known)
+            reach = f"{store.reach} ({view.lacks(url) or mask_url(url)})"
     except QworkerError as error:
         return [_error("leases", error)], None
     findings = [_ok("leases", f"{reach}; {told(plan)}" if plan is not None else reach)]
     if plan is not None:
         try:
-            check_mode(app, settings, view, plan)
+            check_mode(app, settings, known, plan)
         except ConfigurationError as error:
             findings.append(_error("mode", error))
     shared = [what for what in ("broker", "dedup_url") if _is_shared(getattr(settings, what))]
@@ -267,11 +291,12 @@ def _check_recipients(app: App, inspector: Inspector) -> Iterator[Finding]:
             yield _ok("recipients", f"{service!r} receives {', '.join(sorted(names))}")
 
 
-def _check_store(app: App, settings: Settings) -> Iterator[Finding]:
+def _check_store(app: App, settings: Settings, view: View) -> Iterator[Finding]:
+    url = settings.dedup_url
     try:
-        store = open_settled(settings)
+        store = open_settled(view.settings)
         try:
-            told = f"{store.tier} ({mask_url(settings.dedup_url)})"
+            told = f"{store.tier} ({view.lacks(url) or mask_url(url)})"
             if check_store(app, store):
                 told += f"; revisions are remembered for {_duration(settings.revision_retention)}"
             yield _ok("dedup", told)

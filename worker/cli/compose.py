@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
+import orjson
 
 from worker.cli.events import event_classes
 from worker.config import mask_url
@@ -50,8 +51,8 @@ class Wanted:
     headers: Mapping[str, Any] = field(default_factory=dict)
     priority: int | None = None
     transient: bool = False
-    #: Whether its fields were given one by one, where it is easy to send text for a number.
-    from_texts: bool = False
+    #: The fields that were given as bare texts: what a class wants as a number, say, is one.
+    texts: frozenset[str] = frozenset()
 
 
 class Composer:
@@ -80,6 +81,7 @@ class Composer:
         kind = self._classes.get(wanted.name)
         if kind is not None:
             to = _recipient(kind, to)
+            wanted = replace(wanted, payload=_as_declared(kind, wanted))
             derived = self._key(kind, wanted, message_id)
             key = derived if key is None else key
         elif self._app is not None and not self._app.route(wanted.name):
@@ -153,7 +155,7 @@ class Composer:
             event = decode(Message(message_id, wanted.name, None, wanted.payload, {}, {}))
         except Unfit as error:
             hint = ""
-            if wanted.from_texts and "got `str`" in str(error):
+            if wanted.texts and "got `str`" in str(error):
                 hint = " (FIELD=TEXT is text; a number, say, is FIELD:=JSON, as in amount:=10)"
             raise WrongMessage(f"{wanted.name}: {error}{hint}") from None
         sent: dict[str, msgspec.Raw] = _fields_sent.decode(wanted.payload)
@@ -176,6 +178,37 @@ def _fields(kind: EventClass) -> set[str]:
     schema = schema_of(kind)
     assert schema is not None  # noqa: S101 - every event class has one
     return {*schema.fields}
+
+
+def _as_declared(kind: EventClass, wanted: Wanted) -> bytes:
+    """Return the payload, with each bare text that is no such text to its class read as JSON.
+
+    A number stays as it was written. What is neither is left, to be told of.
+    """
+    if not wanted.texts:
+        return wanted.payload
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # its decoder tells
+        return wanted.payload
+    sent: dict[str, msgspec.Raw] = _fields_sent.decode(wanted.payload)
+    parts = []
+    for name, raw in sent.items():
+        shown = bytes(raw)
+        if name in wanted.texts and name in hints and not _fits(shown, hints[name]):
+            bare = str(orjson.loads(shown)).encode()
+            shown = bare if _fits(bare, hints[name]) else shown
+        parts.append(orjson.dumps(name) + b": " + shown)
+    return b"{" + b", ".join(parts) + b"}"
+
+
+def _fits(text: bytes, hint: Any) -> bool:
+    """Tell whether JSON is of a type. One that cannot be read from JSON the decoder tells of."""
+    try:
+        msgspec.json.decode(text, type=hint)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def _recipient(kind: EventClass, asked: str | None) -> str | None:

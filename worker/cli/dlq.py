@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,8 +17,8 @@ from worker.cli.options import (
     json_option,
     settings_options,
 )
-from worker.cli.output import count, emit, emit_json, emit_table, note
-from worker.cli.parked import tell_parked
+from worker.cli.output import count, emit, emit_json, emit_table, note, require_somebody
+from worker.cli.parked import how_to_return, tell_parked
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
 from worker.errors import UsageError
 
@@ -90,6 +89,8 @@ def list_(
     search.tell(len(found))
     if not parked:
         tell_parked(place)
+    elif keys := {letter.key for letter in found if letter.key is not None}:
+        note(how_to_return(keys))
     if more := len(found) - len(shown):
         note(f"{more} more; --limit 0 shows all")
 
@@ -161,8 +162,7 @@ def purge(  # noqa: PLR0913 - its options
     if parked and choice.key is None:
         raise click.UsageError("--parked goes with a --key: whose messages?")
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("nobody is here to be asked: say --yes")
+        require_somebody()
         # Nothing is held while the answer is awaited: a reader that is silent loses its hold.
         with open_box(place, parked=parked) as box:
             search = Search(box, choice)

@@ -12,6 +12,7 @@ from worker.cli.letters import Filter, facts
 from worker.cli.loading import service_option, target
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json, note
+from worker.cli.parked import how_to_return
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
 from worker.deadletters import require_broker
 from worker.dedup.open import open_settled
@@ -90,7 +91,9 @@ def replay(  # noqa: PLR0913 - its options
             done = sender.letters(box, search, header=replay_id, tell=_progress)
         if sys.stderr.isatty():
             click.echo(_WIPE, nl=False, err=True)
-        code = _tell(done, as_json=as_json)
+        # Of a key that is parked there may be nothing else: that is no answer yet.
+        is_answer = not as_json and (done.returned > 0 or replay_id is None)
+        code = _tell(done, is_answer=is_answer)
         code = max(code, _EXIT_INCOMPLETE * search.incomplete)
         told = {"returned": done.returned, "stay": [_why(*refused) for refused in done.refused]}
         if replay_id is not None and choice.key is not None:
@@ -103,10 +106,12 @@ def replay(  # noqa: PLR0913 - its options
             return max(code, _tell_unparked(unparked, str(choice.key), wait, as_json=as_json))
         if as_json:
             emit_json(told)
+        elif not is_answer:
+            emit(_sent(done.returned))
         search.tell(done.returned + len(done.refused))
         if not choice and (parked := parked_keys(store, place.service)):
             keys = count(len(parked), "key is", "keys are")
-            note(f"{keys} parked: dlq list --parked")
+            note(f"{keys} parked: dlq list --parked, and {how_to_return(parked)}")
         return code
 
 
@@ -131,13 +136,17 @@ def _rehearse(place: Target, choice: Filter, *, as_json: bool) -> int:
     return 0
 
 
-def _tell(done: Replayed, *, as_json: bool) -> int:
+def _tell(done: Replayed, *, is_answer: bool) -> int:
     """Tell what became of dead letters; return the exit code."""
     for letter, why in done.refused:
         note(f"qworker: stays: {letter.id or 'a message without id'}: {why}")
-    if not as_json:
-        emit(f"{count(done.returned, 'message')} sent back")
+    if is_answer:
+        emit(_sent(done.returned))
     return _EXIT_INCOMPLETE if done.refused else 0
+
+
+def _sent(number: int) -> str:
+    return f"{count(number, 'message')} sent back"
 
 
 def _why(letter: Letter, why: str) -> dict[str, object]:

@@ -39,6 +39,8 @@ class Known:
     version: int = 0
     #: The URL of the lease store, as it may be shown.
     where: str = ""
+    #: The store is a file that is not there.
+    is_missing: bool = False
 
     @property
     def is_unknown(self) -> bool:
@@ -83,7 +85,7 @@ class Leasing:
     def look(self) -> Known:
         """Return what is known, and make nothing. Raises StoreCorrupt."""
         if self._store is None and self._is_missing():
-            return Known(where=self._where)
+            return Known(where=self._where, is_missing=True)
         view = self._open().look(self.service)
         plan, paused = view.documents.get(PLAN), view.documents.get(PAUSED)
         return Known(

@@ -52,8 +52,8 @@ class Look(NamedTuple):
     help: str
 
 
-def look(name: str) -> Look:
-    """Return how the setting ``name`` looks on the command line."""
+def look(name: str, *, runs: bool = True) -> Look:
+    """Return how the setting ``name`` looks on the command line of what ``runs``, or looks on."""
     spec = FIELDS[name]
     facts, default = spec.metadata, spec.default
     dashed = name.replace("_", "-").removesuffix("s" if name == "handlers" else "")
@@ -72,6 +72,7 @@ def look(name: str) -> Look:
     if help_.partition(" ")[0].isalpha():  # not a URL
         help_ = help_[0].upper() + help_[1:]
     if name == "handlers":
+        help_ = help_ if runs else "Of those who run only these handlers, with queues of their own"
         help_, shown = f"{help_} (repeatable)", "all"
     told = [f"default: {shown}"] if shown else []
     if facts["env"]:
@@ -80,7 +81,9 @@ def look(name: str) -> Look:
 
 
 def _shown(default: object) -> str:
-    return f"{default:g}" if isinstance(default, float) and default < 1e6 else str(default or "")  # noqa: PLR2004 - where 'g' turns to exponents
+    if isinstance(default, float):
+        return f"{default:.0f}" if default.is_integer() else f"{default:g}"
+    return str(default or "")
 
 
 def _metavar(default: object) -> str:
@@ -95,6 +98,9 @@ class SettingsCommand(click.Command):
     ``left`` is what a Ctrl-C leaves behind where the command does not say it itself.
     """
 
+    #: Settings that this command is about, though most others seldom need them.
+    first: tuple[str, ...] = ()
+
     def __init__(self, *args: Any, left: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         self.left = left
@@ -106,7 +112,7 @@ class SettingsCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in two sections."""
-        tuning = {name for name in FIELDS if name not in _FIRST}
+        tuning = {name for name in FIELDS if name not in {*_FIRST, *self.first}}
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Tuning": []}
         for parameter in self.get_params(ctx):
             record = None
@@ -137,14 +143,14 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
         decorated: Any = command
         for name in reversed(wanted):
-            decorated = _option(name)(decorated)
+            decorated = _option(name, runs=not names)(decorated)
         return decorated  # type: ignore[no-any-return] # click's decorators return what they get
 
     return decorate
 
 
-def _option(name: str) -> Callable[[Any], Any]:
-    flags, metavar, help_ = look(name)
+def _option(name: str, *, runs: bool) -> Callable[[Any], Any]:
+    flags, metavar, help_ = look(name, runs=runs)
     if isinstance(FIELDS[name].default, bool):
         return click.option(flags, name, default=None, help=help_)
     choices = tuple(filter(None, FIELDS[name].metadata["choices"]))

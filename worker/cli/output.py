@@ -22,6 +22,12 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def require_somebody() -> None:
+    """Raise click.UsageError where nobody sits at a terminal who could answer a question."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is here to be asked: say --yes")
+
+
 def emit(text: str = "") -> None:
     """Print a line."""
     click.echo(text)

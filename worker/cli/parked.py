@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from worker.cli.output import count, note
+from worker.cli.output import clean, count, note
 from worker.config import mask_url
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError, DedupUnavailable
@@ -14,7 +15,7 @@ from worker.stores.sqlite import path_of
 from worker.topology import parked_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from worker.cli.loading import Target
     from worker.dedup.base import DedupStore
@@ -50,6 +51,12 @@ class ParkedKeys:
         """Let go of the connection."""
         if self._store is not None:
             self._store.close()
+
+
+def how_to_return(keys: Collection[str]) -> str:
+    """Return how the messages of a parked key, one of these, are sent back."""
+    key = shlex.quote(clean(next(iter(keys)))) if len(keys) == 1 else "KEY"
+    return f"dlq replay --key {key} sends its messages back, in order"
 
 
 def tell_parked(place: Target) -> None:

@@ -46,8 +46,8 @@ _OPTIONS = (
         "--handler", "handlers", multiple=True, metavar="NAME", help="This handler (repeatable).",
     ),
     click.option(
-        "--wait/--no-wait", default=True, show_default="on",
-        help="Wait until every living member has carried it out.",
+        "--wait/--no-wait", default=True,
+        help="Wait until every living member has carried it out. [default: on]",
     ),
     click.option(
         "--timeout", type=Seconds(), default=_PATIENCE, show_default=True,
@@ -83,8 +83,8 @@ def pause(options: dict[str, Any], service: str | None, **asked: Any) -> int:
     Its messages wait: those of a service or a shard in the broker, those of a handler in the
     processes, where they use up the prefetch of their shard.
 
-    With --app it may be paused before it ever ran; by its name alone only where the lease store
-    knows it.
+    With --app it may be paused before it ever ran, but not where the lease store is a file of
+    SQLite that is not there; by its name alone only where the lease store knows it.
 
     Exit codes: 0 done; 1 not every member has carried it out in time, it stays asked for; 2 there
     is no such service, shard or handler; 3 the app or its settings are wrong, or the leases are in
@@ -123,10 +123,13 @@ def _carry_out(  # noqa: PLR0913 - _OPTIONS
     as_json: bool,
 ) -> int:
     with leasing(place) as store:
+        before = store.look()
         known = store.change(partial(_changed, place, shards, handlers, resume=resume))
+        if before.is_unknown:
+            note(_before_its_time(place.service, before, resume=resume))
         with interruptible("it stays asked for; the same command waits again"):
             if not as_json:
-                emit(f"{store.service}: {_told(known.pauses)}")
+                emit(f"{store.service}: {_resumed(before, known)}{_told(known.pauses)}")
             members = _Members(store, known.version)
             late = members.wait(timeout) if wait else []
         if as_json:
@@ -152,6 +155,19 @@ def facts(pauses: Pauses) -> dict[str, Any]:
     }
 
 
+def _before_its_time(service: str, known: Known, *, resume: bool) -> str:
+    """Return what to tell where a service is paused, or resumed, that nobody ever started."""
+    then = "there is nothing to resume" if resume else "what is paused holds from its first start"
+    return f"qworker: {never_ran(service, known.where)}: {then}. Is it the store that is meant?"
+
+
+def _resumed(before: Known, known: Known) -> str:
+    """Return what of what was paused is not any more, in words that go on with what still is."""
+    generation = 1 if known.plan is None else known.plan.consumed.number
+    resumed = before.pauses.of(generation).without(known.pauses)
+    return f"resumed {resumed}; " if resumed else ""
+
+
 def _told(pauses: Pauses) -> str:
     verb = "are" if len(pauses.shards) + len(pauses.handlers) + pauses.service > 1 else "is"
     return f"{pauses} {verb} paused"
@@ -162,6 +178,11 @@ def _changed(
 ) -> Pauses:
     """Return what shall be paused. Raises UsageError for what the service does not have."""
     plan = known.plan
+    if known.is_missing and not resume:  # a typo, or another folder: it would be made, for nobody
+        raise UsageError(
+            f"{never_ran(place.service, known.where)}, of which there is no file here: nothing is"
+            " paused. Look at the folder, and at --leases (or --dedup, --broker)"
+        )
     generation, number = 1, place.settings.first_shards
     if plan is not None:
         generation, number = plan.consumed.number, plan.consumed.shards

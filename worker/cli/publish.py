@@ -75,7 +75,8 @@ def publish(options: dict[str, Any], event: str | None, file: str | None, **give
     command, after all lines before it are confirmed, and --from-line goes on there.
 
     With --app names and payloads are checked against the app's classes, which also give the key
-    and the recipient.
+    and the recipient, and tell where a TEXT is a number, say: count=3 is one where the class has an
+    int.
     """
     if file is None and event == _DASH:
         file, event = _DASH, None
@@ -91,7 +92,7 @@ def publish(options: dict[str, Any], event: str | None, file: str | None, **give
             headers=headers,
             priority=given["priority"],
             transient=given["transient"],
-            from_texts=given["payload"] is None,
+            texts=frozenset(_texts(given["fields"])),
         )
         return _publish_one(options, wanted)
     bare = None
@@ -187,6 +188,12 @@ def _payload(text: str | None, fields: tuple[str, ...]) -> bytes:
         key = json.dumps(name.removesuffix(":"), ensure_ascii=False)
         parts.append(_json(key, field) + b": " + _json(shown, field))
     return b"{" + b", ".join(parts) + b"}"
+
+
+def _texts(fields: tuple[str, ...]) -> list[str]:
+    """Return the names of the fields that were given as bare texts."""
+    names = [_split(field, "field")[0] for field in fields]
+    return [name for name in names if not name.endswith(":")]
 
 
 def _json(text: str, what: str) -> bytes:

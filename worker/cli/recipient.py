@@ -81,7 +81,11 @@ def recipient(options: Mapping[str, object], service: str | None, *, is_new: boo
         if known.is_unknown:
             near = store.near()
             hint = f"; did you mean {near}?" if near else ""
-            raise UsageError(f"{never_ran(place.service, known.where)}{hint}")
+            how = "--hold-live" if place.app is not None else "--app and --hold-live"
+            raise UsageError(
+                f"{never_ran(place.service, known.where)}{hint}\nA new service begins with the past"
+                f" by {how}; for one that runs elsewhere, say its --leases (or --dedup, --broker)"
+            )
     if place.app is not None:
         return Recipient(place, place.app.observers())
     told: dict[str, str] = {}

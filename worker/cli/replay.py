@@ -13,9 +13,8 @@ from worker.archive.journal import Journal, Replay, State, Stopped
 from worker.archive.replayer import Overtaken, Replayer
 from worker.archive.seam import Lost, Seam
 from worker.archive.walk import count_all
-from worker.cli.archive import opened, selection_options
+from worker.cli.archive import ArchiveCommand, opened, selection_options
 from worker.cli.options import (
-    SettingsCommand,
     WholeNumber,
     example,
     json_option,
@@ -59,12 +58,12 @@ _CONTROLS = {
 
 
 @click.command(
-    cls=SettingsCommand,
+    cls=ArchiveCommand,
     epilog=example(
         "qworker replay --to bank --handler audit --name 'user.*' --since 7d --dry-run",
         "qworker replay --to bank --handler audit --name 'user.*' --since 7d",
         "qworker replay --app reports --hold-live      # a new service begins with the past",
-        "qworker replay --resume 01969d8e",
+        "qworker replay --resume 01969d8e               # or all of its id; --list shows them",
     ),
 )
 @settings_options(*SETTINGS)
@@ -97,7 +96,7 @@ _CONTROLS = {
 @click.option("--id", "replay_id", metavar="ID", help="What to call it. [default: a new id]")
 @click.option("--resume", metavar="ID", help="Go on with a replay that was paused, or has died.")
 @click.option("--pause", metavar="ID", help="Pause one that is under way, wherever.")
-@click.option("--cancel", metavar="ID", help="End one for good.")
+@click.option("--cancel", metavar="ID", help="End one for good. (How an ID begins will do.)")
 @click.option("--list", "list", is_flag=True, help="List the replays.")
 @json_option  # fmt: skip
 def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
@@ -126,7 +125,7 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
     with opened(options) as archive:
         journal = Journal(archive, time.time)
         if control == "resume":
-            _, found = journal.find(asked["resume"])
+            _, found = journal.find(journal.meant(asked["resume"]))
             to = recipient(options, found.service, is_new=found.holds)
             with _seam(to, holds=found.holds) as seam:
                 stint = journal.resume(found.id)
@@ -255,6 +254,8 @@ def _tell_done(stint: Stint, *, as_json: bool) -> int:
         emit_json({"replay": replay.id, "state": State.DONE.value, "sent": replay.sent})
     else:
         emit(f"{count(replay.sent, 'event')} sent")
+        if replay.sent and not replay.again and not replay.holds:
+            note("what a handler remembers to have done it drops; --again does it once more")
     return 0
 
 
@@ -289,6 +290,7 @@ def _list(options: Mapping[str, object], *, as_json: bool) -> int:
 def _pause(options: Mapping[str, object], replay_id: str) -> int:
     with opened(options) as archive:
         journal = Journal(archive, time.time)
+        replay_id = journal.meant(replay_id)
         journal.ask(replay_id, State.PAUSED)
         _wait_for_owner(journal, replay_id)
     emit(f"{replay_id} is paused; qworker replay --resume {replay_id} goes on")
@@ -298,6 +300,7 @@ def _pause(options: Mapping[str, object], replay_id: str) -> int:
 def _cancel(options: Mapping[str, object], replay_id: str) -> int:
     with opened(options) as archive:
         journal = Journal(archive, time.time)
+        replay_id = journal.meant(replay_id)
         _, found = journal.find(replay_id)
         if not found.holds:
             journal.ask(replay_id, State.CANCELLED)

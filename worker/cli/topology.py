@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from worker.cli.generations import (
     told,
 )
 from worker.cli.loading import load
+from worker.cli.looking import looking
 from worker.cli.options import SettingsCommand, example, json_option, settings_options
 from worker.cli.output import emit, emit_json, emit_table, note
 from worker.config import mask_url
@@ -24,6 +26,7 @@ from worker.declaring import declare, declare_source, not_there
 from worker.errors import ConfigurationError, Unreachable
 from worker.inspector import Depth, Inspector
 from worker.sharding.slots import slot_routing_key
+from worker.sources import left_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.sharding.generations import Plan
     from worker.sources import Source
-    from worker.topology import Bind
+    from worker.topology import Bind, Exchange
 
 #: What is shown where nobody knows what a service has.
 _FIRST = "what a first start would declare"
@@ -67,29 +70,34 @@ def topology(options: dict[str, Any], *, is_declared: bool, as_json: bool) -> in
 
     While its number of shards is being changed, these are the old ones and the new ones. Where a
     server that knows does not answer, what a first start would declare is shown, and said to be
-    that.
+    that. Nothing is made by that, also no file of an SQLite broker.
     """
     app, settings = load(options)
-    plan, problem = _plan(app, settings, is_needed=is_declared)
-    check_shards(app, settings, plan)
-    declared = Declared(app, settings, plan)
-    if is_declared:
-        with Inspector(app.name, settings) as inspector:
-            _declare(inspector, declared)
-    depths, unknown = _depths(settings, app.name, declared)
+    with looking(settings, makes=is_declared) as view:
+        plan, problem = _plan(app, view.settings, is_needed=is_declared)
+        check_shards(app, settings, plan)
+        declared = Declared(app, settings, plan)
+        if is_declared:
+            with Inspector(app.name, settings) as inspector:
+                _declare(inspector, declared)
+        found, unknown = _look(view.settings, app.name, declared)
     if as_json:
-        emit_json(_facts(settings, plan, declared, depths, is_known=not problem))
+        emit_json(_facts(settings, plan, declared, found, is_known=not problem))
     else:
         generation = f"not asked: {_FIRST}" if problem else told(plan)
         emit(f"{declared.service} at {mask_url(settings.broker)}, {generation}")
-        _show(declared, depths)
+        _show(declared, found)
+    if missing := view.lacks(settings.broker):
+        note(f"qworker: {missing}; the first start, or --declare, makes it")
+    for line in left_out(app.sources, declared.sources):
+        note(f"qworker: {line}")
     if problem:
         note(
             "qworker: which generation of the queues it has is not known, and what is shown is"
             f" {_FIRST}: {problem}"
         )
     if unknown:
-        note(f"qworker: the depths are not known: {unknown}")
+        note(f"qworker: the depths are not known, nor what is there: {unknown}")
     return 0
 
 
@@ -126,31 +134,47 @@ def _declare(inspector: Inspector, declared: Declared) -> None:
         raise ConfigurationError(f"{not_there(dict.fromkeys(missing))}; all else is declared")
 
 
-def _depths(
-    settings: Settings, service: str, declared: Declared
-) -> tuple[Mapping[str, Depth | None], str]:
-    """Return the depth of each queue, or why they are not known."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the broker has, by name; what could not be asked for is not in it."""
+
+    exchanges: Mapping[str, bool] = field(default_factory=dict)
+    #: None: it is not there.
+    queues: Mapping[str, Depth | None] = field(default_factory=dict)
+
+    def has_queue(self, name: str) -> bool | None:
+        """Tell whether a queue is there; None: nobody knows."""
+        return self.queues[name] is not None if name in self.queues else None
+
+
+def _look(settings: Settings, service: str, declared: Declared) -> tuple[_Found, str]:
+    """Return what is there, or why that is not known."""
+    queues = [queue.name for queue in declared.queues]
+    # An exclusive one can be looked at by its own connection alone.
+    queues += [each.queue for each in declared.sources if each.declare != "exclusive"]
     try:
         with Inspector(service, settings) as inspector:
-            return {queue.name: inspector.depth(queue.name) for queue in declared.queues}, ""
+            names = [each.name for each in declared.exchanges]
+            exchanges = {name: inspector.has_exchange(name) for name in names}
+            return _Found(exchanges, {name: inspector.depth(name) for name in queues}), ""
     except Unreachable as error:
-        return {}, mask_url(str(error))
+        return _Found(), mask_url(str(error))
 
 
-def _show(declared: Declared, depths: Mapping[str, Depth | None]) -> None:
+def _show(declared: Declared, found: _Found) -> None:
     emit()
     emit_table(
-        ("exchange", "type", "kind"),
+        ("exchange", "type", "kind", "is"),
         [
-            (exchange.name, exchange.type, "durable" if exchange.durable else "transient")
-            for exchange in declared.exchanges
+            (each.name, each.type, _kind_of(each), _is(found.exchanges.get(each.name)))
+            for each in declared.exchanges
         ],
     )
     emit()
     emit_table(
         ("queue", "shard", "ready", "consumers"),
         [
-            (queue.name, queue.shard, *_told(depths, queue.name))
+            (queue.name, queue.shard, *_told(found.queues, queue.name))
             for queue in declared.queues
         ],
     )  # fmt: skip
@@ -162,12 +186,27 @@ def _show(declared: Declared, depths: Mapping[str, Depth | None]) -> None:
         emit()
         emit_table(
             ("source", "kind", "is"),
-            [(each.queue, _kind(each), each.declare or "there") for each in declared.sources],
+            [
+                (each.queue, _kind(each), _is(found.has_queue(each.queue)))
+                for each in declared.sources
+            ],
         )
 
 
+def _is(there: bool | None) -> str:  # noqa: FBT001 - the one thing that it words
+    return "?" if there is None else "there" if there else "not there"
+
+
+def _kind_of(exchange: Exchange) -> str:
+    if exchange.foreign:
+        return "somebody else's"
+    return "durable" if exchange.durable else "transient"
+
+
 def _kind(source: Source) -> str:
-    return f"stream, from {source.offset}" if source.is_stream else "queue"
+    kind = f"stream, from {source.offset}" if source.is_stream else "queue"
+    declared = "" if source.declare in {None, "stream"} else f"{source.declare} "
+    return f"{declared}{kind}"
 
 
 def _told(depths: Mapping[str, Depth | None], queue: str) -> tuple[object, object]:
@@ -189,19 +228,19 @@ def _facts(
     settings: Settings,
     plan: Plan,
     declared: Declared,
-    depths: Mapping[str, Depth | None],
+    found: _Found,
     *,
     is_known: bool,
 ) -> dict[str, Any]:
     queues = []
     for queue in declared.queues:
-        depth = depths.get(queue.name)
+        depth = found.queues.get(queue.name)
         queues.append(
             {
                 "name": queue.name,
                 "shard": queue.shard,
                 "arguments": dict(queue.arguments),
-                "there": None if queue.name not in depths else depth is not None,
+                "there": found.has_queue(queue.name),
                 "ready": None if depth is None else depth.ready,
                 "consumers": None if depth is None else depth.consumers,
             }
@@ -213,8 +252,15 @@ def _facts(
         "consumed": plan.consumed.number if is_known else None,
         "phase": None if plan.phase is None else plan.phase.value,
         "exchanges": [
-            {"name": x.name, "type": x.type, "durable": x.durable, "arguments": dict(x.arguments)}
-            for x in declared.exchanges
+            {
+                "name": each.name,
+                "type": each.type,
+                "durable": each.durable,
+                "arguments": dict(each.arguments),
+                "declare": not each.foreign,
+                "there": found.exchanges.get(each.name),
+            }
+            for each in declared.exchanges
         ],
         "queues": queues,
         "bindings": [
@@ -235,6 +281,7 @@ def _facts(
                 "kind": "stream" if each.is_stream else "queue",
                 "offset": None if each.offset is None else str(each.offset),
                 "declare": each.declare,
+                "there": found.has_queue(each.queue),
             }
             for each in declared.sources
         ],

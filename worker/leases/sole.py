@@ -88,7 +88,7 @@ class SoleLease:
             self._epoch, self._trusted_until = None, float("-inf")
         if was_mine != (self._epoch is not None):
             told = "has the lease" if self._epoch is not None else "lost the lease"
-            logger.info("this process %s %s of %s", told, self._name, self._service)
+            logger.info("this process %s %s", told, self._service)
 
     def _keep(self, store: LeaseStore) -> None:
         while not self._ends.wait(self._ttl / STEP_SHARE):

@@ -17,6 +17,7 @@ from worker.outcome import ABANDONED, DONE, PASSED_OVER
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from worker.executor import Executor
     from worker.sharding.lanes import Run
@@ -90,6 +91,12 @@ class ThreadPool:
                 os._exit(_FORKED)
             self._finished.append(run)
             self._wake()
+
+
+def waits_for_work(frame: FrameType) -> bool:
+    """Tell whether a thread whose innermost frame this is waits for a run, in a pool of these."""
+    own = ThreadPool._work.__code__  # noqa: SLF001 - our own; what it waits in has no frame
+    return frame.f_code is own
 
 
 def execute(executor: Executor, run: Run[Task]) -> None:

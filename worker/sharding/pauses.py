@@ -70,6 +70,15 @@ class Pauses:
             service=here.service,
         )
 
+    def without(self, others: Pauses) -> Pauses:
+        """Return what of it is not in ``others``, which are of the same generation."""
+        return _pauses(
+            self.generation,
+            {*self.shards} - {*others.shards},
+            {*self.handlers} - {*others.handlers},
+            service=self.service and not others.service,
+        )
+
     def __str__(self) -> str:
         """Return it in words."""
         told = ["the whole service"] if self.service else []

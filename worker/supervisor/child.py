@@ -151,6 +151,8 @@ class Service:
     steps: Steps
     #: Looks for the generations that the broker has; raises Unreachable, ConfigurationError.
     look: Callable[[], Sequence[Generation]] = tuple
+    #: What is worth a line at the start.
+    about: str = ""
 
 
 def run_child(descriptor: int, load: Callable[[Boot], Service]) -> NoReturn:
@@ -220,6 +222,8 @@ class Child:
 
     def _serve(self, service: Service) -> str:
         self._greet(service.terms)
+        if service.about:
+            logger.info("%s", service.about)
         consumer = self._open(service, self._await(Open, service.look))
         return self._end(consumer.run().name)
 

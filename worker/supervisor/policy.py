@@ -23,6 +23,8 @@ _STARTUP_WAIT, _STARTUP_WAIT_MAX = 0.5, 8.0
 _EARLY_WAIT, _EARLY_WAIT_MAX = 0.1, 1.0
 _OUTAGE_WAIT, _OUTAGE_WAIT_MAX = 0.5, 5.0
 _QUIET_BEATS = 2
+#: Seconds between two lines that say that nothing ran.
+_SELDOM = 60.0
 
 
 @dataclass(slots=True)
@@ -123,3 +125,29 @@ def stood_still(waited: float, longest_wait: float) -> bool:
     could not give a sign of life either, and their watchdogs begin anew.
     """
     return waited - longest_wait > 1.0
+
+
+class Standstills:
+    """What is told of times in which nothing ran: a machine that is slow has many of them. Pure.
+
+    The first is told at once; of those of the minute after it only how many they were, and that
+    with the next.
+    """
+
+    def __init__(self) -> None:
+        self._told_at: float | None = None
+        self._untold = 0
+        self._seconds = 0.0
+
+    def note(self, waited: float, now: float) -> str:
+        """Return what to tell of one that lasted ``waited`` seconds; nothing, to tell nothing."""
+        if self._told_at is not None and now < self._told_at + _SELDOM:
+            self._untold += 1
+            self._seconds += waited
+            return ""
+        text = f"nothing ran here for {waited:.0f} s: the machine or this process stood"
+        if self._untold and self._told_at is not None:
+            before = f"{self._untold} times in the {now - self._told_at:.0f} s before"
+            text += f" (and {before}, {self._seconds:.0f} s in all)"
+        self._told_at, self._untold, self._seconds = now, 0, 0.0
+        return text

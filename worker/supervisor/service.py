@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.config import load_settings
+from worker.config import load_settings, mask_url
 from worker.consumer import Consumer
 from worker.dedup.open import open_settled
 from worker.errors import ConfigurationError
@@ -49,7 +49,11 @@ def load_service(boot: Boot) -> Service:
     app.only(settings.handlers)
     steps = Resharding(app, settings)
     look = partial(_look, app, settings)
-    return Service(terms_of(app, settings), partial(_consumer, app, settings), steps, look)
+    handlers = f"{len(app.handlers)} handler{'' if len(app.handlers) == 1 else 's'}"
+    about = f"{app.name}: {handlers}, {mask_url(settings.broker)}; Ctrl-C or SIGTERM drains"
+    consumer = partial(_consumer, app, settings)
+    first = "" if boot.index else about  # one of the processes says so
+    return Service(terms_of(app, settings), consumer, steps, look, first)
 
 
 def _consumer(app: App, settings: Settings, plan: Plan, owner: bytes) -> Consumer:

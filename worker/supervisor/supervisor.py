@@ -30,7 +30,7 @@ from worker.supervisor.facts import Facts
 from worker.supervisor.fleet import Fleet
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.pausing import Pausing
-from worker.supervisor.policy import stood_still
+from worker.supervisor.policy import Standstills, stood_still
 from worker.supervisor.process import CHILD_COMMAND
 from worker.supervisor.reload import CodeWatch
 from worker.supervisor.reporter import Reporter
@@ -98,7 +98,7 @@ class Supervisor:
         #: When the other members are told again; and which state and pauses they know of.
         self._facts_at, self._told = 0.0, ("", 0)
         #: When the last wait ended.
-        self._waited_at = time.monotonic()
+        self._waited_at, self._standstills = time.monotonic(), Standstills()
         self._broker_seen_at = self._waited_at
         #: Why the lease store gives nothing, or what it waits for.
         self._lease_trouble = ""
@@ -178,7 +178,8 @@ class Supervisor:
         # stalls), no watchdog ends a process: better than to end all that are well.
         waited, self._waited_at = now - self._waited_at, now
         if stood_still(waited, longest):
-            logger.warning("nothing ran here for %.0f s: the machine or this process stood", waited)
+            if told := self._standstills.note(waited, now):
+                logger.warning("%s", told)
             self._fleet.forgive(waited)
         return now
 

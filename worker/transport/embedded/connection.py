@@ -66,6 +66,11 @@ class Connection:
         self._renew_at = time.monotonic() + lease * _RENEWAL
         self._pause = _SHORT_PAUSE
 
+    @property
+    def has_queues(self) -> bool:
+        """Whether there is any queue; where there is none, nobody ever waited for a message."""
+        return bool(self._database.rows("SELECT 1 FROM broker_queues LIMIT 1"))
+
     def channel(self) -> Channel:
         """Open a channel."""
         self._check_open()

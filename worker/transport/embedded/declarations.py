@@ -68,14 +68,14 @@ class Declarations:
             if current is None:
                 raise _no_exchange(name, EXCHANGE_DECLARE)
             return
+        if type_ not in EXCHANGE_TYPES:  # the first that RabbitMQ looks at
+            raise exceptions.InvalidCommand(
+                f"COMMAND_INVALID - unknown exchange type {type_!r}", EXCHANGE_DECLARE
+            )
         if current is None:
             if not name or name.startswith(_RESERVED):
                 raise exceptions.AccessRefused(
                     f"ACCESS_REFUSED - exchange name {name!r} is reserved", EXCHANGE_DECLARE
-                )
-            if type_ not in EXCHANGE_TYPES:
-                raise exceptions.InvalidCommand(
-                    f"COMMAND_INVALID - unknown exchange type {type_!r}", EXCHANGE_DECLARE
                 )
             encoded = encode_table(arguments)
             with self._database.transaction(durable=True) as db:
