@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+from worker import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker import Context
+
+
+def missing(table: str, using: str) -> ConfigurationError:
+    """Return the error that says how to make a table which is not there."""
+    return ConfigurationError(
+        f"the database {using!r} has no table {table}: put 'worker.contrib.django' into"
+        " INSTALLED_APPS, and run 'manage.py migrate qworker'"
+    )
 
 
 def refresh(connection: Any) -> None:

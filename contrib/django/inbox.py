@@ -28,9 +28,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import connections, transaction
-from worker.contrib.django.connecting import refresh
+from django.db import DatabaseError, connections, transaction
+from worker.contrib.django.connecting import missing, refresh
 from worker.contrib.identity import plain
+from worker.contrib.missing import is_missing_table
 
 from worker import AlreadyDone, ConfigurationError
 
@@ -141,7 +142,10 @@ def _refuse_manual(connection: Any, using: str) -> None:
 
 
 def _record(connection: Any, context: Context) -> None:
-    """Insert the row, or wait for who did and raise AlreadyDone."""
+    """Insert the row, or wait for who did and raise AlreadyDone.
+
+    Raises ConfigurationError where the table is not there.
+    """
     statement = _INSERT_IF_NEW.get(connection.vendor)
     if statement is None:
         raise ConfigurationError(
@@ -149,9 +153,14 @@ def _record(connection: Any, context: Context) -> None:
             " PostgreSQL, MySQL, MariaDB and SQLite"
         )
     row = [plain(context.handler), plain(context.memory_id), time.time()]
-    with connection.cursor() as cursor:
-        cursor.execute(statement, row)
-        is_new = cursor.rowcount != 0
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, row)
+            is_new = cursor.rowcount != 0
+    except DatabaseError as error:
+        if is_missing_table(error.__cause__):
+            raise missing("qworker_inbox", connection.alias) from None
+        raise
     if not is_new:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
 

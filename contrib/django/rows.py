@@ -19,6 +19,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
+from worker.contrib.django.connecting import missing
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
 from worker.contrib.outbox.postgres import HORIZON, WRITER
@@ -92,10 +93,7 @@ class OutboxRows:
             return _TABLE in connection.introspection.table_names(cursor)
 
         if not self._ask(look):
-            raise ConfigurationError(
-                f"the database {self._using!r} has no table {_TABLE}: put 'worker.contrib.django'"
-                " into INSTALLED_APPS, and run 'manage.py migrate qworker'"
-            )
+            raise missing(_TABLE, self._using)
 
     def horizon(self) -> int | None:
         """Return the first open transaction that may have written rows."""

@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy import event as events
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from worker.contrib.identity import plain
+from worker.contrib.missing import is_missing_table
 from worker.contrib.sqlalchemy.connecting import connection_to
-from worker.contrib.sqlalchemy.tables import inbox_table
+from worker.contrib.sqlalchemy.tables import inbox_table, missing
 
 from worker import AlreadyDone, ConfigurationError, Reject
 
@@ -136,7 +138,10 @@ class AsyncInbox(Generic[A]):
 
 
 def _record(session: Session, context: Context) -> None:
-    """Insert the row, or wait for who did and raise AlreadyDone."""
+    """Insert the row, or wait for who did and raise AlreadyDone.
+
+    Raises ConfigurationError where the table is not there.
+    """
     connection = connection_to(inbox_table, session)
     row = {
         "handler": plain(context.handler),
@@ -144,7 +149,13 @@ def _record(session: Session, context: Context) -> None:
         "at": time.time(),
     }
     statement = insert_if_new(connection.dialect.name)
-    if connection.execute(statement, row).rowcount == 0:
+    try:
+        is_new = connection.execute(statement, row).rowcount != 0
+    except DBAPIError as error:
+        if is_missing_table(error.orig):
+            raise missing(inbox_table, connection.engine) from None
+        raise
+    if not is_new:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
 
 

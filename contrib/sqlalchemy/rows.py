@@ -34,7 +34,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
 from worker.contrib.outbox.postgres import HORIZON, WRITER
-from worker.contrib.sqlalchemy.tables import outbox_table
+from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 from worker import ConfigurationError
 
@@ -96,10 +96,7 @@ class OutboxRows:
             with self._talking() as connection:
                 known = inspect(connection).has_table(outbox_table.name)
         if not known:
-            raise ConfigurationError(
-                f"{self._where} has no table {outbox_table.name}: make it by your migrations, or by"
-                " worker.contrib.sqlalchemy.create_tables(engine)"
-            )
+            raise missing(outbox_table, self._engine)
 
     def horizon(self) -> int | None:
         """Return the first open transaction that may have written rows."""

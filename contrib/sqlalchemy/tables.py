@@ -20,6 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from worker.contrib.identity import LENGTH
 
+from worker import ConfigurationError
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
@@ -85,3 +87,12 @@ def create_tables(bind: Engine | Connection) -> None:
     With asyncio: ``await connection.run_sync(create_tables)``.
     """
     metadata.create_all(bind)
+
+
+def missing(table: Table, engine: Engine) -> ConfigurationError:
+    """Return the error that says how to make a table which is not there."""
+    where = engine.url.render_as_string(hide_password=True)
+    return ConfigurationError(
+        f"{where} has no table {table.name}: make it by your migrations, or by"
+        " worker.contrib.sqlalchemy.create_tables(engine)"
+    )

@@ -39,6 +39,20 @@ def test_a_handler_that_runs_twice_in_a_row_has_one_effect(shop: Shop, style: st
     assert shop.lines() == ["one"]
 
 
+@styles
+def test_without_its_table_it_tells_how_to_make_it(
+    shop: Shop, style: str, integration: str
+) -> None:
+    inbox_table.drop(shop.desk.engine)
+
+    (reason,) = shop.handled(getattr(shop, style), Order(text="one"))
+
+    assert "has no table qworker_inbox" in reason
+    hints = {"sqlalchemy": "create_tables(engine)", "django": "'manage.py migrate qworker'"}
+    assert hints[integration] in reason
+    assert shop.lines() == []
+
+
 def test_each_handler_has_its_own_memory(shop: Shop) -> None:
     app = App("shop")
     app.on(Order, name="book")(shop.book)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from worker.contrib.identity import plain
+from worker.contrib.missing import is_missing_table
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.inbox import insert_if_new
 from worker.contrib.sqlalchemy.rows import reading
@@ -60,6 +61,28 @@ def test_what_a_database_may_refuse_fold_or_cut_is_hashed(odd: str) -> None:
 )
 def test_a_row_is_inserted_once_in_each_dialect(name: str, dialect: Any, told: str) -> None:
     assert told in str(insert_if_new(name).compile(dialect=dialect.dialect()))
+
+
+@pytest.mark.parametrize(
+    ("told", "facts", "is_missing"),
+    [
+        (("no such table: qworker_inbox",), {}, True),
+        (("relation does not exist",), {"sqlstate": "42P01"}, True),  # psycopg, asyncpg
+        (("relation does not exist",), {"pgcode": "42P01"}, True),  # psycopg2
+        ((1146, "Table 'bank.qworker_inbox' doesn't exist"), {}, True),  # PyMySQL, mysqlclient
+        (("database is locked",), {}, False),
+        (("permission denied for table qworker_inbox",), {"sqlstate": "42501"}, False),
+        ((1205, "Lock wait timeout exceeded"), {}, False),
+        ((), {}, False),
+    ],
+)
+def test_a_table_that_is_not_there_is_known_by_the_error_of_each_driver(
+    told: tuple[object, ...], facts: dict[str, str], is_missing: bool
+) -> None:
+    error = Exception(*told)
+    vars(error).update(facts)
+
+    assert is_missing_table(error) is is_missing
 
 
 def test_another_database_is_refused() -> None:
