@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -61,3 +62,16 @@ def test_the_migrations_of_finance_are_those_of_its_models() -> None:
     checked = run("django", "makemigrations", "--check", "--dry-run", variables=variables)
 
     assert checked.exit_code == 0, checked.output
+
+
+def test_by_hand_no_service_begins_in_the_background_before_its_queues_are_there() -> None:
+    """Whoever pastes it publishes before the start is through, and would miss that."""
+    page = (ROOT / "examples" / "bank" / "README.md").read_text()
+    declared: set[str] = set()
+    for command, app in re.findall(r"qworker (topology|start) --app ([\w.]+)", page):
+        if command == "topology":
+            declared.add(app)
+        else:
+            assert app in declared
+
+    assert len(declared) == 4
