@@ -225,4 +225,4 @@ def test_without_what_reads_the_rows_the_extra_is_named(
         check=False,
     )
     assert done.returncode == 3
-    assert f"pip install 'qworker-runtime[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr

@@ -312,5 +312,5 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "psycopg", None)
     for module in ("worker.leases.postgres", "worker.stores.postgres"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[postgres\]'"):
         open_leases("postgresql://user:secret@host/database", LeaseOptions())

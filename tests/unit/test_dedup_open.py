@@ -162,7 +162,7 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     for name in ("stores.postgres", "dedup.partitions", "dedup.upkeep", "dedup.postgres"):
         monkeypatch.delitem(sys.modules, f"worker.{name}", raising=False)
     with pytest.raises(
-        ConfigurationError, match=r"pip install 'qworker-runtime\[postgres\]'"
+        ConfigurationError, match=r"pip install '\.\[postgres\]' at the top of qworker's clone"
     ) as told:
         open_store("postgresql://user:secret@host/database", OPTIONS)
     assert "secret" not in str(told.value)

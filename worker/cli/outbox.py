@@ -10,6 +10,7 @@ import click
 from worker.cli.loading import load
 from worker.cli.options import Seconds, SettingsCommand, WholeNumber, example, settings_options
 from worker.errors import ConfigurationError
+from worker.extras import how_to_install
 from worker.logs import configure_early, configure_logging
 
 if TYPE_CHECKING:
@@ -112,5 +113,5 @@ def _rows(database: str) -> Any:
         if (error.name or "").partition(".")[0] not in (extra, *brought):
             raise
         raise ConfigurationError(
-            f"the outbox needs the extra {extra!r}: pip install 'qworker-runtime[{extra}]'"
+            f"the outbox needs the extra {extra!r}: {how_to_install(extra)}"
         ) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from worker.config import mask_url
 from worker.errors import ConfigurationError
+from worker.extras import how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,8 +107,8 @@ class Catalog(Generic[S]):
                 if not extra:
                     raise
                 raise ConfigurationError(
-                    f"{self.kind} URL {mask_url(url)}: {scheme}:// needs the extra {extra!r}: pip"
-                    f" install 'qworker-runtime[{extra}]' ({error})"
+                    f"{self.kind} URL {mask_url(url)}: {scheme}:// needs the extra {extra!r}:"
+                    f" {how_to_install(extra)} ({error})"
                 ) from error
             return store_class
         if built_in is not None:

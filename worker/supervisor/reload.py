@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError
+from worker.extras import how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker.supervisor")
 
 NEEDS_WATCHFILES = (
-    "reload: watching the code needs the package watchfiles: pip install 'qworker-runtime[reload]'"
+    f"reload: watching the code needs the package watchfiles: {how_to_install('reload')}"
 )
 
 
