@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -119,13 +120,13 @@ def test_an_app_of_a_snippet_loads(snippet: Snippet) -> None:
 
 
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if "\ndef test_" in s.text], ids=str)
-def test_a_test_of_a_snippet_passes(snippet: Snippet) -> None:
+def test_a_test_of_a_snippet_passes(snippet: Snippet, request: pytest.FixtureRequest) -> None:
     module = import_module(snippet.module)
     tests = [value for name, value in vars(module).items() if name.startswith("test_")]
 
     assert tests
     for test in tests:
-        test()
+        test(**{name: request.getfixturevalue(name) for name in signature(test).parameters})
 
 
 def test_the_django_project_of_a_page_passes_its_own_tests(tmp_path: Path) -> None:
