@@ -1,4 +1,4 @@
-"""What the repository says of itself is true: packages, floors, sizes, targets."""
+"""What the repository says of itself is true: packages, floors, sizes, targets, links."""
 
 from __future__ import annotations
 
@@ -133,3 +133,24 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
 
     assert named, f"{page} names no make target"
     assert named <= targets
+
+
+def pages() -> list[Path]:
+    folders = (ROOT, ROOT / "docs", *(ROOT / "examples").glob("*/"))
+    return sorted(page for folder in folders for page in folder.glob("*.md"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name in a page: its headings, in the form that GitHub gives them."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=relative)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
