@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import orjson
 
+from worker.headers import check_headers
 from worker.ids import time_of_id
 from worker.message import (
     KEY_HEADER,
@@ -47,8 +48,6 @@ _JSON = "application/json"
 _CLOUDEVENT = "application/cloudevents+json"
 #: Headers that mean something where a message is, and something else where its child goes.
 _LOCAL_HEADERS = ("CC", "BCC", "x-death", "x-delivery-count")
-#: Those by which a broker sends copies (RabbitMQ, "Sender-selected Distribution").
-_COPIES = ("CC", "BCC")
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit")
 #: Longest id, name and key that are taken: they become log fields, lanes and store keys.
 _MAX_IDENTITY = 1024
@@ -277,13 +276,11 @@ class Codec:
         """Return a payload that is JSON already, ready to be sent."""
         moment = timestamp or datetime.now(UTC)
         extra = dict(headers) if headers else {}
-        for copies in _COPIES:
-            given = extra.get(copies)
-            if given is not None and not _are_texts(given):
-                raise TypeError(
-                    f"{name}: the header {copies} is {_short(given)}; brokers take a list of"
-                    " routing keys there, and end the connection that sends anything else"
-                )
+        try:
+            if extra:
+                check_headers(extra)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
         # The id stands in for a missing key, so that keyless events spread over the shards.
         extra[KEY_HEADER] = message_id if key is None else key
         if causation_id:
@@ -359,10 +356,6 @@ class Codec:
         if key is not None:
             envelope["partitionkey"] = key
         return to_json(envelope)
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _media_type(properties: Mapping[str, Any]) -> str:

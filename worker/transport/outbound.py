@@ -26,6 +26,7 @@ from worker.errors import (
     PublishRefused,
     Unroutable,
 )
+from worker.headers import check_headers
 from worker.message import KEY_HEADER
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.transport.capabilities import capabilities_of
@@ -238,6 +239,7 @@ class Outbound:
             headers = _routed(item)
             properties = plain_properties(item.properties, headers)
             if properties is None:
+                check_headers(headers)
                 message = amqp.Message(b"", application_headers=headers, **item.properties)
                 properties = message._serialize_properties()  # noqa: SLF001 - its one encoder
         return publish_frames(
