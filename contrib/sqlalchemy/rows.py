@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    LargeBinary,
     create_engine,
     delete,
     func,
@@ -28,9 +29,11 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    type_coerce,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
 from worker.contrib.outbox.postgres import HORIZON, WRITER
@@ -41,7 +44,7 @@ from worker import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import ColumnElement, Connection, Engine, Select
 
     from contrib.outbox.rows import Entry
 
@@ -131,7 +134,7 @@ class OutboxRows:
                 connection.execute(text(f"SET innodb_lock_wait_timeout = {_WAITS}"))
                 query = query.with_for_update(read=True)
             if self._has_horizon:
-                others = (column for column in outbox_table.c if column.name != _WRITER.name)
+                others = (column for column in _columns() if column.name != _WRITER.name)
                 query = query.with_only_columns(_WRITER, *others)
             return [entry_of(row) for row in connection.execute(query).mappings()]
 
@@ -173,7 +176,7 @@ def reading(  # noqa: PLR0913 - the bounds of a query
 ) -> Select[tuple[object, ...]]:
     """Return the query of :meth:`OutboxRows.read`, without its locks."""
     columns = outbox_table.c
-    query = select(outbox_table).where(columns.service == service, columns.sequence > after)
+    query = select(*_columns()).where(columns.service == service, columns.sequence > after)
     if until is not None:
         query = query.where(columns.sequence <= until)
     if lanes is not None:
@@ -181,3 +184,10 @@ def reading(  # noqa: PLR0913 - the bounds of a query
     if without:
         query = query.where(columns.lane.not_in([*without]))
     return query.order_by(columns.sequence).limit(limit)
+
+
+def _columns() -> Iterator[ColumnElement[Any]]:
+    """Yield those of the table, bodies as the driver has them: they may be no bytes in SQLite."""
+    for column in outbox_table.c:
+        is_body = isinstance(column.type, LargeBinary)
+        yield type_coerce(column, NullType()).label(column.name) if is_body else column
