@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from worker.contrib.outbox.postgres import whose
 from worker.contrib.outbox.resting import Rests
+from worker.contrib.outbox.rows import OutboxUnavailable
 from worker.contrib.outbox.shipping import released, ship
 
 from worker import QworkerError
@@ -99,6 +100,7 @@ class Relay:
         self._rests = Rests()
         self._barrier: _Barrier | None = None
         self._trouble = ""
+        self._is_silent = False
 
     def run(self, stop: Event, *, pause: float, burst: bool = False) -> Pass:
         """Make a pass every ``pause`` seconds until ``stop`` is set; return the last one.
@@ -107,12 +109,16 @@ class Relay:
         """
         passed, waits = Pass(), pause
         while not stop.is_set():
-            if not self._may_go_on():
+            if not (self._may_go_on() or self._is_silent):
                 stop.wait(_LOOK)
                 continue
             try:
+                if not self._may_go_on():
+                    self._listen()
+                    continue
                 passed = self.turn()
             except QworkerError as error:
+                self._is_silent = isinstance(error, OutboxUnavailable)
                 self._miss(error)
                 waits = min(2 * waits, max(pause, _LONGEST_PAUSE))
             else:
@@ -150,6 +156,11 @@ class Relay:
         if not passed.is_cut:
             self._watch(horizon, passed.held)
         return passed
+
+    def _listen(self) -> None:
+        """Ask whether the database is back: who has none is not given the lease."""
+        self._store.newest()
+        self._is_silent = False
 
     def _send(self, ready: list[Entry], passed: Pass) -> set[str]:
         """Send rows and remove them; return the lanes that were refused. Raises their trouble."""
