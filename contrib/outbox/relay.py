@@ -136,22 +136,22 @@ class Relay:
         quiet = self._rests.quiet(now)
         left_out = quiet if len(quiet) <= _MOST_LEFT_OUT else set()
         stopped, refused = {*quiet}, {*quiet}
+        held: set[str] = set()
         passed, after = Pass(), 0
-        while self._may_go_on():
+        while True:
+            # Once it is cut it is over, also where the lease is back by now.
+            passed.is_cut = passed.is_cut or not self._may_go_on()
+            if passed.is_cut:
+                held = stopped - refused
+                break
             entries = self._store.read(self._batch, after=after, until=until, without=left_out)
             if not entries:
                 held = (stopped - refused) | self._send_apart(until, horizon, passed)
                 refused &= self._rests.lanes
                 break
             after = entries[-1].sequence
-            ready = released(entries, horizon, stopped)
-            refused |= self._send(ready, passed)
+            refused |= self._send(released(entries, horizon, stopped), passed)
             stopped |= refused
-            if passed.is_cut:  # also where the lease is back by now
-                held = stopped - refused
-                break
-        else:
-            passed.is_cut, held = True, stopped - refused
         passed.refused, passed.held, passed.doubted = len(refused), len(held), self._rests.doubted
         if not passed.is_cut:
             self._watch(horizon, passed.held)

@@ -75,6 +75,8 @@ def ship(app: App, entries: Iterable[Entry], may_go_on: Callable[[], bool]) -> S
         if not may_go_on():
             shipment.is_cut = True
             break
+        if not ready:
+            continue
         try:
             refused = _publish(app, ready)
         except QworkerError as error:

@@ -75,12 +75,14 @@ def test_a_session_that_hangs_is_given_up_and_another_one_answers(
             answering.newest()
         assert until(lambda: _newest(answering), 30, "another connection is made") == newest
         assert answering.silent_since is None
+    until(lambda: len(answering._idle) == answering._count, 30, "the one that hung is answered")
 
 
 def _newest(rows: Answering) -> int:
     """Return the newest row; 0 where there is no answer: a machine may be slow."""
     with suppress(OutboxUnavailable):
-        return rows.newest()
+        newest: int = rows.newest()
+        return newest
     return 0
 
 

@@ -101,7 +101,7 @@ def test_threads_are_few_and_used_again(rows: Rows) -> None:
 
     def is_back() -> bool:
         try:
-            return answering.newest() == 7
+            return bool(answering.newest() == 7)
         except OutboxUnavailable:
             return False
 
@@ -112,7 +112,7 @@ def test_threads_are_few_and_used_again(rows: Rows) -> None:
 @pytest.fixture
 def app(tmp_path: Path) -> App:
     broker, leases = (f"sqlite:///{tmp_path / name}" for name in ("broker.db", "leases.db"))
-    return App("desk", broker=broker, leases=leases, lease_ttl=1)
+    return App("desk", broker=broker, settings={"leases": leases, "lease_ttl": 1.0})
 
 
 def test_a_relay_without_a_database_leaves_the_lease_to_another_until_it_answers(
