@@ -158,8 +158,11 @@ def purge(connection: sqlite3.Connection, older_than: float) -> int:
     """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
     Keep them as long as any message can come again: the retention of the dedup store, as long as
-    dead letters may be replayed, and as far back as the archive is.
+    dead letters may be replayed, and as far back as the archive is. Raises ValueError for an age
+    that is not zero or more.
     """
+    if not older_than >= 0:  # also where it is no number
+        raise ValueError(f"older_than={older_than!r}: seconds, zero or more")
     with connection:
         connection.execute(_CREATE)
         return connection.execute(_PURGE, (time.time() - older_than,)).rowcount

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, transaction
+from worker.contrib.ages import age
 from worker.contrib.django.connecting import missing, refresh
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
@@ -118,11 +119,12 @@ class Inbox:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
         Keep them as long as any message can come again: the retention of the dedup store, as long
-        as dead letters may be replayed, and as far back as the archive is.
+        as dead letters may be replayed, and as far back as the archive is. Raises ValueError for an
+        age that is not zero or more.
         """
         connection = connections[self._using]
         refresh(connection)
-        before, removed = time.time() - older_than, 0
+        before, removed = time.time() - age(older_than), 0
         while True:
             with transaction.atomic(self._using), connection.cursor() as cursor:
                 cursor.execute(_FORGET, [before, _BATCH])

@@ -92,11 +92,18 @@ class Pending:
         """Publish with the transaction, or the savepoint, that is open.
 
         Raises TransactionManagementError where none is: nothing would hold event and data together.
+        So it is on SQLite where autocommit is off: its driver begins no transaction for the
+        savepoint that an ``atomic`` is then, whose end commits the data before the event is there.
         """
         if not self._connection.in_atomic_block:
             raise TransactionManagementError(
                 "publish_on_commit needs a transaction, which the event leaves with: put it, and"
                 " what it tells of, into one transaction.atomic()"
+            )
+        if self._connection.vendor == "sqlite" and not self._connection.commit_on_exit:
+            raise TransactionManagementError(
+                "publish_on_commit: the database has autocommit off, and on SQLite the end of an"
+                " atomic block then commits what it did, and not the event: leave autocommit on"
             )
         self._connection.on_commit(published)
 

@@ -2,7 +2,8 @@
 
 Each thread that asks has one, apart from Django's own of that thread: so what is read is what is
 committed, and no transaction of somebody else is in the way. It stays open, as those of a pool; one
-that turns out to be broken is opened anew, once.
+that turns out to be broken is opened anew, once. Each statement is committed by itself, also where
+the settings have ``AUTOCOMMIT`` off (``contrib/sqlalchemy/rows.py`` says why).
 
 Which rows may be sent already is another matter in each database; ``contrib/sqlalchemy/rows.py``
 has the reasons, and the horizon is that of :mod:`worker.contrib.outbox.postgres`. On MySQL and
@@ -22,7 +23,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from worker.contrib.django.connecting import missing
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import HORIZON, WRITER
+from worker.contrib.outbox.postgres import BRIEFLY, HORIZON, PARAMETERS, WRITER
 
 from worker import ConfigurationError
 
@@ -154,9 +155,11 @@ class OutboxRows:
         if not sequences:
             return
 
-        def do(_: Any, cursor: Any) -> None:
-            these = _places(sequences)
-            cursor.execute(f"DELETE FROM {_TABLE} WHERE sequence IN {these}", [*sequences])
+        def do(connection: Any, cursor: Any) -> None:
+            where = f"sequence IN {_places(sequences)}"
+            if connection.vendor == "postgresql":
+                where = f"{where} AND {BRIEFLY}"
+            cursor.execute(f"DELETE FROM {_TABLE} WHERE {where}", [*sequences])
 
         self._ask(do)
 
@@ -172,22 +175,25 @@ class OutboxRows:
     def _ask(self, what: Callable[[Any, Any], T]) -> T:
         """Call ``what`` with a connection and a cursor. Raises OutboxUnavailable.
 
-        Twice, where the connection was open already: it may have been closed meanwhile.
+        Twice, where the connection turns out to be broken that was open: that happens meanwhile.
         """
         connection = self._connection()
         was_open = connection.connection is not None
         try:
             return self._once(connection, what)
         except Error as error:
+            is_broken = was_open and not connection.is_usable()
             with suppress(Error):
                 connection.close()
-            if was_open:
+            if is_broken:
                 return self._ask(what)
             told = " ".join(str(error).split())
             raise OutboxUnavailable(f"the outbox in {self._using!r}: {told}") from error
 
     def _once(self, connection: Any, what: Callable[[Any, Any], T]) -> T:
         is_new = connection.connection is None
+        if is_new:
+            connection.set_autocommit(True)
         with connection.cursor() as cursor:
             if is_new and connection.vendor == "mysql":
                 for statement in _SET_UP:
@@ -199,10 +205,19 @@ class OutboxRows:
         connection = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = connections.create_connection(self._using)
+            _have_patience(connection)
             connection.inc_thread_sharing()
             with self._lock:
                 self._all.append(connection)
         return connection
+
+
+def _have_patience(connection: Any) -> None:
+    """Tell libpq what the settings do not say; a pool has its parameters already."""
+    options = connection.settings_dict["OPTIONS"]
+    if connection.vendor == "postgresql" and not options.get("pool"):
+        told = {"OPTIONS": {**PARAMETERS, **options}}
+        connection.settings_dict = {**connection.settings_dict, **told}
 
 
 def _places(values: Collection[object]) -> str:

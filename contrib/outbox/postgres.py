@@ -1,4 +1,4 @@
-"""The safe horizon on PostgreSQL, as SQL that any of its clients can send.
+"""PostgreSQL, for any of its clients: the safe horizon, and waiting no longer than need be.
 
 Sequence numbers are given when rows are inserted, and rows become visible when their transactions
 commit, which may be in another order. So each row has the number of its transaction (:data:`XID`),
@@ -49,6 +49,21 @@ SELECT coalesce(
      WHERE open::xid NOT IN (SELECT transactionid FROM bystanders)),
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 """
+
+#: A condition that is true, for a DELETE: who has locked one of its rows is waited for, but not for
+#: longer than this. It holds for the statement alone. (A setting of the session would be left to
+#: whoever a pool, or a pooler, gives the session next.)
+BRIEFLY = "set_config('lock_timeout', '5s', true) IS NOT NULL"
+
+#: What libpq is to be told where nobody has said otherwise: a server that vanished without a word
+#: is given up after seconds, and not after minutes or never.
+PARAMETERS = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 
 #: Queries that tell who has a transaction open; they know the lower half of its number.
 _WHOSE = (

@@ -5,7 +5,8 @@ began, and under the horizon of then. So nothing in a later batch comes before s
 earlier batch could not see yet: that was still open, and what depends on it has higher numbers.
 A pass that leaves out a row it might have sent is over: a later batch has what is behind that row.
 What the processes send themselves is left to them for a moment (``grace``). A lane that the broker
-refuses rests, longer each time; the others go on.
+refuses rests, longer each time; the others go on. Those of which it is not known who keeps whom
+from being confirmed are sent at the end of the pass, one at a time (:mod:`.resting`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker.contrib.outbox.postgres import whose
+from worker.contrib.outbox.resting import Rests
+from worker.contrib.outbox.rows import OutboxUnavailable
 from worker.contrib.outbox.shipping import released, ship
 
 from worker import QworkerError
@@ -26,14 +29,12 @@ if TYPE_CHECKING:
     from threading import Event
 
     from contrib.outbox.rows import Entry, OutboxStore
-    from contrib.outbox.shipping import Shipment
+    from contrib.outbox.shipping import Refusal, Shipment
     from worker import App
 
 logger = logging.getLogger("worker.outbox")
 
-#: Seconds after which a refused lane is tried again: at first, and at most.
-_FIRST_REST, _LONGEST_REST = 1.0, 60.0
-#: Resting lanes that a query leaves out; more are read and passed over.
+#: Lanes that a query leaves out, of those that are not sent; more are read and passed over.
 _MOST_LEFT_OUT = 500
 #: Seconds for which a transaction holds back rows before that is told.
 _LONG = 10.0
@@ -50,22 +51,15 @@ class Pass:
     #: Lanes that the broker refuses, and lanes that wait for an open transaction.
     refused: int = 0
     held: int = 0
+    #: Those of the refused ones that are still to be sent apart, for the first time.
+    doubted: int = 0
     #: Ended before it was through: somebody else has the lease, or the relay ends.
     is_cut: bool = False
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left to do, but for what is refused."""
-        return not (self.sent or self.held or self.is_cut)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """A lane that was refused: until when it rests, and how long that is."""
-
-    until: float
-    length: float
-    reason: str
+        return not (self.sent or self.held or self.doubted or self.is_cut)
 
 
 @dataclass(slots=True)
@@ -103,9 +97,10 @@ class Relay:
         #: When which row was the newest, and the newest that is old enough by now.
         self._seen: deque[tuple[float, int]] = deque()
         self._old = 0
-        self._rests: dict[str, _Rest] = {}
+        self._rests = Rests()
         self._barrier: _Barrier | None = None
         self._trouble = ""
+        self._is_silent = False
 
     def run(self, stop: Event, *, pause: float, burst: bool = False) -> Pass:
         """Make a pass every ``pause`` seconds until ``stop`` is set; return the last one.
@@ -114,12 +109,16 @@ class Relay:
         """
         passed, waits = Pass(), pause
         while not stop.is_set():
-            if not self._may_go_on():
+            if not (self._may_go_on() or self._is_silent):
                 stop.wait(_LOOK)
                 continue
             try:
+                if not self._may_go_on():
+                    self._listen()
+                    continue
                 passed = self.turn()
             except QworkerError as error:
+                self._is_silent = isinstance(error, OutboxUnavailable)
                 self._miss(error)
                 waits = min(2 * waits, max(pause, _LONGEST_PAUSE))
             else:
@@ -134,29 +133,65 @@ class Relay:
         """Make one pass. Raises what the store, or the broker, raises."""
         until = self._newest()
         horizon, now = self._store.horizon(), self._clock()
-        resting = {lane for lane, rest in self._rests.items() if rest.until > now}
-        left_out = resting if len(resting) <= _MOST_LEFT_OUT else set()
-        stopped, refused = {*resting}, {*resting}
-        sent = after = 0
-        while self._may_go_on():
+        quiet = self._rests.quiet(now)
+        left_out = quiet if len(quiet) <= _MOST_LEFT_OUT else set()
+        stopped, refused = {*quiet}, {*quiet}
+        held: set[str] = set()
+        passed, after = Pass(), 0
+        while True:
+            # Once it is cut it is over, also where the lease is back by now.
+            passed.is_cut = passed.is_cut or not self._may_go_on()
+            if passed.is_cut:
+                held = stopped - refused
+                break
             entries = self._store.read(self._batch, after=after, until=until, without=left_out)
             if not entries:
-                held = len(stopped - refused)
-                self._watch(horizon, held)
-                return Pass(sent, len(refused), held)
-            after = entries[-1].sequence
-            ready = released(entries, horizon, stopped)
-            shipment = ship(self._app, ready, self._may_go_on)
-            if shipment.sent:
-                self._store.remove(shipment.sent)
-            sent += len(shipment.sent)
-            refused |= self._settle(ready, shipment)
-            stopped |= refused
-            if shipment.trouble is not None:
-                raise shipment.trouble
-            if shipment.is_cut:  # also where the lease is back by now
+                held = (stopped - refused) | self._send_apart(until, horizon, passed)
+                refused &= self._rests.lanes
                 break
-        return Pass(sent, len(refused), len(stopped - refused), is_cut=True)
+            after = entries[-1].sequence
+            refused |= self._send(released(entries, horizon, stopped), passed)
+            stopped |= refused
+        passed.refused, passed.held, passed.doubted = len(refused), len(held), self._rests.doubted
+        if not passed.is_cut:
+            self._watch(horizon, passed.held)
+        return passed
+
+    def _listen(self) -> None:
+        """Ask whether the database is back: who has none is not given the lease."""
+        self._store.newest()
+        self._is_silent = False
+
+    def _send(self, ready: list[Entry], passed: Pass) -> set[str]:
+        """Send rows and remove them; return the lanes that were refused. Raises their trouble."""
+        shipment = ship(self._app, ready, self._may_go_on)
+        if shipment.sent:
+            self._store.remove(shipment.sent)
+        passed.sent += len(shipment.sent)
+        passed.is_cut |= shipment.is_cut
+        self._settle(ready, shipment)
+        if shipment.trouble is not None:
+            raise shipment.trouble
+        return {refusal.entry.lane for refusal in shipment.refused}
+
+    def _send_apart(self, until: int, horizon: int | None, passed: Pass) -> set[str]:
+        """Send lanes one at a time whose turn it is; return those that the horizon holds.
+
+        One that is not confirmed ends it: that took long, and all others wait meanwhile.
+        """
+        held: set[str] = set()
+        for lane in self._rests.due(self._clock()):
+            if not self._may_go_on():
+                passed.is_cut = True
+            if passed.is_cut:
+                break
+            entries = self._store.read(self._batch, until=until, lanes=[lane])
+            if not entries:  # somebody has removed its rows
+                self._rests.end([lane])
+            ready = released(entries, horizon, held)
+            if ready and self._send(ready, passed):
+                break
+        return held
 
     def _newest(self) -> int:
         """Return the newest row that is old enough to be sent."""
@@ -166,27 +201,23 @@ class Relay:
             self._old = self._seen.popleft()[1]
         return self._old
 
-    def _settle(self, entries: list[Entry], shipment: Shipment) -> set[str]:
+    def _settle(self, entries: list[Entry], shipment: Shipment) -> None:
         """Let lanes rest that were refused, and forget that of those that got through."""
-        sent = {*shipment.sent}
-        through = {entry.lane for entry in entries if entry.sequence in sent}
-        for lane in through & self._rests.keys():
-            del self._rests[lane]
-        for entry, reason in shipment.refused:
-            before = self._rests.get(entry.lane)
-            length = _FIRST_REST if before is None else min(2 * before.length, _LONGEST_REST)
-            self._rests[entry.lane] = _Rest(self._clock() + length, length, reason)
-            if before is None or before.reason != reason:
-                name = entry.outgoing.properties["type"]
-                logger.warning(
-                    "row %d of the outbox, a %s, is refused, and what its key has behind it waits:"
-                    " %s; it is tried again until it is through, or somebody removes that row",
-                    entry.sequence,
-                    name,
-                    reason,
-                    extra={"message_id": entry.outgoing.message_id},
-                )
-        return {entry.lane for entry, _ in shipment.refused}
+        sent, now = {*shipment.sent}, self._clock()
+        self._rests.end(entry.lane for entry in entries if entry.sequence in sent)
+        doubtful = [refusal for refusal in shipment.refused if not refusal.is_certain]
+        if len(doubtful) > 1:
+            self._rests.doubt(doubtful, now)
+            logger.warning(
+                "%d rows of the outbox were not confirmed together: %s; their keys are sent one at"
+                " a time, to find out which one it is",
+                len(doubtful),
+                doubtful[0].reason,
+            )
+        for refusal in shipment.refused:
+            is_one_of_many = len(doubtful) > 1 and not refusal.is_certain
+            if not is_one_of_many and self._rests.refuse(refusal, now):
+                _tell(refusal)
 
     def _watch(self, horizon: int | None, held: int) -> None:
         """Tell once which transaction holds back rows for long, and when it is over."""
@@ -218,3 +249,15 @@ class Relay:
         if self._trouble:
             logger.info("messages are sent again")
         self._trouble = ""
+
+
+def _tell(refusal: Refusal) -> None:
+    outgoing = refusal.entry.outgoing
+    logger.warning(
+        "row %d of the outbox, a %s, is refused, and what its key has behind it waits: %s; it is"
+        " tried again until it is through, or somebody removes that row",
+        refusal.entry.sequence,
+        "message" if outgoing is None else outgoing.properties["type"],
+        refusal.reason,
+        extra={"message_id": refusal.entry.message_id if outgoing is None else outgoing.message_id},
+    )

@@ -34,7 +34,9 @@ class Entry:
     #: What orders it, and its id, as ``plain`` text.
     lane: str
     message_id: str
-    outgoing: Outgoing
+    #: None where the row is not what was written; ``damage`` says why.
+    outgoing: Outgoing | None
+    damage: str = ""
 
 
 class OutboxStore(Protocol):
@@ -110,20 +112,44 @@ def columns_of(service: str, outgoing: Outgoing) -> dict[str, Any]:
 
 
 def entry_of(row: Mapping[str, Any]) -> Entry:
-    """Return what was written as a row."""
-    properties = json.loads(row["properties"])
-    return Entry(
-        row["sequence"],
-        row["transaction_id"],
-        row["lane"],
-        row["message_id"],
-        Outgoing(
-            row["exchange"],
-            row["routing_key"],
-            bytes(row["body"]),
-            properties["message_id"],
-            properties,
-            json.loads(row["headers"]),
-            mandatory=bool(row["mandatory"]),
-        ),
+    """Return what was written as a row; or an entry that says how the row was damaged."""
+    outgoing, damage = None, ""
+    try:
+        outgoing = _outgoing(row)
+    except ValueError as error:
+        damage = f"the row is damaged: {error}"
+    sequence, transaction = row["sequence"], row["transaction_id"]
+    return Entry(sequence, transaction, row["lane"], row["message_id"], outgoing, damage)
+
+
+def _outgoing(row: Mapping[str, Any]) -> Outgoing:
+    """Return the message of a row. Raises ValueError, since people and scripts can write rows."""
+    properties, headers = _fields(row, "properties"), _fields(row, "headers")
+    for name in ("message_id", "type"):
+        if not isinstance(properties.get(name), str):
+            raise ValueError(f"its properties have no {name}")
+    for name in ("exchange", "routing_key"):
+        if not isinstance(row[name], str):
+            raise ValueError(f"its {name} is no text")
+    body = row["body"]
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise ValueError(f"its body is no bytes, but {type(body).__name__}")
+    return Outgoing(
+        row["exchange"],
+        row["routing_key"],
+        bytes(body),
+        properties["message_id"],
+        properties,
+        headers,
+        mandatory=bool(row["mandatory"]),
     )
+
+
+def _fields(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(row[name])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its {name} are no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"its {name} are no JSON object")
+    return fields

@@ -2,7 +2,8 @@
 
 The relay has a thread of its own. So a signal ends the program within ``PATIENCE`` seconds, and the
 few that the lease takes, also where servers hang: what is not confirmed by then is a row, and sent
-again by the next one.
+again by the next one. A database that does not answer is away after ``answering.PATIENCE`` seconds,
+and a relay without one leaves the lease to others (:mod:`.holding`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from worker.contrib.outbox.answering import Answering
+from worker.contrib.outbox.holding import Holding
 from worker.contrib.outbox.relay import Relay
 from worker.contrib.outbox.rows import OutboxUnavailable
 
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.outbox")
 
-LEASE = "outbox"
 #: Seconds that the relay has to come to an end.
 PATIENCE = 10.0
+#: Seconds without an answer after which the lease is given back, at least: so one that has hung is
+#: asked anew before that, by another connection.
+_SILENCE = 15.0
 #: Seconds between two looks at a database that does not answer at the start.
 _PAUSE = 0.5
 #: What is left was refused by the broker, and nobody waits for it.
@@ -52,12 +57,13 @@ def run(  # noqa: PLR0913 - the options of a command
     OutboxUnavailable and LeasesUnavailable where it cannot begin within ``connect_timeout``.
     """
     stop = threading.Event()
+    rows = Answering(store)
     with _until_signalled(stop):
-        _wait_for(store, stop, app.settings.connect_timeout)
-        with app.lease(LEASE) as lease:
+        _wait_for(rows, stop, app.settings.connect_timeout)
+        with Holding(app, rows, max(app.settings.lease_ttl, _SILENCE)) as lease:
             relay = Relay(
                 app,
-                store,
+                rows,
                 lambda: lease.is_mine() and not stop.is_set(),
                 batch=batch,
                 grace=0.0 if burst else grace,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from worker import PublishError, QworkerError
+from worker import ConfirmTimeout, PublishError, QworkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,14 +16,24 @@ if TYPE_CHECKING:
     from worker import App
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that is not confirmed, and why."""
+
+    entry: Entry
+    reason: str
+    #: It is known to be this one; otherwise one that was sent with it may be to blame.
+    is_certain: bool
+
+
 @dataclass(slots=True)
 class Shipment:
     """What came of sending rows."""
 
     #: The sequence numbers of what is confirmed.
     sent: list[int] = field(default_factory=list)
-    #: The rows that were refused, with the reason; their lanes stopped there.
-    refused: list[tuple[Entry, str]] = field(default_factory=list)
+    #: The rows that were refused; their lanes stopped there.
+    refused: list[Refusal] = field(default_factory=list)
     #: What ended it early: of what is not in the lists nothing is known.
     trouble: QworkerError | None = None
     #: Ended early because the sender might not go on; what it left was not sent.
@@ -65,38 +75,46 @@ def ship(app: App, entries: Iterable[Entry], may_go_on: Callable[[], bool]) -> S
         if not may_go_on():
             shipment.is_cut = True
             break
+        if not ready:
+            continue
         try:
             refused = _publish(app, ready)
         except QworkerError as error:
             shipment.trouble = error
             break
         for entry in ready:
-            reason = refused.get(entry.outgoing.message_id)
-            if reason is None:
+            refusal = refused.get(entry.sequence)
+            if refusal is None:
                 shipment.sent.append(entry.sequence)
             else:
                 stopped.add(entry.lane)
-                shipment.refused.append((entry, reason))
+                shipment.refused.append(refusal)
     return shipment
 
 
-def _publish(app: App, entries: Sequence[Entry]) -> dict[str, str]:
-    """Send rows and wait for their confirms; return why any was refused, by its id."""
+def _publish(app: App, entries: Sequence[Entry]) -> dict[int, Refusal]:
+    """Send rows and wait for their confirms; return what was refused, by its sequence number."""
+    refused: dict[int, Refusal] = {}
     errors: Sequence[BaseException] = ()
     try:
         with app.publisher() as out:
             for entry in entries:
-                out.send(entry.outgoing)
+                if entry.outgoing is None:
+                    refused[entry.sequence] = Refusal(entry, entry.damage, is_certain=True)
+                else:
+                    out.send(entry.outgoing)
     except PublishError as error:
         errors = [error]
     except ExceptionGroup as group:
         if group.split(PublishError)[1] is not None:
             raise
         errors = group.exceptions
-    refused: dict[str, str] = {}
-    for refusal in errors:
-        ids: tuple[str, ...] = getattr(refusal, "message_ids", ())
+    for each in errors:
+        ids = {*getattr(each, "message_ids", ())}
         # One that does not say of which message it is true may be true of any.
-        for message_id in ids or [entry.outgoing.message_id for entry in entries]:
-            refused.setdefault(message_id, str(refusal))
+        is_certain = bool(ids) and not isinstance(each, ConfirmTimeout)
+        for entry in entries:
+            if entry.outgoing is not None and (not ids or entry.outgoing.message_id in ids):
+                refusal = Refusal(entry, str(each), is_certain=is_certain)
+                refused.setdefault(entry.sequence, refusal)
     return refused

@@ -29,6 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from worker.contrib.ages import age
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
 from worker.contrib.sqlalchemy.connecting import connection_to
@@ -99,9 +100,10 @@ class Inbox(Generic[S]):
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
 
         Keep them as long as any message can come again: the retention of the dedup store, as long
-        as dead letters may be replayed, and as far back as the archive is.
+        as dead letters may be replayed, and as far back as the archive is. Raises ValueError for an
+        age that is not zero or more.
         """
-        before, removed = time.time() - older_than, 0
+        before, removed = time.time() - age(older_than), 0
         while True:
             with self._sessions() as session, session.begin():
                 batch = _forget(session, before)
@@ -128,7 +130,7 @@ class AsyncInbox(Generic[A]):
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
-        before, removed = time.time() - older_than, 0
+        before, removed = time.time() - age(older_than), 0
         while True:
             async with self._sessions() as session, session.begin():
                 batch = await session.run_sync(_forget, before)

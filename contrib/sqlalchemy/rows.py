@@ -1,5 +1,8 @@
 """The rows of the outbox, read and removed by an Engine of their own.
 
+Each statement is a transaction of its own, which needs nobody to end it: who is stopped, or cut
+off, between a DELETE and its COMMIT would keep the locks of these rows from all others.
+
 Which rows may be sent already is another matter in each database.
 
 *PostgreSQL* has a horizon (:mod:`worker.contrib.outbox.postgres`).
@@ -7,20 +10,22 @@ Which rows may be sent already is another matter in each database.
 *SQLite* has one writer at a time, so numbers are in the order of the commits.
 
 *MySQL, MariaDB.* Here ``read`` asks for locks on what it reads (``LOCK IN SHARE MODE`` under READ
-COMMITTED), so it waits for open transactions that have inserted a row in that range, for a second
-at most (then it fails, and is tried again). Between a number and its row there are microseconds in
-which nobody sees it; two transactions that meet there do not depend on each other. The tests
-compile this and do not run it; it was tried by hand on MariaDB 10.11.
+COMMITTED, which is said for that statement alone), so it waits for open transactions that have
+inserted a row in that range, for a second at most (then it fails, and is tried again). Between a
+number and its row there are microseconds in which nobody sees it; two transactions that meet there
+do not depend on each other. The tests compile this and do not run it; it was tried by hand on
+MariaDB 10.11, when it was one transaction still.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    LargeBinary,
     create_engine,
     delete,
     func,
@@ -28,12 +33,14 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    type_coerce,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import HORIZON, WRITER
+from worker.contrib.outbox.postgres import BRIEFLY, HORIZON, PARAMETERS, WRITER
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 from worker import ConfigurationError
@@ -41,25 +48,29 @@ from worker import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import URL, ColumnElement, Connection, Delete, Engine, Select
 
     from contrib.outbox.rows import Entry
 
 _MYSQL = ("mysql", "mariadb")
+#: Drivers that hand parameters on to libpq.
+_LIBPQ = ("psycopg", "psycopg2", "psycopg2cffi")
 _WRITER = literal_column(WRITER, BigInteger).label("transaction_id")
 #: Seconds for which MySQL waits for a row that somebody inserts.
 _WAITS = 1
+#: For MySQL, before ``read``.
+_SET_UP = (
+    f"SET innodb_lock_wait_timeout = {_WAITS}",
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
 
 
 class OutboxRows:
     """The rows of a service; an :class:`~worker.contrib.outbox.OutboxStore`."""
 
     def __init__(self, engine: Engine, service: str) -> None:
-        is_mysql = engine.dialect.name in _MYSQL
-        self._engine = (
-            engine.execution_options(isolation_level="READ COMMITTED") if is_mysql else engine
-        )
-        self._is_mysql = is_mysql
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._is_mysql = engine.dialect.name in _MYSQL
         self._has_horizon = engine.dialect.name == "postgresql"
         self._service = plain(service)
         self._where = engine.url.render_as_string(hide_password=True)
@@ -83,7 +94,7 @@ class OutboxRows:
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         try:
-            engine = create_engine(parsed, pool_pre_ping=True)
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=_patience(parsed))
         except (ArgumentError, ImportError, TypeError, ValueError) as error:
             where = parsed.render_as_string(hide_password=True)
             raise ConfigurationError(f"the database {where}: {error}") from None
@@ -128,17 +139,18 @@ class OutboxRows:
         )
         with self._talking() as connection:
             if self._is_mysql:
-                connection.execute(text(f"SET innodb_lock_wait_timeout = {_WAITS}"))
+                for statement in _SET_UP:
+                    connection.execute(text(statement))
                 query = query.with_for_update(read=True)
             if self._has_horizon:
-                others = (column for column in outbox_table.c if column.name != _WRITER.name)
+                others = (column for column in _columns() if column.name != _WRITER.name)
                 query = query.with_only_columns(_WRITER, *others)
             return [entry_of(row) for row in connection.execute(query).mappings()]
 
     def remove(self, sequences: Sequence[int]) -> None:
         """Remove rows."""
         with self._talking() as connection:
-            connection.execute(delete(outbox_table).where(outbox_table.c.sequence.in_(sequences)))
+            connection.execute(removing(sequences, is_brief=self._has_horizon))
 
     def close(self) -> None:
         """Close the connections that no one uses."""
@@ -152,7 +164,7 @@ class OutboxRows:
 
     @contextmanager
     def _talking(self) -> Iterator[Connection]:
-        """Give a connection in a transaction. Raises OutboxUnavailable."""
+        """Give a connection that commits each statement. Raises OutboxUnavailable."""
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -173,7 +185,7 @@ def reading(  # noqa: PLR0913 - the bounds of a query
 ) -> Select[tuple[object, ...]]:
     """Return the query of :meth:`OutboxRows.read`, without its locks."""
     columns = outbox_table.c
-    query = select(outbox_table).where(columns.service == service, columns.sequence > after)
+    query = select(*_columns()).where(columns.service == service, columns.sequence > after)
     if until is not None:
         query = query.where(columns.sequence <= until)
     if lanes is not None:
@@ -181,3 +193,23 @@ def reading(  # noqa: PLR0913 - the bounds of a query
     if without:
         query = query.where(columns.lane.not_in([*without]))
     return query.order_by(columns.sequence).limit(limit)
+
+
+def removing(sequences: Collection[int], *, is_brief: bool) -> Delete:
+    """Return the statement of :meth:`OutboxRows.remove`; ``is_brief`` on PostgreSQL."""
+    statement = delete(outbox_table).where(outbox_table.c.sequence.in_(sequences))
+    return statement.where(text(BRIEFLY)) if is_brief else statement
+
+
+def _columns() -> Iterator[ColumnElement[Any]]:
+    """Yield those of the table, bodies as the driver has them: they may be no bytes in SQLite."""
+    for column in outbox_table.c:
+        is_body = isinstance(column.type, LargeBinary)
+        yield type_coerce(column, NullType()).label(column.name) if is_body else column
+
+
+def _patience(url: URL) -> dict[str, object]:
+    """Return what a driver is to be told, and the URL does not say."""
+    if url.get_backend_name() != "postgresql" or url.get_driver_name() not in _LIBPQ:
+        return {}
+    return {name: value for name, value in PARAMETERS.items() if name not in url.query}

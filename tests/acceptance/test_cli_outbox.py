@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from worker.contrib.sqlalchemy import create_tables
 
 from acceptance.commands import Shell, messages
 from databases import Database
 from outboxes import AlchemyDesk, Noted, Order
+from processes import stands_still
 from waiting import until
 from worker import App
 
@@ -83,6 +85,7 @@ def plain(tmp_path: Path) -> Iterator[Shell]:
     shell.close()
 
 
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -129,6 +132,58 @@ def test_another_one_waits_and_takes_over_where_the_first_is_killed(office: Offi
     assert code == 0
     assert ["has the lease" in record["message"] for record in log].count(True) == 1
     assert office.received() == [0, 1, 2]
+
+
+def sessions(office: Office, query: str, *, waiting: bool = False) -> list[int]:
+    """Return the server's processes for other sessions, by what was asked of them last."""
+    look = text(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND query ILIKE :query"
+        " AND (wait_event_type = 'Lock' OR NOT :waiting)"
+    )
+    with office.desk.engine.connect() as connection:
+        return [*connection.scalars(look, {"query": query, "waiting": waiting})]
+
+
+@on_postgresql
+def test_one_that_is_stopped_as_it_removes_rows_keeps_nobody_waiting(office: Office) -> None:
+    office.desk.leave(Noted(key="a", number=0))
+    with office.desk.engine.connect() as somebody:
+        somebody.execute(text("SELECT 1 FROM qworker_outbox FOR UPDATE"))
+        first = office.begin()
+        until(lambda: sessions(office, "delete%", waiting=True), 60, "it waits for the row")
+        first.send_signal(signal.SIGSTOP)
+        until(lambda: stands_still(first.pid), 10)
+    try:
+        second = office.begin()
+        office.desk.leave(Noted(key="a", number=1), Noted(key="b", number=2))
+        until(office.is_empty, 30, "the second one sends, and removes what it has sent")
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert ended(second, signal.SIGTERM)[0] == 0
+    assert [*dict.fromkeys(office.received())] == [0, 1, 2]
+
+
+@on_postgresql
+def test_sessions_that_hang_are_told_and_others_are_opened(office: Office) -> None:
+    office.desk.leave(Noted(key="a", number=0))
+    relay = office.begin()
+    until(office.is_empty, 30, "it sends")
+    office.desk.engine.dispose()
+    hung = sessions(office, "%qworker_outbox%")
+    assert hung
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        office.desk.leave(Noted(key="a", number=1))
+        until(office.is_empty, 60, "it sends again")
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    code, log = ended(relay, signal.SIGTERM)
+    assert code == 0
+    told = [r["message"] for r in log if "nothing is sent until this is over" in r["message"]]
+    assert "has not answered for 10 seconds" in told[0]
 
 
 @on_sqlite

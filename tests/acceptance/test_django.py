@@ -128,6 +128,7 @@ def test_a_service_its_relay_and_its_memory(project: Project) -> None:
     project.django("qworker", "outbox", "--burst")
     assert "u1 has 10" in project.django("qworker", "start", "--burst").out
     assert project.django("qworker_purge", "--days", "1").out == "0 ids forgotten\n"
+    assert "zero or more" in project.django("qworker_purge", "--days", "-5", code=1).err
     assert project.django("qworker_purge", "--days", "0").out == "1 ids forgotten\n"
 
 

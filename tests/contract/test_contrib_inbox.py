@@ -208,4 +208,12 @@ def test_old_ids_are_forgotten_in_batches(
     assert shop.desk.purge(older_than=3600) == 25
     assert shop.desk.purge(older_than=3600) == 0
     assert len(shop.remembered()) == 1
-    assert shop.desk.purge(older_than=-1) == 1
+    assert shop.desk.purge(older_than=0) == 1
+
+
+@pytest.mark.parametrize("age", [-5 * 86400.0, float("nan")])
+def test_no_id_is_forgotten_by_an_age_that_is_none(shop: Shop, age: float) -> None:
+    assert shop.handled(shop.book, Order(text="one")) == []
+    with pytest.raises(ValueError, match="zero or more"):
+        shop.desk.purge(older_than=age)
+    assert len(shop.remembered()) == 1

@@ -37,13 +37,15 @@ def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(
 
 
 def test_and_by_asyncio(shop: Shop, database: Database) -> None:
-    async def purge() -> int:
+    async def purge(older_than: float) -> int:
         engine = create_async_engine(database.async_url, poolclass=NullPool)
-        removed: int = await AsyncInbox(async_sessionmaker(engine)).purge(older_than=-1)
+        removed: int = await AsyncInbox(async_sessionmaker(engine)).purge(older_than)
         return removed
 
     assert shop.handled(shop.book, Order(text="one")) == []
-    assert asyncio.run(purge()) == 1
+    with pytest.raises(ValueError, match="zero or more"):
+        asyncio.run(purge(-1))
+    assert asyncio.run(purge(0)) == 1
 
 
 def test_tables_can_be_made_by_an_async_engine(database: Database) -> None:

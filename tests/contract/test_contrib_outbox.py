@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 from django.db import Error
-from sqlalchemy import select
+from sqlalchemy import String, delete, func, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from worker.contrib.sqlalchemy.tables import outbox_table
 
@@ -306,3 +306,56 @@ def test_rows_can_be_looked_at(desk: Desk) -> None:
         row = connection.execute(select(outbox_table)).mappings().one()
     assert (row["service"], row["lane"], row["name"]) == ("desk", "a", "noted")
     assert row["routing_key"] == "noted"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (("properties", "{"), "its properties are no JSON"),
+        (("headers", "[]"), "its headers are no JSON object"),
+        (("properties", "{}"), "its properties have no message_id"),
+    ],
+)
+def test_a_row_that_was_damaged_stops_its_key_alone(
+    desk: Desk,
+    worker: TestWorker,
+    caplog: pytest.LogCaptureFixture,
+    damaged: tuple[str, str],
+    reason: str,
+) -> None:
+    """By hand, say: whatever is in it, the relay lives."""
+    _damage_and_relay(desk, worker, caplog, damaged, reason)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_so_does_a_body_that_is_no_bytes_where_columns_have_no_types(
+    desk: Desk, worker: TestWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = "its body is no bytes, but str"
+    _damage_and_relay(desk, worker, caplog, ("body", "some text"), reason)
+
+
+def _damage_and_relay(
+    desk: Desk,
+    worker: TestWorker,
+    caplog: pytest.LogCaptureFixture,
+    damaged: tuple[str, str],
+    reason: str,
+) -> None:
+    column, value = damaged
+    desk.leave(*(Noted(key=key, number=n) for n in range(2) for key in "ab"))
+    with desk.engine.begin() as connection:
+        first = connection.scalar(select(func.min(outbox_table.c.sequence)))
+        damaging = update(outbox_table).where(outbox_table.c.sequence == first)
+        connection.execute(damaging.values({column: literal(value, String)}))
+    relay = desk.relay()
+    for _ in range(2):
+        assert relay.turn().refused == 1
+    assert sent(worker) == [("b", 0), ("b", 1)]
+    (told,) = caplog.messages
+    assert told.startswith(f"row {first} of the outbox, a message, is refused, ")
+    assert reason in told
+    with desk.engine.begin() as connection:
+        connection.execute(delete(outbox_table).where(outbox_table.c.sequence == first))
+    desk.relay().turn()
+    assert sent(worker)[2:] == [("a", 1)]

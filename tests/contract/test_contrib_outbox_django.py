@@ -52,6 +52,7 @@ def test_without_a_transaction_it_is_an_error(desk: Desk, worker: TestWorker) ->
     assert (sent(worker), desk.left()) == ([], 0)
 
 
+@on_postgresql
 def test_where_transactions_are_managed_by_hand_it_leaves_with_the_commit(
     desk: Desk, worker: TestWorker
 ) -> None:
@@ -73,6 +74,19 @@ def test_where_transactions_are_managed_by_hand_it_leaves_with_the_commit(
     transaction.set_autocommit(True)
     assert desk.outbox.flush()
     assert (sent(worker), desk.left()) == ([("a", 0), ("a", 1)], 0)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_where_they_are_on_sqlite_it_is_an_error(desk: Desk, worker: TestWorker) -> None:
+    """Its driver begins no transaction for a savepoint: the block's end would be the commit."""
+    told = "has autocommit off, and on SQLite"
+    transaction.set_autocommit(False)
+    with pytest.raises(TransactionManagementError, match=told), transaction.atomic():
+        desk.outbox.publish_on_commit(Noted(key="a", number=-1))
+    transaction.rollback()
+    transaction.set_autocommit(True)
+    assert desk.outbox.flush()
+    assert (sent(worker), desk.left()) == ([], 0)
 
 
 def test_no_callback_of_somebody_else_keeps_it_back(desk: Desk, worker: TestWorker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,10 @@ from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
+from worker.contrib.outbox import OutboxUnavailable
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.inbox import insert_if_new
-from worker.contrib.sqlalchemy.rows import reading
+from worker.contrib.sqlalchemy.rows import OutboxRows, reading, removing
 
 from worker import ConfigurationError
 
@@ -109,3 +111,33 @@ def test_mysql_waits_for_rows_that_are_not_to_be_seen_yet() -> None:
     query = reading("desk", 10, after=5, lanes=["a"], without=["b"]).with_for_update(read=True)
     told = str(query.compile(dialect=mysql.dialect()))
     assert told.endswith("LOCK IN SHARE MODE")
+
+
+def test_only_postgresql_is_asked_to_wait_briefly_for_locks() -> None:
+    brief, plain_one = (str(removing([1], is_brief=is_brief)) for is_brief in (True, False))
+    assert brief.endswith("AND set_config('lock_timeout', '5s', true) IS NOT NULL")
+    assert "lock_timeout" not in plain_one
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds"),
+    [
+        ("postgresql://u@127.0.0.1/bank", "10"),
+        ("postgresql+psycopg://u@127.0.0.1/bank?connect_timeout=3", "3"),
+    ],
+)
+def test_a_server_that_vanishes_is_given_up_unless_the_url_says_otherwise(
+    url: str, seconds: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+    rows = OutboxRows.open(url, "desk")
+
+    def note(*_: Any, **parameters: Any) -> None:
+        seen.append(parameters)
+        raise psycopg.OperationalError("not here")
+
+    rows._engine.dialect.connect = note
+    with pytest.raises(OutboxUnavailable, match="not here"):
+        rows.newest()
+    assert str(seen[0]["connect_timeout"]) == seconds
+    assert seen[0]["tcp_user_timeout"] == 10_000

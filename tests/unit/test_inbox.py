@@ -65,6 +65,9 @@ def test_old_ids_can_be_purged(database: Path) -> None:
     deposit(database, "one")
     with sqlite3.connect(database) as db:
         assert inbox.purge(db, older_than=60) == 0
-        assert inbox.purge(db, older_than=-60) == 1
+        for age in (-60, float("nan")):
+            with pytest.raises(ValueError, match="zero or more"):
+                inbox.purge(db, older_than=age)
+        assert inbox.purge(db, older_than=0) == 1
     deposit(database, "one")
     assert balance(database) == 2

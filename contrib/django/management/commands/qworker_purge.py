@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from worker.contrib.django.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -29,5 +29,8 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Forget, and say how many."""
-        removed = Inbox(options["database"]).purge(older_than=options["days"] * _DAY)
+        days = options["days"]
+        if not days >= 0:  # also where it is no number
+            raise CommandError(f"--days {days:g}: it has to be zero or more")
+        removed = Inbox(options["database"]).purge(older_than=days * _DAY)
         self.stdout.write(f"{removed} ids forgotten")
