@@ -179,6 +179,15 @@ def test_what_no_reader_of_numbers_takes_is_shown_as_it_is(shell: Shell) -> None
     assert number.decode() in shell.run("archive", "show", "id-1").out
 
 
+def test_a_line_that_no_broker_would_take_is_told(shell: Shell) -> None:
+    bad = b'{"id": "b", "name": "n", "payload": 1, "properties": {"priority": 300}}\n'
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1) + bad)
+
+    told = shell.run("archive", "import", "lines.jsonl", "--archive", "sqlite:///a.db", code=2).err
+
+    assert "line 2: it could never be sent: its property 'priority'" in told
+
+
 def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:
     told = shell.run("archive", "list", "--archive", "sqlite:///a.db", code=2).err
 
