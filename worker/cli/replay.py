@@ -245,7 +245,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
         raise type(error)(f"{error}\n{goes_on}") from None
     code = _tell_done(stint, as_json=as_json)
     if seam is not None:
-        wait_until_live(seam, replay.service, quiet=as_json)
+        wait_until_live(seam, replay.service, settings.connect_timeout, quiet=as_json)
     return code
 
 
