@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 REPLAY = "qw-replay"
 HANDLERS = "qw-replay-handlers"
 AGAIN = "qw-replay-again"
+#: Header: the names of the publisher's headers that had no room beside these.
+LEFT_OUT = "qw-replay-left-out"
 _SEPARATOR = " "  # which no handler's name has in it
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from acceptance.commands import Shell
+from acceptance.commands import COMMAND, Shell
 from acceptance.conftest import Place
 from acceptance.running import Load, Service, eventually, forever, steps
 from servers import PostgreSQL
@@ -177,6 +178,58 @@ def test_what_no_reader_of_numbers_takes_is_shown_as_it_is(shell: Shell) -> None
         assert payload.decode() in told
         assert told.count("\n") == 1
     assert number.decode() in shell.run("archive", "show", "id-1").out
+
+
+def test_a_line_that_no_broker_would_take_is_told(shell: Shell) -> None:
+    bad = b'{"id": "b", "name": "n", "payload": 1, "properties": {"priority": 300}}\n'
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1) + bad)
+
+    told = shell.run("archive", "import", "lines.jsonl", "--archive", "sqlite:///a.db", code=2).err
+
+    assert "line 2: it could never be sent: its property 'priority'" in told
+
+
+def test_that_there_is_no_room_for_what_is_written_is_told(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1))
+    shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
+    shell.run("archive", "import", "lines.jsonl")
+
+    told = shell.run("archive", "export", "/dev/full", code=1).err
+    assert "what is written does not fit: No space left on device" in told
+    assert "Traceback" not in told
+    for words in (("list",), ("list", "--json"), ("info",), ("export", "-"), ("show", "id-1")):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                [COMMAND, "archive", *words],
+                cwd=shell.folder,
+                env=shell.environ,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 1, words
+        assert b"does not fit: No space left on device" in done.stderr, words
+        assert b"Traceback" not in done.stderr, words
+
+
+def test_what_is_not_utf8_is_called_so_by_files_alone(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1))
+    shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
+    shell.run("archive", "import", "lines.jsonl")
+    odd = os.fsdecode(b"\xff")
+
+    for words in (
+        ("archive", "show", odd),
+        ("archive", "list", "--key", f"a{odd}"),
+        ("replay", "--resume", odd),
+        ("replay", "--pause", odd),
+    ):
+        told = shell.run(*words, code=2).err
+        assert "is not UTF-8: nothing is called so" in told, words
+        assert "Traceback" not in told, words
+    shell.run("archive", "export", f"{odd}.jsonl")
+    shell.run("archive", "import", f"{odd}.jsonl")
 
 
 def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:

@@ -18,6 +18,7 @@ from worker.archive.entry import Entry
 from worker.archive.journal import State
 from worker.archive.open import open_archive
 from worker.archive.selection import Selection
+from worker.archive.tables import dump_table
 
 Serve = Callable[..., Service]
 COUNT, OBSERVE = STEPS
@@ -216,6 +217,23 @@ def test_what_is_older_than_ids_are_remembered_is_told(
     assert service.drain() == 0
 
 
+def test_events_whose_headers_fill_a_frame_are_replayed_as_all_others(
+    serve: Serve, servers: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 3, headers=dump_table({"qw-key": "old", "big": "y" * 131_000}))
+    service = serve(servers, "steps", archive_url=url)
+    service.start_ready()
+
+    Command(service, url).run("--again", "--handler", "count")
+
+    eventually(lambda: effects(service, COUNT) == 3, "all are handled")
+    assert effects(service, OBSERVE) == 0
+    assert service.ledger.disorder() == {}
+    assert service.dead_letters() == []
+    assert service.drain() == 0
+
+
 def test_a_hold_that_is_cancelled_lets_the_service_go_live(
     serve: Serve, embedded: Place, tmp_path: Path
 ) -> None:
@@ -240,14 +258,14 @@ def test_a_hold_that_is_cancelled_lets_the_service_go_live(
     assert service.drain() == 0
 
 
-def fill(url: str, number: int) -> None:
+def fill(url: str, number: int, headers: str = "{}") -> None:
     """Put some old events of one key into an archive."""
     store = open_archive(url)
     store.add(
         [
             Entry(
-                id=f"old-{n}", name="test.step", key="old", time=n, headers="{}", properties="{}",
-                body=json.dumps({"key": "old", "sequence": n}).encode(), at=n,
+                id=f"old-{n}", name="test.step", key="old", time=n, headers=headers,
+                properties="{}", body=json.dumps({"key": "old", "sequence": n}).encode(), at=n,
             )
             for n in range(number)
         ]

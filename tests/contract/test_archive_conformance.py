@@ -249,6 +249,44 @@ def test_what_is_old_is_removed_from_its_oldest_on(archive: Archive) -> None:
     assert ids(archive) == [f"id-{n}" for n in range(4, 8)]
 
 
+def test_what_is_old_is_removed_behind_what_a_clock_that_was_ahead_has_archived(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_TIMED", 8)
+    next_century = 5_000_000_000_000_000
+    archive.add([entry(n, at=next_century + n) for n in range(100, 140)])
+    archive.add([entry(n) for n in range(1, 8)])
+
+    assert archive.trim(8_000_000, 2) == 2
+    assert removed_upto(archive) == read(archive)[40].seq - 1
+    assert archive.trim(8_000_000, 2) == 1
+    assert archive.trim(8_000_000, 2) == 0
+
+    assert len(ids(archive)) == 44
+    assert ids(archive)[40:] == [f"id-{n}" for n in range(4, 8)]
+    assert archive.trim(next_century + 110, 1000) == 14
+    assert len(ids(archive)) == 30
+
+
+def test_no_more_is_looked_at_than_that_there_is_something_younger(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(archive, queries.Queries)
+    archive.add([entry(n) for n in range(1, 100)])
+    asked: list[str] = []
+    ask = archive.ask
+
+    def counted(sql: str, parameters: Any) -> Any:
+        asked.append(sql)
+        return ask(sql, parameters)
+
+    monkeypatch.setattr(archive, "ask", counted)
+
+    assert archive.trim(1_000_000, 2) == 0
+
+    assert len(asked) == 1
+
+
 def test_it_is_known_up_to_which_place_something_was_removed(archive: Archive) -> None:
     archive.add([entry(n) for n in range(1, 8)])
     places = [each.seq for each in read(archive)]

@@ -46,12 +46,12 @@ class PostgreSQL(Server):
         """The database ``postgres``."""
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/postgres"
 
-    def fresh_url(self) -> str:
+    def fresh_url(self, encoding: str = "UTF8") -> str:
         """Return the URL of an empty database that no other test uses."""
         self.start()
         name = next(self._names)
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{name}"
 
     def user(self) -> str | None:

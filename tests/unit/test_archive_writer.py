@@ -87,6 +87,31 @@ def test_while_the_database_is_away_all_waits_and_nothing_fails() -> None:
     assert sorted(each for batch in archive.batches for each in batch) == ["id-1", "id-2"]
 
 
+def test_the_traceback_of_an_error_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    archive: Any = Remembering()
+    errors = [OverflowError("one"), OverflowError("one"), OverflowError("two"), None, None]
+    stored = archive.add
+
+    def add(entries: Sequence[Entry]) -> int:
+        if (error := errors.pop(0)) is not None:
+            raise error
+        return int(stored(entries))
+
+    archive.add = add
+    writer = Writer(archive)
+
+    store(writer, entry(1))
+    errors.insert(0, OverflowError("two"))
+    store(writer, entry(2))
+    writer.close()
+
+    told = [each for each in caplog.records if "the archive failed" in each.getMessage()]
+    assert [bool(each.exc_info) for each in told] == [True, False, True, True]
+    words = [each.getMessage().partition("OverflowError")[2] for each in told]
+    assert words == ["('one')", "('one')", "('two')", "('two')"]
+    assert archive.batches == [["id-1"], ["id-2"]]
+
+
 def test_a_mark_is_written_after_what_came_before_it() -> None:
     archive: Any = Remembering(away=1)
     writer = Writer(archive)

@@ -38,7 +38,7 @@ from worker.consumer import Consumer
 from worker.declaring import declare
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
-from worker.errors import ArchiveUnavailable, UsageError
+from worker.errors import ArchiveUnavailable, LeasesUnavailable, UsageError
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.leases.sqlite import SqliteLeases
@@ -481,7 +481,28 @@ def test_who_waits_no_longer_is_told_that_all_goes_on(
         Seam(reports, world.settings, world.clock) as seam,
         pytest.raises(Interrupted, match=r"all is sent; reports goes over .* by itself"),
     ):
-        wait_until_live(seam, "reports", quiet=True)
+        wait_until_live(seam, "reports", 5, quiet=True)
+
+
+def test_who_waits_does_so_while_the_lease_store_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Phase | None] = [Phase.REPLAY, None]
+    away = [True, False, True, False]
+
+    def phase(_: Seam) -> Phase | None:
+        if away.pop(0):
+            raise LeasesUnavailable("it restarts")
+        return answers.pop(0)
+
+    monkeypatch.setattr(Seam, "phase", phase)
+    with Seam(reports, world.settings, world.clock) as seam:
+        wait_until_live(seam, "reports", 30, quiet=True)
+        assert not answers
+
+        away[:] = [True]
+        with pytest.raises(LeasesUnavailable, match=r"(?s)it restarts.*all is sent"):
+            wait_until_live(seam, "reports", 0, quiet=True)
 
 
 def test_a_service_that_ran_cannot_begin_with_the_past(world: World) -> None:

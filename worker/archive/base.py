@@ -123,9 +123,10 @@ class Archive(Protocol):
         ...
 
     def trim(self, before: int, limit: int) -> int:
-        """Remove of the oldest ``limit`` events those archived before; return how many.
+        """Remove some of what was archived before, from the oldest on; return how many.
 
-        Before that it notes up to which place, for ``removed_upto``.
+        Fewer than ``limit`` where nothing more is found of it. Before that it notes up to which
+        place, for ``removed_upto``.
         """
         ...
 

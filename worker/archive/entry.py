@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CLOUDEVENT = "application/cloudevents+json"
-_LEFT_OUT = ("CC", "BCC", "x-death", "x-delivery-count", ROUTING_KEY_HEADER)
+#: Headers that are not kept.
+LEFT_OUT = frozenset(("CC", "BCC", "x-death", "x-delivery-count", ROUTING_KEY_HEADER))
 #: Properties of a message that are its own, and not of one way through a broker.
-_KEPT = (
+KEPT = (
     "content_type", "content_encoding", "correlation_id", "app_id", "timestamp", "priority",
     "message_id", "type", "reply_to", "cluster_id",
 )  # fmt: skip
@@ -80,7 +81,7 @@ def entry_of(message: Message, at: int) -> Entry:
     for what, text in (("id", message.id), ("name", message.name), ("key", message.key or "")):
         check_text(text, f"its {what}")
     try:
-        headers = {n: v for n, v in message.headers.items() if n not in _LEFT_OUT}
+        headers = {n: v for n, v in message.headers.items() if n not in LEFT_OUT}
         moment = message.timestamp
         entry = Entry(
             message.id,
@@ -141,7 +142,7 @@ def _told(message: Message) -> dict[str, Any]:
     """Return the properties that say something."""
     usual = {**_USUAL, **_identity(message.id, message.name)}
     properties = message.properties
-    found = ((name, properties.get(name)) for name in _KEPT)
+    found = ((name, properties.get(name)) for name in KEPT)
     return {name: value for name, value in found if value not in (None, usual.get(name))}
 
 

@@ -5,6 +5,9 @@ are any, ``key``, ``time``, ``headers``, ``properties``. The payload's bytes sta
 they tell copies of an event apart; one that has line breaks is the text ``payload_text``. So a line
 of ``qworker publish --file``, where it has an id and a payload, can be imported too: ``priority``
 and ``transient`` say how it was to be sent, and are not kept.
+
+Whoever wrote a line may have written anything. What is not kept of an event that is archived is not
+kept of a line either; and what no broker would take is refused: a replay could not get past it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from datetime import UTC, datetime
 import msgspec
 import orjson
 
+from worker.archive import wire
 from worker.archive.entry import (
+    KEPT,
+    LEFT_OUT,
     Entry,
     Unarchivable,
     check_body,
@@ -26,6 +32,7 @@ from worker.archive.tables import dump_table, load_table
 from worker.ids import time_of_id
 
 _NOTHING = "{}"
+_KEPT = frozenset(KEPT)
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,7 +78,7 @@ def load_line(line: bytes, at: int) -> Entry:
     """Return the event of a line, archived ``at``. Raises Unarchivable with what is wrong."""
     try:
         told = _decoder.decode(line)
-        headers, properties = map(_table, (told.headers, told.properties))
+        headers, properties = _tables(told)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Unarchivable(f"no archived event: {error}") from None
     if told.to is not None:
@@ -93,6 +100,22 @@ def load_line(line: bytes, at: int) -> Entry:
     return Entry(told.id, told.name, told.key, time, headers, properties, body, at=at)
 
 
-def _table(text: msgspec.Raw) -> str:
-    """Return a table as the archive keeps it."""
-    return dump_table(load_table(bytes(text).decode()))
+def _tables(told: _Line) -> tuple[str, str]:
+    """Return headers and properties as the archive keeps them.
+
+    Raises ValueError for what are none, Unarchivable for what no broker would take.
+    """
+    headers, properties = (
+        load_table(bytes(text).decode()) for text in (told.headers, told.properties)
+    )
+    if not headers and not properties:
+        return _NOTHING, _NOTHING
+    if not LEFT_OUT.isdisjoint(headers):
+        headers = {n: value for n, value in headers.items() if n not in LEFT_OUT}
+    if not _KEPT.issuperset(properties):
+        properties = {n: value for n, value in properties.items() if n in _KEPT}
+    try:
+        wire.check(properties, headers)
+    except ValueError as error:
+        raise Unarchivable(f"it could never be sent: {error}") from None
+    return dump_table(headers), dump_table(properties)

@@ -48,6 +48,9 @@ CREATE TABLE qworker_archive_meta (name text PRIMARY KEY, value text NOT NULL);
 _INSERT_VERSION = "INSERT INTO qworker_archive_meta VALUES ('version', %s)"
 _LOOK_VERSION = "SELECT value FROM qworker_archive_meta WHERE name = 'version'"
 _IS_THERE = "SELECT to_regclass('qworker_archive_meta') IS NOT NULL"
+#: Asked of the server itself, as a pooler makes up what it says of it.
+_ENCODING = "SELECT current_setting('server_encoding')"
+_UTF8 = "UTF8"
 #: Held by whoever adds, until the commit is visible.
 _ONE_WRITER = "SELECT pg_advisory_xact_lock(7163120462)"
 _ADD = """INSERT INTO qworker_archive_events
@@ -121,7 +124,19 @@ class PostgresArchive(Queries):
         self._database.close()
 
     def _prepare(self, line: Line) -> None:
-        """Make the tables where they are not there, and refuse a layout that is not known."""
+        """Make the tables where they are not there.
+
+        Raises ConfigurationError for a layout that is not known; and for an encoding that has no
+        place for every text, as a single event would then keep all others waiting for ever.
+        """
+        encoding = line.execute(_ENCODING).fetchone()
+        if encoding != (_UTF8,):
+            found = "unknown" if encoding is None else encoding[0]
+            raise self._database.mistake(
+                f"its encoding is {found}, which cannot hold what publishers may send; make a"
+                " database for the archive with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE"
+                " template0, and name that one"
+            )
         if line.execute(_IS_THERE).fetchone() == (False,):
             with alone(line):
                 if line.execute(_IS_THERE).fetchone() == (False,):

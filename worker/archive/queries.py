@@ -6,6 +6,7 @@ statement is short, whatever is meant. The names of parameters are written as ``
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +23,8 @@ Row: TypeAlias = tuple[Any, ...]
 #: Places that one statement looks at: for events, to count them by name, to find those of a time,
 #: and to count them.
 _WINDOW, _COUNTED, _TIMED, _SIZED = 10_000, 50_000, 50_000, 1_000_000
+#: Places that are looked at to find what is too old behind events of a clock that was ahead.
+_PASSED = 1_000_000
 _LONG_AGO = -(2**63)
 
 
@@ -140,18 +143,41 @@ class Queries(Archive, ABC):
         return Size(events, self.bytes_used(), *ends)
 
     def trim(self, before: int, limit: int) -> int:
-        """Remove of the oldest ``limit`` events those archived before; return how many."""
-        oldest = f"SELECT seq, at FROM {self.events} ORDER BY seq LIMIT :most"
-        ((place,),) = self.ask(
-            f"SELECT max(seq) FROM ({oldest}) AS oldest WHERE at < :before",
-            {"before": before, "most": limit},
+        """Remove some of what was archived before; return how many.
+
+        What comes later was archived later: behind the first event that is younger there is nothing
+        to remove. But one whose time is not yet there is of a clock that was ahead, and tells
+        nothing of those behind it.
+        """
+        removed = passed = place = 0
+        most = limit
+        given = {"before": before, "now": time.time_ns() // 1000}
+        some = f"SELECT seq, at FROM {self.events} WHERE seq > :after ORDER BY seq LIMIT :most"
+        told = (
+            "SELECT max(seq), max(CASE WHEN at < :before THEN seq END),"
+            " max(CASE WHEN at >= :before AND at <= :now THEN seq END)"
+            f" FROM ({some}) AS oldest"
         )
-        if place is None:
-            return 0
-        self._note_removed(place)
+        while removed < limit and passed < _PASSED:
+            ((last, old, younger),) = self.ask(told, {**given, "after": place, "most": most})
+            if old is None:
+                passed, most = passed + most, min(4 * most, _TIMED)
+            elif most > limit:
+                most = max(limit, most // 4)  # no more than that are removed at a time
+                continue
+            else:
+                removed += self._remove(before, place, old)
+            if last is None or younger is not None:
+                break
+            place = last
+        return removed
+
+    def _remove(self, before: int, after: int, upto: int) -> int:
+        """Remove what was archived before, of two places; return how many."""
+        self._note_removed(upto)
         return self.change(
-            f"DELETE FROM {self.events} WHERE at < :before AND seq <= :place",
-            {"before": before, "place": place},
+            f"DELETE FROM {self.events} WHERE at < :before AND seq > :after AND seq <= :upto",
+            {"before": before, "after": after, "upto": upto},
         )
 
     def _note_removed(self, place: int) -> None:

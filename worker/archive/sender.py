@@ -15,11 +15,12 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
 from worker.archive.entry import outgoing_of
+from worker.archive.wire import SURELY_FIT, make_fit
 from worker.errors import ConfirmTimeout, StoreCorrupt
 from worker.inspector import Inspector
 from worker.message import KEY_HEADER
 from worker.places import Places
-from worker.transport.capabilities import connect
+from worker.transport.capabilities import capabilities_of, connect
 from worker.transport.outbound import WINDOW, Outbound
 from worker.waiter import wait_readable
 
@@ -76,6 +77,7 @@ class Sender:
         self._refused: list[PublishError] = []
         self._inspector: Inspector | None = None
         self._service = service
+        self._has_frames = capabilities_of(settings.broker).has_socket
         connection = connect(
             settings.broker,
             heartbeat=settings.heartbeat,
@@ -172,11 +174,14 @@ class Sender:
 
     def _message(self, entry: Entry) -> Outgoing:
         try:
-            return outgoing_of(entry, self._headers)
+            message = outgoing_of(entry, self._headers)
         except ValueError as error:
             raise StoreCorrupt(
                 f"the archive's event {entry.id} (place {entry.seq}) cannot be read: {error}"
             ) from None
+        if self._has_frames and len(entry.headers) > SURELY_FIT:
+            make_fit(message)
+        return message
 
     def _wait_for_room(self, queue: str) -> None:
         """Wait until a queue has room for more."""

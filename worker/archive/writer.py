@@ -32,6 +32,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _PARTING = 2.0
 #: Events that are removed at a time, and the seconds after which it is looked again.
 _TRIMMED, _TRIM_EVERY = 1000, 60.0
+_FAILED = "the archive failed, and tries again"
+_KEPT = "what is too old is not removed"
 
 
 class Mark(NamedTuple):
@@ -62,6 +64,8 @@ class Writer:
         self._closed = False
         self._trim_at = 0.0
         self._away = False
+        #: The last error that nobody foresaw, by what it was met in: its traceback is in the log.
+        self._unforeseen: dict[str, str] = {}
         self._thread = threading.Thread(target=self._work, name="archive-writer", daemon=True)
         self._thread.start()
 
@@ -122,8 +126,8 @@ class Writer:
                 if not self._away:
                     logger.warning("nothing is archived until this is mended: %s", error)
                 self._away = True
-            except Exception:
-                logger.exception("the archive failed in a way that nobody foresaw; it goes on")
+            except Exception as error:  # noqa: BLE001 - the last one to be asked
+                self._tell_unforeseen(_FAILED, error)
                 self._away = True
             else:
                 break
@@ -136,6 +140,7 @@ class Writer:
         if self._away:
             logger.info("the archive is back")
         self._away = False
+        self._unforeseen.pop(_FAILED, None)
         loop = batch[0].done.get_loop()
         loop.call_soon_threadsafe(_tell, [waiting.done for waiting in batch])
 
@@ -152,10 +157,20 @@ class Writer:
             before = int((self._clock() - self._retention) * 1_000_000)
             removed = self._archive.trim(before, _TRIMMED)
         except QworkerError as error:
-            logger.warning("what is too old is not removed: %s", error)
-        except Exception:
-            logger.exception("what is too old is not removed, in a way that nobody foresaw")
-        self._trim_at = time.monotonic() + (0.0 if removed == _TRIMMED else _TRIM_EVERY)
+            logger.warning("%s: %s", _KEPT, error)
+        except Exception as error:  # noqa: BLE001 - the last one to be asked
+            self._tell_unforeseen(_KEPT, error)
+        self._trim_at = time.monotonic() + (0.0 if removed >= _TRIMMED else _TRIM_EVERY)
+
+    def _tell_unforeseen(self, what: str, error: Exception) -> None:
+        """Log an error with its traceback; in one line where the same one comes again."""
+        told = repr(error)
+        is_known = self._unforeseen.get(what) == told
+        self._unforeseen[what] = told
+        if is_known:
+            logger.error("%s, as before: %s", what, told)
+        else:
+            logger.error("%s; nobody foresaw this: %s", what, told, exc_info=error)
 
 
 def _tell(futures: Sequence[asyncio.Future[None]]) -> None:

@@ -11,7 +11,6 @@ import click
 import msgspec
 import orjson
 
-from worker.archive.lines import dump_line
 from worker.archive.open import archive_url, is_missing, open_archive
 from worker.archive.selection import Selection
 from worker.archive.walk import count_all, pages
@@ -262,6 +261,8 @@ def export(options: dict[str, Any], *, selection: Selection, file: Any) -> None:
 
     What is archived meanwhile is left out.
     """
+    from worker.archive.lines import dump_line  # and with it the broker's client
+
     number = 0
     with opened(options) as store:
         for page in pages(store, selection, *store.span(selection)):

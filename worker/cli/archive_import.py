@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.archive.entry import Unarchivable
-from worker.archive.lines import load_line
 from worker.cli.archive import ArchiveCommand, archive, opened
 from worker.cli.lines import Source
 from worker.cli.options import example, json_option, settings_options
@@ -66,6 +65,8 @@ def import_(options: dict[str, Any], *, file: str, as_json: bool) -> None:
 
 def _batches(source: Source) -> Iterator[list[Entry]]:
     """Yield the events of the lines. Raises UsageError for one that is none, after all before."""
+    from worker.archive.lines import load_line  # and with it the broker's client
+
     batch: list[Entry] = []
     for number, line in source:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.options import example
+from worker.cli.options import Seconds, example
 from worker.demo.run import EVENTS, SECONDS, run_demo
 
 
@@ -19,7 +19,7 @@ from worker.demo.run import EVENTS, SECONDS, run_demo
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(positive=True),
     default=SECONDS,
     show_default=True,
     metavar="S",

@@ -10,7 +10,13 @@ import click
 
 from worker.cli.letters import Filter, facts
 from worker.cli.loading import service_option, target
-from worker.cli.options import SettingsCommand, example, json_option, settings_options
+from worker.cli.options import (
+    Seconds,
+    SettingsCommand,
+    example,
+    json_option,
+    settings_options,
+)
 from worker.cli.output import count, emit, emit_json, note
 from worker.cli.parked import how_to_return
 from worker.cli.reading import SETTINGS, Search, filter_options, open_box, tell_handler
@@ -50,7 +56,7 @@ _WIPE = "\r\x1b[K"
 @click.option("--dry-run", is_flag=True, help="Only tell what would be sent back.")
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Seconds(),
     default=_WAIT,
     show_default=True,
     metavar="SECONDS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ import click
 
 from worker.cli.group import qworker
 from worker.config import mask_url
-from worker.errors import QworkerError
+from worker.errors import QworkerError, UsageError
 from worker.supervisor.signals import release
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ EXIT_INTERRUPTED = 130
 #: The command that has signals held until its own loop can act on them.
 _HOLDS = "start"
 
+#: There is no room for what is written; and none for this user, or for a file as large.
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
 _BUG = "this is a mistake in qworker or in an extension of it: please report it, with these lines"
 
 
@@ -34,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ``arguments`` are those of the process where they are left out. Errors are texts on standard
     error; a traceback is shown of exceptions alone that nobody foresaw.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        words = sys.argv[1:] if arguments is None else arguments
         if [*words[:1]] != [_HOLDS]:
             release()
         answer = qworker.main(args=arguments, prog_name="qworker", standalone_mode=False)
@@ -43,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # click's answer to a reader of our output that went away
         code = error.code if isinstance(error.code, int) else EXIT_BUG
     except BaseException as error:  # noqa: BLE001 - the last one to be asked
-        code = _tell(error)
+        code = _tell(error, words)
     return _flush(code)
 
 
-def _tell(error: BaseException) -> int:
+def _tell(error: BaseException, words: Sequence[str]) -> int:
     """Say on standard error what is wrong; return the exit code."""
     match error:
         case click.ClickException():
@@ -60,7 +64,7 @@ def _tell(error: BaseException) -> int:
             left = str(error.__cause__ or error)
             _say(f"interrupted: {left}" if left else "interrupted")
             return EXIT_INTERRUPTED
-    leaves = list(_leaves(error))
+    leaves = [_foreseen(leaf, words) for leaf in _leaves(error)]
     told = [leaf for leaf in leaves if isinstance(leaf, QworkerError)]
     if len(told) < len(leaves):
         click.echo(mask_url("".join(traceback.format_exception(error)).rstrip()), err=True)
@@ -71,6 +75,25 @@ def _tell(error: BaseException) -> int:
             click.echo(mask_url(shown), err=True)
         _say(str(each))
     return max(each.exit_code for each in told)
+
+
+def _foreseen(error: BaseException, words: Sequence[str]) -> BaseException:
+    """Return what ``error`` means where a full disk, or the command line itself, is its cause."""
+    match error:
+        case OSError() if error.errno in _FULL:
+            where = f"{error.filename}: " if error.filename else ""
+            return QworkerError(
+                f"{where}what is written does not fit: {error.strerror}; make room, or write it"
+                " elsewhere"
+            )
+        case UnicodeEncodeError():
+            # Bytes of the command line that are no UTF-8 come as halves of surrogate pairs; files
+            # may be called so, and nothing else.
+            odd = error.object[error.start : error.end]
+            for word in words:
+                if odd and odd in word:
+                    return UsageError(f"{word!r} is not UTF-8: nothing is called so")
+    return error
 
 
 def _usage(error: click.ClickException) -> str:
@@ -97,7 +120,9 @@ def _flush(code: int) -> int:
     """Write what is buffered while a broken pipe can still be met in silence."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
+        if error.errno in _FULL and not code:
+            code = _tell(error, ())
         # The interpreter flushes once more when it ends, and would say that this failed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or EXIT_BUG

@@ -97,10 +97,11 @@ class Leasing:
         )
 
     def near(self) -> str:
-        """Return a service of this lease store whose name is like this one's; else nothing."""
+        """Return another service of this lease store with a name like this one's; else nothing."""
         if self._is_missing():
             return ""
-        names = [name for name in known_services(self._open()) if ".only." not in name]
+        known = known_services(self._open())
+        names = [name for name in known if ".only." not in name and name != self.service]
         return next(iter(get_close_matches(self.service, names, n=1)), "")
 
     def change(self, change: Callable[[Known], Pauses]) -> Known:

@@ -14,15 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>[smhdw])")
+#: 9,999 years: no calendar goes further back.
+_LONGEST = timedelta(days=365 * 9999)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration_of(text: str) -> timedelta | None:
-    """Return what ``90s``, ``15m``, ``2h``, ``7d`` or ``4w`` mean; None for anything else."""
+    """Return what ``90s``, ``15m``, ``2h``, ``7d`` or ``4w`` mean; None for anything else.
+
+    Raises OverflowError for what is longer than calendars are.
+    """
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         return None
-    return timedelta(seconds=float(found["number"]) * _SECONDS[found["unit"]])
+    length = timedelta(seconds=float(found["number"]) * _SECONDS[found["unit"]])
+    if length > _LONGEST:
+        raise OverflowError(f"{text} is longer than {_LONGEST}")
+    return length
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]  # releases before 8.5 have no argument
@@ -64,7 +72,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # as above
         """Return the seconds; fail with what would do."""
         if isinstance(value, float):
             return value
-        found = duration_of(str(value))
+        try:
+            found = duration_of(str(value))
+        except OverflowError:
+            self.fail(f"{value!r} is too long: no archive goes that far back", param, ctx)
         if found is None:
             self.fail(f"{value!r} is no length of time: write 90s, 15m, 2h, 7d or 4w", param, ctx)
         return found.total_seconds()

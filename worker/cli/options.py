@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -42,6 +43,9 @@ _METAVARS = {
     "handlers": "NAME",
     "http": "HOST:PORT",
 }
+
+#: The largest of the numbers that options take: of seconds that is 31 years.
+_MOST = 1e9
 
 
 class Look(NamedTuple):
@@ -182,20 +186,36 @@ class WholeNumber(click.IntRange):
             self.fail(f"{value!r} is not a whole number from {self.min} {until}", param, ctx)
 
 
-class Seconds(click.FloatRange):
-    """Zero seconds or more."""
+class Number(click.FloatRange):
+    """A number from zero to a billion; without zero where it is ``positive``.
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    What is infinite, or no number, is within every range of click's; and no system waits a thousand
+    years.
+    """
+
+    what = "number"
+
+    def __init__(self, *, positive: bool = False) -> None:
+        super().__init__(min=0, min_open=positive)  # help would tell a largest one to everybody
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the seconds; fail with what would do."""
+        """Return the number; fail with what would do."""
         try:
-            return super().convert(value, param, ctx)
+            found = super().convert(value, param, ctx)
         except click.BadParameter:
-            self.fail(f"{value!r} is not a number of seconds, zero or more", param, ctx)
+            found = math.nan
+        if not found <= _MOST:
+            begin = "above zero" if self.min_open else "zero or more"
+            self.fail(f"{value!r} is not a {self.what}, {begin}, {_MOST:.0f} at most", param, ctx)
+        return found
+
+
+class Seconds(Number):
+    """Seconds, from zero on."""
+
+    what = "number of seconds"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")

@@ -15,6 +15,7 @@ from worker.archive.seam import Lost, Seam
 from worker.archive.walk import count_all
 from worker.cli.archive import ArchiveCommand, opened, selection_options
 from worker.cli.options import (
+    Number,
     WholeNumber,
     example,
     json_option,
@@ -83,7 +84,7 @@ _CONTROLS = {
     is_flag=True,
     help="The service is new, and gets what is published when it has handled the past.",
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N/s.")
+@click.option("--rate", type=Number(positive=True), metavar="N", help="At most N/s.")
 @click.option(
     "--ahead",
     type=WholeNumber(0),
@@ -244,7 +245,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
         raise type(error)(f"{error}\n{goes_on}") from None
     code = _tell_done(stint, as_json=as_json)
     if seam is not None:
-        wait_until_live(seam, replay.service, quiet=as_json)
+        wait_until_live(seam, replay.service, settings.connect_timeout, quiet=as_json)
     return code
 
 

@@ -12,6 +12,8 @@ import click
 from worker.archive.journal import State
 from worker.cli.moments import shown
 from worker.cli.output import Interrupted, clean, count, emit, emit_table, note
+from worker.errors import LeasesUnavailable
+from worker.patience import patiently
 from worker.sharding.generations import Phase
 
 if TYPE_CHECKING:
@@ -126,21 +128,25 @@ def facts(replay: Replay, *, alive: bool) -> dict[str, Any]:
     }
 
 
-def wait_until_live(seam: Seam, service: str, *, quiet: bool) -> None:
-    """Tell how the service goes over from the past to what is live, until it is there."""
+def wait_until_live(seam: Seam, service: str, patience: float, *, quiet: bool) -> None:
+    """Tell how the service goes over from the past to what is live, until it is there.
+
+    Raises LeasesUnavailable where the lease store is away for longer than ``patience`` seconds.
+    """
+    by_itself = f"all is sent; {service} goes over to what is live by itself, as soon as it runs"
     try:
-        _wait_until_live(seam, service, quiet=quiet)
+        _wait_until_live(seam, service, patience, quiet=quiet)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"all is sent; {service} goes over to what is live by itself, as soon as it runs"
-        ) from None
+        raise Interrupted(by_itself) from None
+    except LeasesUnavailable as error:
+        raise LeasesUnavailable(f"{error}\n{by_itself}") from None
     if not quiet:
         emit(f"{service} is live")
 
 
-def _wait_until_live(seam: Seam, service: str, *, quiet: bool) -> None:
+def _wait_until_live(seam: Seam, service: str, patience: float, *, quiet: bool) -> None:
     told = quiet
-    while seam.phase() not in (None, Phase.REMOVE):
+    while patiently(seam.phase, patience) not in (None, Phase.REMOVE):
         if not told:
             note(
                 f"{service} handles the rest of the past, then goes over to what is live; that goes"

@@ -274,6 +274,8 @@ def _settings(timeout: float) -> Iterator[tuple[str, object]]:
     yield "statement_timeout", math.ceil(timeout * 900)
     yield "lock_timeout", math.ceil(timeout * 900)
     yield "idle_in_transaction_session_timeout", math.ceil(timeout * 1000)
+    # Whatever the environment, or the URL, says: texts are those of any language.
+    yield "client_encoding", "UTF8"
     # What a lock was waited for has to be seen as it is by then.
     yield "default_transaction_isolation", "read committed"
 
