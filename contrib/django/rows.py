@@ -23,7 +23,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from worker.contrib.django.connecting import missing
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import BRIEFLY, HORIZON, PARAMETERS, WRITER
+from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 
 from worker import ConfigurationError
 
@@ -151,15 +151,16 @@ class OutboxRows:
         return self._ask(look)
 
     def remove(self, sequences: Sequence[int]) -> None:
-        """Remove rows."""
+        """Remove rows, but on PostgreSQL those that somebody has locked: a later pass does that."""
         if not sequences:
             return
 
         def do(connection: Any, cursor: Any) -> None:
-            where = f"sequence IN {_places(sequences)}"
+            these = _places(sequences)
             if connection.vendor == "postgresql":
-                where = f"{where} AND {BRIEFLY}"
-            cursor.execute(f"DELETE FROM {_TABLE} WHERE {where}", [*sequences])
+                free = f"SELECT sequence FROM {_TABLE} WHERE sequence IN {these}"
+                these = f"({free} FOR UPDATE SKIP LOCKED)"
+            cursor.execute(f"DELETE FROM {_TABLE} WHERE sequence IN {these}", [*sequences])
 
         self._ask(do)
 

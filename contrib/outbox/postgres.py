@@ -50,11 +50,6 @@ SELECT coalesce(
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 """
 
-#: A condition that is true, for a DELETE: who has locked one of its rows is waited for, but not for
-#: longer than this. It holds for the statement alone. (A setting of the session would be left to
-#: whoever a pool, or a pooler, gives the session next.)
-BRIEFLY = "set_config('lock_timeout', '5s', true) IS NOT NULL"
-
 #: What libpq is to be told where nobody has said otherwise: a server that vanished without a word
 #: is given up after seconds, and not after minutes or never.
 PARAMETERS = {

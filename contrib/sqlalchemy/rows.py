@@ -19,7 +19,7 @@ MariaDB 10.11, when it was one transaction still.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
-from worker.contrib.outbox.postgres import BRIEFLY, HORIZON, PARAMETERS, WRITER
+from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 from worker import ConfigurationError
@@ -58,11 +58,8 @@ _LIBPQ = ("psycopg", "psycopg2", "psycopg2cffi")
 _WRITER = literal_column(WRITER, BigInteger).label("transaction_id")
 #: Seconds for which MySQL waits for a row that somebody inserts.
 _WAITS = 1
-#: For MySQL, before ``read``.
-_SET_UP = (
-    f"SET innodb_lock_wait_timeout = {_WAITS}",
-    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
-)
+#: Of MySQL, in seconds.
+_PATIENCE = "innodb_lock_wait_timeout"
 
 
 class OutboxRows:
@@ -137,20 +134,23 @@ class OutboxRows:
         query = reading(
             self._service, limit, after=after, until=until, lanes=lanes, without=without
         )
-        with self._talking() as connection:
+        if self._has_horizon:
+            others = (column for column in _columns() if column.name != _WRITER.name)
+            query = query.with_only_columns(_WRITER, *others)
+        if self._is_mysql:
+            query = query.with_for_update(read=True)
+        with self._talking() as connection, ExitStack() as stack:
             if self._is_mysql:
-                for statement in _SET_UP:
-                    connection.execute(text(statement))
-                query = query.with_for_update(read=True)
-            if self._has_horizon:
-                others = (column for column in _columns() if column.name != _WRITER.name)
-                query = query.with_only_columns(_WRITER, *others)
+                stack.enter_context(waiting_briefly(connection))
             return [entry_of(row) for row in connection.execute(query).mappings()]
 
     def remove(self, sequences: Sequence[int]) -> None:
-        """Remove rows."""
+        """Remove rows, but on PostgreSQL those that somebody has locked: a later pass does that.
+
+        To wait for one would hold up all others, which would be sent again and again meanwhile.
+        """
         with self._talking() as connection:
-            connection.execute(removing(sequences, is_brief=self._has_horizon))
+            connection.execute(removing(sequences, skips_locked=self._has_horizon))
 
     def close(self) -> None:
         """Close the connections that no one uses."""
@@ -195,10 +195,29 @@ def reading(  # noqa: PLR0913 - the bounds of a query
     return query.order_by(columns.sequence).limit(limit)
 
 
-def removing(sequences: Collection[int], *, is_brief: bool) -> Delete:
-    """Return the statement of :meth:`OutboxRows.remove`; ``is_brief`` on PostgreSQL."""
-    statement = delete(outbox_table).where(outbox_table.c.sequence.in_(sequences))
-    return statement.where(text(BRIEFLY)) if is_brief else statement
+@contextmanager
+def waiting_briefly(connection: Connection) -> Iterator[None]:
+    """On MySQL: have the query of the block wait briefly for locks, and see what is committed.
+
+    The session may be somebody else's next, by the pool: its own patience is given back to it.
+    """
+    own = connection.scalar(text(f"SELECT @@{_PATIENCE}"))
+    try:
+        connection.execute(text(f"SET {_PATIENCE} = {_WAITS}"))
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+        yield
+    finally:
+        with suppress(SQLAlchemyError):  # of what is broken there is no session any more
+            connection.execute(text(f"SET {_PATIENCE} = {int(own)}"))
+
+
+def removing(sequences: Collection[int], *, skips_locked: bool) -> Delete:
+    """Return the statement of :meth:`OutboxRows.remove`."""
+    column = outbox_table.c.sequence
+    these = column.in_(sequences)
+    if skips_locked:
+        these = column.in_(select(column).where(these).with_for_update(skip_locked=True))
+    return delete(outbox_table).where(these)
 
 
 def _columns() -> Iterator[ColumnElement[Any]]:

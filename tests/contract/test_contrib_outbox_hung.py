@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections
-from sqlalchemy import Engine, text
 from worker.contrib.outbox import OutboxUnavailable
 from worker.contrib.outbox.answering import Answering
 from worker.contrib.sqlalchemy import OutboxRows
@@ -86,34 +85,19 @@ def _newest(rows: Answering) -> int:
     return 0
 
 
-def test_a_row_that_somebody_has_locked_is_not_waited_for_for_long(
-    desk: Desk, rows: Any, looking: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_row_that_somebody_has_locked_holds_up_no_other(
+    desk: Desk, rows: Any, looking: psycopg.Connection[Any]
 ) -> None:
-    where = type(rows).__module__
-    brief = "set_config('lock_timeout', '200ms', true) IS NOT NULL"
-    monkeypatch.setattr(f"{where}.BRIEFLY", brief)
-    desk.leave(Noted(key="a", number=0))
+    for key in ("a", "b"):
+        desk.leave(Noted(key=key, number=0))
+    both = [entry.sequence for entry in rows.read(10)]
     with ThreadPoolExecutor(1) as relay:
         with looking.transaction():
-            ((sequence,),) = looking.execute(_LOCK).fetchall()
-            removing = relay.submit(rows.remove, [sequence])
-            with pytest.raises(OutboxUnavailable, match="lock timeout"):
-                removing.result(30)
-        relay.submit(rows.remove, [sequence]).result(30)
+            ((locked,),) = looking.execute(_LOCK).fetchall()
+            relay.submit(rows.remove, both).result(30)
+            assert [entry.sequence for entry in rows.read(10)] == [locked]
+        relay.submit(rows.remove, [locked]).result(30)
     assert desk.left() == 0
-
-
-def test_no_session_is_left_with_that_setting(desk: AlchemyDesk | Any, engine: Engine) -> None:
-    """It may be another client's next: a pool has it."""
-    desk.leave(Noted(key="a", number=0))
-    desk.rows.remove([desk.rows.newest()])
-    if isinstance(desk, AlchemyDesk):
-        with engine.connect() as connection:
-            assert connection.scalar(text("SHOW lock_timeout")) == "0"
-    else:
-        with desk.rows._connection().cursor() as cursor:
-            cursor.execute("SHOW lock_timeout")
-            assert cursor.fetchone() == ("0",)
 
 
 @pytest.mark.parametrize("integration", ["sqlalchemy"], indirect=True)

@@ -101,6 +101,22 @@ def test_an_event_that_is_sent_again_is_the_same_event(event_format: str) -> Non
         assert second.properties[name] == first.properties[name]
 
 
+def test_what_one_way_through_a_service_has_left_on_an_event_is_not_kept() -> None:
+    """A dead letter of the archive that returned to it, say, returns to no handler of another."""
+    own = {"qw-key": "u1", "qw-generation": 3, "qw-deadline": 1}
+    left = {"qw-dead-handler": "archive", "qw-parked-only": "x", "qw-replay-handlers": "y"}
+    codec = Codec.of("web", Settings())
+    sent = codec.pack("user.deposited", b"1", message_id="id-1", headers={**own, **left}, key="u1")
+    message = received(sent.body, {**sent.properties, "application_headers": sent.headers})
+
+    entry = entry_of(message, AT)
+
+    assert load_table(entry.headers) == own
+    line = dump_line(entry._replace(headers=dump_table({**own, **left})))
+    assert load_table(load_line(line, AT).headers) == own
+    assert not left.keys() & outgoing_of(entry._replace(headers=dump_table(left)), {}).headers
+
+
 def test_identity_is_found_again_wherever_the_settings_say_that_it_lies() -> None:
     settings = {
         "id_from": "header:x-id",

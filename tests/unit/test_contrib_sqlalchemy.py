@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -10,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
 from worker.contrib.outbox import OutboxUnavailable
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.inbox import insert_if_new
-from worker.contrib.sqlalchemy.rows import OutboxRows, reading, removing
+from worker.contrib.sqlalchemy.rows import OutboxRows, reading, removing, waiting_briefly
 
 from worker import ConfigurationError
 
@@ -113,10 +115,35 @@ def test_mysql_waits_for_rows_that_are_not_to_be_seen_yet() -> None:
     assert told.endswith("LOCK IN SHARE MODE")
 
 
-def test_only_postgresql_is_asked_to_wait_briefly_for_locks() -> None:
-    brief, plain_one = (str(removing([1], is_brief=is_brief)) for is_brief in (True, False))
-    assert brief.endswith("AND set_config('lock_timeout', '5s', true) IS NOT NULL")
-    assert "lock_timeout" not in plain_one
+def test_only_on_postgresql_locked_rows_are_left_to_a_later_pass() -> None:
+    dialect: Any = postgresql.dialect
+    skipping = removing([1], skips_locked=True).compile(dialect=dialect())
+    assert "FOR UPDATE SKIP LOCKED" in str(skipping)
+    assert "SKIP LOCKED" not in str(removing([1], skips_locked=False))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_session_of_mysql_has_its_own_patience_again(*, fails: bool) -> None:
+    """The pool may hand it to the application next."""
+    said: list[str] = []
+
+    class Session:
+        def scalar(self, query: object) -> int:
+            assert str(query) == "SELECT @@innodb_lock_wait_timeout"
+            return 50
+
+        def execute(self, statement: object) -> None:
+            said.append(str(statement))
+
+    session: Any = Session()
+    with (
+        pytest.raises(OperationalError) if fails else nullcontext(),
+        waiting_briefly(session),
+    ):
+        assert said[0] == "SET innodb_lock_wait_timeout = 1"
+        if fails:
+            raise OperationalError("SELECT", {}, Exception("Lock wait timeout exceeded"))
+    assert said[-1] == "SET innodb_lock_wait_timeout = 50"
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CLOUDEVENT = "application/cloudevents+json"
-#: Headers that are not kept.
-LEFT_OUT = frozenset(("CC", "BCC", "x-death", "x-delivery-count", ROUTING_KEY_HEADER))
+#: Headers that are not kept; and how those begin that are of one way through a service (dead
+#: letters, parked ones, replays) and would be taken for facts of the next one.
+_LEFT_OUT = frozenset(("CC", "BCC", "x-death", "x-delivery-count", ROUTING_KEY_HEADER))
+_OF_ONE_WAY = ("qw-dead-", "qw-parked-", "qw-replay")
 #: Properties of a message that are its own, and not of one way through a broker.
 KEPT = (
     "content_type", "content_encoding", "correlation_id", "app_id", "timestamp", "priority",
@@ -81,7 +83,7 @@ def entry_of(message: Message, at: int) -> Entry:
     for what, text in (("id", message.id), ("name", message.name), ("key", message.key or "")):
         check_text(text, f"its {what}")
     try:
-        headers = {n: v for n, v in message.headers.items() if n not in LEFT_OUT}
+        headers = kept(message.headers)
         moment = message.timestamp
         entry = Entry(
             message.id,
@@ -97,6 +99,15 @@ def entry_of(message: Message, at: int) -> Entry:
         raise Unarchivable(f"its headers cannot be kept: {error}") from None
     check_body(entry.body)
     return entry
+
+
+def kept(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that are kept of an event."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in _LEFT_OUT and not name.startswith(_OF_ONE_WAY)
+    }
 
 
 def check_text(text: str, what: str) -> None:
@@ -120,7 +131,7 @@ def outgoing_of(entry: Entry, facts: Mapping[str, str]) -> Outgoing:
     Where it goes is for the caller to say. It must not be lost, so nobody to take it is an error.
     Raises ValueError where what is kept of it cannot be read.
     """
-    headers = load_table(entry.headers)
+    headers = kept(load_table(entry.headers))  # also of archives that kept more
     if entry.key is not None:
         headers.setdefault(KEY_HEADER, entry.key)
     # It comes by the default exchange: who takes names from routing keys looks here (worker.aside).

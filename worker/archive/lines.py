@@ -20,11 +20,11 @@ import orjson
 from worker.archive import wire
 from worker.archive.entry import (
     KEPT,
-    LEFT_OUT,
     Entry,
     Unarchivable,
     check_body,
     check_text,
+    kept,
     microseconds,
     moment_of,
 )
@@ -110,8 +110,7 @@ def _tables(told: _Line) -> tuple[str, str]:
     )
     if not headers and not properties:
         return _NOTHING, _NOTHING
-    if not LEFT_OUT.isdisjoint(headers):
-        headers = {n: value for n, value in headers.items() if n not in LEFT_OUT}
+    headers = kept(headers)
     if not _KEPT.issuperset(properties):
         properties = {n: value for n, value in properties.items() if n in _KEPT}
     try:
