@@ -11,13 +11,13 @@ from math import isfinite
 from typing import Any
 
 #: Those by which a broker sends copies (RabbitMQ, "Sender-selected Distribution").
-_COPIES = ("CC", "BCC")
+COPIES = ("CC", "BCC")
 _MOST_SHOWN = 80
 
 
 def check_headers(headers: Mapping[str, Any]) -> None:
     """Raise TypeError or ValueError, with what is wrong, where a broker cannot read ``headers``."""
-    for copies in _COPIES:
+    for copies in COPIES:
         given = headers.get(copies)
         if given is not None and not _are_texts(given):
             raise TypeError(

@@ -20,18 +20,22 @@ class Deposited(Event, name="user.deposited"):
 
 
 @pytest.mark.timeout(60)
-def test_a_number_that_is_not_finite(amqp_url: str) -> None:
-    """As one that a replay or an outbox sends on, which no publisher of ours has made."""
+@pytest.mark.parametrize(
+    ("name", "value"), [("rate", [float("nan")]), ("CC", "queue"), ("BCC", 1)], ids=str
+)
+def test_what_no_publisher_of_ours_has_made(amqp_url: str, name: str, value: object) -> None:
+    """As a replay or an outbox may send it on."""
     codec = Codec.of("bank", Settings())
     connection = connect(amqp_url, heartbeat=10, timeout=10.0, name="test")
     outbound = Outbound(connection, amqp_url)
     messages = [replace(codec.encode(Deposited()), exchange="amq.topic") for _ in range(3)]
-    headers = {**messages[1].headers, "rate": [float("nan")]}
+    headers = {**messages[1].headers, name: value}
     messages[1] = replace(messages[1], headers=headers)
     try:
         first, second, third = outbound.deliver(messages, timeout=20.0)
         assert (first, third) == (None, None)
         assert isinstance(second, PublishRefused)
-        assert "the header 'rate' is [nan]" in str(second)
+        assert f"{name}" in str(second)
+        assert "end the connection" in str(second)
     finally:
         release(connection)

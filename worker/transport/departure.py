@@ -13,6 +13,7 @@ from struct import Struct, pack
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Any
 
+from worker.headers import COPIES
 from worker.transport.arrival import AFTER_HEADERS, FRAME_END
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ def _plain(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes |
 
 def _table(headers: Mapping[str, Any]) -> bytes | None:
     """Return the entries of a table of texts, integers and lists of texts; None for any other."""
+    for name in COPIES:
+        if name in headers and type(headers[name]) is not list:
+            return None
     parts: list[bytes] = []
     for name, value in headers.items():
         if type(value) is str:
