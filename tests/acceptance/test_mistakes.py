@@ -231,6 +231,7 @@ def test_a_first_start_that_fails_settles_no_number_of_shards(project: Service, 
     assert not [line for line in project.log.splitlines() if line.startswith("{")], "nothing else"
 
     project.start_ready("--shards", "3")
+    eventually(lambda: "mine: 1 handler, sqlite" in project.log, "a start says what runs where")
 
 
 @long_on("servers")

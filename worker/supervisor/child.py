@@ -222,9 +222,9 @@ class Child:
 
     def _serve(self, service: Service) -> str:
         self._greet(service.terms)
-        if service.about:
-            logger.info("%s", service.about)
         consumer = self._open(service, self._await(Open, service.look))
+        if service.about:  # of a start that fails nothing is told but why
+            logger.info("%s", service.about)
         return self._end(consumer.run().name)
 
     def _greet(self, terms: Terms) -> None:
