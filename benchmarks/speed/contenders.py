@@ -62,26 +62,31 @@ class Contender:
         return replace(self, slug=f"{self.slug}-setnx", mark=True)
 
 
-def qworker(
+def qworker(  # noqa: PLR0913 - what it is started with
     dedup: str,
     *,
     broker: str = RABBITMQ,
     shards: int = SHARDS,
     processes: int = 2,
+    prefetch: int = 0,
     slug: str = "",
 ) -> Contender:
-    """Return this project with a dedup store of ``STORES``."""
+    """Return this project with a dedup store of ``STORES``; ``prefetch`` a shard, if any."""
     name = f"qworker-{dedup}" if broker == RABBITMQ else f"qworker-on-{broker.lower()}"
     if dedup == "memory":
         processes = 1  # it is one process's memory
-    amount = ("--shards", str(shards), "--processes", str(processes))
+    amount = ["--shards", str(shards), "--processes", str(processes)]
+    settings = f"processes: {processes}, shards: {shards}, dedup: {dedup}"
+    if prefetch:
+        amount += ["--prefetch", str(prefetch)]
+        settings += f", prefetch: {prefetch}"
     return Contender(
         slug=slug or name,
         distribution="qworker-runtime",
         app=_QWORKER,
         command=("worker.cli", "start", "--app", _QWORKER, *amount, "--log-level", "warning"),
         processes=processes,
-        settings=f"processes: {processes}, shards: {shards}, dedup: {dedup}",
+        settings=settings,
         broker=broker,
         dedup=dedup,
         asynchronous=True,

@@ -19,6 +19,8 @@ _KEYS = (10, 100, 1_000, 10_000, 100_000)
 _SHARDS = (1, 4, 8, 16, 64, 256)
 _SKEWS = (0.0, 0.5, 1.0, 1.5)
 _SKEWED_KEYS = 10_000
+#: Events that are ahead of the handlers, in all shards: few beside all that are measured.
+_AHEAD = 2_048
 #: How much more the greatest may cost than the exponent says, over many powers of ten.
 _FLAT, _LINEAR = 0.05, 1.05
 
@@ -54,7 +56,13 @@ def _skews(scale: Scale) -> Iterator[Case]:
 def _shards(scale: Scale) -> Iterator[Case]:
     for shards in _SHARDS:
         # One process, because one shard has no use for two.
-        contender = qworker("redis", shards=shards, processes=1, slug="qworker-redis-1")
+        contender = qworker(
+            "redis",
+            shards=shards,
+            processes=1,
+            prefetch=min(256, _AHEAD // shards),
+            slug="qworker-redis-1",
+        )
         yield case_of("shards", shards, contender, Load(events=scale.events, keys=10_000))
 
 
