@@ -8,8 +8,10 @@ and then those in the live one, are the stream.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -23,6 +25,7 @@ import pytest
 from worker import App, Event
 from worker.archive import service
 from worker.archive.base import Archive, Page
+from worker.archive.entry import Entry
 from worker.archive.horizon import Horizon
 from worker.archive.journal import Journal, Replay, State, Stint, Stopped
 from worker.archive.open import open_archive
@@ -419,6 +422,66 @@ def test_what_is_removed_after_it_was_sent_or_before_it_began_is_no_matter(world
 
     sender.to_its_end()
     sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
+def from_a_clock_that_was_ahead(world: World, event_id: str) -> None:
+    """Have an event stay in front of others that are removed, and some behind these."""
+    now = int(time.time() * 1_000_000)
+    body = b'{"key": "k0", "number": 0}'
+    event = Entry(event_id, "test.step", "k0", now, "{}", "{}", body, at=2 * now)
+    world.archive.add([event])
+    world.publish(40)
+    world.archive_some(20)
+    assert world.archive.trim(now + 60_000_000, 1000) >= 40
+    world.publish(10)
+    world.archive_some(20)
+
+
+def test_what_is_removed_late_before_it_was_sent_is_told(world: World) -> None:
+    from_a_clock_that_was_ahead(world, "a")
+    world.begin()
+    sender = world.sender()
+    for _ in range(2):
+        assert not sender.turn()
+    sender.close()
+    assert world.archive.trim(2**62, 1) == 1
+    assert world.archive.find("a") is None
+
+    with pytest.raises(Overtaken, match="to place 1 since it began"):
+        world.send()
+
+
+def test_what_is_removed_late_after_it_was_sent_or_before_it_began_is_no_matter(
+    world: World,
+) -> None:
+    from_a_clock_that_was_ahead(world, "a")
+    from_a_clock_that_was_ahead(world, "b")
+    assert world.archive.trim(2**62, 1) == 1
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    assert world.archive.trim(2**62, 1) == 1
+    assert world.archive.find("b") is None
+
+    sender.to_its_end()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
+def test_a_replay_that_knows_nothing_of_late_removals_goes_on(world: World) -> None:
+    world.publish(10)
+    world.archive_some(5)
+    world.begin()
+    written = world.archive.documents("replay/")["replay/r1"]
+    of_before = json.loads(written.text)
+    del of_before["removed_below"]
+    assert world.archive.write("replay/r1", written.version, json.dumps(of_before))
+
+    world.send()
 
     assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
 
