@@ -34,8 +34,10 @@ from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
 from worker.archive.sender import Sender
 from worker.archive.sqlite import SqliteArchive
+from worker.barrier import BARRIER, barrier
 from worker.cli.output import Interrupted
 from worker.cli.replaying import wait_until_live
+from worker.codec import Codec
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.declaring import declare
@@ -507,6 +509,20 @@ def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> N
     sender.close()
     with pytest.raises(Lost, match="hole"):
         world.send()
+
+
+def test_somebody_s_event_that_looks_like_a_barrier_is_archived(world: World) -> None:
+    codec = Codec.of("web", world.settings)
+    message = barrier(codec, "mine", "")
+    message.exchange, message.routing_key = codec.events_exchange, BARRIER
+    connection = connect(world.settings.broker, heartbeat=0, timeout=5, name="test")
+    with closing(Outbound(connection, world.settings.broker)) as outbound:
+        assert outbound.deliver([message], 5) == [None]
+
+    world.archive_some(10)
+
+    assert world.archive.find(message.message_id) is not None
+    assert world.archive.documents(service.MARKS) == {}
 
 
 def test_a_service_begins_with_one_replay(world: World) -> None:
