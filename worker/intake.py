@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.again import chosen_handlers, occasion_of, record_again
 from worker.aside import HANDLER, published_as
-from worker.barrier import BARRIER, Barrier, is_barrier
+from worker.barrier import BARRIER, Barrier, is_barrier, told_by
 from worker.dedup.base import fingerprint
 from worker.message import KEY_HEADER, Message
 from worker.outcome import DeadLetter
@@ -90,6 +90,8 @@ class Intake:
         if isinstance(message, DeadLetter):
             return message
         delivery.message = message
+        if waits:
+            message.barrier = told_by(properties)
         if delivery.channel.relays:
             return Barrier([]) if waits else ToShard(order_key(self._app, message))
         delivery.fingerprint = fingerprint(message.body)

@@ -223,6 +223,8 @@ class Message:
     shard: int = 0
     #: Set where the wire carries the time elsewhere than in the AMQP property.
     time: datetime | None = None
+    #: What it is known by, where it is a barrier (:mod:`worker.barrier`).
+    barrier: str = ""
 
     @property
     def timestamp(self) -> datetime | None:

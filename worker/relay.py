@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.aside import PREFIX, origin, published_as, redirect
+from worker.barrier import TELLS, told_by
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.telemetry import PublishRefused
 
@@ -55,12 +56,16 @@ class Relay:
         if delivery.channel.feed is not None:
             self._let_in(delivery, key)
             return
+        arrival = delivery.arrival
+        facts = origin(arrival) if self._keeps_routing_keys else {}
+        if arrival.exchange and told_by(arrival.properties):
+            facts[TELLS] = ""  # somebody's event: it would be a barrier where it goes
         message = redirect(
-            delivery.arrival,
+            arrival,
             delivery.message.id if delivery.message is not None else "",
             exchange="",
             routing_key=self._link.topology.queue_for(key),
-            facts=origin(delivery.arrival) if self._keeps_routing_keys else {},
+            facts=facts,
             drop_prefix=PREFIX,
         )
 

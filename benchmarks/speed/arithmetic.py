@@ -26,12 +26,6 @@ def ratio(own: Mapping[int, float], other: Mapping[int, float]) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return how far apart the values are, as a share of their median: 0 where there is one."""
-    median = statistics.median(values)
-    return (max(values) - min(values)) / median if median else 0.0
-
-
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """Return the exponent by which costs grow with sizes: 1 is linear, 0 is not at all.
 

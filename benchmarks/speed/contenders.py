@@ -44,15 +44,6 @@ class Contender:
         """Whether it is this project."""
         return self.app == _QWORKER
 
-    @property
-    def counts_as_peer(self) -> bool:
-        """Whether it runs handlers, and is not this project."""
-        return not self.is_qworker and self.slug != "kombu"
-
-    def with_options(self, slug: str, *options: str) -> Contender:
-        """Return the same under another name, with more on its command line."""
-        return replace(self, slug=slug, command=(*self.command, *options))
-
     def on_classic_queues(self) -> Contender:
         """Return qworker or the bare loop on the type of queues that the peers have."""
         return replace(self, slug=f"{self.slug}-classic", environ=_CLASSIC)

@@ -1,8 +1,11 @@
 """The lease of a relay, which who has no database does not keep from the others.
 
-The lease is renewed by a thread that knows nothing of the rows. So a relay that can do nothing,
-since its database does not answer, or does not answer it, would have it for ever. After some time
-of that it gives the lease back, and asks for it again once the database has answered.
+The lease is renewed by a thread that knows nothing of the rows. So a relay whose database does not
+answer, or does not answer it, would have it for ever. After some time without any answer it gives
+the lease back, and asks for it again once there is one.
+
+Where the database answers, and does not do one thing (a role may not DELETE, say), the lease stays
+where it is: for the others it would not do that either, and each would send the same rows again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 A message that the broker refuses stops its own lane. One that it does not confirm may stop others
 too: RabbitMQ, say, ends the connection at a message that it cannot read, and confirms nothing of
 what was sent behind it. Of those it is not known which one it was. So their lanes are sent *apart*
-from then on, one at a time, until they are through: all but the bad one are, at once.
+from then on, one at a time, until they are through: all but the bad one are, at once. Where several
+of them in a row are not, it is the broker that confirms nothing, and the others are sent together
+again: there may be thousands by then, and one at a time they would keep all that is new waiting.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class _Rest:
     """A lane that was refused: until when it rests, and how long that is."""
 
     until: float
-    #: 0 where it was never tried apart.
+    #: 0 where it is to be tried apart, and never was.
     length: float
     reason: str
     is_apart: bool
@@ -84,9 +86,10 @@ class Rests:
         return before is None or not before.length or before.reason != refusal.reason
 
     def _miss(self, now: float) -> None:
-        """Doubt no more that others are as bad, after some that were: nobody waits for these."""
+        """Doubt the others no more, after some that were as bad: nobody waits for these."""
         self._misses += 1
         if self._misses >= _HOPELESS:
             for lane, rest in self._rests.items():
                 if not rest.length:
-                    self._rests[lane] = replace(rest, until=now + _FIRST, length=_FIRST)
+                    again = replace(rest, until=now + _FIRST, length=_FIRST, is_apart=False)
+                    self._rests[lane] = again

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from worker.contrib.outbox.answering import Answering
@@ -37,6 +37,8 @@ PATIENCE = 10.0
 _SILENCE = 15.0
 #: Seconds between two looks at a database that does not answer at the start.
 _PAUSE = 0.5
+#: Seconds between two looks whether a signal came.
+_LOOK = 0.1
 #: What is left was refused by the broker, and nobody waits for it.
 _EXIT_LEFT = 75
 
@@ -58,8 +60,8 @@ def run(  # noqa: PLR0913 - the options of a command
     """
     stop = threading.Event()
     rows = Answering(store)
-    with _until_signalled(stop):
-        _wait_for(rows, stop, app.settings.connect_timeout)
+    with _until_signalled() as signalled:
+        _wait_for(rows, signalled, app.settings.connect_timeout)
         with Holding(app, rows, max(app.settings.lease_ttl, _SILENCE)) as lease:
             relay = Relay(
                 app,
@@ -71,7 +73,9 @@ def run(  # noqa: PLR0913 - the options of a command
             logger.info("relaying the outbox of %s", app.name)
             running = _Running(relay, stop, pause=pause, burst=burst)
             running.start()
-            stop.wait()
+            while running.is_alive() and not signalled.yet:
+                running.join(_LOOK)
+            stop.set()
             running.join(PATIENCE)
             if running.is_alive():
                 logger.warning("a server hangs; what it has not confirmed is sent again")
@@ -84,7 +88,7 @@ def run(  # noqa: PLR0913 - the options of a command
 
 
 class _Running(threading.Thread):
-    """A relay at work; its end, whatever the reason, sets ``stop``."""
+    """A relay at work, until ``stop`` is set."""
 
     def __init__(self, relay: Relay, stop: threading.Event, *, pause: float, burst: bool) -> None:
         super().__init__(name="qworker-outbox", daemon=True)
@@ -101,37 +105,46 @@ class _Running(threading.Thread):
             self.last = self._relay.run(self._stop_event, pause=self._pause, burst=self._burst)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self.error = error
-        finally:
-            self._stop_event.set()
 
 
-def _wait_for(store: OutboxStore, stop: threading.Event, seconds: float) -> None:
+class _Signalled:
+    """Whether somebody has asked for the end.
+
+    No Event: a signal that comes while the main thread is inside of one, and has its lock, would
+    set it in that same thread, and wait for that lock for ever.
+    """
+
+    yet = False
+
+
+def _wait_for(store: OutboxStore, signalled: _Signalled, seconds: float) -> None:
     """Return once the database answers. Raises what it says where it does not in time."""
     deadline = monotonic() + seconds
-    while not stop.is_set():
+    while not signalled.yet:
         try:
             store.check()
         except OutboxUnavailable:
             if monotonic() > deadline:
                 raise
-            stop.wait(_PAUSE)
+            sleep(_PAUSE)
         else:
             return
 
 
 @contextmanager
-def _until_signalled(stop: threading.Event) -> Iterator[None]:
-    """Set ``stop`` at the first SIGTERM or SIGINT; a second one does what it did before."""
+def _until_signalled() -> Iterator[_Signalled]:
+    """Note the first SIGTERM or SIGINT; a second one does what it did before."""
+    signalled = _Signalled()
     before: dict[int, Any] = {}
 
     def note(number: int, _frame: FrameType | None) -> None:
-        stop.set()
         signal.signal(number, before[number])
+        signalled.yet = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
     try:
-        yield
+        yield signalled
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.archive import queries
-from worker.archive.base import Archive, Tally, removed_upto
+from worker.archive.base import Archive, Tally
 from worker.archive.entry import Entry
 from worker.archive.open import open_archive
+from worker.archive.removals import removals_of
 from worker.archive.selection import Selection
 from worker.archive.walk import count_all, pages
 from worker.routing import matches
@@ -258,7 +259,7 @@ def test_what_is_old_is_removed_behind_what_a_clock_that_was_ahead_has_archived(
     archive.add([entry(n) for n in range(1, 8)])
 
     assert archive.trim(8_000_000, 2) == 2
-    assert removed_upto(archive) == read(archive)[40].seq - 1
+    assert removals_of(archive).upto == read(archive)[40].seq - 1
     assert archive.trim(8_000_000, 2) == 1
     assert archive.trim(8_000_000, 2) == 0
 
@@ -290,15 +291,40 @@ def test_no_more_is_looked_at_than_that_there_is_something_younger(
 def test_it_is_known_up_to_which_place_something_was_removed(archive: Archive) -> None:
     archive.add([entry(n) for n in range(1, 8)])
     places = [each.seq for each in read(archive)]
-    assert removed_upto(archive) == 0
+    assert removals_of(archive).upto == 0
 
     archive.trim(2_000_000, 100)
-    assert removed_upto(archive) == 0, "nothing is that old"
+    assert removals_of(archive).upto == 0, "nothing is that old"
     archive.trim(8_000_000, 2)
-    assert removed_upto(archive) == places[1]
+    assert removals_of(archive).upto == places[1]
     archive.trim(8_000_000, 100)
     archive.trim(8_000_000, 100)
-    assert removed_upto(archive) == places[2]
+    assert removals_of(archive).upto == places[2]
+
+
+def test_what_is_removed_below_what_was_removed_before_is_known_too(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_TIMED", 8)
+    next_century = 5_000_000_000_000_000
+    archive.add([entry(n, at=next_century + n) for n in range(100, 103)])
+    archive.add([entry(n) for n in range(1, 8)])
+    places = [each.seq for each in read(archive)]
+    archive.trim(10_000_000, 100)
+    begun = removals_of(archive)
+    assert (begun.upto, begun.since(0, 0, places[-1])) == (places[6], places[6])
+
+    def since() -> int:
+        return removals_of(archive).since(begun.upto, begun.number, places[-1])
+
+    assert since() == 0
+    archive.trim(next_century + 101, 1)
+    assert since() == places[0]
+    archive.trim(next_century + 102, 1)
+    assert since() == places[1]
+    assert removals_of(archive).upto == begun.upto
+    archive.trim(2**62, 100)
+    assert since() == places[-1]
 
 
 def test_places_are_not_given_away_again(archive: Archive) -> None:

@@ -16,6 +16,7 @@ import pytest
 from servers import RabbitMQ
 from waiting import until
 from worker import App, Context, Event
+from worker.barrier import BARRIER, TELLS
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.dedup.base import OWNER_BYTES, TOKEN_BYTES, Batch, Claim, StoreOptions, fingerprint
@@ -148,6 +149,23 @@ def test_a_client_that_names_the_slot_needs_no_relay(bank: Bank) -> None:
 
     assert bank.depth(f"bank.g1.{shard_of('ann', SHARDS)}") == 1
     assert bank.depth("bank.g1.relay") == 0
+
+
+def test_somebody_s_event_that_looks_like_a_barrier_is_none_in_its_shard(bank: Bank) -> None:
+    barriers: list[str] = []
+
+    @bank.app.on(BARRIER)
+    def look(_: dict[str, Any], context: Context) -> None:
+        barriers.append(context.message.barrier)
+
+    bank.consumer = bank.another()
+    with bank.running():
+        properties = pika.BasicProperties(message_id="m1", type=BARRIER, headers={TELLS: "mine"})
+        bank.client.basic_publish("qw.events", BARRIER, b"{}", properties)
+        until(lambda: barriers, PATIENCE, "it came")
+
+    assert bank.consumer.counters.relayed == 1
+    assert barriers == [""]
 
 
 def slot(key: str) -> int:

@@ -163,6 +163,23 @@ def test_an_id_that_no_property_can_hold_is_found_where_it_was() -> None:
     assert (second.id, second.name) == (long, long)
 
 
+def test_a_cloudevent_from_before_all_calendars_is_sent_again_without_a_time() -> None:
+    body = b'{"specversion": "1.0", "id": "a", "type": "b", "source": "c", "data": {}}'
+    headers = {"qw-timestamp": "0001-01-01T00:00:00+01:00"}
+    first = received(
+        body,
+        {"content_type": "application/cloudevents+json", "application_headers": headers},
+    )
+    entry = entry_of(first, AT)
+    with pytest.raises(OverflowError):
+        moment_of(entry.time)
+
+    second = again(entry)
+
+    assert (second.id, second.name, second.body) == ("a", "b", b"{}")
+    assert second.timestamp == first.timestamp
+
+
 def test_an_event_without_a_time_has_that_of_its_archiving() -> None:
     message = received(b"{}", {"message_id": "a", "type": "b"})
 

@@ -12,7 +12,7 @@ import pytest
 
 from waiting import until
 from worker import App, Context
-from worker.barrier import BARRIER, barrier, told_by
+from worker.barrier import BARRIER, barrier
 from worker.codec import Codec
 from worker.config import Settings
 from worker.consumer import Consumer
@@ -45,7 +45,7 @@ class Hall:
         stack.callback(self.outbound.close)
 
     def _work(self, event: dict[str, Any], context: Context) -> None:
-        told = told_by(context.message.properties) if context.name == BARRIER else context.name
+        told = context.message.barrier or context.name
         self.began.append(told)
         if told == "slow":
             assert self.may_end.wait(30)
@@ -61,6 +61,12 @@ class Hall:
                 message.exchange, message.routing_key = "", "hall.g1.0"
                 messages.append(message)
         assert self.outbound.deliver(messages, 5) == [None] * len(names)
+
+    def publish_as_one(self) -> None:
+        """Publish an event that looks like a barrier."""
+        message = barrier(self.codec, "mine", "")
+        message.exchange, message.routing_key = self.codec.events_exchange, BARRIER
+        assert self.outbound.deliver([message], 5) == [None]
 
     def tick(self, number: int) -> None:
         for _ in range(number):
@@ -89,6 +95,13 @@ def test_it_waits_for_what_is_before_it_and_for_nothing_behind(hall: Hall) -> No
     hall.may_end.set()
 
     hall.work_until("slow", "quick", "later", "b1")
+
+
+def test_somebody_s_event_of_its_name_is_none(hall: Hall) -> None:
+    hall.put("slow")
+    hall.publish_as_one()
+
+    hall.work_until("slow", BARRIER)
 
 
 def test_one_behind_another_waits_for_it(hall: Hall) -> None:

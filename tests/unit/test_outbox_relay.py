@@ -150,6 +150,21 @@ def test_a_broker_that_confirms_nothing_for_a_while_is_no_fault_of_theirs() -> N
     assert rows.lanes == {}
 
 
+def test_after_a_broker_that_confirmed_nothing_few_are_sent_one_at_a_time() -> None:
+    clock, rows = Clock(), Rows(*(f"key{number}" for number in range(100)))
+    broker = Broker(clock)
+    broker.is_hung = True
+    relay = relay_of(broker, rows, clock)
+    turn(relay, clock, 600)
+    assert len(rows.lanes) == 100
+    broker.is_hung = False
+    broker.bursts.clear()
+    turn(relay, clock, 100)
+    assert rows.lanes == {}
+    assert max(map(len, broker.bursts)) > 50
+    assert [len(burst) for burst in broker.bursts].count(1) < 20
+
+
 def test_a_burst_waits_until_those_that_are_not_to_blame_are_sent() -> None:
     clock, rows = Clock(), Rows("bad", "one", "two")
     relay = relay_of(Broker(clock, "m1"), rows, clock)

@@ -8,8 +8,10 @@ and then those in the live one, are the stream.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -23,6 +25,7 @@ import pytest
 from worker import App, Event
 from worker.archive import service
 from worker.archive.base import Archive, Page
+from worker.archive.entry import Entry
 from worker.archive.horizon import Horizon
 from worker.archive.journal import Journal, Replay, State, Stint, Stopped
 from worker.archive.open import open_archive
@@ -31,8 +34,10 @@ from worker.archive.seam import Lost, Seam
 from worker.archive.selection import Selection
 from worker.archive.sender import Sender
 from worker.archive.sqlite import SqliteArchive
+from worker.barrier import BARRIER, barrier
 from worker.cli.output import Interrupted
 from worker.cli.replaying import wait_until_live
+from worker.codec import Codec
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.declaring import declare
@@ -423,6 +428,66 @@ def test_what_is_removed_after_it_was_sent_or_before_it_began_is_no_matter(world
     assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
 
 
+def from_a_clock_that_was_ahead(world: World, event_id: str) -> None:
+    """Have an event stay in front of others that are removed, and some behind these."""
+    now = int(time.time() * 1_000_000)
+    body = b'{"key": "k0", "number": 0}'
+    event = Entry(event_id, "test.step", "k0", now, "{}", "{}", body, at=2 * now)
+    world.archive.add([event])
+    world.publish(40)
+    world.archive_some(20)
+    assert world.archive.trim(now + 60_000_000, 1000) >= 40
+    world.publish(10)
+    world.archive_some(20)
+
+
+def test_what_is_removed_late_before_it_was_sent_is_told(world: World) -> None:
+    from_a_clock_that_was_ahead(world, "a")
+    world.begin()
+    sender = world.sender()
+    for _ in range(2):
+        assert not sender.turn()
+    sender.close()
+    assert world.archive.trim(2**62, 1) == 1
+    assert world.archive.find("a") is None
+
+    with pytest.raises(Overtaken, match="to place 1 since it began"):
+        world.send()
+
+
+def test_what_is_removed_late_after_it_was_sent_or_before_it_began_is_no_matter(
+    world: World,
+) -> None:
+    from_a_clock_that_was_ahead(world, "a")
+    from_a_clock_that_was_ahead(world, "b")
+    assert world.archive.trim(2**62, 1) == 1
+    world.begin()
+    sender = world.sender()
+    for _ in range(4):
+        assert not sender.turn()
+    assert world.archive.trim(2**62, 1) == 1
+    assert world.archive.find("b") is None
+
+    sender.to_its_end()
+    sender.close()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
+def test_a_replay_that_knows_nothing_of_late_removals_goes_on(world: World) -> None:
+    world.publish(10)
+    world.archive_some(5)
+    world.begin()
+    written = world.archive.documents("replay/")["replay/r1"]
+    of_before = json.loads(written.text)
+    del of_before["removed_below"]
+    assert world.archive.write("replay/r1", written.version, json.dumps(of_before))
+
+    world.send()
+
+    assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> None:
     world.publish(20)
@@ -444,6 +509,20 @@ def test_where_the_hold_is_lost_that_is_told(world: World, forgotten: bool) -> N
     sender.close()
     with pytest.raises(Lost, match="hole"):
         world.send()
+
+
+def test_somebody_s_event_that_looks_like_a_barrier_is_archived(world: World) -> None:
+    codec = Codec.of("web", world.settings)
+    message = barrier(codec, "mine", "")
+    message.exchange, message.routing_key = codec.events_exchange, BARRIER
+    connection = connect(world.settings.broker, heartbeat=0, timeout=5, name="test")
+    with closing(Outbound(connection, world.settings.broker)) as outbound:
+        assert outbound.deliver([message], 5) == [None]
+
+    world.archive_some(10)
+
+    assert world.archive.find(message.message_id) is not None
+    assert world.archive.documents(service.MARKS) == {}
 
 
 def test_a_service_begins_with_one_replay(world: World) -> None:

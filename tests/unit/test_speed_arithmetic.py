@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from speed.arithmetic import growth, percentile, ratio, spread
+from speed.arithmetic import growth, percentile, ratio
 from speed.results import Result
 from speed.scenario import Bar, Metric
 from speed.table import Table, markdown, told
@@ -46,11 +46,6 @@ def test_a_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_the_medians() 
 def test_a_round_that_one_of_both_did_not_finish_is_left_out_of_the_ratio() -> None:
     assert ratio({1: 10.0, 2: 40.0}, {2: 10.0}) == 4.0
     assert ratio({1: 10.0}, {2: 10.0}) is None
-
-
-def test_the_spread_is_a_share_of_the_median() -> None:
-    assert spread([8.0, 10.0, 12.0]) == pytest.approx(0.4)
-    assert spread([5.0]) == 0.0
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])

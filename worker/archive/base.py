@@ -37,8 +37,6 @@ class ArchiveOptions:
 
 #: Bytes of bodies that one read returns, and the rest of the event that goes beyond.
 PAGE_BYTES = 4 * 1024 * 1024
-#: The document that says up to which place events were removed, at most.
-REMOVED = "removed"
 
 
 class Page(NamedTuple):
@@ -126,7 +124,7 @@ class Archive(Protocol):
         """Remove some of what was archived before, from the oldest on; return how many.
 
         Fewer than ``limit`` where nothing more is found of it. Before that it notes up to which
-        place, for ``removed_upto``.
+        place (:mod:`worker.archive.removals`).
         """
         ...
 
@@ -144,9 +142,3 @@ class Archive(Protocol):
     def close(self) -> None:
         """Let go of the connection."""
         ...
-
-
-def removed_upto(archive: Archive) -> int:
-    """Return a place behind which nothing was removed yet. Raises as the archive does."""
-    found = archive.documents(REMOVED).get(REMOVED)
-    return int(found.text) if found is not None else 0

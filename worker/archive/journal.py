@@ -60,6 +60,8 @@ class Replay:
     #: Up to which place events had been removed from the archive when it began to send; None until
     #: then.
     removed: int | None = None
+    #: How often something had been removed below that (:mod:`worker.archive.removals`).
+    removed_below: int = 0
     #: All that is meant is sent up to this place; and to which place it is meant, where that is
     #: known already.
     position: int = 0

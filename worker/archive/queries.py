@@ -10,8 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from worker.archive.base import PAGE_BYTES, REMOVED, Archive, Document, Page, Size, Tally
+from worker.archive.base import PAGE_BYTES, Archive, Document, Page, Size, Tally
 from worker.archive.entry import Entry
+from worker.archive.removals import note_removal
 from worker.archive.selection import Selection, expression_of
 from worker.routing import is_pattern
 
@@ -174,20 +175,11 @@ class Queries(Archive, ABC):
 
     def _remove(self, before: int, after: int, upto: int) -> int:
         """Remove what was archived before, of two places; return how many."""
-        self._note_removed(upto)
+        note_removal(self, upto)
         return self.change(
             f"DELETE FROM {self.events} WHERE at < :before AND seq > :after AND seq <= :upto",
             {"before": before, "after": after, "upto": upto},
         )
-
-    def _note_removed(self, place: int) -> None:
-        """Have it known that events are removed up to this place."""
-        noted = False
-        while not noted:
-            found = self.documents(REMOVED).get(REMOVED)
-            if found is not None and int(found.text) >= place:
-                return
-            noted = self.write(REMOVED, 0 if found is None else found.version, str(place))
 
     def documents(self, prefix: str) -> Mapping[str, Document]:
         """Return the documents whose names begin so."""

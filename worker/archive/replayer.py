@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from worker.again import replay_headers
-from worker.archive.base import removed_upto
 from worker.archive.horizon import Horizon
 from worker.archive.journal import State
+from worker.archive.removals import removals_of
 from worker.archive.selection import Selection
 from worker.archive.sender import Moved, Sender
 from worker.errors import ConfirmTimeout, QworkerError, Unreachable
@@ -158,9 +158,13 @@ class Replayer:
     def _look_for_the_beginning(self) -> None:
         """Begin at the first event that can be meant: what is removed from now on is missing."""
         replay = self._stint.replay
-        removed = removed_upto(self._archive)
+        removals = removals_of(self._archive)
         first, _ = self._archive.span(replay.selection)
-        self._save(removed=removed, position=max(first, replay.position))
+        self._save(
+            removed=removals.upto,
+            removed_below=removals.number,
+            position=max(first, replay.position),
+        )
 
     def _send_some(self) -> bool:
         """Send what comes next, or settle what was sent; tell whether there was anything."""
@@ -168,7 +172,7 @@ class Replayer:
         upto = replay.upto
         if upto is None:
             _, last = self._archive.span(_EVERYTHING)
-            upto = max(last, removed_upto(self._archive))  # there is none where all is removed
+            upto = max(last, removals_of(self._archive).upto)  # there is none where all is removed
         reached = max(self._reached, replay.position)
         if reached >= upto:
             return self._settle()
@@ -192,8 +196,9 @@ class Replayer:
     def _check_kept(self, reached: int, upto: int) -> None:
         """Raise Overtaken where something between was removed since it began to send."""
         replay = self._stint.replay
-        removed = min(upto, removed_upto(self._archive))
-        if removed <= max(reached, replay.removed or 0):
+        removals = removals_of(self._archive)
+        removed = removals.since(replay.removed or 0, replay.removed_below, upto)
+        if removed <= reached:
             return
         anew = "begin another, which sends what is still there"
         if replay.holds:

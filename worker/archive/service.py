@@ -17,7 +17,6 @@ from worker.app import App
 from worker.archive.entry import Unarchivable, entry_of
 from worker.archive.open import archive_url, open_archive
 from worker.archive.writer import Mark, Writer
-from worker.barrier import BARRIER, told_by
 from worker.errors import Reject
 from worker.patience import patiently
 from worker.retry import RetryPolicy
@@ -52,7 +51,7 @@ def writing() -> Iterator[Writer]:
 @app.on("#", type=msgspec.Raw, name="archive", retry=RetryPolicy(attempts=1))
 async def archive(_: Any, context: Context) -> None:
     """Store an event; of a barrier, that everything before it in its queue is stored."""
-    if context.name == BARRIER and (told := told_by(context.message.properties)):
+    if told := context.message.barrier:
         await context.state.store(Mark(f"{MARKS}{told}", context.message_id))
         return
     try:
