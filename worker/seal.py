@@ -48,4 +48,4 @@ def is_marker(properties: Mapping[str, Any], exchange: str) -> bool:
     if exchange or properties.get("type") != SEAL:
         return False
     headers = properties.get("application_headers")
-    return isinstance(headers, dict) and GENERATION in headers
+    return isinstance(headers, dict) and isinstance(headers.get(GENERATION), int)

@@ -22,6 +22,7 @@ from worker.consumer import Consumer
 from worker.dedup.base import OWNER_BYTES, TOKEN_BYTES, Batch, Claim, StoreOptions, fingerprint
 from worker.dedup.memory import MemoryStore
 from worker.ending import Finish
+from worker.seal import GENERATION, SEAL
 from worker.sharding.slots import shard_of
 
 ALARM = "{resource_limit, memory, node()}"
@@ -166,6 +167,25 @@ def test_somebody_s_event_that_looks_like_a_barrier_is_none_in_its_shard(bank: B
 
     assert bank.consumer.counters.relayed == 1
     assert barriers == [""]
+
+
+def test_somebody_s_event_that_looks_like_a_seal_stops_no_shard(bank: Bank) -> None:
+    """Everything of one shard: what is behind a seal belongs to the next generation."""
+    seen: list[str] = []
+
+    @bank.app.on(SEAL)
+    def look(_: dict[str, Any], context: Context) -> None:
+        seen.append(context.message_id)
+
+    bank.consumer = bank.another()
+    with bank.running():
+        for number in range(1, 4):
+            headers = {"qw-key": "ann", GENERATION: 1}
+            properties = pika.BasicProperties(message_id=f"m{number}", type=SEAL, headers=headers)
+            bank.client.basic_publish("qw.events", SEAL, b"{}", properties)
+        until(lambda: len(seen) == 3, PATIENCE, "all of them are handled")
+
+    assert seen == ["m1", "m2", "m3"]
 
 
 def slot(key: str) -> int:
