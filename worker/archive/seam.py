@@ -115,10 +115,11 @@ class Seam:
         """Raise UsageError for a service that ran already: its first events would come again."""
         _, plan = self._look()
         if plan is not None and plan.phase is Phase.REPLAY:
+            command = f"qworker replay --app {self._settings.app or 'MODULE'}"
             raise UsageError(
                 f"{self._app.name} begins with the replay {plan.replay} already: go on with that"
-                f" (--resume {plan.replay}; --list shows how far it is), or end it (--cancel"
-                f" {plan.replay})"
+                f" ({command} --resume {plan.replay}; --list shows how far it is), or end it"
+                f" ({command} --cancel {plan.replay})"
             )
         if plan is not None or self._is_declared():
             raise UsageError(

@@ -10,6 +10,7 @@ import click
 
 from worker.cli.leasing import leasing, never_ran
 from worker.cli.loading import Target, target
+from worker.config import load_settings
 from worker.errors import UsageError
 from worker.routing import overlap
 
@@ -63,18 +64,26 @@ class Recipient:
         return f"{self.place.service} has no handler of events {name!r}; {hint}"
 
 
-def recipient(options: Mapping[str, object], service: str | None, *, is_new: bool) -> Recipient:
-    """Return the service that ``--to`` names, or that of the app.
+def recipient(
+    options: Mapping[str, object], service: str | None, *, is_new: bool, replay: str = ""
+) -> Recipient:
+    """Return the service that ``--to`` names, or the ``replay`` that there is, or that of the app.
 
     ``is_new``: it need not have run. Raises ConfigurationError; UsageError for a service that is
     not known, or not that of the app.
     """
-    place = target(options, None if options.get("app") else service)
+    has_app = options.get("app") or (is_new and load_settings(options).app)
+    place = target(options, None if has_app else service)
     if service is not None and place.service != service:
-        raise UsageError(f"--to {service}: the app is {place.service}")
+        meant = f"the replay {replay} is to {service}" if replay else f"--to {service}"
+        raise UsageError(f"{meant}: the app is {place.service}")
     if is_new:
         if place.app is None:
-            raise click.UsageError("--hold-live declares what the service observes: say --app")
+            holds = f"the replay {replay} holds what is live" if replay else "--hold-live"
+            raise click.UsageError(
+                f"{holds}: that declares what the code of {service} observes; say --app"
+                f" MODULE[:ATTRIBUTE] of {service}"
+            )
         return Recipient(place, place.app.observers())
     with leasing(place) as store:
         known = store.look()
