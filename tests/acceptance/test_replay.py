@@ -283,6 +283,8 @@ def test_a_replay_that_holds_is_gone_on_with_and_cancelled_as_it_says(
     again = command.run("--hold-live", code=2)
     assert f"{replay} --resume one;" in again
     assert f"{replay} --cancel one)" in again
+    for options in ((), ("--since", "1h"), ("--dry-run",)):
+        assert "steps is held by the replay one" in command.run(*options, code=2)
     for option in ("--resume", "--cancel"):
         told = told_without_app(option, "one")
         assert "the replay one holds what is live" in told

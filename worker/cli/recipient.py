@@ -13,6 +13,7 @@ from worker.cli.loading import Target, target
 from worker.config import load_settings
 from worker.errors import UsageError
 from worker.routing import overlap
+from worker.sharding.generations import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,13 +65,25 @@ class Recipient:
         return f"{self.place.service} has no handler of events {name!r}; {hint}"
 
 
+def _held(service: str, replay: str) -> str:
+    """Say why nothing else is sent to a service that begins with the past.
+
+    It would come into the queues of the past, before what is older of its keys.
+    """
+    return (
+        f"{service} is held by the replay {replay}, which sends it the past: what another replay"
+        " sends meanwhile would be handled before what is older of its keys. Let that one end"
+        f" ('qworker replay --list' shows how far it is), or end it (--cancel {replay}, with --app)"
+    )
+
+
 def recipient(
     options: Mapping[str, object], service: str | None, *, is_new: bool, replay: str = ""
 ) -> Recipient:
     """Return the service that ``--to`` names, or the ``replay`` that there is, or that of the app.
 
     ``is_new``: it need not have run. Raises ConfigurationError; UsageError for a service that is
-    not known, or not that of the app.
+    not known, or not that of the app, or is held by a replay while this one holds nothing.
     """
     has_app = options.get("app") or (is_new and load_settings(options).app)
     place = target(options, None if has_app else service)
@@ -87,6 +100,8 @@ def recipient(
         return Recipient(place, place.app.observers())
     with leasing(place) as store:
         known = store.look()
+        if known.plan is not None and known.plan.phase is Phase.REPLAY:
+            raise UsageError(_held(place.service, known.plan.replay))
         if known.is_unknown:
             near = store.near()
             hint = f"; did you mean {near}?" if near else ""
