@@ -55,6 +55,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
+from worker.archive.service import ARCHIVE
 from worker.errors import ConfigurationError, QworkerError, UsageError
 from worker.inspector import Inspector
 from worker.leases.base import LeaseOptions
@@ -165,6 +166,14 @@ class Seam:
                 return
             if self._leases.write(self._queues, PLAN, version, plan.advanced().dump()):
                 return
+
+    def is_archived(self) -> bool:
+        """Tell whether somebody runs the archive.
+
+        True also where that is not known: it may keep its leases elsewhere.
+        """
+        view = self._leases.look(ARCHIVE)
+        return bool(view.members) or PLAN not in view.documents
 
     def phase(self) -> Phase | None:
         """Return what the service does before it is live; None where it is."""
