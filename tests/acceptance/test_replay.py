@@ -173,6 +173,7 @@ def test_a_service_is_known_by_its_name_while_it_runs(
     eventually(lambda: "0 events" in told("--to", "steps"), "its members tell what it observes")
     assert "did you mean count?" in told("--to", "steps", "--handler", "cuont")
     assert "did you mean steps?" in told("--to", "step")
+    assert "which service? Say --to NAME, or --app" in told()
     assert service.drain() == 0
     assert "start it first" in told("--to", "steps")
 

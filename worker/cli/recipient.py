@@ -86,7 +86,7 @@ def recipient(
     not known, or not that of the app, or is held by a replay while this one holds nothing.
     """
     has_app = options.get("app") or (is_new and load_settings(options).app)
-    place = target(options, None if has_app else service)
+    place = target(options, None if has_app else service, "--to")
     if service is not None and place.service != service:
         meant = f"the replay {replay} is to {service}" if replay else f"--to {service}"
         raise UsageError(f"{meant}: the app is {place.service}")
