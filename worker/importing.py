@@ -57,8 +57,7 @@ def load_app(reference: str) -> App:
             " handlers must import without ending the program"
         ) from None
     except Exception as error:  # noqa: BLE001 - the user's module may raise anything
-        text = f"--app {reference}: importing it raised {type(error).__name__}: {error}"
-        raise BrokenApp(text, _user_traceback(error)) from None
+        raise _raised(error, reference) from None
     found = getattr(module, attribute or "app", None)
     if isinstance(found, App):
         return found
@@ -81,6 +80,26 @@ def _refuse_own_name(module: str, reference: str) -> None:
             )
 
 
+def _raised(error: Exception, reference: str) -> ConfigurationError:
+    """Return what is told of an exception of the user's module."""
+    if isinstance(error, ValueError) and (place := _refused_at(error)):
+        return ConfigurationError(f"--app {reference}: {place}: {error}")
+    text = f"--app {reference}: importing it raised {type(error).__name__}: {error}"
+    return BrokenApp(text, _user_traceback(error))
+
+
+def _refused_at(error: BaseException) -> str:
+    """Return the user's line whose values this package refused; nothing where it did not.
+
+    As of ``RetryPolicy(attempts=0)``: the error says all but the place.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not _is_ours(frame.filename)]
+    if not theirs or not Path(frames[-1].filename).is_relative_to(_PACKAGE):
+        return ""
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}"
+
+
 def _user_traceback(error: BaseException) -> str:
     """Return the traceback of ``error`` without the frames of this package and of the importer."""
     told = traceback.TracebackException.from_exception(error)
@@ -96,6 +115,7 @@ def _user_traceback(error: BaseException) -> str:
 def _is_ours(filename: str) -> bool:
     return (
         filename.startswith("<frozen importlib")
+        or filename == "<string>"  # the __init__ of a dataclass
         or filename.endswith("/importlib/__init__.py")
         or Path(filename).is_relative_to(_PACKAGE)
     )

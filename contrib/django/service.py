@@ -25,7 +25,15 @@ if not _named:
         f' {_SETTING} = "bank.events"'
     )
 _module, _, _attribute = _named.partition(":")
-app = getattr(import_module(_module), _attribute or "app", None)
+try:
+    _imported = import_module(_module)
+except ModuleNotFoundError as _error:
+    if not f"{_module}.".startswith(f"{_error.name}."):  # the module is there, and misses another
+        raise
+    raise ConfigurationError(
+        f"Django's settings: {_SETTING} = {_named!r}: there is no module {_error.name!r}"
+    ) from None
+app = getattr(_imported, _attribute or "app", None)
 if not isinstance(app, App):
     raise ConfigurationError(
         f"Django's settings: {_SETTING} = {_named!r}: {_module} has no App named"

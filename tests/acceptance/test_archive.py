@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -151,6 +152,38 @@ def test_lines_go_out_and_in_again(shell: Shell) -> None:
     assert (shell.folder / "last.jsonl").read_bytes() == (shell.folder / "out.jsonl").read_bytes()
     listed = shell.run("archive", "list", "--archive", there, "--json", "--limit", "2").out
     assert [json.loads(line)["payload"] for line in listed.splitlines()] == [{"n": 0}, {"n": 1}]
+
+
+def test_what_goes_out_packed_comes_in_again(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1) + LINE % (2, 2))
+    here, there = "sqlite:///here.db", "sqlite:///there.db"
+    shell.run("archive", "import", "lines.jsonl", "--archive", here)
+
+    shell.run("archive", "export", "out.jsonl", "--archive", here)
+    shell.run("archive", "export", "out.jsonl.gz", "--archive", here)
+
+    packed = (shell.folder / "out.jsonl.gz").read_bytes()
+    assert gzip.decompress(packed) == (shell.folder / "out.jsonl").read_bytes()
+    assert "2 events imported" in (
+        shell.run("archive", "import", "out.jsonl.gz", "--archive", there).out
+    )
+
+
+def test_a_file_that_is_there_is_written_over_only_with_force(shell: Shell) -> None:
+    (shell.folder / "lines.jsonl").write_bytes(LINE % (1, 1))
+    (shell.folder / "out.jsonl").write_text("of somebody else")
+    shell.environ["QWORKER_ARCHIVE_URL"] = "sqlite:///a.db"
+    shell.run("archive", "import", "lines.jsonl")
+
+    told = shell.run("archive", "export", "out.jsonl", code=2).err
+    assert "out.jsonl is there already: --force writes over it" in told
+    assert (shell.folder / "out.jsonl").read_text() == "of somebody else"
+
+    assert "1 event exported" in shell.run("archive", "export", "out.jsonl", "--force").err
+    assert (shell.folder / "out.jsonl").read_bytes() == (
+        shell.run("archive", "export", "-").out.encode()
+    )
+    assert "No such file" in shell.run("archive", "export", "none/out.jsonl", code=2).err
 
 
 def test_a_line_that_is_no_event_is_told_and_what_is_before_it_stays(shell: Shell) -> None:

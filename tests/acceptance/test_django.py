@@ -167,13 +167,18 @@ class TestMistakes:
         [
             ("", "Django's settings have no QWORKER_APP"),
             ('QWORKER_APP = "bank.models"', "bank.models has no App named 'app'"),
-            ('QWORKER_APP = "bank.nothing"', "it imports 'bank.nothing', which is not installed"),
+            (
+                'QWORKER_APP = "bank.nothing"',
+                "QWORKER_APP = 'bank.nothing': there is no module 'bank.nothing'",
+            ),
+            ('QWORKER_APP = "missing"', "it imports 'bank.missing', which is not installed"),
         ],
     )
     def test_an_app_that_is_not_there(self, project: Project, setting: str, said: str) -> None:
         settings = project.folder / "site_settings.py"
         lines = settings.read_text().splitlines()[:-1]
         settings.write_text("\n".join([*lines, setting]))
+        project.write("apps/missing.py", "import bank.missing\n")
         result = project.django("qworker", "check", code=3)
         assert said in result.out
         assert "Traceback" not in result.out + result.err

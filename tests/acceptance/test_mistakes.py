@@ -71,6 +71,16 @@ def test_the_app_of_the_current_folder_is_found(project: Service) -> None:
         ("handlers", "import missing_package\n", "'missing_package', which is not installed"),
         ("handlers", APP.replace("#", "a b"), "a b"),
         ("handlers", APP.replace("event", "a, b, c"), "takes (event) or (event, context)"),
+        (
+            "handlers",
+            "from worker import Revisions\n\nRevisions('n', gap='wat')\n",
+            "handlers.py, line 3: Revisions(gap='wat'): one of 'accept', 'wait', 'dead_letter'",
+        ),
+        (
+            "handlers",
+            "from worker import RetryPolicy\n\nRetryPolicy(attempts=0)\n",
+            "handlers.py, line 3: RetryPolicy(attempts=0): at least 1",
+        ),
         ("handlers", KEEPER, "making the handler class mine.Keeper raised FileNotFoundError"),
         ("handlers", APP + LIFESPAN.format(start="1 / 0"), "('mine') raised ZeroDivisionError"),
     ],

@@ -173,6 +173,7 @@ def test_a_service_is_known_by_its_name_while_it_runs(
     eventually(lambda: "0 events" in told("--to", "steps"), "its members tell what it observes")
     assert "did you mean count?" in told("--to", "steps", "--handler", "cuont")
     assert "did you mean steps?" in told("--to", "step")
+    assert "which service? Say --to NAME, or --app" in told()
     assert service.drain() == 0
     assert "start it first" in told("--to", "steps")
 
@@ -256,6 +257,43 @@ def test_a_hold_that_is_cancelled_lets_the_service_go_live(
     assert order[:10] == [f"old-{n}" for n in range(10)]
     assert set(order[10:]) == live
     assert service.drain() == 0
+
+
+def test_a_replay_that_holds_is_gone_on_with_and_cancelled_as_it_says(
+    serve: Serve, embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 30)
+    service = serve(embedded, "steps", archive_url=url)
+    command = Command(service, url)
+    replay = f"qworker replay --app {service.app}"
+
+    def told_without_app(*arguments: str) -> str:
+        service.app, app = "", service.app
+        try:
+            return service.run("replay", *arguments).stderr
+        finally:
+            service.app = app
+
+    command.begin("--hold-live", "--id", "one", "--ahead", "10")
+    eventually(lambda: "in which 10 messages wait" in command.said, "it waits for the service")
+    command.interrupt()
+    assert command.ended() == 130
+    assert f"go on with: {replay} --resume one" in command.said
+
+    again = command.run("--hold-live", code=2)
+    assert f"{replay} --resume one;" in again
+    assert f"{replay} --cancel one)" in again
+    for options in ((), ("--since", "1h"), ("--dry-run",)):
+        assert "steps is held by the replay one" in command.run(*options, code=2)
+    for option in ("--resume", "--cancel"):
+        told = told_without_app(option, "one")
+        assert "the replay one holds what is live" in told
+        assert "say --app MODULE[:ATTRIBUTE] of steps" in told
+    assert f"{replay} --resume one goes on" in command.run("--pause", "one")
+    assert command.replay("one").state is State.PAUSED
+
+    assert "one is cancelled" in command.run("--cancel", "one")
 
 
 def fill(url: str, number: int, headers: str = "{}") -> None:

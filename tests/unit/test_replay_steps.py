@@ -44,7 +44,7 @@ from worker.declaring import declare
 from worker.dedup.base import StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.errors import ArchiveUnavailable, LeasesUnavailable, UsageError
-from worker.leases.base import LeaseOptions
+from worker.leases.base import LeaseOptions, Sync
 from worker.leases.open import open_leases
 from worker.leases.sqlite import SqliteLeases
 from worker.resharding import Resharding
@@ -203,6 +203,11 @@ class Sending:
     def to_its_end(self) -> None:
         while not self.turn():
             self._world.go_on()
+
+    def tell_only(self, told: list[str]) -> None:
+        """Note what it waits for; the world stands still meanwhile, but for the clock."""
+        self._replayer._tell = lambda now: told.append(now.waits)
+        self._replayer._sleep = self._world.clock.advance
 
     def run(self) -> None:
         self._replayer.run()
@@ -486,6 +491,30 @@ def test_a_replay_that_knows_nothing_of_late_removals_goes_on(world: World) -> N
     world.send()
 
     assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
+
+def test_that_nobody_runs_the_archive_is_told(world: World) -> None:
+    world.publish(20)
+    world.begin()
+    sender = world.sender()
+    told: list[str] = []
+    sender.tell_only(told)
+
+    def tells_of_nobody() -> bool:
+        told.clear()
+        while not told:
+            assert not sender.turn()
+        return "nobody runs it ('qworker archive start')" in told[-1]
+
+    while not told or "the archive" not in told[-1]:
+        assert not tells_of_nobody(), "its leases may be elsewhere"
+    with closing(open_leases(world.leases_url, LeaseOptions())) as leases:
+        leases.write(service.ARCHIVE, PLAN, 0, Plan(Generation(1, SHARDS)).dump())
+        assert tells_of_nobody()
+        leases.sync(service.ARCHIVE, Sync("member", "{}"))
+        assert not tells_of_nobody()
+    world.archive_some(20)
+    sender.to_its_end()
+    sender.close()
 
 
 @pytest.mark.parametrize("forgotten", [True, False])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
+
+import pytest
 
 from worker.leases.base import View
 from worker.sharding.generations import Generation, Phase, Plan
@@ -293,3 +296,21 @@ def test_a_proposal_that_came_to_nothing_is_made_again() -> None:
 
     desk.drive(LATER)
     assert desk.phases == [Phase.REMOVE, Phase.REMOVE]
+
+
+def test_a_change_is_told_as_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "worker.supervisor")
+    past = Plan.held(4, "r1", single_active=False)
+    more = Plan(Generation(1, 4)).reshard(8)
+
+    for change in (past, more):
+        resharder = Resharder(lambda _version, _text: None)
+        resharder.hear(change, View(), 1, leads=False)
+        resharder.hear(Plan(cast("Generation", change.target)), View(), 2, leads=False)
+
+    assert caplog.messages == [
+        "from the past to what is live: replay",
+        "from the past to what is live: done, 4 shards",
+        "reshard from 4 to 8 shards: declare",
+        "reshard: done, 8 shards",
+    ]

@@ -17,7 +17,7 @@ from worker.archive.journal import State
 from worker.archive.removals import removals_of
 from worker.archive.selection import Selection
 from worker.archive.sender import Moved, Sender
-from worker.errors import ConfirmTimeout, QworkerError, Unreachable
+from worker.errors import ConfirmTimeout, LeasesUnavailable, QworkerError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +238,11 @@ class Replayer:
             self._horizon = None
             self._save(upto=place)
         else:
-            self._wait(_LOOK, "the archive, which has to store what was published before")
+            waits = "the archive, which has to store what was published before"
+            with suppress(LeasesUnavailable):  # which is no reason to begin anew with the barriers
+                if not seam.is_archived():
+                    waits += "; nobody runs it ('qworker archive start')"
+            self._wait(_LOOK, waits)
         return False
 
     def _adapt(self, page: Page) -> None:

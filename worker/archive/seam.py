@@ -55,6 +55,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
+from worker.archive.service import ARCHIVE
 from worker.errors import ConfigurationError, QworkerError, UsageError
 from worker.inspector import Inspector
 from worker.leases.base import LeaseOptions
@@ -115,10 +116,11 @@ class Seam:
         """Raise UsageError for a service that ran already: its first events would come again."""
         _, plan = self._look()
         if plan is not None and plan.phase is Phase.REPLAY:
+            command = f"qworker replay --app {self._settings.app or 'MODULE'}"
             raise UsageError(
                 f"{self._app.name} begins with the replay {plan.replay} already: go on with that"
-                f" (--resume {plan.replay}; --list shows how far it is), or end it (--cancel"
-                f" {plan.replay})"
+                f" ({command} --resume {plan.replay}; --list shows how far it is), or end it"
+                f" ({command} --cancel {plan.replay})"
             )
         if plan is not None or self._is_declared():
             raise UsageError(
@@ -164,6 +166,14 @@ class Seam:
                 return
             if self._leases.write(self._queues, PLAN, version, plan.advanced().dump()):
                 return
+
+    def is_archived(self) -> bool:
+        """Tell whether somebody runs the archive.
+
+        True also where that is not known: it may keep its leases elsewhere.
+        """
+        view = self._leases.look(ARCHIVE)
+        return bool(view.members) or PLAN not in view.documents
 
     def phase(self) -> Phase | None:
         """Return what the service does before it is live; None where it is."""

@@ -53,7 +53,8 @@ class ArchiveCommand(SettingsCommand):
     first = ("archive", "archive_retention")
 
 
-_SETTINGS = "archive", "broker"
+#: Where the archive is.
+SETTINGS = "archive", "broker"
 _SHOWN = 100
 _TRIMMED = 1000
 _COLUMNS = ("id", "name", "key", "time", "payload")
@@ -153,7 +154,7 @@ def start(options: dict[str, Any]) -> int:
     short_help="Tell how much is kept.",
     epilog=example("qworker archive info", "qworker archive info --names --json"),
 )
-@settings_options(*_SETTINGS)
+@settings_options(*SETTINGS)
 @click.option("--names", "by_name", is_flag=True, help="Count the events of each name.")
 @json_option
 def info(options: dict[str, Any], *, by_name: bool, as_json: bool) -> None:
@@ -189,7 +190,7 @@ def info(options: dict[str, Any], *, by_name: bool, as_json: bool) -> None:
         "qworker archive list --key u1 --limit 0 --json",
     ),
 )
-@settings_options(*_SETTINGS)
+@settings_options(*SETTINGS)
 @selection_options
 @click.option(
     "--limit", type=WholeNumber(0), default=_SHOWN, show_default=True, metavar="N",
@@ -225,7 +226,7 @@ def list_(options: dict[str, Any], *, selection: Selection, limit: int, as_json:
     short_help="Show one event.",
     epilog=example("qworker archive show 01969d8e-53a1-7b2c-8d11-0c7f2a3b4c5d"),
 )
-@settings_options(*_SETTINGS)
+@settings_options(*SETTINGS)
 @click.argument("event_id", metavar="ID")
 @json_option
 def show(options: dict[str, Any], event_id: str, *, as_json: bool) -> None:
@@ -244,42 +245,13 @@ def show(options: dict[str, Any], event_id: str, *, as_json: bool) -> None:
 
 
 @archive.command(
-    "export",
-    cls=ArchiveCommand,
-    short_help="Write events as JSON lines.",
-    left="what was written is whole lines, up to the last",
-    epilog=example(
-        "qworker archive export events.jsonl",
-        "qworker archive export --name 'user.*' - | gzip > users.jsonl.gz",
-    ),
-)
-@settings_options(*_SETTINGS)
-@selection_options
-@click.argument("file", type=click.File("wb"))
-def export(options: dict[str, Any], *, selection: Selection, file: Any) -> None:
-    """Write events to FILE ('-' is standard output), a line of JSON each, in their order.
-
-    What is archived meanwhile is left out.
-    """
-    from worker.archive.lines import dump_line  # and with it the broker's client
-
-    number = 0
-    with opened(options) as store:
-        for page in pages(store, selection, *store.span(selection)):
-            file.write(b"".join(map(dump_line, page.entries)))
-            number += len(page.entries)
-    file.flush()
-    note(f"{count(number, 'event')} exported")
-
-
-@archive.command(
     "trim",
     cls=ArchiveCommand,
     short_help="Remove old events for good.",
     left="some of them are removed; the same command goes on",
     epilog=example("qworker archive trim --older-than 90d --yes"),
 )
-@settings_options(*_SETTINGS)
+@settings_options(*SETTINGS)
 @click.option(
     "--older-than", "age", type=Duration(), required=True, metavar="DURATION",
     help="Those archived longer ago: 90d, 4w.",

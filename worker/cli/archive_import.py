@@ -10,6 +10,7 @@ import click
 
 from worker.archive.entry import Unarchivable
 from worker.cli.archive import ArchiveCommand, archive, opened
+from worker.cli.archive_export import export
 from worker.cli.lines import Source
 from worker.cli.options import example, json_option, settings_options
 from worker.cli.output import count, emit, emit_json
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Events of one transaction.
 _BATCH = 500
 
+archive.add_command(export)
+
 
 @archive.command(
     "import",
@@ -31,7 +34,7 @@ _BATCH = 500
     left="what was read before stays; the same command leaves it out",
     epilog=example(
         "qworker archive import events.jsonl",
-        "zcat users.jsonl.gz | qworker archive import - --archive postgresql://host/archive",
+        "qworker archive import users.jsonl.gz --archive postgresql://host/archive",
     ),
 )
 @settings_options("archive", "broker")

@@ -58,15 +58,17 @@ def load(options: Mapping[str, object]) -> tuple[App, Settings]:
     return app, settle(app, options)
 
 
-def target(options: Mapping[str, object], service: str | None) -> Target:
-    """Return the service that ``--service`` names, or that of the app.
+def target(
+    options: Mapping[str, object], service: str | None, said_by: str = "--service"
+) -> Target:
+    """Return the service that the option ``said_by`` names, or that of the app.
 
     Raises ConfigurationError, and click.UsageError where neither says which.
     """
     if service is None:
         if not options.get("app") and not load_settings(options).app:
             raise click.UsageError(
-                "which service? Say --service NAME, or --app MODULE[:ATTRIBUTE] (QWORKER_APP)"
+                f"which service? Say {said_by} NAME, or --app MODULE[:ATTRIBUTE] (QWORKER_APP)"
             )
         app, settings = load(options)
         return Target(app.name, settings, app)

@@ -10,8 +10,10 @@ import click
 
 from worker.cli.leasing import leasing, never_ran
 from worker.cli.loading import Target, target
+from worker.config import load_settings
 from worker.errors import UsageError
 from worker.routing import overlap
+from worker.sharding.generations import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,21 +65,43 @@ class Recipient:
         return f"{self.place.service} has no handler of events {name!r}; {hint}"
 
 
-def recipient(options: Mapping[str, object], service: str | None, *, is_new: bool) -> Recipient:
-    """Return the service that ``--to`` names, or that of the app.
+def _held(service: str, replay: str) -> str:
+    """Say why nothing else is sent to a service that begins with the past.
+
+    It would come into the queues of the past, before what is older of its keys.
+    """
+    return (
+        f"{service} is held by the replay {replay}, which sends it the past: what another replay"
+        " sends meanwhile would be handled before what is older of its keys. Let that one end"
+        f" ('qworker replay --list' shows how far it is), or end it (--cancel {replay}, with --app)"
+    )
+
+
+def recipient(
+    options: Mapping[str, object], service: str | None, *, is_new: bool, replay: str = ""
+) -> Recipient:
+    """Return the service that ``--to`` names, or the ``replay`` that there is, or that of the app.
 
     ``is_new``: it need not have run. Raises ConfigurationError; UsageError for a service that is
-    not known, or not that of the app.
+    not known, or not that of the app, or is held by a replay while this one holds nothing.
     """
-    place = target(options, None if options.get("app") else service)
+    has_app = options.get("app") or (is_new and load_settings(options).app)
+    place = target(options, None if has_app else service, "--to")
     if service is not None and place.service != service:
-        raise UsageError(f"--to {service}: the app is {place.service}")
+        meant = f"the replay {replay} is to {service}" if replay else f"--to {service}"
+        raise UsageError(f"{meant}: the app is {place.service}")
     if is_new:
         if place.app is None:
-            raise click.UsageError("--hold-live declares what the service observes: say --app")
+            holds = f"the replay {replay} holds what is live" if replay else "--hold-live"
+            raise click.UsageError(
+                f"{holds}: that declares what the code of {service} observes; say --app"
+                f" MODULE[:ATTRIBUTE] of {service}"
+            )
         return Recipient(place, place.app.observers())
     with leasing(place) as store:
         known = store.look()
+        if known.plan is not None and known.plan.phase is Phase.REPLAY:
+            raise UsageError(_held(place.service, known.plan.replay))
         if known.is_unknown:
             near = store.near()
             hint = f"; did you mean {near}?" if near else ""

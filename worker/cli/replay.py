@@ -27,10 +27,12 @@ from worker.cli.replaying import (
     Teller,
     emit_summary,
     facts,
+    how_to,
     summary,
     tell_forgotten,
     wait_until_live,
 )
+from worker.config import load_settings
 from worker.deadletters import require_broker
 from worker.errors import QworkerError
 from worker.ids import new_id
@@ -65,6 +67,7 @@ _CONTROLS = {
         "qworker replay --to bank --handler audit --name 'user.*' --since 7d",
         "qworker replay --app reports --hold-live      # a new service begins with the past",
         "qworker replay --resume 01969d8e               # or all of its id; --list shows them",
+        "qworker replay --app reports --resume 01969d8e # one with --hold-live",
     ),
 )
 @settings_options(*SETTINGS)
@@ -95,7 +98,7 @@ _CONTROLS = {
 )
 @click.option("--dry-run", is_flag=True, help="Only tell what would be sent.")
 @click.option("--id", "replay_id", metavar="ID", help="What to call it. [default: a new id]")
-@click.option("--resume", metavar="ID", help="Go on with a replay that was paused, or has died.")
+@click.option("--resume", metavar="ID", help="Go on with one that was paused, or has died.")
 @click.option("--pause", metavar="ID", help="Pause one that is under way, wherever.")
 @click.option("--cancel", metavar="ID", help="End one for good. (How an ID begins will do.)")
 @click.option("--list", "list", is_flag=True, help="List the replays.")
@@ -110,7 +113,8 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
 
     It can be interrupted, paused and killed at any moment, and resumed: what is sent twice is
     dropped. With --hold-live, and --app, a service that never ran handles the past first, then what
-    was published meanwhile, without a gap, and each key in order.
+    was published meanwhile, without a gap, and each key in order; --resume and --cancel of such a
+    replay need --app too.
 
     Exit codes: 0 all is sent; 1 paused or cancelled by somebody, or not everything could be sent; 2
     wrong usage, no such service, handler or replay; 3 the app or its settings are wrong; 4 a server
@@ -127,7 +131,7 @@ def replay(options: dict[str, Any], *, as_json: bool, **asked: Any) -> int:
         journal = Journal(archive, time.time)
         if control == "resume":
             _, found = journal.find(journal.meant(asked["resume"]))
-            to = recipient(options, found.service, is_new=found.holds)
+            to = recipient(options, found.service, is_new=found.holds, replay=found.id)
             with _seam(to, holds=found.holds) as seam:
                 stint = journal.resume(found.id)
                 return _carry_out(archive, stint, to, seam, asked, as_json=as_json)
@@ -211,7 +215,7 @@ def _carry_out(  # noqa: PLR0913 - all that there is to it
             tell_forgotten(tallies, settings.retention)
     note(f"replay {replay.id} to {replay.service}")
     teller = Teller(replay.id, total, replay.sent, as_json=as_json)
-    goes_on = f"go on with: qworker replay --resume {replay.id}"
+    goes_on = f"go on with: {how_to('resume', replay, settings.app)}"
     try:
         with Replayer(
             archive,
@@ -292,9 +296,9 @@ def _pause(options: Mapping[str, object], replay_id: str) -> int:
     with opened(options) as archive:
         journal = Journal(archive, time.time)
         replay_id = journal.meant(replay_id)
-        journal.ask(replay_id, State.PAUSED)
+        paused = journal.ask(replay_id, State.PAUSED)
         _wait_for_owner(journal, replay_id)
-    emit(f"{replay_id} is paused; qworker replay --resume {replay_id} goes on")
+    emit(f"{replay_id} is paused; {how_to('resume', paused, load_settings(options).app)} goes on")
     return 0
 
 
@@ -307,7 +311,7 @@ def _cancel(options: Mapping[str, object], replay_id: str) -> int:
             journal.ask(replay_id, State.CANCELLED)
             _wait_for_owner(journal, replay_id)
         else:
-            to = recipient(options, found.service, is_new=True)
+            to = recipient(options, found.service, is_new=True, replay=found.id)
             with _seam(to, holds=True) as seam:
                 journal.ask(replay_id, State.CANCELLED)
                 _wait_for_owner(journal, replay_id)  # what it sends after the end has no order

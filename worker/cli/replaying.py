@@ -128,6 +128,13 @@ def facts(replay: Replay, *, alive: bool) -> dict[str, Any]:
     }
 
 
+def how_to(do: str, replay: Replay, app: str) -> str:
+    """Return the command that does ``do`` to a replay; ``app`` is the app, where it is known."""
+    # Only the code tells what a service observes that has not run yet.
+    needs = f" --app {app or 'MODULE'}" if replay.holds else ""
+    return f"qworker replay{needs} --{do} {replay.id}"
+
+
 def wait_until_live(seam: Seam, service: str, patience: float, *, quiet: bool) -> None:
     """Tell how the service goes over from the past to what is live, until it is there.
 

@@ -162,6 +162,20 @@ class Plan:
         return cls(past, live, Phase.REPLAY, single_active, live.number, replay)
 
     @property
+    def is_from_the_past(self) -> bool:
+        """Whether it leads from the past to what is live: no other change is to as many shards."""
+        return self.target is not None and self.target.shards == self.current.shards
+
+    @property
+    def change(self) -> str:
+        """The change that is under way, in words; empty where none is."""
+        if self.target is None:
+            return ""
+        if self.is_from_the_past:
+            return "from the past to what is live"
+        return f"reshard from {self.current.shards} to {self.target.counted}"
+
+    @property
     def shards(self) -> set[int]:
         """The numbers of shards that the service has, or is on its way to."""
         return {each.shards for each in (self.current, self.target) if each is not None}
@@ -218,8 +232,11 @@ class Plan:
             return replace(self, target=None, phase=None, revision=revision)
         off = f" or call it off ('qworker reshard --to {before}')" if young else ""
         late = ", too far to be called off" if shards == before else ""
+        change = f"from {before} to {target.counted}"
+        if self.is_from_the_past:
+            change = "from the past to what is live (a replay with --hold-live)"
         raise UsageError(
-            f"a change from {before} to {target.counted} is under way{late}; let it end"
+            f"a change {change} is under way{late}; let it end"
             f" ('qworker reshard --to {target.shards}' shows it){off}, then ask again"
         )
 

@@ -80,11 +80,11 @@ class Resharder:
         said may still be trusted is for the caller of ``drive`` to look at.
         """
         if version != self.version and plan.target is not None and plan.phase is not None:
-            change = f"{plan.current.shards} to {plan.target.counted}"
-            logger.info("reshard from %s: %s", change, plan.phase.value)
+            logger.info("%s: %s", plan.change, plan.phase.value)
         elif self.plan is not None and self.plan.target is not None and plan.target is None:
             end = "called off" if plan.current == self.plan.current else "done"
-            logger.info("reshard: %s, %s", end, plan.current.counted)
+            what = self.plan.change if self.plan.is_from_the_past else "reshard"
+            logger.info("%s: %s, %s", what, end, plan.current.counted)
         if version < self.version or (version == self.version and plan != self.plan):
             self._anew = True
             self.followed = self._asked = self._proposed = 0
