@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 from worker.contrib.sqlalchemy import AsyncInbox, Inbox, create_tables
 from worker.contrib.sqlalchemy.tables import inbox_table
@@ -34,6 +34,50 @@ def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(
     (reason,) = shop.handled(handle, Order(text="one"))
     assert "ended within its block" in reason
     assert shop.lines() == ["first"]
+
+
+def test_what_is_published_behind_the_block_is_rejected_and_not_lost_in_silence(
+    shop: Shop, engine: Engine
+) -> None:
+    """Nobody would commit that session again."""
+
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(sessionmaker(engine)).transaction(context) as session:
+            session.execute(text(LINE), {"text": order.text})
+        shop.desk.outbox.publish_on_commit(session, order, context)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "publish_on_commit" in reason
+    assert "put it into the block" in reason
+    assert shop.lines() == ["one"]
+
+
+def test_and_behind_the_block_of_a_coroutine(shop: Shop, database: Database) -> None:
+    async def handle(order: Order, context: Context) -> None:
+        engine = create_async_engine(database.async_url, poolclass=NullPool)
+        async with AsyncInbox(async_sessionmaker(engine)).transaction(context) as session:
+            await session.execute(text(LINE), {"text": order.text})
+        shop.desk.outbox.publish_on_commit(session, order, context)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "put it into the block" in reason
+
+
+def test_a_session_that_is_not_the_inbox_s_alone_may_publish_later(
+    shop: Shop, engine: Engine
+) -> None:
+    """A registry gives the same one again."""
+    registry = scoped_session(sessionmaker(engine))
+
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(registry).transaction(context) as session:
+            session.execute(text(LINE), {"text": order.text})
+        shop.desk.dying.publish_on_commit(registry, order)
+        registry.commit()
+        registry.remove()
+
+    assert shop.handled(handle, Order(text="one")) == []
+    assert shop.desk.left() == 1
 
 
 def test_and_by_asyncio(shop: Shop, database: Database) -> None:
