@@ -66,7 +66,8 @@ _BATCH = 1000
 class Inbox(Generic[S]):
     """Gives handlers their transaction. Any thread may use it.
 
-    ``sessions`` makes a session: a ``sessionmaker``. ::
+    ``sessions`` makes a session: a ``sessionmaker``. Raises ConfigurationError for what makes none,
+    as an engine. ::
 
         inbox = Inbox(sessionmaker(engine))
 
@@ -77,6 +78,7 @@ class Inbox(Generic[S]):
     """
 
     def __init__(self, sessions: Callable[[], S]) -> None:
+        _check_maker(sessions, Session, "Inbox(sessionmaker(engine))")
         self._sessions = sessions
 
     @contextmanager
@@ -118,6 +120,7 @@ class AsyncInbox(Generic[A]):
     """The same for ``async def`` handlers: ``AsyncInbox(async_sessionmaker(engine))``."""
 
     def __init__(self, sessions: Callable[[], A]) -> None:
+        _check_maker(sessions, AsyncSession, "AsyncInbox(async_sessionmaker(engine))")
         self._sessions = sessions
 
     @asynccontextmanager
@@ -142,6 +145,17 @@ class AsyncInbox(Generic[A]):
             removed += batch
             if batch < _BATCH:
                 return removed
+
+
+def _check_maker(sessions: object, kind: type, example: str) -> None:
+    """Raise ConfigurationError where this is known to make no sessions of the kind."""
+    factory = getattr(sessions, "session_factory", sessions)  # a registry has one
+    made = getattr(factory, "class_", kind)
+    if not callable(sessions) or not issubclass(made, kind):
+        raise ConfigurationError(
+            f"an inbox is given what makes its sessions, as in {example}, and not this"
+            f" {type(sessions).__name__}"
+        )
 
 
 def _record(session: Session, context: Context) -> None:

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from worker.contrib.outbox import Sender, columns_of, encoded
 from worker.contrib.sqlalchemy.inbox import is_over
 from worker.contrib.sqlalchemy.pending import Pending
 from worker.contrib.sqlalchemy.rows import OutboxRows
 
-from worker import Reject
+from worker import ConfigurationError, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from sqlalchemy import Engine
 
     from worker import App, Command, Context, Event, Outgoing, Relayed
 
@@ -54,6 +53,11 @@ class Outbox:
     """
 
     def __init__(self, app: App, engine: Engine | None = None) -> None:
+        if not isinstance(engine, Engine | AsyncEngine | None):
+            raise ConfigurationError(
+                "an outbox is given the engine of its database, as in Outbox(app, engine), and not"
+                f" this {type(engine).__name__}"
+            )
         self._app = app
         self._sender = None if engine is None else Sender(app, OutboxRows(engine, app.name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
@@ -14,7 +15,7 @@ from worker.contrib.sqlalchemy.tables import inbox_table
 
 from databases import Database
 from shops import LINE, Order, Shop
-from worker import Context
+from worker import ConfigurationError, Context
 
 
 @pytest.fixture
@@ -78,6 +79,21 @@ def test_a_session_that_is_not_the_inbox_s_alone_may_publish_later(
 
     assert shop.handled(handle, Order(text="one")) == []
     assert shop.desk.left() == 1
+
+
+def test_what_makes_no_sessions_is_refused_at_once(database: Database, engine: Engine) -> None:
+    loop_engine = create_async_engine(database.async_url, poolclass=NullPool)
+    of_loops = async_sessionmaker(loop_engine)
+    wrong: Any
+    for wrong in (engine, database.url, Session(engine), of_loops, None):
+        with pytest.raises(ConfigurationError, match=r"Inbox\(sessionmaker\(engine\)\)"):
+            Inbox(wrong)
+    for wrong in (loop_engine, sessionmaker(engine), scoped_session(sessionmaker(engine))):
+        with pytest.raises(ConfigurationError, match=r"AsyncInbox\(async_sessionmaker\(engine\)\)"):
+            AsyncInbox(wrong)
+    older: Any = sessionmaker  # as SQLAlchemy 1.4 had it, and 2 takes it; its types do not
+    AsyncInbox(older(loop_engine, class_=AsyncSession))
+    Inbox(lambda: Session(engine))
 
 
 def test_and_by_asyncio(shop: Shop, database: Database) -> None:
