@@ -22,9 +22,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
+from django.db.transaction import TransactionManagementError
 from worker.contrib.django.pending import Pending, Published
 from worker.contrib.django.rows import OutboxRows
 from worker.contrib.outbox import Sender, encoded
+
+from worker import Reject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +68,9 @@ class Outbox:
         In a handler, say its ``context``: the event is then a child of the message, as by
         ``context.publish``, with an id that a second run repeats; a ``Relayed`` says its headers,
         and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
-        the event cannot be encoded, and TransactionManagementError outside of a transaction.
+        the event cannot be encoded, and TransactionManagementError outside of a transaction; with a
+        ``context`` that is a Reject: behind the block of ``inbox.transaction`` the next attempt
+        would count as done, and nothing tell of the event that is lost.
         """
         outgoing: Outgoing = encoded(
             self._app,
@@ -76,7 +81,12 @@ class Outbox:
             correlation_id=correlation_id,
         )
         published = Published(self._app, outgoing, self._sender)
-        Pending.of(connections[self._using]).add(published)
+        try:
+            Pending.of(connections[self._using]).add(published)
+        except TransactionManagementError as error:
+            if context is None:
+                raise
+            raise Reject(f"{error}, or into the block of inbox.transaction") from error
         return outgoing.message_id
 
     def flush(self, timeout: float = 10.0) -> bool:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, Error
 from django.db.transaction import TransactionManagementError
+from worker.contrib.django.connecting import missing
+from worker.contrib.missing import is_missing_table
 from worker.contrib.outbox import columns_of
 from worker.contrib.outbox.postgres import XID
 
@@ -128,6 +130,7 @@ class Pending:
         return [p for p in registered if isinstance(p, Published) and not p.is_written]
 
     def _write(self, waiting: Sequence[Published]) -> None:
+        """Write their rows. Raises ConfigurationError where the table is not there."""
         rows = [published.row for published in waiting]
         vendor, quoted = self._connection.vendor, self._connection.ops.quote_name
         columns, values = [*rows[0]], ["%s"] * len(rows[0])
@@ -140,7 +143,12 @@ class Pending:
         with self._connection.cursor() as cursor:
             if vendor == "postgresql":
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            cursor.executemany(statement, [[*row.values()] for row in rows])
+            try:
+                cursor.executemany(statement, [[*row.values()] for row in rows])
+            except DatabaseError as error:
+                if is_missing_table(error.__cause__):
+                    raise missing("qworker_outbox", self._connection.alias) from None
+                raise
 
     def _tell(self, waiting: Sequence[Published]) -> None:
         """Let what is committed leave."""

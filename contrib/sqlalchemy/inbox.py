@@ -27,8 +27,8 @@ from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy import event as events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from worker.contrib.ages import age
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
@@ -56,7 +56,8 @@ _UNDONE = (
     "the transaction of inbox.transaction was ended within its block without a commit, so that its"
     " effect is lost: raise an error instead, and it is rolled back and the message tried again"
 )
-#: Where a session of ours has whether its transaction was committed.
+#: Where a session of ours has whether its transaction was committed; kept behind the block by those
+#: that nobody else is given.
 _KEY = "qworker_inbox_committed"
 #: Rows that a transaction of ``purge`` removes: locks and journals stay small.
 _BATCH = 1000
@@ -65,7 +66,8 @@ _BATCH = 1000
 class Inbox(Generic[S]):
     """Gives handlers their transaction. Any thread may use it.
 
-    ``sessions`` makes a session: a ``sessionmaker``. ::
+    ``sessions`` makes a session: a ``sessionmaker``. Raises ConfigurationError for what makes none,
+    as an engine. ::
 
         inbox = Inbox(sessionmaker(engine))
 
@@ -76,6 +78,7 @@ class Inbox(Generic[S]):
     """
 
     def __init__(self, sessions: Callable[[], S]) -> None:
+        _check_maker(sessions, Session, "Inbox(sessionmaker(engine))")
         self._sessions = sessions
 
     @contextmanager
@@ -89,6 +92,7 @@ class Inbox(Generic[S]):
         with (
             context.one_effect(_CALL),
             self._sessions() as session,
+            _lent(session, self._sessions),
             session.begin(),
             _in_one_part(session),
         ):
@@ -116,17 +120,21 @@ class AsyncInbox(Generic[A]):
     """The same for ``async def`` handlers: ``AsyncInbox(async_sessionmaker(engine))``."""
 
     def __init__(self, sessions: Callable[[], A]) -> None:
+        _check_maker(sessions, AsyncSession, "AsyncInbox(async_sessionmaker(engine))")
         self._sessions = sessions
 
     @asynccontextmanager
     async def transaction(self, context: Context) -> AsyncIterator[A]:
         """Let the block be the effect of the message, as :meth:`Inbox.transaction` does."""
         with context.one_effect(_CALL):
-            async with self._sessions() as session, session.begin():
-                with _in_one_part(session.sync_session):
-                    await session.run_sync(_record, context)
-                    yield session
-                    await session.run_sync(_complete)
+            async with self._sessions() as session:
+                plain_session = session.sync_session
+                with _lent(plain_session, self._sessions):
+                    async with session.begin():
+                        with _in_one_part(plain_session):
+                            await session.run_sync(_record, context)
+                            yield session
+                            await session.run_sync(_complete)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -137,6 +145,17 @@ class AsyncInbox(Generic[A]):
             removed += batch
             if batch < _BATCH:
                 return removed
+
+
+def _check_maker(sessions: object, kind: type, example: str) -> None:
+    """Raise ConfigurationError where this is known to make no sessions of the kind."""
+    factory = getattr(sessions, "session_factory", sessions)  # a registry has one
+    made = getattr(factory, "class_", kind)
+    if not callable(sessions) or not issubclass(made, kind):
+        raise ConfigurationError(
+            f"an inbox is given what makes its sessions, as in {example}, and not this"
+            f" {type(sessions).__name__}"
+        )
 
 
 def _record(session: Session, context: Context) -> None:
@@ -219,6 +238,21 @@ def _in_one_part(session: Session) -> Iterator[None]:
         if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
         raise
+
+
+@contextmanager
+def _lent(session: Session, sessions: object) -> Iterator[None]:
+    """Let a session be anybody's again behind the block, where ``sessions`` may give it again."""
+    try:
+        yield
+    finally:
+        if not isinstance(sessions, sessionmaker | async_sessionmaker):
+            session.info.pop(_KEY, None)
+
+
+def is_over(session: Session) -> bool:
+    """Tell whether the transaction that an inbox gave with this session is committed."""
+    return bool(session.info.get(_KEY))
 
 
 @events.listens_for(Session, "after_commit")

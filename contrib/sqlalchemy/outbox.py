@@ -12,22 +12,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from worker.contrib.outbox import Sender, columns_of, encoded
+from worker.contrib.sqlalchemy.inbox import is_over
 from worker.contrib.sqlalchemy.pending import Pending
 from worker.contrib.sqlalchemy.rows import OutboxRows
 
+from worker import ConfigurationError, Reject
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from sqlalchemy import Engine
 
     from worker import App, Command, Context, Event, Outgoing, Relayed
 
     AnySession = (
         Session | scoped_session[Session] | AsyncSession | async_scoped_session[AsyncSession]
     )
+
+
+_TOO_LATE = (
+    "publish_on_commit was called with the session of inbox.transaction after the commit of that:"
+    " no commit comes that the event could leave with; put it into the block"
+)
 
 
 class Outbox:
@@ -45,6 +53,11 @@ class Outbox:
     """
 
     def __init__(self, app: App, engine: Engine | None = None) -> None:
+        if not isinstance(engine, Engine | AsyncEngine | None):
+            raise ConfigurationError(
+                "an outbox is given the engine of its database, as in Outbox(app, engine), and not"
+                f" this {type(engine).__name__}"
+            )
         self._app = app
         self._sender = None if engine is None else Sender(app, OutboxRows(engine, app.name))
 
@@ -63,7 +76,8 @@ class Outbox:
         In a handler, say its ``context``: the event is then a child of the message, as by
         ``context.publish``, with an id that a second run repeats; a ``Relayed`` says its headers,
         and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
-        the event cannot be encoded.
+        the event cannot be encoded, and Reject where ``inbox.transaction`` gave the session, and
+        that transaction is committed.
         """
         outgoing: Outgoing = encoded(
             self._app,
@@ -75,6 +89,8 @@ class Outbox:
         )
         row = columns_of(self._app.name, outgoing)
         plain = _plain(session)
+        if is_over(plain):
+            raise Reject(_TOO_LATE)
         Pending.of(plain, self._sender).add(plain, row)
         return outgoing.message_id
 

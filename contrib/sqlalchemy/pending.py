@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Engine, insert, literal_column
 from sqlalchemy import event as events
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from worker.contrib.missing import is_missing_table
 from worker.contrib.outbox.postgres import XID
 from worker.contrib.sqlalchemy.connecting import connection_to, is_autocommit
-from worker.contrib.sqlalchemy.tables import outbox_table
+from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +92,17 @@ class Pending:
             self._written = []
 
     def _write(self, session: Session, rows: Sequence[Row]) -> None:
+        """Write rows. Raises ConfigurationError where the table is not there."""
         connection = connection_to(outbox_table, session)
         statement = insert(outbox_table)
         if connection.dialect.name == "postgresql":
             statement = statement.values(transaction_id=_XID)
-        connection.execute(statement, rows)
+        try:
+            connection.execute(statement, rows)
+        except DBAPIError as error:
+            if is_missing_table(error.orig):
+                raise missing(outbox_table, connection.engine) from None
+            raise
         self._written += rows
 
 

@@ -20,6 +20,7 @@ MariaDB 10.11, when it was one transaction still.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
 from worker.contrib.outbox import OutboxUnavailable, entry_of
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from contrib.outbox.rows import Entry
 
 _MYSQL = ("mysql", "mariadb")
+_KNOWN = ("postgresql", "sqlite", *_MYSQL)
 #: Drivers that hand parameters on to libpq.
 _LIBPQ = ("psycopg", "psycopg2", "psycopg2cffi")
 _WRITER = literal_column(WRITER, BigInteger).label("transaction_id")
@@ -92,17 +94,26 @@ class OutboxRows:
             parsed = parsed.set(drivername="postgresql+psycopg")
         try:
             engine = create_engine(parsed, pool_pre_ping=True, connect_args=_patience(parsed))
-        except (ArgumentError, ImportError, TypeError, ValueError) as error:
+        except NoSuchModuleError:
+            raise ConfigurationError(_unknown(parsed)) from None
+        except ImportError as error:  # told on: whoever knows how a driver is installed says so
+            where = parsed.render_as_string(hide_password=True)
+            raise ConfigurationError(f"the database {where}: {error}") from error
+        except (ArgumentError, TypeError, ValueError) as error:
             where = parsed.render_as_string(hide_password=True)
             raise ConfigurationError(f"the database {where}: {error}") from None
         return cls(engine, service)
 
     def check(self) -> None:
-        """Raise ConfigurationError where there is no table."""
-        known = False
-        if not self._is_missing_file():
-            with self._talking() as connection:
-                known = inspect(connection).has_table(outbox_table.name)
+        """Raise ConfigurationError where there is no table, or not even a file to have it."""
+        if self._is_missing_file():
+            raise ConfigurationError(
+                f"{self._where}: there is no such file, so nothing was published there: make it"
+                " with its tables (by your migrations, or by"
+                " worker.contrib.sqlalchemy.create_tables(engine)), or say another database"
+            )
+        with self._talking() as connection:
+            known = inspect(connection).has_table(outbox_table.name)
         if not known:
             raise missing(outbox_table, self._engine)
 
@@ -225,6 +236,16 @@ def _columns() -> Iterator[ColumnElement[Any]]:
     for column in outbox_table.c:
         is_body = isinstance(column.type, LargeBinary)
         yield type_coerce(column, NullType()).label(column.name) if is_body else column
+
+
+def _unknown(url: URL) -> str:
+    """Return what is wrong with a URL of no database that SQLAlchemy knows."""
+    where = url.render_as_string(hide_password=True)
+    near = get_close_matches(url.drivername, _KNOWN, 1)
+    if near:
+        return f"the database {where}: did you mean {near[0]}://?"
+    known = ", ".join(f"{name}://" for name in _KNOWN)
+    return f"the database {where}: SQLAlchemy knows no {url.drivername}://; there are {known}"
 
 
 def _patience(url: URL) -> dict[str, object]:

@@ -230,7 +230,10 @@ def test_it_waits_for_a_broker_that_is_away_and_says_so_once(office: Office) -> 
     ("options", "code", "said"),
     [
         ((), 2, "Missing option '--database'"),
-        (("--database", "sqlite:///nothing.db"), 3, "has no table qworker_outbox"),
+        (("--database", "sqlite:///nothing.db"), 3, "sqlite:///nothing.db: there is no such file"),
+        (("--database", "sqlite:///nowhere/n.db"), 3, "there is no such file"),
+        (("--database", "sqllite:///x.db"), 3, "sqllite:///x.db: did you mean sqlite://?"),
+        (("--database", "oracle+nothing://u:secret@h/x"), 3, "knows no oracle+nothing://"),
         (("--database", "nonsense"), 3, "the database nonsense"),
         (("--database", "postgresql://u:secret@h:port/bank"), 3, "this is no URL as SQLAlchemy"),
         (("--database", "sqlite:///x.db?timeout=abc"), 3, "could not convert string to float"),
@@ -261,6 +264,7 @@ def test_a_mistake_is_told_in_words(
         ("sqlalchemy", "sqlite:///x.db", "sqlalchemy"),
         ("django", "django://default", "django"),
         ("asgiref", "django://default", "django"),
+        ("psycopg", "postgresql://u:secret@127.0.0.1:1/bank", "postgres"),
     ],
 )
 def test_without_what_reads_the_rows_the_extra_is_named(
@@ -281,3 +285,4 @@ def test_without_what_reads_the_rows_the_extra_is_named(
     )
     assert done.returncode == 3
     assert f"pip install '.[{extra}]'" in done.stderr
+    assert "secret" not in done.stderr

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 from worker.contrib.sqlalchemy import AsyncInbox, Inbox, create_tables
 from worker.contrib.sqlalchemy.tables import inbox_table
 
 from databases import Database
 from shops import LINE, Order, Shop
-from worker import Context
+from worker import ConfigurationError, Context
 
 
 @pytest.fixture
@@ -34,6 +35,65 @@ def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(
     (reason,) = shop.handled(handle, Order(text="one"))
     assert "ended within its block" in reason
     assert shop.lines() == ["first"]
+
+
+def test_what_is_published_behind_the_block_is_rejected_and_not_lost_in_silence(
+    shop: Shop, engine: Engine
+) -> None:
+    """Nobody would commit that session again."""
+
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(sessionmaker(engine)).transaction(context) as session:
+            session.execute(text(LINE), {"text": order.text})
+        shop.desk.outbox.publish_on_commit(session, order, context)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "publish_on_commit" in reason
+    assert "put it into the block" in reason
+    assert shop.lines() == ["one"]
+
+
+def test_and_behind_the_block_of_a_coroutine(shop: Shop, database: Database) -> None:
+    async def handle(order: Order, context: Context) -> None:
+        engine = create_async_engine(database.async_url, poolclass=NullPool)
+        async with AsyncInbox(async_sessionmaker(engine)).transaction(context) as session:
+            await session.execute(text(LINE), {"text": order.text})
+        shop.desk.outbox.publish_on_commit(session, order, context)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "put it into the block" in reason
+
+
+def test_a_session_that_is_not_the_inbox_s_alone_may_publish_later(
+    shop: Shop, engine: Engine
+) -> None:
+    """A registry gives the same one again."""
+    registry = scoped_session(sessionmaker(engine))
+
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(registry).transaction(context) as session:
+            session.execute(text(LINE), {"text": order.text})
+        shop.desk.dying.publish_on_commit(registry, order)
+        registry.commit()
+        registry.remove()
+
+    assert shop.handled(handle, Order(text="one")) == []
+    assert shop.desk.left() == 1
+
+
+def test_what_makes_no_sessions_is_refused_at_once(database: Database, engine: Engine) -> None:
+    loop_engine = create_async_engine(database.async_url, poolclass=NullPool)
+    of_loops = async_sessionmaker(loop_engine)
+    wrong: Any
+    for wrong in (engine, database.url, Session(engine), of_loops, None):
+        with pytest.raises(ConfigurationError, match=r"Inbox\(sessionmaker\(engine\)\)"):
+            Inbox(wrong)
+    for wrong in (loop_engine, sessionmaker(engine), scoped_session(sessionmaker(engine))):
+        with pytest.raises(ConfigurationError, match=r"AsyncInbox\(async_sessionmaker\(engine\)\)"):
+            AsyncInbox(wrong)
+    older: Any = sessionmaker  # as SQLAlchemy 1.4 had it, and 2 takes it; its types do not
+    AsyncInbox(older(loop_engine, class_=AsyncSession))
+    Inbox(lambda: Session(engine))
 
 
 def test_and_by_asyncio(shop: Shop, database: Database) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from outboxes import Desk, Loose, Noted, Order, by_key, sent
-from worker import App, BrokerUnreachable, Context, Relayed
+from worker import App, BrokerUnreachable, ConfigurationError, Context, Relayed
 from worker.testing import TestWorker, duplicate_everything
 
 
@@ -72,6 +72,21 @@ def test_of_a_savepoint_only_what_is_kept_leaves(desk: Desk, worker: TestWorker)
         deal.publish(Noted(key="a", number=2))
     assert desk.outbox.flush()
     assert sent(worker) == [("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_without_its_table_it_tells_how_to_make_it(desk: Desk, integration: str) -> None:
+    outbox_table.drop(desk.engine)
+    hints = {"sqlalchemy": "create_tables", "django": "'manage.py migrate qworker'"}
+
+    with pytest.raises(ConfigurationError) as told, desk.begin() as deal:
+        deal.publish(Noted(key="a", number=0))
+
+    assert "has no table qworker_outbox" in str(told.value)
+    assert hints[integration] in str(told.value)
+    outbox_table.create(desk.engine)
+    with desk.begin() as deal:
+        deal.publish(Noted(key="a", number=1), by=desk.dying)
+    assert desk.left() == 1
 
 
 def test_a_commit_that_fails_publishes_nothing(desk: Desk, worker: TestWorker) -> None:

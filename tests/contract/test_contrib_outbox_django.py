@@ -186,6 +186,25 @@ def test_in_a_test_case_what_is_captured_can_be_sent(desk: Desk, worker: TestWor
     assert (sent(worker), desk.left()) == ([("a", 0)], 0)
 
 
+def test_behind_the_block_of_an_inbox_a_handler_is_rejected_and_not_taken_for_done(
+    desk: Desk,
+) -> None:
+    """Its next attempt would find the id, and the event would be lost in silence."""
+    app = App("desk")
+
+    @app.on(Loose)
+    def handle(_: Loose, context: Context) -> None:
+        with Inbox().transaction(context):
+            pass
+        desk.outbox.publish_on_commit(Noted(key="a", number=0), context)
+
+    with TestWorker(app) as worker:
+        worker.publish(Loose(number=1))
+        worker.run()
+        (letter,) = worker.dead_letters
+    assert "publish_on_commit needs a transaction" in letter.reason
+
+
 def test_in_a_test_case_a_handler_has_its_inbox(desk: Desk) -> None:
     app = App("desk")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
 from sqlalchemy.pool import NullPool
 from worker.contrib.outbox import OutboxUnavailable
-from worker.contrib.sqlalchemy import OutboxRows
+from worker.contrib.sqlalchemy import Outbox, OutboxRows
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
@@ -153,6 +154,13 @@ def test_a_database_without_the_table_is_told_so(database: Database, engine: Eng
     with pytest.raises(OutboxUnavailable, match="qworker_outbox"):
         rows.newest()
     rows.close()
+
+
+def test_an_outbox_of_what_is_no_engine_is_refused_at_once(desk: AlchemyDesk) -> None:
+    wrong: Any
+    for wrong in (desk.sessions, "sqlite:///bank.db", desk.sessions()):
+        with pytest.raises(ConfigurationError, match=r"Outbox\(app, engine\)"):
+            Outbox(desk.app, wrong)
 
 
 def test_publishing_begins_a_transaction_and_talks_to_nobody(desk: AlchemyDesk) -> None:

@@ -43,6 +43,15 @@ def test_every_package_is_built() -> None:
     assert sorted(folders) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_an_extra_brings_what_its_package_imports() -> None:
+    """Since 2.1 SQLAlchemy brings greenlet by an extra of its own, and for asyncio alone."""
+    imported = (ROOT / "contrib" / "sqlalchemy" / "inbox.py").read_text()
+    (wanted,) = PROJECT["project"]["optional-dependencies"]["sqlalchemy"]
+
+    assert "from sqlalchemy.ext.asyncio import" in imported
+    assert wanted.startswith("sqlalchemy[asyncio]")
+
+
 def test_every_package_has_an_init() -> None:
     folders = {module.parent for module in MODULES}
 

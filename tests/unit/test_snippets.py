@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -17,11 +18,14 @@ import pytest
 
 from worker.app import App
 from worker.importing import load_app
+from worker.testing import TestWorker
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: A name that nothing defines, one that nobody uses, and what does not parse.
 COMPLETE = "F,E9"
+#: What stands above the settings that a page adds to those of ``startproject``.
+_STARTED = "builtins = ['INSTALLED_APPS']"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (tmp_path / f"{snippet.module}.py").write_text(snippet.text)
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("ACCOUNTS_DATABASE", "sqlite:///accounts.db")  # a test on a page changes it
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield
@@ -89,8 +94,11 @@ def test_the_first_pages_show_python() -> None:
 
 @pytest.mark.parametrize("snippet", ALL, ids=str)
 def test_a_snippet_defines_or_imports_all_that_it_uses(snippet: Snippet) -> None:
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", COMPLETE]
+    if snippet.place.endswith("/settings.py"):
+        ruff += ["--config", _STARTED]
     told = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", COMPLETE, "--quiet", "-"],
+        [*ruff, "--quiet", "-"],
         input=snippet.text,
         capture_output=True,
         text=True,
@@ -129,15 +137,29 @@ def test_a_test_of_a_snippet_passes(snippet: Snippet, request: pytest.FixtureReq
         test(**{name: request.getfixturevalue(name) for name in signature(test).parameters})
 
 
+def test_the_test_of_accounts_finds_nothing_of_its_last_run_nor_of_the_service(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_accounts.py"]
+    for _ in ("the first run", "the next one"):
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+    assert not (tmp_path / "accounts.db").exists()
+
+
+def test_the_money_of_accounts_has_two_digits_behind_the_point() -> None:
+    accounts = import_module("accounts")
+    accounts.prepare()
+    with TestWorker(accounts.app) as worker:
+        for _ in range(2):
+            worker.publish(accounts.UserDeposited(user_id="u1", amount=Decimal("10.00")))
+        worker.run()
+        assert accounts.outbox.flush()
+        told = [message.payload["balance"] for message in worker.published]
+    assert told == ["10.00", "20.00"]
+
+
 def test_the_django_project_of_a_page_passes_its_own_tests(tmp_path: Path) -> None:
-    for snippet in PROJECT:
-        file = tmp_path / snippet.place
-        file.parent.mkdir(exist_ok=True)
-        (file.parent / "__init__.py").touch()
-        file.write_text(snippet.text)
-    migrations = tmp_path / "bank" / "migrations"  # of startapp, with nothing in it
-    migrations.mkdir()
-    (migrations / "__init__.py").touch()
     environ = {
         **os.environ,
         "PYTHONPATH": str(tmp_path),
@@ -156,6 +178,12 @@ def test_the_django_project_of_a_page_passes_its_own_tests(tmp_path: Path) -> No
         assert told.returncode == 0, told.stdout + told.stderr
         return told.stderr
 
+    manage("startproject", "mysite", ".")
+    manage("startapp", "bank")
+    for snippet in PROJECT:
+        file = tmp_path / snippet.place
+        settings = file.read_text() if file.name == "settings.py" else ""
+        file.write_text(settings + snippet.text)
     manage("makemigrations", "bank")
     manage("migrate")
     assert "Ran 1 test" in manage("test", "bank")

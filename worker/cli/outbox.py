@@ -21,6 +21,8 @@ _RELAY = "worker.contrib.outbox"
 #: Who reads the table, and what of an extra is imported: by a URL's scheme, or else SQLAlchemy.
 _ROWS = {"django": ("worker.contrib.django", "django", "asgiref")}
 _BY_SQLALCHEMY = ("worker.contrib.sqlalchemy", "sqlalchemy")
+#: The driver that an extra of ours brings.
+_DRIVER = "psycopg"
 _VARIABLE = "QWORKER_OUTBOX_URL"
 
 
@@ -97,11 +99,23 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
             f"--broker {settings.broker}: it lives in one process, and this command is another"
         )
     run: Callable[..., int] = importlib.import_module(_RELAY).run
-    store = _rows(database).open(database, app.name)
+    store = _open(database, app.name)
     try:
         return run(app, store, **given)
     finally:
         store.close()
+
+
+def _open(database: str, service: str) -> Any:
+    """Return the rows of the service. Raises ConfigurationError."""
+    try:
+        return _rows(database).open(database, service)
+    except ConfigurationError as error:
+        if getattr(error.__cause__, "name", None) != _DRIVER:
+            raise
+        raise ConfigurationError(
+            f"{error}: it needs the extra 'postgres': {how_to_install('postgres')}"
+        ) from None
 
 
 def _rows(database: str) -> Any:
