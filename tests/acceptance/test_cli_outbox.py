@@ -149,9 +149,9 @@ def sessions(office: Office, query: str, *, waiting: bool = False) -> list[int]:
 def test_one_that_is_stopped_as_it_removes_rows_keeps_nobody_waiting(office: Office) -> None:
     office.desk.leave(Noted(key="a", number=0))
     with office.desk.engine.connect() as somebody:
-        somebody.execute(text("SELECT 1 FROM qworker_outbox FOR UPDATE"))
+        somebody.execute(text("LOCK TABLE qworker_outbox IN SHARE MODE"))
         first = office.begin()
-        until(lambda: sessions(office, "delete%", waiting=True), 60, "it waits for the row")
+        until(lambda: sessions(office, "delete%", waiting=True), 60, "it waits for the table")
         first.send_signal(signal.SIGSTOP)
         until(lambda: stands_still(first.pid), 10)
     try:

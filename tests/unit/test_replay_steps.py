@@ -492,6 +492,7 @@ def test_a_replay_that_knows_nothing_of_late_removals_goes_on(world: World) -> N
 
     assert Journal(world.archive, world.clock).find("r1")[1].state is State.DONE
 
+
 def test_that_nobody_runs_the_archive_is_told(world: World) -> None:
     world.publish(20)
     world.begin()
