@@ -22,7 +22,7 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 from worker.contrib.django.connecting import missing
 from worker.contrib.identity import plain
-from worker.contrib.outbox import OutboxUnavailable, entry_of
+from worker.contrib.outbox import EVERYTHING, OutboxUnavailable, entry_of
 from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 
 from worker import ConfigurationError
@@ -30,7 +30,7 @@ from worker import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from contrib.outbox.rows import Entry
+    from contrib.outbox.rows import Bounds, Entry
 
 T = TypeVar("T")
 
@@ -117,27 +117,19 @@ class OutboxRows:
 
         return self._ask(look)
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
         """Return rows by their sequence numbers."""
         where = ["service = %s", "sequence > %s"]
-        values: list[Any] = [self._service, after]
-        if until is not None:
+        values: list[Any] = [self._service, within.after]
+        if within.until is not None:
             where.append("sequence <= %s")
-            values.append(until)
-        if lanes is not None:
+            values.append(within.until)
+        if (lanes := within.lanes) is not None:
             where.append(f"lane IN {_places(lanes)}" if lanes else "1 = 0")
             values.extend(lanes)
-        if without:
-            where.append(f"lane NOT IN {_places(without)}")
-            values.extend(without)
+        if within.without:
+            where.append(f"lane NOT IN {_places(within.without)}")
+            values.extend(within.without)
 
         def look(connection: Any, cursor: Any) -> list[Entry]:
             first, *others = map(connection.ops.quote_name, _COLUMNS)

@@ -53,11 +53,21 @@ tried again, and kept until it is through or somebody removes it.
 
 from worker.contrib.outbox.encoding import encoded
 from worker.contrib.outbox.relay import Pass, Relay
-from worker.contrib.outbox.rows import Entry, OutboxStore, OutboxUnavailable, columns_of, entry_of
+from worker.contrib.outbox.rows import (
+    EVERYTHING,
+    Bounds,
+    Entry,
+    OutboxStore,
+    OutboxUnavailable,
+    columns_of,
+    entry_of,
+)
 from worker.contrib.outbox.running import run
 from worker.contrib.outbox.sender import Sender
 
 __all__ = [
+    "EVERYTHING",
+    "Bounds",
     "Entry",
     "OutboxStore",
     "OutboxUnavailable",

@@ -14,12 +14,12 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from worker.contrib.outbox.rows import OutboxUnavailable
+from worker.contrib.outbox.rows import EVERYTHING, OutboxUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
-    from contrib.outbox.rows import Entry, OutboxStore
+    from contrib.outbox.rows import Bounds, Entry, OutboxStore
 
 T = TypeVar("T")
 
@@ -62,19 +62,9 @@ class Answering:
         """Return the highest sequence number."""
         return self._ask(self._store.newest)
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
         """Return rows by their sequence numbers."""
-        return self._ask(
-            lambda: self._store.read(limit, after=after, until=until, lanes=lanes, without=without)
-        )
+        return self._ask(lambda: self._store.read(limit, within))
 
     def remove(self, sequences: Sequence[int]) -> None:
         """Remove rows."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from worker.contrib.outbox.postgres import whose
 from worker.contrib.outbox.resting import Rests
-from worker.contrib.outbox.rows import OutboxUnavailable
+from worker.contrib.outbox.rows import Bounds, OutboxUnavailable
 from worker.contrib.outbox.shipping import released, ship
 
 from worker import QworkerError
@@ -144,7 +144,7 @@ class Relay:
             if passed.is_cut:
                 held = stopped - refused
                 break
-            entries = self._store.read(self._batch, after=after, until=until, without=left_out)
+            entries = self._store.read(self._batch, Bounds(after, until, without=left_out))
             if not entries:
                 held = (stopped - refused) | self._send_apart(until, horizon, passed)
                 refused &= self._rests.lanes
@@ -185,7 +185,7 @@ class Relay:
                 passed.is_cut = True
             if passed.is_cut:
                 break
-            entries = self._store.read(self._batch, until=until, lanes=[lane])
+            entries = self._store.read(self._batch, Bounds(until=until, lanes=[lane]))
             if not entries:  # somebody has removed its rows
                 self._rests.end([lane])
             ready = released(entries, horizon, held)

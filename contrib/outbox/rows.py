@@ -39,6 +39,21 @@ class Entry:
     damage: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Which rows are meant."""
+
+    #: Sequence numbers: above the first, up to the second; None: up to the newest.
+    after: int = 0
+    until: int | None = None
+    #: Of these lanes, None: of all, and not of those.
+    lanes: Collection[str] | None = None
+    without: Collection[str] = ()
+
+
+EVERYTHING = Bounds()
+
+
 class OutboxStore(Protocol):
     """The rows of one service. Any thread may use it.
 
@@ -65,19 +80,8 @@ class OutboxStore(Protocol):
         """Return the highest sequence number of a row that there is; 0 where there is none."""
         ...
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
-        """Return up to ``limit`` rows by their sequence numbers, which are in these bounds.
-
-        Of these lanes, if any are named, and not of those in ``without``.
-        """
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
+        """Return up to ``limit`` rows of those that are meant, by their sequence numbers."""
         ...
 
     def remove(self, sequences: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from worker.contrib.outbox.rows import Bounds
 from worker.contrib.outbox.shipping import released, ship
 
 from worker import QworkerError
@@ -122,7 +123,7 @@ class Sender:
     def _round(self, lanes: _Lanes) -> _Lanes:
         """Send what may be sent of these lanes; return those to look at again."""
         horizon = self._store.horizon()
-        entries = self._store.read(_ROWS, lanes=lanes)
+        entries = self._store.read(_ROWS, Bounds(lanes=lanes))
         oldest: dict[str, Entry] = {}
         for entry in entries:
             oldest.setdefault(entry.lane, entry)

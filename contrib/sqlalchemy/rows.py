@@ -40,7 +40,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
-from worker.contrib.outbox import OutboxUnavailable, entry_of
+from worker.contrib.outbox import EVERYTHING, OutboxUnavailable, entry_of
 from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, ColumnElement, Connection, Delete, Engine, Select
 
-    from contrib.outbox.rows import Entry
+    from contrib.outbox.rows import Bounds, Entry
 
 _MYSQL = ("mysql", "mariadb")
 _KNOWN = ("postgresql", "sqlite", *_MYSQL)
@@ -132,19 +132,9 @@ class OutboxRows:
         with self._talking() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
         """Return rows by their sequence numbers."""
-        query = reading(
-            self._service, limit, after=after, until=until, lanes=lanes, without=without
-        )
+        query = reading(self._service, limit, within)
         if self._has_horizon:
             others = (column for column in _columns() if column.name != _WRITER.name)
             query = query.with_only_columns(_WRITER, *others)
@@ -185,24 +175,16 @@ class OutboxRows:
             raise OutboxUnavailable(f"the outbox at {self._where}: {told}") from error
 
 
-def reading(  # noqa: PLR0913 - the bounds of a query
-    service: str,
-    limit: int,
-    *,
-    after: int = 0,
-    until: int | None = None,
-    lanes: Collection[str] | None = None,
-    without: Collection[str] = (),
-) -> Select[tuple[object, ...]]:
+def reading(service: str, limit: int, within: Bounds) -> Select[tuple[object, ...]]:
     """Return the query of :meth:`OutboxRows.read`, without its locks."""
     columns = outbox_table.c
-    query = select(*_columns()).where(columns.service == service, columns.sequence > after)
-    if until is not None:
-        query = query.where(columns.sequence <= until)
-    if lanes is not None:
-        query = query.where(columns.lane.in_([*lanes]))
-    if without:
-        query = query.where(columns.lane.not_in([*without]))
+    query = select(*_columns()).where(columns.service == service, columns.sequence > within.after)
+    if within.until is not None:
+        query = query.where(columns.sequence <= within.until)
+    if within.lanes is not None:
+        query = query.where(columns.lane.in_([*within.lanes]))
+    if within.without:
+        query = query.where(columns.lane.not_in([*within.without]))
     return query.order_by(columns.sequence).limit(limit)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
-from worker.contrib.outbox import OutboxUnavailable
+from worker.contrib.outbox import Bounds, OutboxUnavailable
 from worker.contrib.sqlalchemy import create_tables
 from worker.contrib.sqlalchemy.inbox import insert_if_new
 from worker.contrib.sqlalchemy.rows import OutboxRows, reading, removing, waiting_briefly
@@ -110,7 +110,8 @@ def test_mysql_keeps_bodies_as_long_as_any() -> None:
 
 
 def test_mysql_waits_for_rows_that_are_not_to_be_seen_yet() -> None:
-    query = reading("desk", 10, after=5, lanes=["a"], without=["b"]).with_for_update(read=True)
+    query = reading("desk", 10, Bounds(after=5, lanes=["a"], without=["b"]))
+    query = query.with_for_update(read=True)
     told = str(query.compile(dialect=mysql.dialect()))
     assert told.endswith("LOCK IN SHARE MODE")
 

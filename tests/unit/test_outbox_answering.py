@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from worker.contrib.outbox import Entry, OutboxUnavailable
+from worker.contrib.outbox import EVERYTHING, Bounds, Entry, OutboxUnavailable
 from worker.contrib.outbox.answering import Answering
 from worker.contrib.outbox.holding import Holding
 from worker.contrib.outbox.relay import Relay
@@ -41,15 +41,7 @@ class Rows:
             raise OutboxUnavailable("away")
         return 7
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
         return []
 
     def remove(self, sequences: Sequence[int]) -> None: ...

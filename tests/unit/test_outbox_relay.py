@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from worker.contrib.outbox import Entry, Relay
+from worker.contrib.outbox import EVERYTHING, Bounds, Entry, Relay
 
 from worker import ConfirmTimeout, Outgoing, PublishRefused
 
@@ -32,20 +32,14 @@ class Rows:
     def newest(self) -> int:
         return max(self.lanes, default=0)
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
-        last = self.newest() if until is None else until
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
+        last = self.newest() if within.until is None else within.until
         return [
             entry(number, lane)
             for number, lane in self.lanes.items()
-            if after < number <= last and lane not in without and (lanes is None or lane in lanes)
+            if within.after < number <= last
+            and lane not in within.without
+            and (within.lanes is None or lane in within.lanes)
         ][:limit]
 
     def remove(self, sequences: Sequence[int]) -> None:

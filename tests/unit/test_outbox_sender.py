@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from worker.contrib.outbox import Entry, OutboxUnavailable, Sender, columns_of, entry_of
+from worker.contrib.outbox import (
+    EVERYTHING,
+    Bounds,
+    Entry,
+    OutboxUnavailable,
+    Sender,
+    columns_of,
+    entry_of,
+)
 
 from outboxes import Loose, sent
 from waiting import until
@@ -47,17 +55,9 @@ class Rows:
     def newest(self) -> int:
         return len(self._entries)
 
-    def read(
-        self,
-        limit: int,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        lanes: Collection[str] | None = None,
-        without: Collection[str] = (),
-    ) -> list[Entry]:
-        assert (after, until, without) == (0, None, ())
-        return [entry for entry in self._entries if entry.lane in (lanes or ())][:limit]
+    def read(self, limit: int, within: Bounds = EVERYTHING) -> list[Entry]:
+        assert within == Bounds(lanes=within.lanes)
+        return [entry for entry in self._entries if entry.lane in (within.lanes or ())][:limit]
 
     def remove(self, sequences: Sequence[int]) -> None:
         self._entries = [e for e in self._entries if e.sequence not in sequences]
