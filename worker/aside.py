@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing
+from worker.transport.departure import MOST_PROPERTIES
 from worker.transport.properties import HeaderValue, Malformed, amend, amend_decoded, without
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ DETAIL = "qw-dead-detail"
 MALFORMED = "qw-dead-malformed"
 PROPERTIES = "qw-dead-properties"
 LEFT_OUT = "qw-dead-left-out"
-#: The properties that surely fit a frame of 128 KiB, the size that brokers and clients agree on
-#: unless they are set otherwise.
-_MOST_BYTES = 128 * 1024 - 64
 _MOST_SHOWN = 16 * 1024
 _RENAMED = {
     "CC": "qw-dead-CC",
@@ -86,7 +84,7 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
         try:
             for added in (facts, brief):
                 changed = amend(raw, add=added, rename=_RENAMED_RAW, drop_prefix=prefix)
-                if len(changed) <= _MOST_BYTES:
+                if len(changed) <= MOST_PROPERTIES:
                     return send({}, {}, raw=changed)
         except Malformed as error:
             brief[MALFORMED] = str(error)
@@ -119,7 +117,7 @@ def _can_be_sent(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> b
         encoded: bytes = message._serialize_properties()  # noqa: SLF001 - what publishing calls
     except Exception:  # noqa: BLE001 - py-amqp raises many kinds
         return False
-    return len(encoded) <= _MOST_BYTES
+    return len(encoded) <= MOST_PROPERTIES
 
 
 def _legible(value: HeaderValue) -> HeaderValue:

@@ -8,14 +8,14 @@ message says which.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import amqp
 
 from worker.again import AGAIN, HANDLERS, LEFT_OUT, REPLAY
+from worker.headers import check_headers
 from worker.message import KEY_HEADER, ROUTING_KEY_HEADER
-from worker.transport.departure import plain_properties
+from worker.transport.departure import MOST_PROPERTIES, plain_properties
 from worker.transport.embedded.encoding import encode_properties
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from worker.message import Outgoing
 
-#: Bytes of flags and properties that fit a frame of 128 KiB, the size that brokers and clients
-#: agree on unless they are set otherwise: less the frame's own 8, and 12 of the content header.
-MOST_BYTES = 128 * 1024 - 8 - 12
 #: Characters of kept headers which surely fit, with all that is added: none of them comes to more
 #: than four bytes.
 SURELY_FIT = 24 * 1024
@@ -39,9 +36,10 @@ def check(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
     """Raise ValueError for what a broker would not take, with the part that is wrong."""
     encoded = plain_properties(properties, headers)
     size = _checked(properties, headers) if encoded is None else len(encoded)
-    if size > MOST_BYTES:
+    if size > MOST_PROPERTIES:
         raise ValueError(
-            f"its headers and properties have {size} bytes; a broker takes {MOST_BYTES} at most"
+            f"its headers and properties have {size} bytes; a broker takes"
+            f" {MOST_PROPERTIES} at most"
         )
 
 
@@ -64,6 +62,7 @@ def make_fit(message: Outgoing) -> None:
 
 def _checked(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
     """Return what is not plain comes to in bytes. Raises ValueError with the part that is wrong."""
+    check_headers(headers)
     try:
         return _encoded(properties, headers)
     except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds
@@ -85,7 +84,6 @@ def _check_part(what: str, properties: Mapping[str, Any], headers: Mapping[str, 
 def _encoded(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
     # Also as an embedded broker has it, which says best what is wrong.
     encode_properties({**properties, "application_headers": headers})
-    _check_finite(headers)
     return len(_serialized(properties, headers))
 
 
@@ -96,7 +94,7 @@ def _serialized(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> by
 
 
 def _fits(message: Outgoing) -> bool:
-    return _bytes(message.properties, message.headers) <= MOST_BYTES
+    return _bytes(message.properties, message.headers) <= MOST_PROPERTIES
 
 
 def _size(headers: Mapping[str, Any], name: str) -> int:
@@ -109,16 +107,3 @@ def _bytes(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
         return len(plain_properties(properties, headers) or _serialized(properties, headers))
     except Exception:  # noqa: BLE001 - py-amqp raises many kinds
         return 0
-
-
-def _check_finite(value: object) -> None:
-    """Raise ValueError for a number by which RabbitMQ ends the connection."""
-    match value:
-        case float() if not math.isfinite(value):
-            raise ValueError("brokers take no number that is infinite, or none (NaN)")
-        case dict():
-            for item in value.values():
-                _check_finite(item)
-        case list():
-            for item in value:
-                _check_finite(item)

@@ -28,6 +28,9 @@ _PUBLISH = pack(">HHH", _BASIC, 40, 0)
 _FRAME = Struct(">BHI")  # type, channel, size
 _CONTENT_FRAME = Struct(">BHIHHQ")  # the same, class, weight, body size
 _CONTENT_START = 12  # bytes of it before flags and properties
+#: Bytes of flags and properties that surely fit: into a frame of the size that brokers and clients
+#: agree on unless they are set otherwise.
+MOST_PROPERTIES = _FRAME_MAX - FRAME_OVERHEAD - _CONTENT_START
 _CONTENT_TYPE, _ENCODING, _HEADERS = 0x8000, 0x4000, 0x2000
 _LENGTH = Struct(">I")
 _FLAGS = Struct(">H")
