@@ -25,7 +25,7 @@ app.conf.update(
 
 
 @app.task(name="tick", bind=True, max_retries=3)
-def tick(self, ident: str, key: str, number: int, padding: str) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001, ARG001 - Celery's own class, made at run time; a whole event
+def tick(self, ident: str, key: str, number: int, padding: str) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001, ARG001 - Celery makes the class of self at run time; the rest is only counted
     """Work."""
     if WORK == REJECTING:
         note(number)

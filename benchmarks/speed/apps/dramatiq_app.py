@@ -26,7 +26,7 @@ if WORK == ASYNCHRONOUS:
     broker.add_middleware(AsyncIO())
 
     @dramatiq.actor(**_options)
-    async def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+    async def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - each event brings all of these, and is only counted
         """Work in the event loop."""
         await coroutines.work_once(ident, number)
 else:
@@ -34,7 +34,7 @@ else:
         broker.add_middleware(CurrentMessage())
 
     @dramatiq.actor(**_options)
-    def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+    def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - each event brings all of these, and is only counted
         """Work."""
         if WORK == REJECTING:
             note(number)

@@ -21,7 +21,7 @@ huey = (
 
 
 @huey.task()
-def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - each event brings all of these, and is only counted
     """Work."""
     work_once(ident, number)
 

@@ -16,7 +16,7 @@ broker = AioPikaBroker(os.environ["BROKER_URL"], qos=128)
 
 
 @broker.task(task_name="tick")
-async def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - a whole event
+async def tick(ident: str, key: str, number: int, padding: str) -> None:  # noqa: ARG001 - each event brings all of these, and is only counted
     """Work."""
     await work_once(ident, number)
 
