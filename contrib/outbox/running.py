@@ -91,7 +91,7 @@ class _Running(threading.Thread):
     """A relay at work, until ``stop`` is set."""
 
     def __init__(self, relay: Relay, stop: threading.Event, *, pause: float, burst: bool) -> None:
-        super().__init__(name="qworker-outbox", daemon=True)
+        super().__init__(name="qworker-outbox-relay", daemon=True)
         self._relay = relay
         self._stop_event = stop
         self._pause = pause

@@ -89,7 +89,7 @@ def test_a_signal_that_meets_it_in_the_midst_of_waiting_ends_it(
         assert running.run(app, rows, pause=0.05, grace=0.0) == 0
         assert old == []
 
-    until(lambda: "qworker-outbox" not in map(_name, threading.enumerate()), 30)
+    until(lambda: "qworker-outbox-relay" not in map(_name, threading.enumerate()), 30)
 
 
 def _name(thread: threading.Thread) -> str:
