@@ -27,7 +27,7 @@ install: $(DEV) ## make .venv with qworker (editable) and everything that tests 
 demo: $(RUNTIME) ## show what qworker does, with no server
 	@$(BIN)/qworker demo
 
-servers: ## install RabbitMQ, Redis, PostgreSQL and Node.js where they are missing; starts none
+servers: ## install RabbitMQ, Redis, PostgreSQL, MariaDB and Node.js where they are missing; starts none
 	@scripts/ensure_servers.sh
 
 test: $(DEV) servers ## run all but the long tests, against servers of their own on free ports

@@ -20,10 +20,11 @@ need() {
     missing="$missing $debian" brew="$brew $formula"
 }
 
-# Debian keeps RabbitMQ's own script and PostgreSQL's programs out of PATH.
+# Debian keeps RabbitMQ's own script, PostgreSQL's programs and MariaDB's server out of PATH.
 need rabbitmq-server rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
 need redis-server redis redis-server
 need postgresql postgresql /usr/lib/postgresql/*/bin/postgres postgres
+need mariadb-server mariadb /usr/sbin/mariadbd mariadbd
 need nodejs node node
 need npm node npm
 # Its network namespaces are the machines of several supervisors; elsewhere they share this one.

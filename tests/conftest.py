@@ -1,6 +1,7 @@
 """Servers for whoever asks: started at the first use, shared by the run, ended with it.
 
-A test asks for ``amqp_url``, ``redis_url`` or ``postgres_url`` and gets an empty place of its own.
+A test asks for ``amqp_url``, ``redis_url``, ``postgres_url`` or ``mariadb_url`` and gets an empty
+place of its own.
 A test that stops or kills a server asks for the server itself (``rabbitmq``, ``redis_server``,
 ``postgres``) as well; the next test's ``…_url`` starts it again where that is needed.
 """
@@ -17,7 +18,7 @@ import hypothesis
 import pytest
 
 from databases import Database
-from servers import ClusterOfOne, Guard, PostgreSQL, RabbitMQ, Redis
+from servers import ClusterOfOne, Guard, MariaDB, PostgreSQL, RabbitMQ, Redis
 
 _FIGURES = "figures"
 _ROOT = Path(__file__).parents[1]
@@ -105,6 +106,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> I
         yield server
 
 
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory, server_guard: Guard) -> Iterator[MariaDB]:
+    """A MariaDB of this run's own."""
+    with MariaDB(tmp_path_factory.mktemp("mariadb"), server_guard) as server:
+        yield server
+
+
 @pytest.fixture
 def amqp_url(rabbitmq: RabbitMQ) -> Iterator[str]:
     """An empty virtual host."""
@@ -124,7 +132,13 @@ def postgres_url(postgres: PostgreSQL) -> str:
     return postgres.fresh_url()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb_url(mariadb: MariaDB) -> str:
+    """An empty MariaDB database."""
+    return mariadb.fresh_url()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database(request: pytest.FixtureRequest) -> Database:
     """An empty database of each kind, for the transactions of users."""
     return Database.of(request.param, request)

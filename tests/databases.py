@@ -1,4 +1,4 @@
-"""Databases that the transactions of users are tried on: a file of SQLite, and PostgreSQL."""
+"""Databases that the transactions of users are tried on: SQLite, PostgreSQL, MariaDB."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ class Database:
 
     @classmethod
     def of(cls, kind: str, request: pytest.FixtureRequest) -> Database:
-        """Return one of ``sqlite`` and ``postgresql`` for the test that asks."""
+        """Return one of ``sqlite``, ``postgresql``, ``mariadb`` for the test that asks."""
         if kind == "sqlite":
             folder: Path = request.getfixturevalue("tmp_path")
             file = folder / "effects.db"
             return cls(kind, f"sqlite:///{file}", f"sqlite+aiosqlite:///{file}")
-        url = request.getfixturevalue("postgres_url").replace(
-            "postgresql://", "postgresql+psycopg://"
-        )
+        if kind == "mariadb":
+            url = request.getfixturevalue("mariadb_url")
+            return cls(kind, _with(url, "pymysql"), _with(url, "asyncmy"))
+        url = _with(request.getfixturevalue("postgres_url"), "psycopg")
         return cls(kind, url, url)
+
+
+def _with(url: str, driver: str) -> str:
+    """Return a URL of SQLAlchemy's, which names the driver."""
+    return url.replace("://", f"+{driver}://", 1)

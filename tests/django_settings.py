@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django
+import pymysql
 from django.conf import settings
 
 #: Seconds that a write to a file waits for those of other threads and processes.
@@ -19,8 +20,9 @@ def configuration(url: str) -> dict[str, Any]:
     if parsed.scheme.startswith("sqlite"):
         engine = "django.db.backends.sqlite3"
         return {"ENGINE": engine, "NAME": parsed.path[1:], "OPTIONS": {"timeout": _BUSY}}
+    kind = "mysql" if parsed.scheme.startswith("mysql") else "postgresql"
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": f"django.db.backends.{kind}",
         "NAME": parsed.path[1:],
         "USER": parsed.username or "",
         "PASSWORD": parsed.password or "",
@@ -33,6 +35,7 @@ def configure(databases: Mapping[str, Any]) -> None:
     """Set Django up in this process, once."""
     if settings.configured:
         return
+    pymysql.install_as_MySQLdb()  # the name that Django looks for
     settings.configure(
         INSTALLED_APPS=["worker.contrib.django"],
         DATABASES=dict(databases),

@@ -21,6 +21,10 @@ from worker import App, Command, Context, Event
 from worker.testing import TestWorker
 
 
+#: The drivers whose threads and coroutines have not the same one.
+_OF_ASYNCIO = {"sqlite": "sqlite+aiosqlite", "mysql+pymysql": "mysql+asyncmy"}
+
+
 class Noted(Event, name="noted", key="key"):
     """The ``number``-th of its key."""
 
@@ -158,7 +162,7 @@ class AlchemyDesk(Desk):
     def async_url(self) -> URL:
         """Where the database is for asyncio."""
         url = self.engine.url
-        return url.set(drivername="sqlite+aiosqlite") if url.drivername == "sqlite" else url
+        return url.set(drivername=_OF_ASYNCIO.get(url.drivername, url.drivername))
 
     def purge(self, older_than: float) -> int:
         """Forget old ids."""
