@@ -20,7 +20,6 @@ from worker.contrib.sqlalchemy.tables import outbox_table
 from worker import App, Command, Context, Event
 from worker.testing import TestWorker
 
-
 #: The drivers whose threads and coroutines have not the same one.
 _OF_ASYNCIO = {"sqlite": "sqlite+aiosqlite", "mysql+pymysql": "mysql+asyncmy"}
 

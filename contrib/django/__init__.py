@@ -1,7 +1,7 @@
 """Django (4.2 to 6): the handler's transaction holds its effect, the memory of its id, its events.
 
 Needs the extra ``django``, and ``"worker.contrib.django"`` in ``INSTALLED_APPS``. The tests run it
-on PostgreSQL (psycopg 3) and SQLite; by hand they were run on MariaDB 10.11 (PyMySQL).
+on PostgreSQL (psycopg 3), SQLite and MariaDB (PyMySQL).
 
 ======================  ===========================================================================
 ``Inbox()``             ``with inbox.transaction(context):`` is ``transaction.atomic`` with the id

@@ -5,14 +5,15 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with its models. An error rolls back all of it, the row too.
-4. The end of the block commits: from then on effect and memory are one.
+4. The end of the block asks for the row, and commits: from then on effect and memory are one.
 
 It is a durable ``transaction.atomic``: within another one the end of the block would commit
 nothing, so that is an error. Django forbids ``commit`` and ``rollback`` in the block. What would
 end it without an effect and without an error is refused at its end: a transaction that is marked
-for a rollback (an error of the database was caught, and not in a block of its own) or that
-PostgreSQL has given up for one that Django did not mark (of a cursor, or a query that only reads),
-and a connection that was closed. A ``COMMIT`` in SQL of the handler's own is noticed by nobody.
+for a rollback (an error of the database was caught, and not in a block of its own) or that the
+database has given up for one that Django did not mark (of a cursor, or a query that only reads: at
+any error PostgreSQL, MySQL at a deadlock), and a connection that was closed. A ``COMMIT`` in SQL of
+the handler's own is noticed by nobody.
 
 The insert is the first statement. So a transaction of SQLite's begins as a writer's, and is never
 refused later because it has read what another one has changed since.
@@ -51,6 +52,7 @@ _INSERT_IF_NEW = {
     "sqlite": f"INSERT {_ROW} ON CONFLICT DO NOTHING",
     "mysql": f"INSERT IGNORE {_ROW}",  # and of MariaDB
 }
+_IS_THERE = "SELECT 1 FROM qworker_inbox WHERE handler = %s AND message_id = %s"
 #: MySQL has no LIMIT in a subquery of IN, but in one of FROM.
 _FORGET = (
     "DELETE FROM qworker_inbox WHERE (handler, message_id) IN (SELECT handler, message_id FROM"
@@ -154,7 +156,7 @@ def _record(connection: Any, context: Context) -> None:
             f"{_CALL}: it is not known how to insert a row once in {connection.vendor}; there are"
             " PostgreSQL, MySQL, MariaDB and SQLite"
         )
-    row = [plain(context.handler), plain(context.memory_id), time.time()]
+    row = [*_key(context), time.time()]
     try:
         with connection.cursor() as cursor:
             cursor.execute(statement, row)
@@ -165,6 +167,11 @@ def _record(connection: Any, context: Context) -> None:
         raise
     if not is_new:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
+
+
+def _key(context: Context) -> list[str]:
+    """Return what tells the row."""
+    return [plain(context.handler), plain(context.memory_id)]
 
 
 def _check_effect(connection: Any, context: Context) -> None:
@@ -180,6 +187,11 @@ def _check_effect(connection: Any, context: Context) -> None:
             " an error of the database that was caught): put what may fail into a"
             " transaction.atomic() of its own, and catch its error outside of that"
         )
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+    with connection.cursor() as cursor:
+        cursor.execute(_IS_THERE, _key(context))
+        if cursor.fetchone() is None:
+            raise RuntimeError(
+                f"{context.handler}: the transaction of {_CALL} was ended within its block without"
+                " a commit (by a rollback, or by the database: MySQL does that at a deadlock): let"
+                " the error through, or raise one, and the message is tried again"
+            )

@@ -1,8 +1,7 @@
 """SQLAlchemy (2.x): the handler's transaction holds its effect, the memory of its id, its events.
 
-Needs the extra ``sqlalchemy``. The tests run it on PostgreSQL (psycopg 3) and SQLite (sqlite3,
-aiosqlite). What is sent to MySQL and MariaDB they compile and do not run; by hand they were run on
-MariaDB 10.11.
+Needs the extra ``sqlalchemy``. The tests run it on PostgreSQL (psycopg 3), SQLite (sqlite3,
+aiosqlite) and MariaDB (PyMySQL, asyncmy).
 
 ======================  ===========================================================================
 ``Inbox(sessions)``     ``with inbox.transaction(context) as session:``; ``AsyncInbox`` for asyncio

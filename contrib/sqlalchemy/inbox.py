@@ -5,9 +5,12 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
-4. The end of the block commits: from then on effect and memory are one. PostgreSQL, asked to commit
-   after a statement that failed, rolls back and raises nothing; so it is asked first whether it
-   would.
+4. The end of the block asks for the row, and commits: from then on effect and memory are one.
+
+The row may be gone by then, and the effect with it, though the handler has seen no error, or passed
+over one: MySQL undoes the whole transaction of who is chosen to end a deadlock, and SQLite that of
+who meets a full disk, and both take what comes next for another one. PostgreSQL, asked to commit
+after a statement that failed, would roll back and raise nothing; asked for the row, it raises.
 
 So no crash, no stale owner of a claim and no second delivery makes the effect happen twice, as long
 as all of it is in that database. It is as durable as a commit of that database is.
@@ -23,7 +26,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import bindparam, delete, insert, select, tuple_
 from sqlalchemy import event as events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -53,12 +56,17 @@ _IN_PARTS = (
     " after that failed: put all of the effect into the block, and leave the commit to its end"
 )
 _UNDONE = (
-    "the transaction of inbox.transaction was ended within its block without a commit, so that its"
-    " effect is lost: raise an error instead, and it is rolled back and the message tried again"
+    "the transaction of inbox.transaction was ended within its block without a commit (by a"
+    " rollback, or by the database: MySQL does that at a deadlock), so that its effect is lost:"
+    " let the error through, or raise one, and the message is tried again"
 )
 #: Where a session of ours has whether its transaction was committed; kept behind the block by those
 #: that nobody else is given.
 _KEY = "qworker_inbox_committed"
+_IS_THERE = select(1).where(
+    inbox_table.c.handler == bindparam("handler"),
+    inbox_table.c.message_id == bindparam("message_id"),
+)
 #: Rows that a transaction of ``purge`` removes: locks and journals stay small.
 _BATCH = 1000
 
@@ -98,7 +106,7 @@ class Inbox(Generic[S]):
         ):
             _record(session, context)
             yield session
-            _complete(session)
+            _complete(session, context)
 
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
@@ -134,7 +142,7 @@ class AsyncInbox(Generic[A]):
                         with _in_one_part(plain_session):
                             await session.run_sync(_record, context)
                             yield session
-                            await session.run_sync(_complete)
+                            await session.run_sync(_complete, context)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -164,11 +172,7 @@ def _record(session: Session, context: Context) -> None:
     Raises ConfigurationError where the table is not there.
     """
     connection = connection_to(inbox_table, session)
-    row = {
-        "handler": plain(context.handler),
-        "message_id": plain(context.memory_id),
-        "at": time.time(),
-    }
+    row = {**_key(context), "at": time.time()}
     statement = insert_if_new(connection.dialect.name)
     try:
         is_new = connection.execute(statement, row).rowcount != 0
@@ -180,7 +184,12 @@ def _record(session: Session, context: Context) -> None:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
 
 
-def _complete(session: Session) -> None:
+def _key(context: Context) -> dict[str, str]:
+    """Return what tells the row."""
+    return {"handler": plain(context.handler), "message_id": plain(context.memory_id)}
+
+
+def _complete(session: Session, context: Context) -> None:
     """Do all but the commit; raise where that would not be one."""
     if session.info[_KEY]:
         return
@@ -188,8 +197,8 @@ def _complete(session: Session) -> None:
         raise RuntimeError(_UNDONE)
     session.flush()
     connection = connection_to(inbox_table, session)
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(1))
+    if not connection.execute(_IS_THERE, _key(context)).first():
+        raise RuntimeError(_UNDONE)
 
 
 @cache

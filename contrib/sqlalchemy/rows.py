@@ -13,8 +13,7 @@ Which rows may be sent already is another matter in each database.
 COMMITTED, which is said for that statement alone), so it waits for open transactions that have
 inserted a row in that range, for a second at most (then it fails, and is tried again). Between a
 number and its row there are microseconds in which nobody sees it; two transactions that meet there
-do not depend on each other. The tests compile this and do not run it; it was tried by hand on
-MariaDB 10.11, when it was one transaction still.
+do not depend on each other.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ _DISARMED = 0.5
 
 #: Where it plays. That on servers is the same path.
 _FILE, _SERVERS = ("embedded", "sqlite"), ("servers", "postgresql")
+_MARIADB = ("servers", "mariadb")
 #: And by which integration.
 _ALCHEMY, _DJANGO = (BankWithOutbox,), (BankOnDjango,)
 #: How many die in each. A thousand take half an hour.
@@ -57,6 +58,8 @@ campaigns = pytest.mark.parametrize(
         pytest.param(*_ALCHEMY, *_SERVERS, id="on servers", marks=pytest.mark.long),
         pytest.param(*_DJANGO, *_FILE, id="on a file, by Django"),
         pytest.param(*_DJANGO, *_SERVERS, id="on servers, by Django", marks=pytest.mark.long),
+        pytest.param(*_ALCHEMY, *_MARIADB, id="on MariaDB", marks=pytest.mark.long),
+        pytest.param(*_DJANGO, *_MARIADB, id="on MariaDB, by Django", marks=pytest.mark.long),
     ],
     indirect=["database"],
 )

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, text
 from sqlalchemy.exc import DBAPIError
 from worker.contrib.sqlalchemy.tables import inbox_table
 
-from shops import LINE, ONCE, Order, Shop
+from shops import LINE, ONCE, Order, Shop, lines
 from waiting import until
 from worker import App, Context
 from worker.testing import TestWorker
@@ -20,6 +20,12 @@ from worker.testing import TestWorker
 #: What a database refuses, as the integrations tell it.
 Refused = (DBAPIError, Error)
 
+
+#: How many sessions wait for a lock. SQLite does not tell.
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_lock_waits",
+}
 
 styles = pytest.mark.parametrize("style", ["book", "book_async"])
 
@@ -99,6 +105,41 @@ def test_an_error_that_is_passed_over_is_no_success_without_its_effect(shop: Sho
     (reason,) = shop.handled(handle, Order(text="one"))
     assert "current transaction is aborted" in reason
     assert (shop.lines(), shop.remembered()) == ([], [])
+
+
+def test_a_transaction_that_is_undone_behind_it_is_no_success(shop: Shop) -> None:
+    def handle(order: Order, context: Context) -> None:
+        with shop.desk.effect(context) as deal:
+            deal.execute(LINE, text=order.text)
+            deal.execute("ROLLBACK")
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "ended within its block without a commit" in reason
+    assert (shop.lines(), shop.remembered()) == ([], [])
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_deadlock_that_is_passed_over_leaves_no_part_of_an_effect(shop: Shop) -> None:
+    """Who is chosen to end it has lost its whole transaction, and what comes next is another."""
+    engine, change = shop.desk.engine, "UPDATE line SET text = 'y' WHERE number = :number"
+    with engine.begin() as connection:
+        connection.execute(insert(lines), [{"text": "x"} for _ in range(100)])
+
+    def handle(order: Order, context: Context) -> None:
+        with ThreadPoolExecutor(1) as threads, engine.connect() as other:
+            other.execute(text("UPDATE line SET text = 'z' WHERE number BETWEEN 2 AND 99"))
+            with shop.desk.effect(context) as deal:
+                deal.execute(change, number=1)
+                waits = threads.submit(other.execute, text(change), {"number": 1})
+                until(lambda: waiting(shop), message="the other one waits for this one")
+                with pytest.raises(Refused, match="Deadlock"):
+                    deal.execute(change, number=2)
+                deal.execute(LINE, text=order.text)
+            waits.result(30)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "ended within its block without a commit" in reason
+    assert (set(shop.lines()), shop.remembered()) == ({"x"}, [])
 
 
 def test_a_second_transaction_for_a_message_is_rejected(shop: Shop) -> None:
@@ -183,7 +224,7 @@ def test_who_meets_a_transaction_that_is_open_waits_for_its_end(shop: Shop) -> N
         first = threads.submit(shop.handled, slow, order)
         assert inside.wait(30)
         second = threads.submit(shop.handled, shop.book, order)
-        if shop.desk.engine.dialect.name == "postgresql":
+        if shop.desk.engine.dialect.name in _WAITING:
             until(lambda: waiting(shop), message="the second one waits for the row of the first")
         go_on.set()
         assert (first.result(30), second.result(30)) == ([], [])
@@ -193,7 +234,7 @@ def test_who_meets_a_transaction_that_is_open_waits_for_its_end(shop: Shop) -> N
 def waiting(shop: Shop) -> bool:
     """Tell whether a session waits for a lock."""
     with shop.desk.engine.connect() as connection:
-        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        return bool(connection.scalar(text(_WAITING[connection.dialect.name])))
 
 
 def test_old_ids_are_forgotten_in_batches(

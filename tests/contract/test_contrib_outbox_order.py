@@ -20,8 +20,9 @@ from sqlalchemy import (
     delete,
     insert,
     select,
+    text,
 )
-from worker.contrib.outbox import columns_of
+from worker.contrib.outbox import OutboxUnavailable, columns_of
 from worker.contrib.sqlalchemy.pending import _XID
 from worker.contrib.sqlalchemy.tables import outbox_table
 
@@ -46,7 +47,10 @@ on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=Tru
 def write(connection: Connection, desk: Desk, *events: Noted) -> None:
     """Write rows, and let the transaction stand open."""
     rows = [columns_of("desk", desk.app.encode(event)) for event in events]
-    connection.execute(insert(outbox_table).values(transaction_id=_XID), rows)
+    statement = insert(outbox_table)
+    if connection.dialect.name == "postgresql":
+        statement = statement.values(transaction_id=_XID)
+    connection.execute(statement, rows)
 
 
 @on_postgresql
@@ -184,6 +188,60 @@ class TestHorizon:
             assert ("a", 1) not in sent(worker)
         desk.relay().turn()
         assert by_key(sent(worker))["a"] == [0, 1]
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+class TestLocks:
+    """MariaDB does so too, and who reads waits for a transaction that is open."""
+
+    @pytest.mark.parametrize("ending", ["commit", "rollback"])
+    def test_a_row_waits_for_an_older_one_of_a_transaction_that_is_open(
+        self, desk: Desk, worker: TestWorker, ending: str
+    ) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            desk.leave(Noted(key="a", number=1), Noted(key="b", number=0))
+            with pytest.raises(OutboxUnavailable, match="Lock wait timeout"):
+                desk.relay().turn()
+            assert sent(worker) == []
+            getattr(slow, ending)()
+        desk.relay().turn()
+        assert by_key(sent(worker)) == {"a": [0, 1] if ending == "commit" else [1], "b": [0]}
+
+    def test_what_is_sent_at_once_is_left_to_the_relay(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.engine.connect() as slow:
+            write(slow, desk, Noted(key="a", number=0))
+            with desk.begin() as deal:
+                deal.publish(Noted(key="a", number=1))
+            assert desk.outbox.flush(30)
+            assert sent(worker) == []
+            slow.commit()
+        desk.relay().turn()
+        assert sent(worker) == [("a", 0), ("a", 1)]
+
+    def test_a_long_transaction_about_something_else_holds_back_nothing(
+        self, desk: Desk, worker: TestWorker
+    ) -> None:
+        with desk.engine.connect() as long:
+            long.execute(insert(counters), [{"name": "unrelated", "next": 0}])
+            long.execute(select(outbox_table))
+            desk.leave(Noted(key="a", number=0))
+            assert desk.relay().turn().sent == 1
+        assert sent(worker) == [("a", 0)]
+
+    def test_who_reads_keeps_no_lock(self, desk: Desk, worker: TestWorker) -> None:
+        """Nor does a number that comes next have to wait for who has removed the last one."""
+        desk.leave(Noted(key="a", number=0))
+        (entry,) = desk.rows.read(10)
+        with desk.engine.connect() as other:
+            other.execute(text("SET innodb_lock_wait_timeout = 1"))
+            write(other, desk, Noted(key="a", number=1))
+            other.execute(delete(outbox_table).where(outbox_table.c.sequence == entry.sequence))
+            other.commit()
+        desk.relay().turn()
+        assert sent(worker) == [("a", 1)]
 
 
 @contextmanager

@@ -13,8 +13,10 @@ import pika
 import psycopg
 import pytest
 import redis
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
-from servers import Guard, MissingServer, PostgreSQL, RabbitMQ, Redis, ServerFailed
+from servers import Guard, MariaDB, MissingServer, PostgreSQL, RabbitMQ, Redis, ServerFailed
 from servers.process import find_program, free_ports
 from waiting import until
 
@@ -130,11 +132,28 @@ def test_postgresql_keeps_a_commit(postgres: PostgreSQL, postgres_url: str, endi
         assert connection.execute("SELECT body FROM box").fetchall() == [("kept",)]
 
 
+@either_way
+def test_mariadb_keeps_a_commit(mariadb: MariaDB, mariadb_url: str, ending: str) -> None:
+    engine = create_engine(mariadb_url.replace("://", "+pymysql://"), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE box (body TEXT)"))
+        connection.execute(text("INSERT INTO box VALUES ('kept')"))
+
+    getattr(mariadb, ending)()
+    assert not is_listening(mariadb.port)
+    mariadb.start()
+
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT body FROM box")).all() == [("kept",)]
+
+
 def test_a_fresh_url_starts_the_server_that_a_test_before_left_stopped(
-    postgres: PostgreSQL, redis_server: Redis, rabbitmq: RabbitMQ
+    postgres: PostgreSQL, mariadb: MariaDB, redis_server: Redis, rabbitmq: RabbitMQ
 ) -> None:
-    for server in (postgres, redis_server, rabbitmq):
+    for server in (postgres, mariadb, redis_server, rabbitmq):
         server.stop()
+
+    mariadb.fresh_url()
 
     with psycopg.connect(postgres.fresh_url()), rabbitmq.vhost() as amqp_url:
         redis.Redis.from_url(redis_server.fresh_url()).close()

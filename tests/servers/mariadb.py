@@ -47,8 +47,7 @@ class MariaDB(Server):
     def prepare(self) -> None:
         """Make the system's tables, and a user who needs no password."""
         options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
-        command = [self._install, "--no-defaults", *self._options(), *options]
-        installing = self.spawn(command)
+        installing = self.spawn([self._install, "--no-defaults", *self._options(), *options])
         code = installing.wait()
         self._guard.forget(installing.pid)
         if code:
@@ -84,7 +83,7 @@ class MariaDB(Server):
         super().close()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
-    def _options(self) -> list[str]:
+    def _options(self) -> list[str | Path]:
         """Return what both programs are told. MariaDB runs as root only where that is said."""
         return [f"--datadir={self._data}", *(["--user=root"] if os.geteuid() == 0 else [])]
 
