@@ -185,6 +185,7 @@ class Gatherer:
         self._ends.clear()
         self._known = set()
         self._returns.forget()
+        self._parking.forget()
 
     def drop(self, shards: Collection[int]) -> None:
         """Put nothing of these shards into lanes that was read before."""

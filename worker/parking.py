@@ -108,6 +108,10 @@ class Parking:
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
+        #: Keys parked here of which nothing is confirmed to be in the queue, with the shard. The
+        #: store is not told of them: else who goes on after a crash would take what failed for
+        #: what is behind it, and park it without its reason.
+        self._unconfirmed: dict[str, int] = {}
         #: By key: the last number at which something of it was parked here.
         self._parked_at: dict[str, int] = {}
         #: The last number at which something that had come by a replay was parked again, or may
@@ -124,8 +128,8 @@ class Parking:
         knows_all = known.pop(ALL_KNOWN, None) is not None
         # One that has forgotten keys makes nobody forget them who has messages of them in lanes;
         # nor does one that somebody else told again, who saw nothing of what is on its way.
-        ours = self._unsaved.keys() | self._on_their_way() if knows_all else self._keys
-        self._keys = {*known, *ours}
+        begun = self._unsaved.keys() | self._unconfirmed.keys() | self._on_their_way()
+        self._keys = {*known, *(begun if knows_all else self._keys)}
         self._last = max(self._last, *known.values(), 0)
         for key, at in known.items():  # what another process parked again is among it
             self._again[key] = max(at, self._again.get(key, 0))
@@ -188,13 +192,26 @@ class Parking:
         for key, replays in [*self._admitted.items()]:
             left = {replay: shard for replay, shard in replays.items() if shard not in shards}
             self._admitted[key] = left
+        self.forget(shards)
+
+    def forget(self, shards: Collection[int] | None = None) -> None:
+        """Forget what was to be parked of these shards (None: all), and is not on its way yet.
+
+        No lane has it any more, and it comes again: here, or elsewhere.
+        """
+        self._unconfirmed = {
+            key: shard
+            for key, shard in self._unconfirmed.items()
+            if self.is_under_way(key) or not (shards is None or shard in shards)
+        }
 
     def park(self, message: Message) -> None:
         """Park the key of ``message`` from now on; nothing of a replay passes any more."""
         key = str(message.key)
         self._keys.add(key)
         self._admitted.pop(key, None)
-        self._again[key] = self._note(key)
+        self._unconfirmed[key] = message.shard
+        self._again[key] = self._parked_at[key] = self._next()
 
     def facts(self, message: Message) -> dict[str, str]:
         """Return the headers that ``message`` is parked with; :meth:`parked` tells that it is.
@@ -252,10 +269,13 @@ class Parking:
 
         The store is asked in any case. Raises DedupUnavailable.
         """
+        if key in self._unconfirmed:
+            self._unsaved[key] = self._parked_at[key]
         if not self.save():
             raise DedupUnavailable("what was parked is not written yet")
         if self._store.unpark(self._service, key, upto) or self._is_gone(key, upto):
             self._keys.discard(key)
+            self._unconfirmed.pop(key, None)
             self._again.pop(key, None)
             self._parked_at.pop(key, None)
         if key in self._keys:
@@ -280,6 +300,7 @@ class Parking:
 
     def _note(self, key: str) -> int:
         """Note that something of ``key`` is parked now; return the number of that."""
+        self._unconfirmed.pop(key, None)
         self._unsaved[key] = self._parked_at[key] = number = self._next()
         return number
 

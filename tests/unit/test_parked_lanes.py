@@ -142,6 +142,8 @@ def test_a_store_that_forgot_the_keys_makes_nobody_else_forget_them() -> None:
     parking.restore({})
     message = Message("id", "step", "K", b"", {}, {}, redelivered=False, shard=0)
     parking.park(message)
+    parking.facts(message)
+    parking.parked(message)
     assert parking.save()
 
     parking._store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
@@ -193,6 +195,61 @@ def test_a_key_stays_parked_while_its_only_message_is_on_its_way_to_the_parked_q
     parking.restore({})
     assert parking.is_parked("K")
     assert "K" in store.parked("bank")
+
+
+def test_the_store_is_told_of_no_key_before_what_failed_is_in_the_queue() -> None:
+    """Else who goes on after a crash parks it as what is behind it, without its reason."""
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({})
+    failed, other = (
+        Message(f"of {key}", "step", key, b"", {}, {}, redelivered=False, shard=0) for key in "KJ"
+    )
+    for message in (failed, other):
+        parking.park(message)
+        parking.facts(message)
+    parking.parked(other)
+    assert parking.save()
+    assert {*store.parked("bank")} == {"J", ALL_KNOWN}
+    parking.load()
+    assert parking.is_parked("K"), "here it is"
+
+    parking.parked(failed)
+    assert parking.save()
+    assert {*store.parked("bank")} == {"J", "K", ALL_KNOWN}
+
+
+@pytest.mark.parametrize("shards", [None, [0], [1]])
+def test_a_key_is_parked_no_more_where_what_failed_is_in_no_lane_any_more(
+    shards: list[int] | None,
+) -> None:
+    """Its connection is lost, or its shard given away, before it was sent to the queue."""
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({})
+    failed, sent = (
+        Message(f"of {key}", "step", key, b"", {}, {}, redelivered=False, shard=0) for key in "KJ"
+    )
+    for message in (failed, sent):
+        parking.park(message)
+    parking.facts(sent)
+
+    parking.forget(shards)
+    parking.load()
+    assert parking.is_parked("K") == (shards == [1])
+    assert parking.is_parked("J")
+
+
+def test_a_marker_frees_no_key_whose_message_has_failed_again_and_is_not_sent_yet() -> None:
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({"K": 5})
+    looked = store.parked("bank")["K"]
+    parking.park(Message("m", "step", "K", b"", {}, {}, redelivered=False, shard=0))
+
+    assert not parking.free("K", looked)
+    assert parking.is_parked("K")
+    assert store.parked("bank")["K"] > looked
 
 
 def test_a_key_is_not_parked_because_its_dead_letters_return() -> None:
@@ -452,7 +509,10 @@ def test_what_was_the_first_of_an_earlier_replay_lets_nothing_of_a_later_one_pas
         parking.admit(message)
         return message
 
-    parking.park(arrive(2))
+    first = arrive(2)
+    parking.park(first)
+    parking.facts(first)
+    parking.parked(first)
     parking.save()
     looked = store.parked("bank")["K"]
     head = arrive(2, qw_unparked="later", qw_unparked_first=looked)
