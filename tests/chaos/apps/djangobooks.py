@@ -53,8 +53,10 @@ def _effect(facts: dict[str, Any], account: str, amount: int) -> None:
     crashpoints.reach("in the handler's transaction")
     told = {"detail": f"{account}:{amount}", "pid": os.getpid(), "at": monotonic()}
     row = {name: value for name, value in (facts | told).items() if name != "life"}
-    names, values = ", ".join(map('"{}"'.format, row)), ", ".join(["%s"] * len(row))
-    with connections["default"].cursor() as cursor:
+    connection = connections["default"]
+    names = ", ".join(map(connection.ops.quote_name, row))
+    values = ", ".join(["%s"] * len(row))
+    with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE accounts SET balance = balance + %s WHERE name = %s", [amount, account]
         )
