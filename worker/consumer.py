@@ -49,16 +49,15 @@ if TYPE_CHECKING:
     from worker.pool import PoolMaker
     from worker.task import Delivery
 
-_LONGEST_WAIT = 0.5
-_BEAT = 1.0
-_BURST_BEAT = 0.1
-_WATCH_PAUSE = 0.25
+_BEAT, _BURST_BEAT = 1.0, 0.1
+_WATCH_PAUSE, _LONGEST_WAIT = 0.25, 0.5
+#: What is due within so many seconds is done now: to wake up for it costs more.
+_TOGETHER = 0.05
 _MOST_UNCONFIRMED = 2000
 _PROBE_PAUSE = 0.01
 
 
-def _ignore(*_: object) -> None:
-    pass
+def _ignore(*_: object) -> None: ...
 
 
 class Consumer:
@@ -102,8 +101,7 @@ class Consumer:
         self._timers = Timers(clock)
         #: The tick did something that only the next one can go on with.
         self._again = False
-        self._next_beat = 0.0
-        self._next_watch = 0.0
+        self._next_beat = self._next_watch = 0.0
         #: Something of a paused handler may still run.
         self._pausing = False
         self._lifespan = Lifespan(app)
@@ -274,6 +272,7 @@ class Consumer:
         self._dispatcher.ticked(self._clock() - now)
         if done:
             self._waiter.hurry()
+            self._next_watch = min(self._next_watch, now + _WATCH_PAUSE)
         return bool(done)
 
     def _wait(self, longest: float) -> None:
@@ -349,8 +348,9 @@ class Consumer:
     def _run_timers(self, now: float) -> int:
         """Step 8."""
         number = self._timers.run(now)
-        if now >= self._next_watch:
-            self._next_watch = now + _WATCH_PAUSE
+        if now + _TOGETHER >= self._next_watch:
+            waits = self._dispatcher.out or self._dispatcher.lanes.waiting
+            self._next_watch = now + (_WATCH_PAUSE if waits else _LONGEST_WAIT)
             self._dispatcher.measure(now)
             self._dispatcher.collect_early(self._resolve)
             for task, seconds in self._dispatcher.overdue(now):
@@ -362,7 +362,7 @@ class Consumer:
                 self._link.keep_alive()
             except BrokerUnreachable as error:
                 self._link_lost(error)
-        if now >= self._next_beat:
+        if now + _TOGETHER >= self._next_beat:
             self._next_beat = now + (_BURST_BEAT if self.settings.burst else _BEAT)
             self.on_beat()
         return number

@@ -51,7 +51,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: getattr(self, name) for name in Counters.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Gauges:
 
     def as_dict(self) -> dict[str, int]:
         """Return the gauges by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: getattr(self, name) for name in Gauges.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from simulation.members import Member
 from simulation.seams import CLOCK
 from simulation.troubles import BROKER, LEASES, STORE, Cut, Process
 from simulation.world import Trouble, World
+from worker.sharding.generations import Phase
 
 #: Calls after which a doomed process dies, at most.
 _LONGEST_DOOM = 25
@@ -57,6 +58,7 @@ class Incidents:
             "cut member": lambda member: self._cut(member, LEASES),
             "join": self._join,
             "flicker": self._flicker,
+            "late flicker": self._flicker_late,
             "leave": lambda member: self._signal(member, signal.SIGTERM),
             "reload": lambda member: self._signal(member, signal.SIGHUP),
             "reshard": self._reshard,
@@ -142,6 +144,11 @@ class Incidents:
                 self._world.lose_connections(child)
 
         self._end_at(lost_at, lose)
+
+    def _flicker_late(self, member: Member) -> None:
+        """The same, but only while a change of the number of shards comes to its end."""
+        if self._world.plan().phase in (Phase.DRAIN, Phase.REMOVE):
+            self._flicker(member)
 
     def _join(self, _: Member) -> None:
         if len(self._world.members) < self._menu.most_members:

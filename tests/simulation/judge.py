@@ -123,7 +123,10 @@ def _check_effects(
             found.append(_pair("a second effect", first, second))
     for id_ in sorted(dead & done):
         effect = next(each for each in effects if each.id == id_)
-        if not world.was_troubled(effect.child, effect.begin, math.inf):
+        # The other one of both may have been set aside before, by who tried it last.
+        before = [e for e in attempts if e.id == id_ and e.begin < effect.begin]
+        set_aside = before and world.was_troubled(before[-1].child, before[-1].begin, effect.begin)
+        if not (set_aside or world.was_troubled(effect.child, effect.begin, math.inf)):
             text = f"both done and a dead letter: {effect.id}, {effect}"
             found.append(Finding(effect.key, text, (effect.id,)))
     return found

@@ -31,7 +31,7 @@ kill -9. Neither side ever blocks on a write, so a stopped child cannot stop its
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from worker.config import mask_url
@@ -351,7 +351,8 @@ _KINDS: dict[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_
 
 def encode(message: Message) -> bytes:
     """Return ``message`` as one line. Raises ControlError if it is longer than MAX_LINE."""
-    facts = {"kind": type(message).__name__.lower(), **asdict(message)}
+    facts = {"kind": type(message).__name__.lower()}
+    facts |= {name: getattr(message, name) for name in message.__slots__}  # asdict copies it all
     line = json.dumps(facts, separators=(",", ":"), default=str).encode() + b"\n"
     if len(line) > MAX_LINE:
         raise ControlError(f"a {facts['kind']} message of {len(line)} bytes is too long")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Facts:
 
     def dump(self) -> str:
         """Return the facts as text."""
-        return json.dumps(asdict(self), separators=(",", ":"), default=str)
+        told = {name: getattr(self, name) for name in Facts.__slots__}  # asdict copies it all
+        return json.dumps(told, separators=(",", ":"), default=str)
 
     @classmethod
     def load(cls, text: str) -> Facts:

@@ -66,8 +66,11 @@ def counted(statistics: Mapping[str, object]) -> dict[str, float]:
 
 
 def _numbers(statistics: Mapping[str, object], names: Collection[str]) -> dict[str, float]:
-    told = ((name, statistics.get(name)) for name in names)
-    return {name: value for name, value in told if isinstance(value, int | float)}
+    return {
+        name: value
+        for name, value in statistics.items()
+        if name in names and isinstance(value, int | float)
+    }
 
 
 def _sum(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
