@@ -131,7 +131,9 @@ def tell(report: Report, console: Console) -> int:
         return os.EX_OK
     for line in report.story:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    end = "It did not come to its end." if report.trouble else "A promise was broken."
+    end = "A promise was broken."
+    if report.trouble:
+        end = f"It did not come to its end: {report.trouble}"
     console.print(Text(end, "bold red"))
     return _EXIT_BROKEN
 

@@ -208,7 +208,9 @@ class Trial:
         if alive and not self.service.running:
             raise _GaveUp(f"the service ended by itself, exit code {self.service.exit_code}")
         if self._began and self.seconds > self.scenario.patience:
-            raise _GaveUp(f"not within {self.scenario.patience:g} s: {what}")
+            raise _GaveUp(
+                f"not within {self.scenario.patience:g} s: {what}. Is this machine at its limits?"
+            )
         time.sleep(_TICK)
 
     def _read(self) -> None:
