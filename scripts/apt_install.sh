@@ -37,7 +37,7 @@ echo "Installing $* ..."
 export DEBIAN_FRONTEND=noninteractive
 # A freshly booted machine may be in the middle of its unattended upgrades: wait for the lock.
 apt="apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
-if ! { $apt update && $apt install --yes --no-install-recommends "$@"; } >"$log" 2>&1; then
+if ! { $apt update && $apt install --yes --no-remove --no-install-recommends "$@"; } >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     echo "Could not install: $*. The command was: apt-get install --no-install-recommends $*" >&2
     exit 1

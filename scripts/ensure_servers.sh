@@ -24,7 +24,7 @@ need() {
 need rabbitmq-server rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
 need redis-server redis redis-server
 need postgresql postgresql /usr/lib/postgresql/*/bin/postgres postgres
-need mariadb-server mariadb /usr/sbin/mariadbd mariadbd
+need mariadb-server-core mariadb /usr/sbin/mariadbd mariadbd
 need nodejs node node
 need npm node npm
 # Its network namespaces are the machines of several supervisors; elsewhere they share this one.

@@ -1,9 +1,9 @@
 """Servers for whoever asks: started at the first use, shared by the run, ended with it.
 
 A test asks for ``amqp_url``, ``redis_url``, ``postgres_url`` or ``mariadb_url`` and gets an empty
-place of its own.
-A test that stops or kills a server asks for the server itself (``rabbitmq``, ``redis_server``,
-``postgres``) as well; the next test's ``…_url`` starts it again where that is needed.
+place of its own. A test that stops or kills a server asks for the server itself (``rabbitmq``,
+``redis_server``, ``postgres``, ``mariadb``) as well; the next test's ``…_url`` starts it again
+where that is needed.
 """
 
 from __future__ import annotations

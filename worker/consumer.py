@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _BEAT, _BURST_BEAT = 1.0, 0.1
 _WATCH_PAUSE, _LONGEST_WAIT = 0.25, 0.5
 #: What is due within so many seconds is done now: to wake up for it costs more.
-_TOGETHER = 0.05
+_TOGETHER = 0.01
 _MOST_UNCONFIRMED = 2000
 _PROBE_PAUSE = 0.01
 

@@ -26,7 +26,8 @@ _CREATE = """CREATE TABLE IF NOT EXISTS qworker_inbox (
     PRIMARY KEY (handler, message_id)) WITHOUT ROWID"""
 #: By their names: a table that Django made has one more.
 _INSERT = "INSERT OR IGNORE INTO qworker_inbox (handler, message_id, at) VALUES (?, ?, ?)"
-_LOOK = "SELECT 1 FROM qworker_inbox WHERE handler = ? AND message_id = ?"
+#: By its time: another run may have written it, where the transaction of this one was undone.
+_LOOK = "SELECT 1 FROM qworker_inbox WHERE handler = ? AND message_id = ? AND at = ?"
 _PURGE = "DELETE FROM qworker_inbox WHERE at < ?"
 
 
@@ -36,7 +37,7 @@ class Effect:
     Made for one run of a handler, and used by its thread.
     """
 
-    __slots__ = ("_database", "_handler", "_is_begun", "_is_relay", "_message_id", "_place")
+    __slots__ = ("_at", "_database", "_handler", "_is_begun", "_is_relay", "_message_id", "_place")
 
     def __init__(self, handler: str, message_id: str, *, is_relay: bool = False) -> None:
         self._handler = handler
@@ -45,6 +46,8 @@ class Effect:
         #: What ``once`` was called with, and which database that is.
         self._database: sqlite3.Connection | None = None
         self._place: object = None
+        #: When ``once`` wrote the id.
+        self._at = 0.0
         #: The id was written, and not rolled back as far as is known here.
         self._is_begun = False
 
@@ -56,7 +59,7 @@ class Effect:
             raise Reject(_twice("context.once"))
         self._database, self._place = connection, place
         try:
-            record(connection, self._handler, self._message_id)
+            self._at = record(connection, self._handler, self._message_id)
         except AlreadyDone:
             if self._is_begun:  # by this very run, whose effect would pass for done
                 raise Reject(_twice("context.once")) from None
@@ -77,19 +80,20 @@ class Effect:
             raise
 
     def check_committed(self) -> None:
-        """Raise RuntimeError where the transaction of ``once`` was not committed; roll it back."""
+        """Raise RuntimeError where the transaction of ``once`` was not committed; roll it back.
+
+        SQLite may have rolled it back before (at a full disk, say), while the handler went on.
+        """
         if self._database is None:
             return
         is_open = _is_in_transaction(self._database)
         if is_open:
             self._database.rollback()
-        elif is_open is None and isinstance(self._place, str):
-            with closing(sqlite3.connect(self._place)) as database:
-                is_open = not _is_recorded(database, self._handler, self._message_id)
-        if is_open:
+        if is_open or not self._is_recorded(self._database):
             raise RuntimeError(
                 f"{self._handler} returned without a commit of the transaction of context.once: say"
-                " 'with connection:', or connection.commit()"
+                " 'with connection:', or connection.commit(), and let errors of SQLite through: it"
+                " may roll back at one"
             )
 
     def roll_back(self) -> None:
@@ -101,6 +105,17 @@ class Effect:
         if self._database is not None:
             with suppress(Exception):
                 self._database.rollback()
+
+    def _is_recorded(self, database: sqlite3.Connection) -> bool:
+        """Look for the id: by another connection where this one is closed, or another thread's."""
+        row = self._handler, self._message_id, self._at
+        try:
+            return _is_there(database, row)
+        except sqlite3.ProgrammingError:
+            if not isinstance(self._place, str):
+                return True  # in memory: nobody else sees it
+            with closing(sqlite3.connect(self._place)) as another:
+                return _is_there(another, row)
 
     def _refuse_relay(self, what: str) -> None:
         if self._is_relay:
@@ -119,8 +134,8 @@ def _twice(what: str) -> str:
     )
 
 
-def record(connection: sqlite3.Connection, handler: str, message_id: str) -> None:
-    """Write (handler, id) into the transaction that ``connection`` is in.
+def record(connection: sqlite3.Connection, handler: str, message_id: str) -> float:
+    """Write (handler, id) into the transaction that ``connection`` is in; return the time of it.
 
     Begins one where none is open, and makes the table where there is none. Raises AlreadyDone
     where the id is there already; sqlite3.Error as sqlite3 does.
@@ -128,9 +143,11 @@ def record(connection: sqlite3.Connection, handler: str, message_id: str) -> Non
     if not connection.in_transaction:
         connection.execute("BEGIN IMMEDIATE")
     connection.execute(_CREATE)
-    if connection.execute(_INSERT, (handler, message_id, time.time())).rowcount == 0:
+    now = time.time()
+    if connection.execute(_INSERT, (handler, message_id, now)).rowcount == 0:
         connection.rollback()
         raise AlreadyDone(f"{handler} has done {message_id}")
+    return now
 
 
 def _place_of(connection: sqlite3.Connection) -> object:
@@ -149,9 +166,9 @@ def _is_in_transaction(connection: sqlite3.Connection) -> bool | None:
         return None
 
 
-def _is_recorded(connection: sqlite3.Connection, handler: str, message_id: str) -> bool:
+def _is_there(connection: sqlite3.Connection, row: tuple[str, str, float]) -> bool:
     connection.execute(_CREATE)
-    return connection.execute(_LOOK, (handler, message_id)).fetchone() is not None
+    return connection.execute(_LOOK, row).fetchone() is not None
 
 
 def purge(connection: sqlite3.Connection, older_than: float) -> int:

@@ -108,10 +108,10 @@ class Parking:
         #: The last number given; they go on where another process left off.
         self._last = 0
         self._unsaved: dict[str, int] = {}
-        #: Keys parked here of which nothing is confirmed to be in the queue, with the shard. The
-        #: store is not told of them: else who goes on after a crash would take what failed for
-        #: what is behind it, and park it without its reason.
-        self._unconfirmed: dict[str, int] = {}
+        #: Keys parked here of which nothing is confirmed to be in the queue, each with the shard.
+        #: The store is not told of them: else who goes on after a crash would take what failed
+        #: for what is behind it, and park it without its reason.
+        self._unconfirmed: set[tuple[str, int]] = set()
         #: By key: the last number at which something of it was parked here.
         self._parked_at: dict[str, int] = {}
         #: The last number at which something that had come by a replay was parked again, or may
@@ -128,8 +128,8 @@ class Parking:
         knows_all = known.pop(ALL_KNOWN, None) is not None
         # One that has forgotten keys makes nobody forget them who has messages of them in lanes;
         # nor does one that somebody else told again, who saw nothing of what is on its way.
-        begun = self._unsaved.keys() | self._unconfirmed.keys() | self._on_their_way()
-        self._keys = {*known, *(begun if knows_all else self._keys)}
+        ours = self._unsaved.keys() | self._begun() | self._on_their_way()
+        self._keys = {*known, *(ours if knows_all else self._keys)}
         self._last = max(self._last, *known.values(), 0)
         for key, at in known.items():  # what another process parked again is among it
             self._again[key] = max(at, self._again.get(key, 0))
@@ -138,13 +138,17 @@ class Parking:
     def restore(self, lying: Mapping[str, int]) -> None:
         """Park the keys of all that lies in the parked queue, each with its last place there.
 
-        And those of which something is on its way from there, or to it. Raises DedupUnavailable:
-        then it can be called again.
+        And those of which something is on its way from there, or to it, or about to be: nobody
+        else would know of them. Raises DedupUnavailable: then it can be called again.
         """
         self._last = max(self._last, *lying.values(), 0)
-        keys = lying.keys() | self._on_their_way()
+        keys = lying.keys() | self._begun() | self._on_their_way()
         restore_keys(self._store, self._service, keys, self._next())
         self.load()
+
+    def _begun(self) -> set[str]:
+        """Return the keys that are parked here, and of which nothing is in the queue yet."""
+        return {key for key, _shard in self._unconfirmed}
 
     def _on_their_way(self) -> set[str]:
         """Return the parked keys of which something lies in the parked queue no more, or not yet.
@@ -183,7 +187,7 @@ class Parking:
         if not isinstance(replay, str) or not isinstance(upto, int):
             return
         self._last = max(self._last, upto)  # by another clock, maybe
-        waits = self._under_way[key, True] or key in self._refused
+        waits = self._under_way[key, True] or key in self._refused or key in self._begun()
         if upto >= self._again.get(key, 0) and not waits:
             self._admitted.setdefault(key, {})[replay] = message.shard
 
@@ -200,9 +204,9 @@ class Parking:
         No lane has it any more, and it comes again: here, or elsewhere.
         """
         self._unconfirmed = {
-            key: shard
-            for key, shard in self._unconfirmed.items()
-            if self.is_under_way(key) or not (shards is None or shard in shards)
+            (key, shard)
+            for key, shard in self._unconfirmed
+            if self._is_sent(key) or not (shards is None or shard in shards)
         }
 
     def park(self, message: Message) -> None:
@@ -210,8 +214,7 @@ class Parking:
         key = str(message.key)
         self._keys.add(key)
         self._admitted.pop(key, None)
-        self._unconfirmed[key] = message.shard
-        self._again[key] = self._parked_at[key] = self._next()
+        self._unconfirmed.add((key, message.shard))
 
     def facts(self, message: Message) -> dict[str, str]:
         """Return the headers that ``message`` is parked with; :meth:`parked` tells that it is.
@@ -222,6 +225,8 @@ class Parking:
         key, headers = str(message.key), message.headers
         again = UNPARKED in headers
         self._under_way[key, again] += 1
+        if key in self._begun():
+            self._again[key] = self._parked_at[key] = self._next()
         if again:
             self._admitted.pop(key, None)
         had = headers.get(PLACE)
@@ -251,7 +256,10 @@ class Parking:
             del self._under_way[key, again]
 
     def is_under_way(self, key: str) -> bool:
-        """Tell whether something of ``key`` is on its way to the parked queue."""
+        """Tell whether something of ``key`` is on its way to the parked queue, or about to be."""
+        return key in self._begun() or self._is_sent(key)
+
+    def _is_sent(self, key: str) -> bool:
         return bool(self._under_way[key, False] or self._under_way[key, True])
 
     def save(self) -> bool:
@@ -269,13 +277,10 @@ class Parking:
 
         The store is asked in any case. Raises DedupUnavailable.
         """
-        if key in self._unconfirmed:
-            self._unsaved[key] = self._parked_at[key]
         if not self.save():
             raise DedupUnavailable("what was parked is not written yet")
         if self._store.unpark(self._service, key, upto) or self._is_gone(key, upto):
             self._keys.discard(key)
-            self._unconfirmed.pop(key, None)
             self._again.pop(key, None)
             self._parked_at.pop(key, None)
         if key in self._keys:
@@ -300,7 +305,7 @@ class Parking:
 
     def _note(self, key: str) -> int:
         """Note that something of ``key`` is parked now; return the number of that."""
-        self._unconfirmed.pop(key, None)
+        self._unconfirmed = {each for each in self._unconfirmed if each[0] != key}
         self._unsaved[key] = self._parked_at[key] = number = self._next()
         return number
 

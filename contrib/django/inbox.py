@@ -5,7 +5,8 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with its models. An error rolls back all of it, the row too.
-4. The end of the block asks for the row, and commits: from then on effect and memory are one.
+4. The end of the block asks whether it is in that transaction still, and commits: from then on
+   effect and memory are one.
 
 It is a durable ``transaction.atomic``: within another one the end of the block would commit
 nothing, so that is an error. Django forbids ``commit`` and ``rollback`` in the block. What would
@@ -46,13 +47,16 @@ T = TypeVar("T")
 
 _CALL = "inbox.transaction"
 _ROW = "INTO qworker_inbox (handler, message_id, at) VALUES (%s, %s, %s)"
+#: Of PostgreSQL. What a block sets (a search path, a role) does not change it.
+_TRANSACTION = "pg_current_xact_id()::text"
 #: Inserts a row, or changes none where it is there; the count tells which.
 _INSERT_IF_NEW = {
-    "postgresql": f"INSERT {_ROW} ON CONFLICT DO NOTHING",
+    "postgresql": f"INSERT {_ROW} ON CONFLICT DO NOTHING RETURNING {_TRANSACTION}",
     "sqlite": f"INSERT {_ROW} ON CONFLICT DO NOTHING",
     "mysql": f"INSERT IGNORE {_ROW}",  # and of MariaDB
 }
-_IS_THERE = "SELECT 1 FROM qworker_inbox WHERE handler = %s AND message_id = %s"
+#: By its time: another run may have inserted it, where the transaction of this one was undone.
+_IS_THERE = "SELECT 1 FROM qworker_inbox WHERE handler = %s AND message_id = %s AND at = %s"
 #: MySQL has no LIMIT in a subquery of IN, but in one of FROM.
 _FORGET = (
     "DELETE FROM qworker_inbox WHERE (handler, message_id) IN (SELECT handler, message_id FROM"
@@ -94,9 +98,9 @@ class Inbox:
             try:
                 _refuse_manual(connection, self._using)
                 with transaction.atomic(self._using, durable=True):
-                    _record(connection, context)
+                    mark = _record(connection, context)
                     yield
-                    _check_effect(connection, context)
+                    _check_effect(connection, context, mark)
             finally:
                 refresh(connection)
 
@@ -145,10 +149,10 @@ def _refuse_manual(connection: Any, using: str) -> None:
         )
 
 
-def _record(connection: Any, context: Context) -> None:
+def _record(connection: Any, context: Context) -> object:
     """Insert the row, or wait for who did and raise AlreadyDone.
 
-    Raises ConfigurationError where the table is not there.
+    Returns what tells the transaction. Raises ConfigurationError where the table is not there.
     """
     statement = _INSERT_IF_NEW.get(connection.vendor)
     if statement is None:
@@ -156,17 +160,20 @@ def _record(connection: Any, context: Context) -> None:
             f"{_CALL}: it is not known how to insert a row once in {connection.vendor}; there are"
             " PostgreSQL, MySQL, MariaDB and SQLite"
         )
-    row = [*_key(context), time.time()]
+    now = time.time()
+    row = [*_key(context), now]
     try:
         with connection.cursor() as cursor:
             cursor.execute(statement, row)
             is_new = cursor.rowcount != 0
+            mark = cursor.fetchone()[0] if is_new and cursor.description else now
     except DatabaseError as error:
         if is_missing_table(error.__cause__):
             raise missing("qworker_inbox", connection.alias) from None
         raise
     if not is_new:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
+    return mark
 
 
 def _key(context: Context) -> list[str]:
@@ -174,7 +181,7 @@ def _key(context: Context) -> list[str]:
     return [plain(context.handler), plain(context.memory_id)]
 
 
-def _check_effect(connection: Any, context: Context) -> None:
+def _check_effect(connection: Any, context: Context, mark: object) -> None:
     """Raise RuntimeError where the block has ended well, and its end would commit nothing."""
     if connection.closed_in_transaction:
         raise RuntimeError(
@@ -188,8 +195,13 @@ def _check_effect(connection: Any, context: Context) -> None:
             " transaction.atomic() of its own, and catch its error outside of that"
         )
     with connection.cursor() as cursor:
-        cursor.execute(_IS_THERE, _key(context))
-        if cursor.fetchone() is None:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"SELECT {_TRANSACTION}")
+            is_same = cursor.fetchone()[0] == mark
+        else:
+            cursor.execute(_IS_THERE, [*_key(context), mark])
+            is_same = cursor.fetchone() is not None
+        if not is_same:
             raise RuntimeError(
                 f"{context.handler}: the transaction of {_CALL} was ended within its block without"
                 " a commit (by a rollback, or by the database: MySQL does that at a deadlock): let"

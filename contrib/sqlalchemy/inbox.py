@@ -5,12 +5,14 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
-4. The end of the block asks for the row, and commits: from then on effect and memory are one.
+4. The end of the block asks whether it is in that transaction still, and commits: from then on
+   effect and memory are one.
 
-The row may be gone by then, and the effect with it, though the handler has seen no error, or passed
-over one: MySQL undoes the whole transaction of who is chosen to end a deadlock, and SQLite that of
-who meets a full disk, and both take what comes next for another one. PostgreSQL, asked to commit
-after a statement that failed, would roll back and raise nothing; asked for the row, it raises.
+The transaction may be gone by then, though the handler has seen no error, or passed over one: MySQL
+undoes that of who is chosen to end a deadlock, and SQLite that of who meets a full disk, and both
+take what comes next for another one. So they are asked for the row, and by its time, since another
+run may have inserted it meanwhile. PostgreSQL, asked to commit after a statement that failed, rolls
+back and raises nothing; asked for the number of the transaction, it raises.
 
 So no crash, no stale owner of a claim and no second delivery makes the effect happen twice, as long
 as all of it is in that database. It is as durable as a commit of that database is.
@@ -26,7 +28,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from sqlalchemy import bindparam, delete, insert, select, tuple_
+from sqlalchemy import Text, bindparam, delete, insert, literal_column, select, tuple_
 from sqlalchemy import event as events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -66,7 +68,10 @@ _KEY = "qworker_inbox_committed"
 _IS_THERE = select(1).where(
     inbox_table.c.handler == bindparam("handler"),
     inbox_table.c.message_id == bindparam("message_id"),
+    inbox_table.c.at == bindparam("at"),
 )
+#: Of PostgreSQL. What a block sets (a search path, a role) does not change it.
+_TRANSACTION = literal_column("pg_current_xact_id()::text", Text)
 #: Rows that a transaction of ``purge`` removes: locks and journals stay small.
 _BATCH = 1000
 
@@ -104,9 +109,9 @@ class Inbox(Generic[S]):
             session.begin(),
             _in_one_part(session),
         ):
-            _record(session, context)
+            mark = _record(session, context)
             yield session
-            _complete(session, context)
+            _complete(session, context, mark)
 
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
@@ -140,9 +145,9 @@ class AsyncInbox(Generic[A]):
                 with _lent(plain_session, self._sessions):
                     async with session.begin():
                         with _in_one_part(plain_session):
-                            await session.run_sync(_record, context)
+                            mark = await session.run_sync(_record, context)
                             yield session
-                            await session.run_sync(_complete, context)
+                            await session.run_sync(_complete, context, mark)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -166,22 +171,23 @@ def _check_maker(sessions: object, kind: type, example: str) -> None:
         )
 
 
-def _record(session: Session, context: Context) -> None:
+def _record(session: Session, context: Context) -> object:
     """Insert the row, or wait for who did and raise AlreadyDone.
 
-    Raises ConfigurationError where the table is not there.
+    Returns what tells the transaction. Raises ConfigurationError where the table is not there.
     """
     connection = connection_to(inbox_table, session)
     row = {**_key(context), "at": time.time()}
     statement = insert_if_new(connection.dialect.name)
     try:
-        is_new = connection.execute(statement, row).rowcount != 0
+        result = connection.execute(statement, row)
     except DBAPIError as error:
         if is_missing_table(error.orig):
             raise missing(inbox_table, connection.engine) from None
         raise
-    if not is_new:
+    if result.rowcount == 0:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
+    return result.scalar_one() if result.returns_rows else row["at"]
 
 
 def _key(context: Context) -> dict[str, str]:
@@ -189,7 +195,7 @@ def _key(context: Context) -> dict[str, str]:
     return {"handler": plain(context.handler), "message_id": plain(context.memory_id)}
 
 
-def _complete(session: Session, context: Context) -> None:
+def _complete(session: Session, context: Context, mark: object) -> None:
     """Do all but the commit; raise where that would not be one."""
     if session.info[_KEY]:
         return
@@ -197,7 +203,11 @@ def _complete(session: Session, context: Context) -> None:
         raise RuntimeError(_UNDONE)
     session.flush()
     connection = connection_to(inbox_table, session)
-    if not connection.execute(_IS_THERE, _key(context)).first():
+    if connection.dialect.name == "postgresql":
+        is_same = connection.scalar(select(_TRANSACTION)) == mark
+    else:
+        is_same = connection.scalar(_IS_THERE, {**_key(context), "at": mark}) is not None
+    if not is_same:
         raise RuntimeError(_UNDONE)
 
 
@@ -209,7 +219,7 @@ def insert_if_new(dialect: str) -> Insert:
     match dialect:
         case "postgresql":
             upsert = postgresql.insert(inbox_table).on_conflict_do_nothing()
-            return upsert.execution_options(**options)
+            return upsert.returning(_TRANSACTION).execution_options(**options)
         case "sqlite":
             return sqlite.insert(inbox_table).on_conflict_do_nothing().execution_options(**options)
         case "mysql" | "mariadb":

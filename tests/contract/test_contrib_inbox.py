@@ -24,7 +24,8 @@ Refused = (DBAPIError, Error)
 #: How many sessions wait for a lock. SQLite does not tell.
 _WAITING = {
     "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
-    "mysql": "SELECT count(*) FROM information_schema.innodb_lock_waits",
+    "mysql": "SELECT variable_value + 0 FROM information_schema.global_status"
+    " WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'",
 }
 
 styles = pytest.mark.parametrize("style", ["book", "book_async"])
@@ -118,6 +119,31 @@ def test_a_transaction_that_is_undone_behind_it_is_no_success(shop: Shop) -> Non
     assert (shop.lines(), shop.remembered()) == ([], [])
 
 
+def test_nor_is_it_where_another_run_has_had_the_effect_meanwhile(shop: Shop) -> None:
+    order = Order(text="one")
+
+    def handle(order: Order, context: Context) -> None:
+        with shop.desk.effect(context) as deal:
+            deal.execute("ROLLBACK")
+            with ThreadPoolExecutor(1) as other:  # of a process that waited for this one
+                assert other.submit(shop.handled, shop.book, order).result(30) == []
+
+    (reason,) = shop.handled(handle, order)
+    assert "ended within its block without a commit" in reason
+    assert shop.lines() == ["one"]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_block_may_set_what_its_statements_see(shop: Shop) -> None:
+    def handle(order: Order, context: Context) -> None:
+        with shop.desk.effect(context) as deal:
+            deal.execute(LINE, text=order.text)
+            deal.execute("SET LOCAL search_path = pg_catalog")
+
+    assert shop.handled(handle, Order(text="one")) == []
+    assert shop.lines() == ["one"]
+
+
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 def test_a_deadlock_that_is_passed_over_leaves_no_part_of_an_effect(shop: Shop) -> None:
     """Who is chosen to end it has lost its whole transaction, and what comes next is another."""
@@ -134,8 +160,8 @@ def test_a_deadlock_that_is_passed_over_leaves_no_part_of_an_effect(shop: Shop) 
                 until(lambda: waiting(shop), message="the other one waits for this one")
                 with pytest.raises(Refused, match="Deadlock"):
                     deal.execute(change, number=2)
+                waits.result(30)
                 deal.execute(LINE, text=order.text)
-            waits.result(30)
 
     (reason,) = shop.handled(handle, Order(text="one"))
     assert "ended within its block without a commit" in reason

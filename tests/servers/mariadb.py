@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -15,6 +13,9 @@ from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program
 
 _USER = "root"
+_PACKAGE = "mariadb-server-core"
+#: Seconds that the system's tables may take.
+_SETTING_UP = 120.0
 #: Debian keeps the server's program out of a user's PATH.
 _PLACES = (Path("/usr/sbin"),)
 
@@ -23,12 +24,10 @@ class MariaDB(Server):
     """``fresh_url`` gives each test an empty database of its own."""
 
     def __init__(self, folder: Path, guard: Guard) -> None:
-        self._server = find_program("mariadbd", package="mariadb-server", places=_PLACES)
-        self._install = find_program("mariadb-install-db", package="mariadb-server")
+        self._server = find_program("mariadbd", package=_PACKAGE, places=_PLACES)
+        self._install = find_program("mariadb-install-db", package=_PACKAGE)
         self._names = (f"test_{number}" for number in count(1))
         super().__init__(folder, guard)
-        # A socket's path may have a hundred characters, and pytest's folders lie deep.
-        self._sockets = Path(tempfile.mkdtemp(prefix="qworker-mariadb-"))
         self._data = folder / "data"
 
     @property
@@ -48,7 +47,7 @@ class MariaDB(Server):
         """Make the system's tables, and a user who needs no password."""
         options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
         installing = self.spawn([self._install, "--no-defaults", *self._options(), *options])
-        code = installing.wait()
+        code = installing.wait(_SETTING_UP)
         self._guard.forget(installing.pid)
         if code:
             ended = f"could not be set up (mariadb-install-db ended with code {code})"
@@ -59,8 +58,8 @@ class MariaDB(Server):
         options = {
             "port": self.port,
             "bind-address": "127.0.0.1",
-            "socket": self._sockets / "s",
-            "pid-file": self._sockets / "pid",
+            "socket": "socket",  # in the data folder, whose path may be too long for one
+            "pid-file": "pid",
             "max-connections": 200,
             "innodb-flush-log-at-trx-commit": 2,
             "innodb-flush-method": "nosync",
@@ -77,11 +76,6 @@ class MariaDB(Server):
         except pymysql.OperationalError:
             return False
         return True
-
-    def close(self) -> None:
-        """End it, and remove the folder of its socket."""
-        super().close()
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _options(self) -> list[str | Path]:
         """Return what both programs are told. MariaDB runs as root only where that is said."""

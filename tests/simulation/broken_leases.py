@@ -254,7 +254,7 @@ def who_has_no_process_is_not_waited_for() -> Iterator[None]:
         yield
 
 
-@mutation("flickers", 103, off="reshard: all follow before it removes", sees="left of an earlier")
+@mutation("flickers", 10, off="reshard: all follow before it removes", sees="left of an earlier")
 def nobody_is_waited_for_before_the_old_shards_are_removed() -> Iterator[None]:
     """Who does not know yet, and connects anew, brings them back."""
 

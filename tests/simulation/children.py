@@ -107,7 +107,8 @@ class Child(Process):
             or bool(consumer._dispatcher.finished)
             or self.signals.readable
             or self._seen != world.broker.version()
-            or now >= min(consumer._next_watch, consumer.next_due, consumer._tenure.next_due)
+            or now >= min(consumer._next_watch, consumer._next_beat)
+            or now >= min(consumer.next_due, consumer._tenure.next_due)
             or now >= (consumer._ending.deadline or now + 1)
         )
 

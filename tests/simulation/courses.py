@@ -179,15 +179,15 @@ COURSES = {
         rarity=8,
     ),
     # The number of shards changes while one of two machines, mostly the idle one, hears nothing of
-    # it, or of its end, and connects anew. Leases are as long as usual beside what a removal of
+    # the end of that, and connects anew. Leases are as long as usual beside what a removal of
     # queues waits for.
     "flickers": Course(
         Shape(members=2, processes=1, shards=1, lease_ttl=10.0),
         length=250,
         messages=10,
         menu=Menu(
-            ("flicker", *["late flicker"] * 8, *["reshard"] * 4),
-            cuts=(8.0, 8.4, 9.0),
+            (*["flicker"] * 4, *["reshard"] * 4),
+            cuts=(8.4, 9.0, 9.5),
             reshards=(2, 1, 2),
             most_members=2,
         ),

@@ -58,7 +58,6 @@ class Incidents:
             "cut member": lambda member: self._cut(member, LEASES),
             "join": self._join,
             "flicker": self._flicker,
-            "late flicker": self._flicker_late,
             "leave": lambda member: self._signal(member, signal.SIGTERM),
             "reload": lambda member: self._signal(member, signal.SIGHUP),
             "reshard": self._reshard,
@@ -134,7 +133,12 @@ class Incidents:
         self._end_at(CLOCK.now + length, mend)
 
     def _flicker(self, member: Member) -> None:
-        """Cut a supervisor off from the lease store; its processes lose the broker, but shorter."""
+        """Cut a supervisor off from the lease store; its processes lose the broker, but shorter.
+
+        While a change of the number of shards comes to its end.
+        """
+        if self._world.plan().phase not in (Phase.DRAIN, Phase.REMOVE):
+            return
         length = self._random.choice(self._menu.cuts)
         self._cut(member, LEASES, length)
         lost_at = CLOCK.now + length * self._random.uniform(0.5, 1.0)
@@ -144,11 +148,6 @@ class Incidents:
                 self._world.lose_connections(child)
 
         self._end_at(lost_at, lose)
-
-    def _flicker_late(self, member: Member) -> None:
-        """The same, but only while a change of the number of shards comes to its end."""
-        if self._world.plan().phase in (Phase.DRAIN, Phase.REMOVE):
-            self._flicker(member)
 
     def _join(self, _: Member) -> None:
         if len(self._world.members) < self._menu.most_members:

@@ -13,7 +13,7 @@ from chaos.checker import Case
 from chaos.executions import Execution, Fault, Kind
 from simulation import revisions
 from simulation.ledger import SERVICE, Attempt, Finding
-from simulation.service import FALLIBLE, Post
+from simulation.service import ATTEMPTS, FALLIBLE, Post
 from simulation.world import Trouble, World
 from worker.topology import dead_letter_queue
 
@@ -123,9 +123,13 @@ def _check_effects(
             found.append(_pair("a second effect", first, second))
     for id_ in sorted(dead & done):
         effect = next(each for each in effects if each.id == id_)
-        # The other one of both may have been set aside before, by who tried it last.
-        before = [e for e in attempts if e.id == id_ and e.begin < effect.begin]
-        set_aside = before and world.was_troubled(before[-1].child, before[-1].begin, effect.begin)
+        # It may have been set aside before, by who made its last attempt.
+        last = [e for e in attempts if e.id == id_ and e.begin < effect.begin][-1:]
+        set_aside = any(
+            world.was_troubled(each.child, each.begin, effect.begin)
+            for each in last
+            if each.number >= ATTEMPTS
+        )
         if not (set_aside or world.was_troubled(effect.child, effect.begin, math.inf)):
             text = f"both done and a dead letter: {effect.id}, {effect}"
             found.append(Finding(effect.key, text, (effect.id,)))

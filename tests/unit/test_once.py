@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker import AlreadyDone, App, Context, Event, RetryPolicy
+from worker.inbox import record
 from worker.testing import TestWorker, duplicate_everything
 
 
@@ -65,6 +66,40 @@ def reasons(handle: Handle) -> list[str]:
         worker.publish(Order(customer="c1"))
         worker.run()
         return [letter.reason for letter in worker.dead_letters]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_transaction_that_was_rolled_back_is_no_success(books: Books, *, goes_on: bool) -> None:
+    """By the handler, or by SQLite: what comes next is in another one, without the id."""
+
+    def handle(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            context.once(db)
+            db.rollback()
+            if goes_on:
+                db.execute("BEGIN")
+                db.execute("INSERT INTO line VALUES (1)")
+                db.commit()
+
+    (reason,) = reasons(handle)
+    assert "without a commit of the transaction of context.once" in reason
+
+
+def test_nor_is_it_where_another_run_has_had_the_effect_meanwhile(books: Books) -> None:
+    attempts: list[int] = []
+
+    def handle(_: Order, context: Context) -> None:
+        attempts.append(context.attempt)
+        with closing(books.open()) as db, closing(books.open()) as of_another:
+            context.once(db)
+            db.rollback()
+            record(of_another, context.handler, context.memory_id)
+            of_another.execute("INSERT INTO line VALUES (1)")
+            of_another.commit()
+
+    assert reasons(handle) == []
+    assert attempts == [1, 2], "the first one counts as failed"
+    assert books.lines() == [1]
 
 
 def test_twice_in_one_transaction_is_rejected_and_rolled_back(books: Books) -> None:

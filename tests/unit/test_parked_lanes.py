@@ -240,16 +240,38 @@ def test_a_key_is_parked_no_more_where_what_failed_is_in_no_lane_any_more(
     assert parking.is_parked("J")
 
 
-def test_a_marker_frees_no_key_whose_message_has_failed_again_and_is_not_sent_yet() -> None:
+def test_a_marker_waits_for_what_has_failed_again_and_is_not_sent_yet() -> None:
     store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     parking = Parking(store, "bank")
     parking.restore({"K": 5})
     looked = store.parked("bank")["K"]
-    parking.park(Message("m", "step", "K", b"", {}, {}, redelivered=False, shard=0))
-
+    failed = Message("m", "step", "K", b"", {"qw-unparked": "r"}, {}, redelivered=False, shard=0)
+    assert not parking.is_under_way("K")
+    parking.park(failed)
+    assert parking.is_under_way("K"), "and a marker waits for that"
+    parking.facts(failed)
+    parking.parked(failed)
+    assert not parking.is_under_way("K")
     assert not parking.free("K", looked)
-    assert parking.is_parked("K")
-    assert store.parked("bank")["K"] > looked
+
+
+def test_what_a_replay_sends_comes_again_and_passes_where_it_failed_and_was_not_sent() -> None:
+    """Its connection was lost before."""
+    store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
+    parking = Parking(store, "bank")
+    parking.restore({"K": 5})
+    headers = {"qw-unparked": "replay", "qw-unparked-first": store.parked("bank")["K"]}
+    first = Message("m", "step", "K", b"", headers, {}, redelivered=False, shard=0)
+    parking.admit(first)
+    parking.park(first)
+    assert parking.holds(first)
+    parking.admit(first)
+    assert parking.holds(first), "it is to be parked"
+
+    parking.forget()
+    parking.load()
+    parking.admit(first)
+    assert not parking.holds(first)
 
 
 def test_a_key_is_not_parked_because_its_dead_letters_return() -> None:

@@ -125,8 +125,10 @@ class Peer:
 
     def hurry(self) -> None:
         """Make it believe that handlers are quick: what it claims ahead, and its runs, are long."""
-        self.consumer._dispatcher._rate, self.consumer._dispatcher._seconds = 1e6, 0.0
-        self.consumer._next_watch = FOREVER
+        dispatcher = self.consumer._dispatcher
+        dispatcher._rate, dispatcher._seconds = 1e6, 0.0
+        dispatcher.measure = lambda _now: None
+        dispatcher.collect_early = lambda _resolve: None
 
     @property
     def channels(self) -> dict[int, bool]:
