@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from time import monotonic, sleep
 
 from servers.certificates import Certificates, certify
 from servers.guard import Guard
 from servers.process import Server, ServerFailed, find_program, free_ports
 
+#: Seconds within which a node takes a connection, and between two tries.
+_CONNECTING, _PAUSE = 10.0, 0.1
 #: Debian's scripts in PATH switch to the user rabbitmq and her folders; these do not.
 _SCRIPTS = [Path("/usr/lib/rabbitmq/bin")]
 
@@ -36,6 +39,10 @@ rabbit_auth_backend_internal:set_permissions(
     <<"guest">>, <<"%(name)s">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>).
 """
 _DELETE_VHOST = 'rabbit_vhost:delete(<<"%(name)s">>, <<"tests">>).'
+
+
+class _NotConnected(ServerFailed):
+    """The node did not take the connection."""
 
 
 class RabbitMQ(Server):
@@ -80,8 +87,19 @@ class RabbitMQ(Server):
     def eval(self, erlang: str) -> str:
         """Run Erlang expressions in the node; return the last one's value as text.
 
-        A hundred times as fast as ``ctl``, because no second Erlang machine has to start.
+        A hundred times as fast as ``ctl``, because no second Erlang machine has to start. A node
+        may refuse a connection for a moment; it has done nothing then, and is asked again.
         """
+        deadline = monotonic() + _CONNECTING
+        while True:
+            try:
+                return self._ask(erlang)
+            except _NotConnected:
+                if monotonic() > deadline:
+                    raise
+                sleep(_PAUSE)
+
+    def _ask(self, erlang: str) -> str:
         caller = shutil.which("erl_call")
         if caller is None:
             return self.ctl("eval", erlang).strip()
@@ -140,7 +158,7 @@ class RabbitMQ(Server):
         """Ask the node itself: its port opens before it has recovered its queues."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            return self.eval("rabbit:is_running().") == "true"
+            return self._ask("rabbit:is_running().") == "true"
         except (OSError, ServerFailed):
             return False
 
@@ -153,7 +171,7 @@ class RabbitMQ(Server):
         """
         if self.pid is not None:
             with suppress(ServerFailed):
-                self.eval("mnesia:sync_log().")
+                self._ask("mnesia:sync_log().")
         super().kill()
 
     def close(self) -> None:
@@ -178,7 +196,8 @@ class RabbitMQ(Server):
         if done.returncode:
             words = " ".join(map(str, command))
             answer = done.stdout + done.stderr
-            raise ServerFailed(f"{words} ended with code {done.returncode}: {answer}")
+            failed = _NotConnected if "failed to connect" in answer else ServerFailed
+            raise failed(f"{words} ended with code {done.returncode}: {answer}")
         return done.stdout
 
     def _link_plugins(self) -> None:
