@@ -18,7 +18,8 @@ import hypothesis
 import pytest
 
 from databases import Database
-from servers import ClusterOfOne, Guard, MariaDB, PostgreSQL, RabbitMQ, Redis
+from servers import ClusterOfOne, Guard, PostgreSQL, RabbitMQ, Redis
+from servers.mariadb import MariaDB
 
 _FIGURES = "figures"
 _ROOT = Path(__file__).parents[1]

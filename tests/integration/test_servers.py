@@ -16,7 +16,8 @@ import redis
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from servers import Guard, MariaDB, MissingServer, PostgreSQL, RabbitMQ, Redis, ServerFailed
+from servers import Guard, MissingServer, PostgreSQL, RabbitMQ, Redis, ServerFailed
+from servers.mariadb import MariaDB
 from servers.process import find_program, free_ports
 from waiting import until
 

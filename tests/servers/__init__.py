@@ -7,7 +7,6 @@ Outside pytest::
 """
 
 from servers.guard import Guard
-from servers.mariadb import MariaDB
 from servers.postgres import PostgreSQL
 from servers.process import MissingServer, Server, ServerFailed
 from servers.rabbitmq import RabbitMQ
@@ -16,7 +15,6 @@ from servers.redis import ClusterOfOne, Redis
 __all__ = [
     "ClusterOfOne",
     "Guard",
-    "MariaDB",
     "MissingServer",
     "PostgreSQL",
     "RabbitMQ",

@@ -1,4 +1,4 @@
-"""A private MariaDB, which speaks MySQL's protocol."""
+"""A private MariaDB, which speaks MySQL's protocol. Its client is there for tests alone."""
 
 from __future__ import annotations
 
