@@ -26,6 +26,10 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(sys.argv)
 """
 _SETTINGS = """
+import pymysql
+
+pymysql.install_as_MySQLdb()  # the name that Django looks for
+
 INSTALLED_APPS = ["worker.contrib.django", "bank"]
 DATABASES = {{"default": {database!r}}}
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
