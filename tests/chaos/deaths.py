@@ -175,7 +175,8 @@ def unexplained(
 def _complaints(log: str, is_explained: Callable[[int, str], bool]) -> Iterator[str]:
     for line in log.splitlines():
         said = line
-        with suppress(ValueError):
+        # What two processes dump of their stacks may leave a line of digits alone.
+        with suppress(ValueError, TypeError, KeyError):
             said = str(json.loads(line)["message"])
         if (ended := _ENDED.match(said)) is not None:
             if not is_explained(int(ended[1]), ended[2]):

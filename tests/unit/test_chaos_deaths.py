@@ -111,6 +111,10 @@ def test_a_traceback_between_handlers_is_told() -> None:
     assert complaints(told("ledger.count failed at attempt 1")) == []
 
 
+def test_pieces_of_what_two_processes_dump_at_once_are_no_complaint() -> None:
+    assert complaints([("alice log.1", "Timeout (0:00:02)!\n1045\n[87]\n{}\n")]) == []
+
+
 def test_the_watch_notes_once_who_is_gone_and_since_when() -> None:
     noted: list[Fault] = []
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
