@@ -53,6 +53,18 @@ def write(connection: Connection, desk: Desk, *events: Noted) -> None:
     connection.execute(statement, rows)
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_long_transaction_about_something_else_holds_back_nothing(
+    desk: Desk, worker: TestWorker
+) -> None:
+    with desk.engine.connect() as long:
+        long.execute(insert(counters), [{"name": "unrelated", "next": 0}])
+        long.execute(select(outbox_table))
+        desk.leave(Noted(key="a", number=0))
+        assert desk.relay().turn().sent == 1
+    assert sent(worker) == [("a", 0)]
+
+
 @on_postgresql
 class TestHorizon:
     """PostgreSQL lets transactions commit in another order than their sequence numbers'."""
@@ -100,16 +112,6 @@ class TestHorizon:
             slow.commit()
         desk.relay().turn()
         assert sent(worker) == [("a", 0), ("a", 1)]
-
-    def test_a_long_transaction_about_something_else_holds_back_nothing(
-        self, desk: Desk, worker: TestWorker
-    ) -> None:
-        with desk.engine.connect() as long:
-            long.execute(insert(counters), [{"name": "unrelated", "next": 0}])
-            long.execute(select(outbox_table))
-            desk.leave(Noted(key="a", number=0))
-            assert desk.relay().turn().sent == 1
-        assert sent(worker) == [("a", 0)]
 
     def test_one_that_published_and_is_not_about_to_commit_holds_back_nothing(
         self, desk: Desk, worker: TestWorker
@@ -220,16 +222,6 @@ class TestLocks:
             slow.commit()
         desk.relay().turn()
         assert sent(worker) == [("a", 0), ("a", 1)]
-
-    def test_a_long_transaction_about_something_else_holds_back_nothing(
-        self, desk: Desk, worker: TestWorker
-    ) -> None:
-        with desk.engine.connect() as long:
-            long.execute(insert(counters), [{"name": "unrelated", "next": 0}])
-            long.execute(select(outbox_table))
-            desk.leave(Noted(key="a", number=0))
-            assert desk.relay().turn().sent == 1
-        assert sent(worker) == [("a", 0)]
 
     def test_who_reads_keeps_no_lock(self, desk: Desk, worker: TestWorker) -> None:
         """Nor does a number that comes next have to wait for who has removed the last one."""

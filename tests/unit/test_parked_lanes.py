@@ -197,14 +197,17 @@ def test_a_key_stays_parked_while_its_only_message_is_on_its_way_to_the_parked_q
     assert "K" in store.parked("bank")
 
 
+def fresh(key: str) -> Message:
+    """Return a message of a key that never was in the parked queue."""
+    return Message(f"of {key}", "step", key, b"", {}, {}, redelivered=False, shard=0)
+
+
 def test_the_store_is_told_of_no_key_before_what_failed_is_in_the_queue() -> None:
     """Else who goes on after a crash parks it as what is behind it, without its reason."""
     store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     parking = Parking(store, "bank")
     parking.restore({})
-    failed, other = (
-        Message(f"of {key}", "step", key, b"", {}, {}, redelivered=False, shard=0) for key in "KJ"
-    )
+    failed, other = fresh("K"), fresh("J")
     for message in (failed, other):
         parking.park(message)
         parking.facts(message)
@@ -227,9 +230,7 @@ def test_a_key_is_parked_no_more_where_what_failed_is_in_no_lane_any_more(
     store = MemoryStore(StoreOptions(claim_ttl=10, retention=60))
     parking = Parking(store, "bank")
     parking.restore({})
-    failed, sent = (
-        Message(f"of {key}", "step", key, b"", {}, {}, redelivered=False, shard=0) for key in "KJ"
-    )
+    failed, sent = fresh("K"), fresh("J")
     for message in (failed, sent):
         parking.park(message)
     parking.facts(sent)
