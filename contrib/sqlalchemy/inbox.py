@@ -5,8 +5,8 @@
 2. Where the row is there already, the effect is too: AlreadyDone ends the handler, and the message
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
-4. The end of the block asks whether it is in that transaction still, and commits: from then on
-   effect and memory are one.
+4. The commit, at the end of the block or by the handler itself, first asks whether it is of that
+   transaction still: from then on effect and memory are one.
 
 The transaction may be gone by then, though the handler has seen no error, or passed over one: MySQL
 undoes that of who is chosen to end a deadlock, and SQLite that of who meets a full disk, and both
@@ -65,6 +65,8 @@ _UNDONE = (
 #: Where a session of ours has whether its transaction was committed; kept behind the block by those
 #: that nobody else is given.
 _KEY = "qworker_inbox_committed"
+#: Where it has, until then, what tells the row and the transaction that it was inserted in.
+_ROW = "qworker_inbox_row"
 _IS_THERE = select(1).where(
     inbox_table.c.handler == bindparam("handler"),
     inbox_table.c.message_id == bindparam("message_id"),
@@ -109,9 +111,9 @@ class Inbox(Generic[S]):
             session.begin(),
             _in_one_part(session),
         ):
-            mark = _record(session, context)
+            _record(session, context)
             yield session
-            _complete(session, context, mark)
+            _complete(session)
 
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
@@ -145,9 +147,9 @@ class AsyncInbox(Generic[A]):
                 with _lent(plain_session, self._sessions):
                     async with session.begin():
                         with _in_one_part(plain_session):
-                            mark = await session.run_sync(_record, context)
+                            await session.run_sync(_record, context)
                             yield session
-                            await session.run_sync(_complete, context, mark)
+                            _complete(plain_session)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -171,10 +173,10 @@ def _check_maker(sessions: object, kind: type, example: str) -> None:
         )
 
 
-def _record(session: Session, context: Context) -> object:
+def _record(session: Session, context: Context) -> None:
     """Insert the row, or wait for who did and raise AlreadyDone.
 
-    Returns what tells the transaction. Raises ConfigurationError where the table is not there.
+    Raises ConfigurationError where the table is not there.
     """
     connection = connection_to(inbox_table, session)
     row = {**_key(context), "at": time.time()}
@@ -187,7 +189,7 @@ def _record(session: Session, context: Context) -> object:
         raise
     if result.rowcount == 0:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
-    return result.scalar_one() if result.returns_rows else row["at"]
+    session.info[_ROW] = row, result.scalar_one() if result.returns_rows else None
 
 
 def _key(context: Context) -> dict[str, str]:
@@ -195,18 +197,24 @@ def _key(context: Context) -> dict[str, str]:
     return {"handler": plain(context.handler), "message_id": plain(context.memory_id)}
 
 
-def _complete(session: Session, context: Context, mark: object) -> None:
-    """Do all but the commit; raise where that would not be one."""
-    if session.info[_KEY]:
-        return
-    if not session.in_transaction():
+def _complete(session: Session) -> None:
+    """Raise where nothing is left to commit, and nothing was committed."""
+    if not session.info[_KEY] and not session.in_transaction():
         raise RuntimeError(_UNDONE)
+
+
+@events.listens_for(Session, "before_commit")
+def _before_commit(session: Session) -> None:
+    """Raise where what is about to be committed is not what the row was inserted in."""
+    if _ROW not in session.info or is_over(session) or session.get_nested_transaction() is not None:
+        return
     session.flush()
+    row, transaction = session.info[_ROW]
     connection = connection_to(inbox_table, session)
     if connection.dialect.name == "postgresql":
-        is_same = connection.scalar(select(_TRANSACTION)) == mark
+        is_same = connection.scalar(select(_TRANSACTION)) == transaction
     else:
-        is_same = connection.scalar(_IS_THERE, {**_key(context), "at": mark}) is not None
+        is_same = connection.scalar(_IS_THERE, row) is not None
     if not is_same:
         raise RuntimeError(_UNDONE)
 
@@ -265,6 +273,7 @@ def _lent(session: Session, sessions: object) -> Iterator[None]:
     try:
         yield
     finally:
+        session.info.pop(_ROW, None)
         if not isinstance(sessions, sessionmaker | async_sessionmaker):
             session.info.pop(_KEY, None)
 

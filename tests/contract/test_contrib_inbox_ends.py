@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -188,6 +189,23 @@ class TestCommitted:
         (reason,) = handled(handle, attempts=3)
         assert "ended within its block by a commit" in reason
         assert effects(engine) == (1, 1)
+
+    @pytest.mark.parametrize("is_caught", [False, True])
+    def test_where_the_database_had_undone_it_there_is_no_commit(
+        self, engine: Engine, inbox: Inbox[Session], *, is_caught: bool
+    ) -> None:
+        """The effect would be in another transaction, without the id."""
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.execute(text("ROLLBACK"))  # as a deadlock that was passed over
+                session.add(Line(number=event.number))
+                with pytest.raises(RuntimeError) if is_caught else nullcontext():
+                    session.commit()
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert effects(engine) == (0, 0)
 
     def test_a_savepoint_is_no_commit(self, engine: Engine, inbox: Inbox[Session]) -> None:
         def handle(event: Ordered, context: Context) -> None:
