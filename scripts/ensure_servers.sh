@@ -25,6 +25,8 @@ need rabbitmq-server rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-ser
 need redis-server redis redis-server
 need postgresql postgresql /usr/lib/postgresql/*/bin/postgres postgres
 need mariadb-server-core mariadb /usr/sbin/mariadbd mariadbd
+# mariadb-install-db calls it, and no package of the server has it.
+need mariadb-client-core mariadb my_print_defaults
 need nodejs node node
 need npm node npm
 # Its network namespaces are the machines of several supervisors; elsewhere they share this one.
