@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing
+from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing, disarmed
 from worker.transport.departure import MOST_PROPERTIES
 from worker.transport.properties import HeaderValue, Malformed, amend, amend_decoded, without
 
@@ -73,8 +73,10 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 ) -> Outgoing:
     """Return ``arrival`` to be sent elsewhere, otherwise as it came.
 
-    It is an error where no queue takes it: it would be lost.
+    It is an error where no queue takes it: it would be lost. Somebody's event that looks like a
+    message of the runtime's becomes none because it comes by the default exchange next.
     """
+    facts = {**_disarmed(arrival), **facts}
     send = partial(Outgoing, exchange, routing_key, bytes(arrival.body), message_id, mandatory=True)
     facts = {name: _legible(value) for name, value in facts.items()}
     brief = {name: value for name, value in facts.items() if name != DETAIL}
@@ -102,6 +104,13 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
             return send(kept, changed_headers)
     left_out[LEFT_OUT] = "the publisher's headers and properties: not to be encoded"
     return send({}, left_out)
+
+
+def _disarmed(arrival: Arrival) -> dict[str, str]:
+    if not arrival.exchange:  # the runtime sent it, or moved it before
+        return {}
+    headers = arrival.properties.get("application_headers")
+    return disarmed(arrival.properties.get("type"), headers if isinstance(headers, dict) else {})
 
 
 def _changed(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.ids import new_id
+from worker.message import BARRIER_HEADER
 from worker.payload import to_json
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
     from worker.task import Delivery, Task
 
-#: The name of a barrier, and its header for what its handler is to know it by.
+#: The name of a barrier; its header has what its handler is to know it by.
 BARRIER = "qw.barrier"
-TELLS = "qw-barrier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class Barrier:
 def barrier(codec: Codec, tells: str, queue: str) -> Outgoing:
     """Return a barrier for one queue."""
     message_id = new_id()
-    message = codec.pack(BARRIER, to_json({}), message_id=message_id, headers={TELLS: tells})
+    message = codec.pack(
+        BARRIER, to_json({}), message_id=message_id, headers={BARRIER_HEADER: tells}
+    )
     message.exchange, message.routing_key, message.mandatory = "", queue, True
     return message
 
@@ -54,7 +56,7 @@ def is_barrier(properties: Mapping[str, Any], exchange: str) -> bool:
 def told_by(properties: Mapping[str, Any]) -> str:
     """Return what a barrier with these properties is known by; empty where it is none."""
     headers = properties.get("application_headers")
-    told = headers.get(TELLS) if isinstance(headers, dict) else None
+    told = headers.get(BARRIER_HEADER) if isinstance(headers, dict) else None
     return told if isinstance(told, str) else ""
 
 

@@ -26,6 +26,12 @@ KEY_HEADER = "qw-key"
 ROUTING_KEY_HEADER = "qw-routing-key"
 #: Header that carries the time of an event where neither its id nor the property can.
 TIMESTAMP_HEADER = "qw-timestamp"
+#: Headers by which messages of the runtime's own are known where they come by the default exchange:
+#: a barrier (``worker.barrier``), and the marker of a queue that ends (``worker.seal``).
+BARRIER_HEADER = "qw-barrier"
+GENERATION_HEADER = "qw-generation"
+#: How the names of its own messages begin.
+_OF_THE_RUNTIME = "qw."
 #: The one property of a message whose AMQP properties could not be decoded; its value says why.
 #: No publisher can set it: AMQP has a fixed list of properties.
 UNDECODABLE = "qw-undecodable"
@@ -267,3 +273,14 @@ class Outgoing:
     #: The content header's property flags and list, where they must leave byte for byte; they
     #: then stand for ``properties`` and ``headers``.
     raw: bytes | None = None
+
+
+def disarmed(name: object, headers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers without which an event is taken for a message of the runtime's, empty.
+
+    For somebody's event whose AMQP *type* is ``name``, and which is about to come by the default
+    exchange.
+    """
+    if not isinstance(name, str) or not name.startswith(_OF_THE_RUNTIME):
+        return {}
+    return {each: "" for each in (BARRIER_HEADER, GENERATION_HEADER) if each in headers}

@@ -15,16 +15,14 @@ shard's queue already: a policy that lets these queues refuse messages costs the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worker.aside import PREFIX, origin, published_as, redirect
-from worker.barrier import TELLS
-from worker.seal import GENERATION
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.telemetry import PublishRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from worker.errors import PublishError
     from worker.link import Link
@@ -57,16 +55,12 @@ class Relay:
         if delivery.channel.feed is not None:
             self._let_in(delivery, key)
             return
-        arrival = delivery.arrival
-        facts = origin(arrival) if self._keeps_routing_keys else {}
-        if arrival.exchange:
-            facts |= _disarmed(arrival.properties)
         message = redirect(
-            arrival,
+            delivery.arrival,
             delivery.message.id if delivery.message is not None else "",
             exchange="",
             routing_key=self._link.topology.queue_for(key),
-            facts=facts,
+            facts=origin(delivery.arrival) if self._keeps_routing_keys else {},
             drop_prefix=PREFIX,
         )
 
@@ -106,9 +100,3 @@ class Relay:
                 self._link.renew(f"{to} did not take {message.message_id}: {error}")
 
         self._link.send(message, then, again=False)
-
-
-def _disarmed(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Return what keeps somebody's event from being a message of the runtime where it goes."""
-    headers = properties.get("application_headers")
-    return {name: "" for name in (TELLS, GENERATION) if headers and name in headers}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.ids import new_id
+from worker.message import GENERATION_HEADER
 from worker.payload import to_json
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from worker.codec import Codec
     from worker.message import Outgoing
 
-#: The name of the marker, and its header for the generation.
+#: The name of the marker.
 SEAL = "qw.seal"
-GENERATION = "qw-generation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Sealed:
 
 def marker(codec: Codec, generation: int, queue: str) -> Outgoing:
     """Return a marker for one queue of ``generation``."""
-    facts = {GENERATION: generation}
+    facts = {GENERATION_HEADER: generation}
     message = codec.pack(SEAL, to_json(facts), message_id=new_id(), key=SEAL, headers=facts)
     message.exchange, message.routing_key, message.mandatory = "", queue, True
     return message
@@ -48,4 +48,4 @@ def is_marker(properties: Mapping[str, Any], exchange: str) -> bool:
     if exchange or properties.get("type") != SEAL:
         return False
     headers = properties.get("application_headers")
-    return isinstance(headers, dict) and isinstance(headers.get(GENERATION), int)
+    return isinstance(headers, dict) and isinstance(headers.get(GENERATION_HEADER), int)

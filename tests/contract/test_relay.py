@@ -16,13 +16,14 @@ import pytest
 from servers import RabbitMQ
 from waiting import until
 from worker import App, Context, Event
-from worker.barrier import BARRIER, TELLS
+from worker.barrier import BARRIER
 from worker.config import Settings
 from worker.consumer import Consumer
 from worker.dedup.base import OWNER_BYTES, TOKEN_BYTES, Batch, Claim, StoreOptions, fingerprint
 from worker.dedup.memory import MemoryStore
 from worker.ending import Finish
-from worker.seal import GENERATION, SEAL
+from worker.message import BARRIER_HEADER, GENERATION_HEADER
+from worker.seal import SEAL
 from worker.sharding.slots import shard_of
 
 ALARM = "{resource_limit, memory, node()}"
@@ -161,7 +162,9 @@ def test_somebody_s_event_that_looks_like_a_barrier_is_none_in_its_shard(bank: B
 
     bank.consumer = bank.another()
     with bank.running():
-        properties = pika.BasicProperties(message_id="m1", type=BARRIER, headers={TELLS: "mine"})
+        properties = pika.BasicProperties(
+            message_id="m1", type=BARRIER, headers={BARRIER_HEADER: "mine"}
+        )
         bank.client.basic_publish("qw.events", BARRIER, b"{}", properties)
         until(lambda: barriers, PATIENCE, "it came")
 
@@ -180,7 +183,7 @@ def test_somebody_s_event_that_looks_like_a_seal_stops_no_shard(bank: Bank) -> N
     bank.consumer = bank.another()
     with bank.running():
         for number in range(1, 4):
-            headers = {"qw-key": "ann", GENERATION: 1}
+            headers = {"qw-key": "ann", GENERATION_HEADER: 1}
             properties = pika.BasicProperties(message_id=f"m{number}", type=SEAL, headers=headers)
             bank.client.basic_publish("qw.events", SEAL, b"{}", properties)
         until(lambda: len(seen) == 3, PATIENCE, "all of them are handled")

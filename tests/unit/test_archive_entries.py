@@ -15,10 +15,12 @@ from worker.archive.entry import Entry, Unarchivable, entry_of, moment_of, outgo
 from worker.archive.lines import dump_line, load_line
 from worker.archive.tables import dump_table, load_table
 from worker.aside import published_as
+from worker.barrier import BARRIER, is_barrier
 from worker.codec import Codec
 from worker.config import Settings
 from worker.dedup.base import fingerprint
-from worker.message import Message
+from worker.message import BARRIER_HEADER, GENERATION_HEADER, Message
+from worker.seal import SEAL, is_marker
 from worker.transport.arrival import Arrival
 
 SCALARS = (
@@ -115,6 +117,24 @@ def test_what_one_way_through_a_service_has_left_on_an_event_is_not_kept() -> No
     line = dump_line(entry._replace(headers=dump_table({**own, **left})))
     assert load_table(load_line(line, AT).headers) == own
     assert not left.keys() & outgoing_of(entry._replace(headers=dump_table(left)), {}).headers
+
+
+@pytest.mark.parametrize("name", [BARRIER, SEAL, "user.deposited"])
+def test_somebody_s_event_that_looks_like_the_runtime_s_is_none_when_sent_again(name: str) -> None:
+    """A replay sends it by the default exchange, as the runtime does its own."""
+    headers = {BARRIER_HEADER: "mine", GENERATION_HEADER: 1}
+    sent = Codec.of("web", Settings()).pack(name, b"1", message_id="id-1", headers=headers)
+    first = received(sent.body, {**sent.properties, "application_headers": sent.headers})
+
+    second = again(entry_of(first, AT))
+
+    told = {**second.properties, "application_headers": second.headers}
+    assert not is_barrier(told, "")
+    assert not is_marker(told, "")
+    is_like_one = name in {BARRIER, SEAL}
+    assert (
+        second.headers.items() >= (dict.fromkeys(headers, "") if is_like_one else headers).items()
+    )
 
 
 def test_identity_is_found_again_wherever_the_settings_say_that_it_lies() -> None:

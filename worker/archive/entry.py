@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from worker.archive.tables import dump_table, load_table
-from worker.message import KEY_HEADER, ROUTING_KEY_HEADER, Outgoing
+from worker.message import KEY_HEADER, ROUTING_KEY_HEADER, Outgoing, disarmed
 from worker.payload import to_json
 
 if TYPE_CHECKING:
@@ -138,12 +138,13 @@ def outgoing_of(entry: Entry, facts: Mapping[str, str]) -> Outgoing:
     # It comes by the default exchange: who takes names from routing keys looks here (worker.aside).
     headers[ROUTING_KEY_HEADER] = entry.name
     headers.update(facts)
-    properties = {
+    properties: dict[str, Any] = {
         **_USUAL,
         **_identity(entry.id, entry.name),
         **load_table(entry.properties),
         "delivery_mode": _PERSISTENT,
     }
+    headers.update(disarmed(properties.get("type"), headers))
     body = entry.body
     if str(properties["content_type"]).partition(";")[0].strip().lower() == _CLOUDEVENT:
         body = _wrapped(entry, str(properties.get("app_id") or "archive"))
