@@ -142,7 +142,8 @@ def _until_signalled() -> Iterator[_Signalled]:
         signalled.yet = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, note)
+        before[number] = signal.getsignal(number)  # known before the first one can come
+        signal.signal(number, note)
     try:
         yield signalled
     finally:

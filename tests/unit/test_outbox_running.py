@@ -92,5 +92,32 @@ def test_a_signal_that_meets_it_in_the_midst_of_waiting_ends_it(
     until(lambda: "qworker-outbox-relay" not in map(_name, threading.enumerate()), 30)
 
 
+def test_one_that_comes_as_soon_as_it_can_be_noted_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: old.append(number))
+
+    def at_once(number: int, handler: Any) -> Any:
+        replaced = signal.signal(number, handler)
+        if number == signal.SIGTERM and replaced is not handler and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+        return replaced
+
+    sent: list[int] = []
+    parts = SimpleNamespace(
+        signal=at_once, getsignal=signal.getsignal, SIGTERM=signal.SIGTERM, SIGINT=signal.SIGINT
+    )
+    monkeypatch.setattr(running, "signal", parts)
+    try:
+        with running._until_signalled() as signalled:
+            assert signalled.yet
+            signal.raise_signal(signal.SIGTERM)
+            assert old == [signal.SIGTERM], "the second one does what it did before"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _name(thread: threading.Thread) -> str:
     return thread.name
