@@ -45,6 +45,7 @@ class Context:
     #: How many ids of children were derived.
     _derived: int = field(default=0, repr=False)
     _effect: Effect | None = field(default=None, repr=False)
+    _has_ended: bool = field(default=False, repr=False)
 
     @property
     def message_id(self) -> str:
@@ -127,6 +128,11 @@ class Context:
         return self._only_effect().block(what)
 
     def _only_effect(self) -> Effect:
+        if self._has_ended:
+            raise RuntimeError(
+                f"{self.handler} has ended, and its effect is remembered no more: let the handler"
+                " wait for the threads and tasks that it starts"
+            )
         if self._effect is None:
             self._effect = Effect(self.handler, self.memory_id, is_relay=self.is_relay)
         return self._effect
@@ -157,11 +163,23 @@ class Context:
 
         It leaves when the handler has returned, and is confirmed before the message counts as
         done; a handler that fails publishes nothing. Its id is derived from the message's, so
-        that a second execution publishes the same ids. Raises what encoding it raises.
+        that a second execution publishes the same ids. Raises what encoding it raises, and
+        RuntimeError once the handler has ended.
         """
         child = self.encode(event)
         self.children.append(child)
+        if self._has_ended:  # asked last: what is told to have been published was seen by end()
+            raise RuntimeError(
+                f"{self.handler} has ended, and {type(event).__name__} comes too late to leave with"
+                " it: let the handler wait for the threads and tasks that it starts, or use"
+                " App.publish"
+            )
         return child.message_id
+
+    def end(self) -> list[Outgoing]:
+        """Tell it that the handler has ended; return what it published."""
+        self._has_ended = True
+        return self.children
 
     def encode(self, event: Event | Command | Relayed) -> Outgoing:
         """Return ``event`` as a child that the caller sends: for outboxes. Else as ``publish``."""

@@ -108,10 +108,11 @@ class Executor:
             context.roll_back()
             return self._judge(task, error)
         finally:
+            children = context.end()
             task.started = 0.0
         if task.progress is not None:
             task.progress.note()
-        return Done(tuple(context.children)) if context.children else DONE
+        return Done(tuple(children)) if children else DONE
 
     async def run_async(self, task: Task) -> Outcome:
         """Run a coroutine handler to its outcome, cancelling it at its time limit."""
@@ -138,10 +139,11 @@ class Executor:
             context.roll_back()
             return self._judge(task, error)
         finally:
+            children = context.end()
             task.started = 0.0
         if task.progress is not None:
             task.progress.note()
-        return Done(tuple(context.children)) if context.children else DONE
+        return Done(tuple(children)) if children else DONE
 
     def may_begin(self, tasks: Iterable[Task]) -> bool:
         """Tell whether all of ``tasks`` could begin now."""

@@ -280,6 +280,37 @@ class TestContext:
         bench.run()
         assert log == ["in u1", "handler", "out"]
 
+    @both
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_what_comes_after_the_end_of_the_handler_is_refused(
+        self, *, is_async: bool, fails: bool
+    ) -> None:
+        """A thread or a task that it started and did not wait for."""
+        contexts: list[Context] = []
+
+        def handler(event: Deposited, context: Context) -> None:
+            context.publish(event)
+            contexts.append(context)
+            if fails:
+                raise ValueError
+
+        async def handler_async(event: Deposited, context: Context) -> None:
+            handler(event, context)
+
+        outcome = Bench(handler_async if is_async else handler).run()
+
+        (context,) = contexts
+        with pytest.raises(RuntimeError, match=r"bank\.record has ended, and Deposited comes too"):
+            context.publish(Deposited(user_id="u2"))
+        with (
+            pytest.raises(RuntimeError, match="has ended, and its effect is remembered no more"),
+            context.one_effect("inbox.transaction"),
+        ):
+            pass
+        assert isinstance(outcome, RetryLater if fails else Done)
+        if isinstance(outcome, Done):
+            assert len(outcome.children) == 1
+
 
 class TestTimeLimits:
     def test_a_coroutine_is_cancelled_at_its_limit(self) -> None:
