@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing, disarmed
+from worker.names import is_front
 from worker.transport.departure import MOST_PROPERTIES
 from worker.transport.properties import HeaderValue, Malformed, amend, amend_decoded, without
 
@@ -107,7 +108,7 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 
 
 def _disarmed(arrival: Arrival) -> dict[str, str]:
-    if not arrival.exchange:  # the runtime sent it, or moved it before
+    if not arrival.exchange or is_front(arrival.exchange):  # the runtime sent it
         return {}
     headers = arrival.properties.get("application_headers")
     return disarmed(arrival.properties.get("type"), headers if isinstance(headers, dict) else {})

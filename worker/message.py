@@ -27,9 +27,11 @@ ROUTING_KEY_HEADER = "qw-routing-key"
 #: Header that carries the time of an event where neither its id nor the property can.
 TIMESTAMP_HEADER = "qw-timestamp"
 #: Headers by which messages of the runtime's own are known where they come by the default exchange:
-#: a barrier (``worker.barrier``), and the marker of a queue that ends (``worker.seal``).
+#: a barrier (``worker.barrier``), the marker of a queue that ends (``worker.seal``), and that of
+#: parked messages that were sent back (``worker.parking``), which also comes by a front.
 BARRIER_HEADER = "qw-barrier"
 GENERATION_HEADER = "qw-generation"
+UNPARK_HEADER = "qw-unpark-upto"
 #: How the names of its own messages begin.
 _OF_THE_RUNTIME = "qw."
 #: The one property of a message whose AMQP properties could not be decoded; its value says why.
@@ -283,4 +285,6 @@ def disarmed(name: object, headers: Mapping[str, Any]) -> dict[str, str]:
     """
     if not isinstance(name, str) or not name.startswith(_OF_THE_RUNTIME):
         return {}
-    return {each: "" for each in (BARRIER_HEADER, GENERATION_HEADER) if each in headers}
+    return {
+        each: "" for each in (BARRIER_HEADER, GENERATION_HEADER, UNPARK_HEADER) if each in headers
+    }

@@ -1,11 +1,14 @@
-"""Which names events, commands and services can have."""
+"""Which names events, commands and services can have, and what exchanges are named after them."""
 
 from __future__ import annotations
+
+import re
 
 from worker.errors import ConfigurationError
 
 _MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need the rest
 _MAX_SERVICE = 60
+_FRONT = re.compile(r".+\.g[1-9][0-9]*")
 
 
 def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
@@ -36,3 +39,13 @@ def check_service(name: str) -> None:
             f"App({name!r}): a service's name is up to {_MAX_SERVICE} letters, digits, '-', '_'"
             " and '.', since its queues are named after it"
         )
+
+
+def front_exchange(prefix: str, generation: int = 1) -> str:
+    """Return the name of the exchange that spreads a service's messages over its shards."""
+    return f"{prefix}.g{generation}"
+
+
+def is_front(exchange: str) -> bool:
+    """Tell whether an exchange has such a name; nobody but the runtime publishes to these."""
+    return _FRONT.fullmatch(exchange) is not None

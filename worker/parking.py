@@ -21,7 +21,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import DedupUnavailable
-from worker.message import KEY_HEADER
+from worker.message import KEY_HEADER, UNPARK_HEADER
+from worker.names import is_front
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -41,8 +42,6 @@ PLACE = "qw-parked-place"
 KEY = "qw-parked-key"
 #: Name of the message that ends a replay of one key.
 MARKER = "qw.unpark"
-#: Header of the marker: the number up to which everything of the key was sent back.
-UPTO = "qw-unpark-upto"
 
 #: What the store holds for a key while it holds every parked key; no message has this key.
 ALL_KNOWN = ""
@@ -76,15 +75,17 @@ class Unpark:
     upto: int
 
 
-def unpark_of(properties: Mapping[str, Any]) -> Unpark | None:
-    """Return what a message is the marker of; None where it is none.
+def unpark_of(properties: Mapping[str, Any], exchange: str) -> Unpark | None:
+    """Return what a message that came by ``exchange`` is the marker of; None where it is none.
 
-    The runtime wrote it, so it says where the runtime looks, wherever publishers say what.
+    One that came by any other exchange than a queue's own, or the front of a service, is somebody's
+    event of that name. The runtime wrote it, so it says where the runtime looks, wherever
+    publishers say what.
     """
-    if properties.get("type") != MARKER:
+    if properties.get("type") != MARKER or (exchange and not is_front(exchange)):
         return None
     headers = properties.get("application_headers")
-    if not isinstance(headers, dict) or not isinstance(upto := headers.get(UPTO), int):
+    if not isinstance(headers, dict) or not isinstance(upto := headers.get(UNPARK_HEADER), int):
         return None
     return Unpark(str(headers.get(KEY_HEADER) or ""), upto)
 

@@ -30,9 +30,10 @@ from worker.intake import order_key
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
 from worker.message import Message
+from worker.names import front_exchange
 from worker.patience import patiently
 from worker.sharding.generations import PLAN, Generation, Plan
-from worker.topology import front_exchange, queue_of_key, queue_prefix, relay_queue, shard_queue
+from worker.topology import queue_of_key, queue_prefix, relay_queue, shard_queue
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
 from worker.ids import new_id
 from worker.inventory import lying_keys
-from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, UPTO, parked_keys, restore_keys
+from worker.message import UNPARK_HEADER
+from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, parked_keys, restore_keys
 from worker.payload import to_json
 from worker.places import Places
 from worker.topology import parked_queue
@@ -317,7 +318,11 @@ class Replay:
     def _mark(self, key: str, letters: Sequence[Letter], upto: int) -> None:
         """Send the marker behind the letters that were sent, or to where the key's messages go."""
         marker = self._codec.pack(
-            MARKER, to_json({"key": key}), message_id=new_id(), key=key, headers={UPTO: upto}
+            MARKER,
+            to_json({"key": key}),
+            message_id=new_id(),
+            key=key,
+            headers={UNPARK_HEADER: upto},
         )
         marker.mandatory = True
         while True:

@@ -243,7 +243,7 @@ class Resharding:
         box.remove(batch)
 
     def _key(self, letter: Letter) -> str:
-        unpark = unpark_of(letter.arrival.properties)
+        unpark = unpark_of(letter.arrival.properties, letter.arrival.exchange)
         if unpark is not None:
             return unpark.key
         message = self._message(letter)

@@ -22,6 +22,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from worker.message import KEY_HEADER
+from worker.names import front_exchange
 from worker.sharding.ring import Ring
 from worker.sharding.slots import shard_of, slots_of
 
@@ -174,11 +175,6 @@ class Topology:
     def queue_for(self, key: str) -> str:
         """Return the name of the queue that has ``key``; of a message without one, its id."""
         return queue_of_key(self.shard_queues, key, spreads_keys=self._spreads_keys)
-
-
-def front_exchange(prefix: str, generation: int = 1) -> str:
-    """Return the name of the exchange that spreads a service's messages over its shards."""
-    return f"{prefix}.g{generation}"
 
 
 def shard_queue(service: str, generation: int, shard: int) -> str:

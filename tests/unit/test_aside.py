@@ -12,7 +12,8 @@ import pytest
 from frames import FRAME_MAX, deliver
 from worker.aside import dead_letter_facts, redirect, set_aside
 from worker.barrier import BARRIER, is_barrier
-from worker.message import BARRIER_HEADER, GENERATION_HEADER, Outgoing
+from worker.message import BARRIER_HEADER, GENERATION_HEADER, UNPARK_HEADER, Outgoing
+from worker.parking import MARKER, unpark_of
 from worker.seal import SEAL, is_marker
 from worker.transport.arrival import Arrival
 
@@ -124,19 +125,24 @@ def test_on_its_way_back_it_loses_what_was_added(decoded: bool) -> None:
 
 
 @either
-@pytest.mark.parametrize("kind", [BARRIER, SEAL, "mine"])
-@pytest.mark.parametrize("exchange", ["qw.events", ""])
+@pytest.mark.parametrize("kind", [BARRIER, SEAL, MARKER, "mine"])
+@pytest.mark.parametrize("exchange", ["qw.events", "", "bank.g1"])
 def test_somebody_s_event_does_not_become_one_of_the_runtime_s_on_its_way(
     kind: str, exchange: str, decoded: bool
 ) -> None:
-    headers = {BARRIER_HEADER: "b1", GENERATION_HEADER: 1}
+    headers = {BARRIER_HEADER: "b1", GENERATION_HEADER: 1, UNPARK_HEADER: 5}
     came = arrival(headers, decoded=decoded, type=kind)
     came.exchange = exchange
     moved = arrived(redirect(came, "id-1", exchange="", routing_key="bank.g1.3", facts={}))
 
-    is_like_one = kind in {BARRIER, SEAL}
-    is_one = is_barrier(moved.properties, "") or is_marker(moved.properties, "")
-    assert is_one == (is_like_one and not exchange), "what the runtime sent itself stays what it is"
+    is_like_one = kind != "mine"
+    is_one = (
+        is_barrier(moved.properties, "")
+        or is_marker(moved.properties, "")
+        or unpark_of(moved.properties, "") is not None
+    )
+    by_the_runtime = exchange != "qw.events"
+    assert is_one == (is_like_one and by_the_runtime), "what it sent itself stays what it is"
     if not is_like_one:
         assert moved.properties["application_headers"] == headers
 

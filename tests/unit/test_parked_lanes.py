@@ -14,8 +14,8 @@ from worker.deadletters import Box, Letter
 from worker.dedup.base import DedupStore, StoreOptions
 from worker.dedup.memory import MemoryStore
 from worker.errors import UsageError
-from worker.message import Message
-from worker.parking import ALL_KNOWN, Parking
+from worker.message import UNPARK_HEADER, Message
+from worker.parking import ALL_KNOWN, MARKER, Parking
 from worker.replay import Replay, Unparked
 from worker.testing import TestWorker
 
@@ -415,6 +415,26 @@ def test_a_replay_frees_nothing_of_which_it_cannot_see_all(
             assert "K" in worker.store.parked("bank")
             assert replay.key("K", "replay", 5) == Unparked(returned=1, freed=True)
         assert pair.done["quick"] == [3, 4, 5]
+
+
+def test_somebody_s_event_that_looks_like_a_marker_is_an_event_and_frees_nothing() -> None:
+    pair = Pair()
+    seen: list[str] = []
+
+    @pair.app.on(MARKER)
+    def observe(event: dict[str, str], context: Context) -> None:
+        seen.append(context.message_id)
+
+    with TestWorker(pair.app) as worker:
+        publish(worker, "a", 3)
+        worker.run()
+        assert parked(worker) == [3]
+        for number, key in enumerate(["a", "b"]):
+            headers = {UNPARK_HEADER: 2**52}
+            worker.publish_raw("{}", name=MARKER, id=f"m{number}", key=key, headers=headers)
+        worker.run()
+        assert seen == ["m1"], "that of the parked key waits behind it"
+        assert "a" in worker.store.parked("bank")
 
 
 def test_a_marker_waits_for_nothing_that_came_behind_it() -> None:

@@ -20,7 +20,8 @@ from worker.dedup.memory import MemoryStore
 from worker.ending import Finish
 from worker.errors import BrokerUnreachable, DedupUnavailable
 from worker.leases.base import lease_clock
-from worker.parking import FIRST, MARKER, UNPARKED, UPTO, parked_keys
+from worker.message import UNPARK_HEADER
+from worker.parking import FIRST, MARKER, UNPARKED, parked_keys
 from worker.pool.aio import LoopPool
 from worker.pool.threads import ThreadPool
 from worker.replay import Replay, Unparked
@@ -566,7 +567,7 @@ def replay(bank: Bank, line: str, message_id: str, number: int) -> None:
 
 def mark(bank: Bank, line: str) -> None:
     bank.worker.publish_raw(
-        "{}", name=MARKER, id="mark", key=line, headers={UPTO: 5}, exchange="",
+        "{}", name=MARKER, id="mark", key=line, headers={UNPARK_HEADER: 5}, exchange="",
         routing_key=bank.queue(0),
     )  # fmt: skip
 

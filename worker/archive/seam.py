@@ -60,10 +60,11 @@ from worker.errors import ConfigurationError, QworkerError, UsageError
 from worker.inspector import Inspector
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
+from worker.names import front_exchange
 from worker.patience import patiently
 from worker.resharding import Resharding
 from worker.sharding.generations import PLAN, Phase, Plan
-from worker.topology import front_exchange, queue_prefix, shard_queue
+from worker.topology import queue_prefix, shard_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from worker.cli.output import count, emit, emit_json, note
 from worker.cli.overview import overview, progress
 from worker.config import FIELDS
 from worker.errors import LeasesUnavailable, UsageError
-from worker.topology import front_exchange
+from worker.names import front_exchange
 from worker.transport.capabilities import capabilities_of
 
 if TYPE_CHECKING:
