@@ -233,6 +233,8 @@ class Codec:
 
         ``key`` stands for its own.
         """
+        if isinstance(event, type):
+            raise TypeError(f"{event.__qualname__} is a class; publish an instance of it")
         schema = schema_of(event)
         if schema is None:
             raise TypeError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import worker
 from worker.app import App
 from worker.errors import ConfigurationError, UsageError
+from worker.extras import hint
 
 _PACKAGE = Path(worker.__path__[0]).resolve()
 #: Apps that the package brings.
@@ -45,6 +46,7 @@ def load_app(reference: str) -> App:
         if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigurationError(
                 f"--app {reference}: it imports {error.name!r}, which is not installed"
+                f"{hint(error.name)}"
             ) from error
         raise ConfigurationError(
             f"--app {reference}: there is no module {error.name!r} in {here} or on sys.path"
@@ -62,9 +64,9 @@ def load_app(reference: str) -> App:
     if isinstance(found, App):
         return found
     apps = [name for name, value in vars(module).items() if isinstance(value, App)]
-    hint = f"; it has {', '.join(apps)}" if apps else "; it holds no App at all"
+    others = f"; it has {', '.join(apps)}" if apps else "; it holds no App at all"
     raise ConfigurationError(
-        f"--app {reference}: {module_name} has no App named {attribute or 'app'!r}{hint}"
+        f"--app {reference}: {module_name} has no App named {attribute or 'app'!r}{others}"
     )
 
 

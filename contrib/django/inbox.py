@@ -204,6 +204,6 @@ def _check_effect(connection: Any, context: Context, mark: object) -> None:
         if not is_same:
             raise RuntimeError(
                 f"{context.handler}: the transaction of {_CALL} was ended within its block without"
-                " a commit (by a rollback, or by the database: MySQL does that at a deadlock): let"
+                " a commit (by a rollback, or by the database, at a deadlock or a full disk): let"
                 " the error through, or raise one, and the message is tried again"
             )

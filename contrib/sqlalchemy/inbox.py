@@ -59,7 +59,7 @@ _IN_PARTS = (
 )
 _UNDONE = (
     "the transaction of inbox.transaction was ended within its block without a commit (by a"
-    " rollback, or by the database: MySQL does that at a deadlock), so that its effect is lost:"
+    " rollback, or by the database, at a deadlock or a full disk), so that its effect is lost:"
     " let the error through, or raise one, and the message is tried again"
 )
 #: Where a session of ours has whether its transaction was committed; kept behind the block by those

@@ -69,6 +69,11 @@ def test_the_app_of_the_current_folder_is_found(project: Service) -> None:
         ("handlers.py", APP, "try --app handlers"),
         ("handlers:ap", APP, "handlers has no App named 'ap'; it has app"),
         ("handlers", "import missing_package\n", "'missing_package', which is not installed"),
+        (
+            "handlers",
+            "raise ModuleNotFoundError(name='sqlalchemy')\n",
+            "'sqlalchemy', which is not installed; the extra 'sqlalchemy' brings it: pip install",
+        ),
         ("handlers", APP.replace("#", "a b"), "a b"),
         ("handlers", APP.replace("event", "a, b, c"), "takes (event) or (event, context)"),
         (

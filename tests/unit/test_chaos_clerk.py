@@ -43,9 +43,11 @@ Dialogue.exchange(SimpleNamespace(_completing=[]))
 
 def run(folder: Path, answers: str, **environment: str) -> tuple[int, list[Entry]]:
     """Run the program; return how it ended, and what it noted."""
-    startup = str(Path(__file__).parents[1] / "chaos" / "startup")
+    tests = Path(__file__).parents[1]
+    # Without the site, and so without what it knows of an editable installation.
+    paths = [str(tests / "chaos" / "startup"), *sys.path, str(tests.parent)]
     done = subprocess.run(
-        [sys.executable, "-S", "-c", PROGRAM.format(path=[startup, *sys.path], answers=answers)],
+        [sys.executable, "-S", "-c", PROGRAM.format(path=paths, answers=answers)],
         env={**os.environ, **environment},
         cwd=folder,
         capture_output=True,

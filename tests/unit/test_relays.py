@@ -275,6 +275,7 @@ class TestAHandlerThatPublishes:
         ("said", "says"),
         [
             (Relayed({"n": 1}), "dict is not an Event or a Command"),
+            (Relayed(Noted), "Noted is a class; publish an instance of it"),
             (Relayed(Noted(amount=1), name="other"), "has a name, and is to be published as"),
         ],
     )

@@ -62,7 +62,10 @@ def make_fit(message: Outgoing) -> None:
 
 def _checked(properties: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
     """Return what is not plain comes to in bytes. Raises ValueError with the part that is wrong."""
-    check_headers(headers)
+    try:
+        check_headers(headers)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     try:
         return _encoded(properties, headers)
     except Exception as error:  # noqa: BLE001 - py-amqp raises many kinds

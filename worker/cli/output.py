@@ -65,7 +65,8 @@ def _emit_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # An id is copied from here into the next command.
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

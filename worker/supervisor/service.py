@@ -47,6 +47,8 @@ def load_service(boot: Boot) -> Service:
             settings.process_count,
         )
     app.only(settings.handlers)
+    if not app.handlers and boot.index == 0:
+        logger.warning("%s has no handlers: it consumes nothing", app.name)
     steps = Resharding(app, settings)
     look = partial(_look, app, settings)
     handlers = f"{len(app.handlers)} handler{'' if len(app.handlers) == 1 else 's'}"
