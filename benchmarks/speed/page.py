@@ -101,8 +101,9 @@ def conditions(record: Record, amount: str) -> str:
     """Return how the figures were taken, and how far they can be trusted."""
     facts = record.environment
     machine = f"{facts['cores']} cores ({facts['processor']}), Python {facts['python']}"
+    rounds = f"{facts['rounds']} round{'' if facts['rounds'] == 1 else 's'}"
     text = (
-        f"{facts['at'][:10]}, {facts['rounds']} rounds of {amount.format(**facts)}; {machine},"
+        f"{facts['at'][:10]}, {rounds} of {amount.format(**facts)}; {machine},"
         f" RabbitMQ {facts['RabbitMQ']}, Redis {facts['Redis server']}."
         f" Load of the machine at the end of a run: {_busy(record)}."
     )
