@@ -6,7 +6,10 @@
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
 4. The commit, at the end of the block or by the handler itself, first asks whether it is of that
-   transaction still: from then on effect and memory are one.
+   transaction still: from then on effect and memory are one. So does the end of each savepoint,
+   since nothing else asks behind one that was left open.
+5. Behind the block it was committed, or an error comes: a session whose flush has failed is closed
+   without either.
 
 The transaction may be gone by then, though the handler has seen no error, or passed over one: MySQL
 undoes that of who is chosen to end a deadlock, and SQLite that of who meets a full disk, and both
@@ -59,13 +62,13 @@ _IN_PARTS = (
 )
 _UNDONE = (
     "the transaction of inbox.transaction was ended within its block without a commit (by a"
-    " rollback, or by the database, at a deadlock or a full disk), so that its effect is lost:"
-    " let the error through, or raise one, and the message is tried again"
+    " rollback, by a flush that failed, or by the database, at a deadlock or a full disk), so that"
+    " its effect is lost: let the error through, or raise one, and the message is tried again"
 )
 #: Where a session of ours has whether its transaction was committed; kept behind the block by those
 #: that nobody else is given.
 _KEY = "qworker_inbox_committed"
-#: Where it has, until then, what tells the row and the transaction that it was inserted in.
+#: Where it has, until the block ends, what tells the row and the transaction it was inserted in.
 _ROW = "qworker_inbox_row"
 _IS_THERE = select(1).where(
     inbox_table.c.handler == bindparam("handler"),
@@ -102,18 +105,19 @@ class Inbox(Generic[S]):
 
         Raises AlreadyDone where it was committed before. Once for a message: a second call in a
         run rejects the message, but where the first was rolled back. Raises RuntimeError in a
-        relay, and what SQLAlchemy raises.
+        relay, once the handler has ended, and where the block has left nothing to commit; and what
+        SQLAlchemy raises.
         """
         with (
             context.one_effect(_CALL),
             self._sessions() as session,
             _lent(session, self._sessions),
+            _committed(session),
             session.begin(),
             _in_one_part(session),
         ):
             _record(session, context)
             yield session
-            _complete(session)
 
     def purge(self, older_than: float) -> int:
         """Forget ids recorded more than ``older_than`` seconds ago; return how many.
@@ -144,12 +148,11 @@ class AsyncInbox(Generic[A]):
         with context.one_effect(_CALL):
             async with self._sessions() as session:
                 plain_session = session.sync_session
-                with _lent(plain_session, self._sessions):
+                with _lent(plain_session, self._sessions), _committed(plain_session):
                     async with session.begin():
                         with _in_one_part(plain_session):
                             await session.run_sync(_record, context)
                             yield session
-                            _complete(plain_session)
 
     async def purge(self, older_than: float) -> int:
         """Forget ids, as :meth:`Inbox.purge` does."""
@@ -197,16 +200,10 @@ def _key(context: Context) -> dict[str, str]:
     return {"handler": plain(context.handler), "message_id": plain(context.memory_id)}
 
 
-def _complete(session: Session) -> None:
-    """Raise where nothing is left to commit, and nothing was committed."""
-    if not session.info[_KEY] and not session.in_transaction():
-        raise RuntimeError(_UNDONE)
-
-
 @events.listens_for(Session, "before_commit")
 def _before_commit(session: Session) -> None:
     """Raise where what is about to be committed is not what the row was inserted in."""
-    if _ROW not in session.info or is_over(session) or session.get_nested_transaction() is not None:
+    if _ROW not in session.info or is_over(session):
         return
     session.flush()
     row, transaction = session.info[_ROW]
@@ -265,6 +262,14 @@ def _in_one_part(session: Session) -> Iterator[None]:
         if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
         raise
+
+
+@contextmanager
+def _committed(session: Session) -> Iterator[None]:
+    """Raise RuntimeError where the block has ended without an error, and without a commit."""
+    yield
+    if not is_over(session):
+        raise RuntimeError(_UNDONE)
 
 
 @contextmanager

@@ -5,7 +5,9 @@
    along.
 2. When the outermost is about to commit, the session is flushed, and the rows are written behind
    all that it changed. What listeners of the commit publish after that is written at once, and what
-   comes of a flush that they cause, at the end of that.
+   comes of a flush that they cause, at the end of that. A savepoint that was left open is ended by
+   that commit, which has told of itself before: so it is counted who has told, and the rows are
+   written when the last savepoint has ended.
 3. After the commit the sender is told.
 
 Listeners are those of all sessions, since a session that is in the midst of an event takes no new
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 _XID = literal_column(XID, BigInteger)
 #: Where a session has what it publishes; and that the rows of its commit are written already.
 _KEY, _COMMITTING = "qworker_outbox", "qworker_outbox_committing"
+#: Where it has how many commits each savepoint was open at: its own, and of those it is in. And how
+#: many of these are still to end, between the end of one and its close.
+_COMMITS, _OUTER = "qworker_outbox_commits", "qworker_outbox_outer"
 
 Row = dict[str, Any]
 
@@ -120,19 +125,31 @@ def _all(session: Session) -> list[Pending]:
 
 @events.listens_for(Session, "before_commit")
 def _before_commit(session: Session) -> None:
-    root = session.get_transaction()
-    if root is None or session.get_nested_transaction() is not None:
+    begun = session.get_nested_transaction() or session.get_transaction()
+    if begun is not None:
+        _commits(session, begun, 1)
+
+
+def _commits(session: Session, begun: SessionTransaction, times: int) -> None:
+    """Know of so many commits that end ``begun``; write the rows where it is the outermost one."""
+    if begun.nested:
+        if _all(session):
+            commits = session.info.setdefault(_COMMITS, {})
+            commits[begun] = commits.get(begun, 0) + times
         return
     if _all(session):
         session.flush()
     for each in _all(session):
-        each.write(session, root)
+        each.write(session, begun)
     # What other listeners publish from here on is written at once.
     session.info[_COMMITTING] = True
 
 
 @events.listens_for(Session, "after_commit")
 def _after_commit(session: Session) -> None:
+    savepoint = session.get_nested_transaction()
+    if commits := session.info.get(_COMMITS):
+        session.info[_OUTER] = commits.get(savepoint, 1) - 1
     for each in _all(session):
         each.after_commit(session)
 
@@ -141,6 +158,9 @@ def _after_commit(session: Session) -> None:
 def _after_end(session: Session, transaction: SessionTransaction) -> None:
     for each in _all(session):
         each.after_end(transaction)
+    session.info.get(_COMMITS, {}).pop(transaction, None)
+    if (outer := session.info.pop(_OUTER, 0)) and transaction.nested:
+        _commits(session, _around(transaction), outer)
     root = session.get_transaction()
     if root is None:
         session.info.pop(_COMMITTING, None)

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, create_engine, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -144,6 +144,46 @@ class TestRolledBack:
         assert handled(handle, attempts=2) == []
         assert effects(engine) == (1, 1)
 
+    @pytest.mark.parametrize("by", ["flush", "commit", "a query"])
+    def test_by_a_flush_that_failed_it_is_no_success(
+        self, engine: Engine, inbox: Inbox[Session], by: str
+    ) -> None:
+        """A session is closed then at the end of its block, without a commit or an error."""
+        fails: dict[str, Callable[[Session], object]] = {
+            "flush": Session.flush,
+            "commit": Session.commit,
+            "a query": lambda session: session.scalars(select(Line)),
+        }
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.execute(insert(Line).values(number=event.number))
+                if context.attempt == 1:
+                    session.add(Line(number=event.number))
+                    with pytest.raises(IntegrityError):
+                        fails[by](session)
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert effects(engine) == (0, 0)
+        assert handled(handle, attempts=2) == []
+        assert effects(engine) == (1, 1)
+
+    def test_by_a_flush_that_failed_in_a_coroutine(
+        self, engine: Engine, database: Database
+    ) -> None:
+        async def handle(event: Ordered, context: Context) -> None:
+            own = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncInbox(async_sessionmaker(own)).transaction(context) as session:
+                await session.execute(insert(Line).values(number=event.number))
+                session.add(Line(number=event.number))
+                with pytest.raises(IntegrityError):
+                    await session.flush()
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert effects(engine) == (0, 0)
+
     def test_and_in_a_coroutine(self, engine: Engine, database: Database) -> None:
         async def handle(event: Ordered, context: Context) -> None:
             own = create_async_engine(database.async_url, poolclass=NullPool)
@@ -206,6 +246,20 @@ class TestCommitted:
         (reason,) = handled(handle)
         assert "ended within its block without a commit" in reason
         assert effects(engine) == (0, 0)
+
+    @pytest.mark.parametrize("is_undone", [False, True])
+    def test_a_savepoint_that_is_left_open_is_a_part_of_it(
+        self, engine: Engine, inbox: Inbox[Session], *, is_undone: bool
+    ) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                if is_undone:
+                    session.execute(text("ROLLBACK"))  # as a deadlock that was passed over
+                session.begin_nested()
+                session.add(Line(number=event.number))
+
+        assert bool(handled(handle)) == is_undone
+        assert effects(engine) == ((0, 0) if is_undone else (1, 1))
 
     def test_a_savepoint_is_no_commit(self, engine: Engine, inbox: Inbox[Session]) -> None:
         def handle(event: Ordered, context: Context) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 from sqlalchemy import event as events
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -75,6 +75,44 @@ def test_of_a_savepoint_only_what_is_kept_leaves(desk: AlchemyDesk, worker: Test
         desk.outbox.publish_on_commit(session, Noted(key="a", number=2))
     assert desk.outbox.flush()
     assert sent(worker) == [("a", 0), ("a", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_what_a_savepoint_has_published_that_was_left_open_leaves_with_the_commit(
+    desk: AlchemyDesk, worker: TestWorker, depth: int
+) -> None:
+    """The commit of the block ends it, and has told of itself before."""
+    with desk.sessions.begin() as session:
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+        for number in range(1, depth + 1):
+            session.begin_nested()
+            session.add(Thing(id=number))
+            desk.outbox.publish_on_commit(session, Noted(key="a", number=number))
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", number) for number in range(depth + 1)]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_savepoint_ends_what_is_left_open_in_it_and_is_no_commit(
+    desk: AlchemyDesk, worker: TestWorker, *, is_kept: bool
+) -> None:
+    with desk.sessions.begin() as session:
+        outer = session.begin_nested()
+        between = session.begin_nested()
+        session.begin_nested()
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
+        session.add(Thing(id=1))
+        between.commit()
+        rows = select(func.count()).select_from(outbox_table)
+        assert session.scalar(rows) == 0, "they are written right before the commit"
+        if is_kept:
+            outer.commit()
+        else:
+            outer.rollback()
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=2))
+        assert session.scalar(rows) == 0
+    assert desk.outbox.flush()
+    assert sent(worker) == ([("a", 1)] if is_kept else []) + [("a", 2)]
 
 
 def test_a_savepoint_that_fails_as_it_is_flushed_takes_its_events_along(
