@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from worker.message import ROUTING_KEY_HEADER, UNDECODABLE, Outgoing, disarmed
-from worker.names import is_front
 from worker.transport.departure import MOST_PROPERTIES
 from worker.transport.properties import HeaderValue, Malformed, amend, amend_decoded, without
 
@@ -108,10 +107,18 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 
 
 def _disarmed(arrival: Arrival) -> dict[str, str]:
-    if not arrival.exchange or is_front(arrival.exchange):  # the runtime sent it
-        return {}
     headers = arrival.properties.get("application_headers")
-    return disarmed(arrival.properties.get("type"), headers if isinstance(headers, dict) else {})
+    headers = headers if isinstance(headers, dict) else {}
+    if not (arrival.exchange or _died_of(headers)):  # the runtime sent it, or moved it before
+        return {}
+    return disarmed(arrival.properties.get("type"), headers)
+
+
+def _died_of(headers: Mapping[str, Any]) -> str:
+    """Return by which exchange a message came to where a broker first dead-lettered it."""
+    deaths = headers.get("x-death")
+    oldest = deaths[-1] if isinstance(deaths, list) and deaths else None
+    return str(oldest.get("exchange") or "") if isinstance(oldest, dict) else ""
 
 
 def _changed(

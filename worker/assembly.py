@@ -159,6 +159,7 @@ def assemble(  # noqa: PLR0913 - what a consumer is made of
     patiently(connect, settings.connect_timeout)
     keeps_routing_keys = settings.name_from == "routing-key"
     relay = Relay(
+        service=app.name,
         keeps_routing_keys=keeps_routing_keys,
         link=link,
         telemetry=telemetry,

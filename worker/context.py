@@ -112,7 +112,8 @@ class Context:
         Once for a message, in one transaction: a second call that finds what the first one wrote,
         or that is for another database, cannot keep this promise, and rejects the message. After a
         rollback it may be called again, also on a new connection. Where the handler fails, what it
-        did not commit is rolled back. Raises RuntimeError in a relay.
+        did not commit is rolled back. Raises RuntimeError in a relay, and once the handler has
+        ended.
         """
         self._only_effect().once(connection)
 
@@ -123,7 +124,7 @@ class Context:
         has ended without an error, the message is rejected. One that raised may be tried again, so
         the block has to raise where its transaction is rolled back. Whoever finds the id in the
         database already raises AlreadyDone. ``what`` is the integration's call, for errors.
-        Raises RuntimeError in a relay.
+        Raises RuntimeError in a relay, and once the handler has ended.
         """
         return self._only_effect().block(what)
 
@@ -170,9 +171,8 @@ class Context:
         self.children.append(child)
         if self._has_ended:  # asked last: what is told to have been published was seen by end()
             raise RuntimeError(
-                f"{self.handler} has ended, and {type(event).__name__} comes too late to leave with"
-                " it: let the handler wait for the threads and tasks that it starts, or use"
-                " App.publish"
+                f"{self.handler} has ended: {type(event).__name__} comes too late to leave with it;"
+                " let the handler wait for the threads and tasks that it starts"
             )
         return child.message_id
 

@@ -77,7 +77,7 @@ class Intake:
             if is_marker(properties, arrival.exchange):
                 return Sealed()
             waits = is_barrier(properties, arrival.exchange)
-            unpark = unpark_of(properties, arrival.exchange)
+            unpark = unpark_of(properties, arrival.exchange, self._app.name)
             if unpark is not None and not delivery.channel.relays:
                 return unpark
         message = self._decode(

@@ -28,7 +28,7 @@ ROUTING_KEY_HEADER = "qw-routing-key"
 TIMESTAMP_HEADER = "qw-timestamp"
 #: Headers by which messages of the runtime's own are known where they come by the default exchange:
 #: a barrier (``worker.barrier``), the marker of a queue that ends (``worker.seal``), and that of
-#: parked messages that were sent back (``worker.parking``), which also comes by a front.
+#: parked messages that were sent back (``worker.parking``), which also comes by a service's front.
 BARRIER_HEADER = "qw-barrier"
 GENERATION_HEADER = "qw-generation"
 UNPARK_HEADER = "qw-unpark-upto"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from worker.errors import ConfigurationError
 
 _MAX_NAME = 200  # a routing key is at most 255 bytes; queues and prefixes need the rest
 _MAX_SERVICE = 60
-_FRONT = re.compile(r".+\.g[1-9][0-9]*")
 
 
 def check_name(name: object, what: str, *, is_pattern: bool = False) -> str:
@@ -44,8 +41,3 @@ def check_service(name: str) -> None:
 def front_exchange(prefix: str, generation: int = 1) -> str:
     """Return the name of the exchange that spreads a service's messages over its shards."""
     return f"{prefix}.g{generation}"
-
-
-def is_front(exchange: str) -> bool:
-    """Tell whether an exchange has such a name; nobody but the runtime publishes to these."""
-    return _FRONT.fullmatch(exchange) is not None

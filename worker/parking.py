@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.errors import DedupUnavailable
 from worker.message import KEY_HEADER, UNPARK_HEADER
-from worker.names import is_front
+from worker.names import front_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -74,15 +74,20 @@ class Unpark:
     key: str
     upto: int
 
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What it is known by where it is moved: on its way there it may have come by a front."""
+        return {UNPARK_HEADER: self.upto}
 
-def unpark_of(properties: Mapping[str, Any], exchange: str) -> Unpark | None:
+
+def unpark_of(properties: Mapping[str, Any], exchange: str, service: str) -> Unpark | None:
     """Return what a message that came by ``exchange`` is the marker of; None where it is none.
 
-    One that came by any other exchange than a queue's own, or the front of a service, is somebody's
-    event of that name. The runtime wrote it, so it says where the runtime looks, wherever
-    publishers say what.
+    One that came by any other exchange than a queue's own, or the front of the service, is
+    somebody's event of that name. The runtime wrote it, so it says where the runtime looks,
+    wherever publishers say what.
     """
-    if properties.get("type") != MARKER or (exchange and not is_front(exchange)):
+    if properties.get("type") != MARKER or exchange not in {"", front_exchange(service)}:
         return None
     headers = properties.get("application_headers")
     if not isinstance(headers, dict) or not isinstance(upto := headers.get(UNPARK_HEADER), int):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.aside import PREFIX, origin, published_as, redirect
+from worker.parking import unpark_of
 from worker.sharding.slots import slot_of, slot_routing_key
 from worker.telemetry import PublishRefused
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from worker.message import Outgoing
     from worker.task import Delivery
     from worker.telemetry import Telemetry
+    from worker.transport.arrival import Arrival
 
 
 class Relay:
@@ -40,11 +42,13 @@ class Relay:
     def __init__(
         self,
         *,
+        service: str,
         keeps_routing_keys: bool,
         link: Link,
         telemetry: Telemetry,
         settled: Callable[[Delivery], None],
     ) -> None:
+        self._service = service
         self._keeps_routing_keys = keeps_routing_keys
         self._link = link
         self._telemetry = telemetry
@@ -60,12 +64,17 @@ class Relay:
             delivery.message.id if delivery.message is not None else "",
             exchange="",
             routing_key=self._link.topology.queue_for(key),
-            facts=origin(delivery.arrival) if self._keeps_routing_keys else {},
+            facts=self._facts(delivery.arrival),
             drop_prefix=PREFIX,
         )
 
         delivery.open_tasks = 1
         self._send(delivery, message)
+
+    def _facts(self, arrival: Arrival) -> dict[str, str | int]:
+        facts = origin(arrival) if self._keeps_routing_keys else {}
+        unpark = unpark_of(arrival.properties, arrival.exchange, self._service)
+        return facts if unpark is None else facts | unpark.facts
 
     def _let_in(self, delivery: Delivery, key: str) -> None:
         """Send on what came from a source, as a publisher that knows the slot of its key."""

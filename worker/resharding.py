@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from worker.config import Settings
     from worker.deadletters import Letter
     from worker.message import Outgoing
+    from worker.parking import Unpark
     from worker.sharding.generations import Generation, Plan
     from worker.topology import Topology
 
@@ -225,6 +226,8 @@ class Resharding:
             if not is_marker(letter.arrival.properties, letter.arrival.exchange):
                 # A dead letter that returns is for the one handler that could not do it.
                 facts: dict[str, str | int] = {}
+                if unpark := self._unpark_of(letter):
+                    facts |= unpark.facts
                 if letter.handler:
                     facts[HANDLER] = letter.handler
                 if self._settings.name_from == "routing-key":
@@ -243,11 +246,15 @@ class Resharding:
         box.remove(batch)
 
     def _key(self, letter: Letter) -> str:
-        unpark = unpark_of(letter.arrival.properties, letter.arrival.exchange)
+        unpark = self._unpark_of(letter)
         if unpark is not None:
             return unpark.key
         message = self._message(letter)
         return letter.id if message is None else order_key(self._app, message)
+
+    def _unpark_of(self, letter: Letter) -> Unpark | None:
+        arrival = letter.arrival
+        return unpark_of(arrival.properties, arrival.exchange, self._app.name)
 
     def _message(self, letter: Letter) -> Message | None:
         arrival = letter.arrival

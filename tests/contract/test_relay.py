@@ -22,7 +22,8 @@ from worker.consumer import Consumer
 from worker.dedup.base import OWNER_BYTES, TOKEN_BYTES, Batch, Claim, StoreOptions, fingerprint
 from worker.dedup.memory import MemoryStore
 from worker.ending import Finish
-from worker.message import BARRIER_HEADER, GENERATION_HEADER
+from worker.message import BARRIER_HEADER, GENERATION_HEADER, UNPARK_HEADER
+from worker.parking import MARKER
 from worker.seal import SEAL
 from worker.sharding.slots import shard_of
 
@@ -189,6 +190,42 @@ def test_somebody_s_event_that_looks_like_a_seal_stops_no_shard(bank: Bank) -> N
         until(lambda: len(seen) == 3, PATIENCE, "all of them are handled")
 
     assert seen == ["m1", "m2", "m3"]
+
+
+def publish_marker(bank: Bank, exchange: str, routing_key: str, key: str) -> None:
+    """Say that all of the key was sent back, as what ends ``dlq replay --key`` does."""
+    headers = {"qw-key": key, UNPARK_HEADER: 5}
+    properties = pika.BasicProperties(message_id=f"of-{key}", type=MARKER, headers=headers)
+    bank.client.basic_publish(exchange, routing_key, b"{}", properties)
+
+
+def test_somebody_s_event_that_looks_like_the_end_of_a_replay_is_one_and_frees_no_key(
+    bank: Bank,
+) -> None:
+    seen: list[str] = []
+
+    @bank.app.on(MARKER)
+    def look(_: dict[str, Any], context: Context) -> None:
+        seen.append(context.message_id)
+
+    bank.store.mark_parked("bank", "ann", 5)
+    bank.consumer = bank.another()
+    with bank.running():
+        publish_marker(bank, "qw.events", MARKER, "ann")
+        publish_marker(bank, "qw.events", MARKER, "bob")
+        until(lambda: seen, PATIENCE, "it came")
+
+    assert seen == ["of-bob"]
+    assert "ann" in bank.store.parked("bank")
+    assert bank.depth("bank.parked") == 1
+
+
+def test_the_end_of_a_replay_that_came_by_the_front_frees_its_key(bank: Bank) -> None:
+    """So it is sent where nobody knows which shards there are."""
+    bank.store.mark_parked("bank", "ann", 5)
+    with bank.running():
+        publish_marker(bank, "bank.g1", "", "ann")
+        until(lambda: "ann" not in bank.store.parked("bank"), PATIENCE, "it is free")
 
 
 def slot(key: str) -> int:

@@ -300,7 +300,7 @@ class TestContext:
         outcome = Bench(handler_async if is_async else handler).run()
 
         (context,) = contexts
-        with pytest.raises(RuntimeError, match=r"bank\.record has ended, and Deposited comes too"):
+        with pytest.raises(RuntimeError, match=r"bank\.record has ended: Deposited comes too"):
             context.publish(Deposited(user_id="u2"))
         with (
             pytest.raises(RuntimeError, match="has ended, and its effect is remembered no more"),

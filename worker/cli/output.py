@@ -16,6 +16,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_ID_WIDTH = 36  # of a UUID
+
 
 def is_terminal() -> bool:
     """Tell whether somebody watches standard output."""
@@ -63,13 +65,15 @@ def _emit_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        # An id is copied from here into the next command.
-        table.add_column(column, overflow="fold", no_wrap=column == "id")
+        # An id is copied from here into the next command, so it stays whole where there is room.
+        keeps_whole = column == "id" and console.width >= 2 * _ID_WIDTH
+        table.add_column(column, overflow="fold", no_wrap=keeps_whole)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console.print(table)
 
 
 def clean(text: str, keep: str = "") -> str:
