@@ -132,10 +132,9 @@ def _before_commit(session: Session) -> None:
 
 def _commits(session: Session, begun: SessionTransaction, times: int) -> None:
     """Know of so many commits that end ``begun``; write the rows where it is the outermost one."""
-    if begun.nested:
-        if _all(session):
-            commits = session.info.setdefault(_COMMITS, {})
-            commits[begun] = commits.get(begun, 0) + times
+    if begun.nested:  # whether it publishes or not: what its flush does may be the first to
+        commits = session.info.setdefault(_COMMITS, {})
+        commits[begun] = commits.get(begun, 0) + times
         return
     if _all(session):
         session.flush()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, insert, select, text
+from sqlalchemy import event as events
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -260,6 +261,23 @@ class TestCommitted:
 
         assert bool(handled(handle)) == is_undone
         assert effects(engine) == ((0, 0) if is_undone else (1, 1))
+
+    def test_a_savepoint_may_be_in_the_midst_of_a_flush(
+        self, engine: Engine, inbox: Inbox[Session]
+    ) -> None:
+        """Hooks get or create with one."""
+
+        def create(session: Session, *_: object) -> None:
+            with session.begin_nested():
+                session.execute(insert(Line).values(number=99))
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                events.listen(session, "after_flush", create)
+                session.add(Line(number=event.number))
+
+        assert handled(handle) == []
+        assert effects(engine) == (2, 1)
 
     def test_a_savepoint_is_no_commit(self, engine: Engine, inbox: Inbox[Session]) -> None:
         def handle(event: Ordered, context: Context) -> None:

@@ -92,6 +92,25 @@ def test_what_a_savepoint_has_published_that_was_left_open_leaves_with_the_commi
     assert sent(worker) == [("a", number) for number in range(depth + 1)]
 
 
+@pytest.mark.parametrize("moment", ["before_flush", "after_flush", "before_commit"])
+def test_what_the_commit_is_the_first_to_publish_leaves_though_a_savepoint_was_left_open(
+    desk: AlchemyDesk, worker: TestWorker, moment: str
+) -> None:
+    published: list[str] = []
+
+    def publish(session: Session, *_: object) -> None:
+        if not published:
+            noted = Noted(key="a", number=1)
+            published.append(desk.outbox.publish_on_commit(session, noted))
+
+    with desk.sessions.begin() as session:
+        events.listen(session, moment, publish)
+        session.begin_nested()
+        session.add(Thing(id=1))
+    assert desk.outbox.flush()
+    assert sent(worker) == [("a", 1)]
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_a_savepoint_ends_what_is_left_open_in_it_and_is_no_commit(
     desk: AlchemyDesk, worker: TestWorker, *, is_kept: bool
