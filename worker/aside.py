@@ -107,18 +107,26 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 
 
 def _disarmed(arrival: Arrival) -> dict[str, str]:
-    headers = arrival.properties.get("application_headers")
-    headers = headers if isinstance(headers, dict) else {}
-    if not (arrival.exchange or _died_of(headers)):  # the runtime sent it, or moved it before
+    if not came_by(arrival):  # the runtime sent it, or moved it before
         return {}
-    return disarmed(arrival.properties.get("type"), headers)
+    headers = arrival.properties.get("application_headers")
+    return disarmed(arrival.properties.get("type"), headers if isinstance(headers, dict) else {})
 
 
-def _died_of(headers: Mapping[str, Any]) -> str:
-    """Return by which exchange a message came to where a broker first dead-lettered it."""
-    deaths = headers.get("x-death")
+def came_by(arrival: Arrival) -> str:
+    """Return the exchange that a message came by, or had before a broker set it aside."""
+    headers = arrival.properties.get("application_headers")
+    return arrival.exchange or str(first_death(headers).get("exchange") or "")
+
+
+def first_death(headers: object) -> Mapping[str, Any]:
+    """Return what a broker tells of the first time it dead-lettered a message; empty: it did not.
+
+    https://www.rabbitmq.com/docs/dlx#effects
+    """
+    deaths = headers.get("x-death") if isinstance(headers, dict) else None
     oldest = deaths[-1] if isinstance(deaths, list) and deaths else None
-    return str(oldest.get("exchange") or "") if isinstance(oldest, dict) else ""
+    return oldest if isinstance(oldest, dict) else {}
 
 
 def _changed(

@@ -26,6 +26,7 @@ from worker.aside import (
     REASON,
     RECORD,
     TIME,
+    first_death,
     redirect,
 )
 from worker.aside import KEY as DEAD_KEY
@@ -123,11 +124,7 @@ class Letter:
     @property
     def queue(self) -> str:
         """The queue that it came from; empty where nothing tells."""
-        if said := self._text(QUEUE):
-            return said
-        deaths = self.headers.get("x-death")  # a broker's own dead-lettering
-        first = deaths[-1] if isinstance(deaths, list) and deaths else None
-        return str(first.get("queue") or "") if isinstance(first, dict) else ""
+        return self._text(QUEUE) or str(first_death(self.headers).get("queue") or "")
 
     @property
     def undecodable(self) -> str:

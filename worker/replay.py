@@ -18,14 +18,22 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, Self
 
-from worker.aside import HANDLER, ONLY
+from worker.aside import HANDLER, ONLY, came_by
 from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
 from worker.ids import new_id
 from worker.inventory import lying_keys
 from worker.message import UNPARK_HEADER
-from worker.parking import ALL_KNOWN, FIRST, MARKER, UNPARKED, parked_keys, restore_keys
+from worker.parking import (
+    ALL_KNOWN,
+    FIRST,
+    MARKER,
+    UNPARKED,
+    parked_keys,
+    restore_keys,
+    unpark_of,
+)
 from worker.payload import to_json
 from worker.places import Places
 from worker.topology import parked_queue
@@ -33,7 +41,7 @@ from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.app import App
     from worker.config import Settings
@@ -180,7 +188,11 @@ class Replay:
         upto = self._number(letters[0].key) if header is not None and letters else 0
         for letter in letters:
             place = self._places.of(letter)
-            facts = {**_again(letter), **self._passing(place, header, upto)}
+            facts = {
+                **_again(letter),
+                **self._passing(place, header, upto),
+                **_marks(letter, self._service),
+            }
             returning.append(letter.back(*place, facts))
         return self._send(box, returning)
 
@@ -356,6 +368,13 @@ def _again(letter: Letter) -> dict[str, str | int]:
     These may have done it longer ago than ids are remembered.
     """
     return {HANDLER: letter.handler} if letter.handler else {}
+
+
+def _marks(letter: Letter, service: str) -> Mapping[str, str | int]:
+    """Return the header that a marker, which a broker set aside, goes on being one by."""
+    arrival = letter.arrival
+    unpark = unpark_of(arrival.properties, came_by(arrival), service)
+    return {} if unpark is None else unpark.facts
 
 
 def _only(letter: Letter) -> dict[str, str | int]:

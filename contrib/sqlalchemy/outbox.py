@@ -75,9 +75,10 @@ class Outbox:
 
         In a handler, say its ``context``: the event is then a child of the message, as by
         ``context.publish``, with an id that a second run repeats; a ``Relayed`` says its headers,
-        and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
-        the event cannot be encoded, and Reject where ``inbox.transaction`` gave the session, and
-        that transaction is committed.
+        and the other arguments are not for it. Does no I/O, unless the session is in the midst of a
+        commit: then it may connect. Raises TypeError or ValueError where the event cannot be
+        encoded, RuntimeError after the commit, as in a listener of ``after_commit``, and Reject
+        where ``inbox.transaction`` gave the session, and that transaction is committed.
         """
         outgoing: Outgoing = encoded(
             self._app,

@@ -79,6 +79,7 @@ class PostgreSQL(Server):
             "max_connections": "200",
             "dynamic_shared_memory_type": "mmap",
             "fsync": "off",
+            "max_prepared_transactions": "20",
         }
         settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
         return [self._postgres, "-D", self._data, "-p", str(self.port), *settings]

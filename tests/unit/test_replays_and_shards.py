@@ -11,9 +11,11 @@ import pytest
 from worker import App, Event, RetryPolicy
 from worker.codec import Codec
 from worker.deadletters import Box
+from worker.ids import new_id
 from worker.leases.base import LeaseOptions
 from worker.leases.open import open_leases
-from worker.parking import parked_keys
+from worker.message import UNPARK_HEADER
+from worker.parking import MARKER, parked_keys
 from worker.replay import Replay, Replayed
 from worker.resharding import Resharding
 from worker.retry import Exhausted
@@ -256,3 +258,23 @@ def test_a_letter_that_comes_back_while_the_replay_still_reads_is_not_lost(
 
     service.run()
     assert [letter.handler for letter in service.worker.dead_letters] == ["work"] * 3
+
+
+@pytest.mark.parametrize(("exchange", "is_marker"), [("bank.g1", True), ("qw.events", False)])
+def test_a_marker_that_a_broker_set_aside_is_one_still(
+    make: Callable[[Exhausted], Service], exchange: str, is_marker: bool
+) -> None:
+    """Unlike somebody's event of that name. It had come by the front, as there was no plan."""
+    service = make("park_key")
+    ((key, upto),) = parked_keys(service.worker.store, "bank").items()
+    codec = Codec.of("bank", service.worker.settings)
+    headers = {UNPARK_HEADER: upto}
+    marker = codec.pack(MARKER, b"{}", message_id=new_id(), key=key, headers=headers)
+    death = {"queue": "bank.g1.0", "exchange": exchange, "reason": "maxlen", "count": 1}
+    marker.headers["x-death"] = [death]
+    marker.exchange, marker.routing_key = "", dead_letter_queue("bank")
+    with service.replay() as replay:
+        assert replay._send(None, [marker]) == [None]
+        assert service.return_letters(replay).returned == 1
+    service.run()
+    assert (parked_keys(service.worker.store, "bank") == {}) == is_marker

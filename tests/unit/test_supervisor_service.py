@@ -57,6 +57,17 @@ def test_more_processes_than_shards_are_told(
     assert "8 processes were asked for" in caplog.text
 
 
+@pytest.mark.parametrize(("index", "times"), [(0, 1), (1, 0)])
+def test_an_app_without_handlers_is_told_of_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, index: int, times: int
+) -> None:
+    (folder / "handlers.py").write_text("from worker import App\n\napp = App('bank')\n")
+
+    load_service(Boot({"app": "handlers", "broker": "sqlite:///bank.db"}, index))
+
+    assert caplog.text.count("bank has no handlers: it consumes nothing") == times
+
+
 @pytest.mark.parametrize("store", ["broker", "dedup"])
 def test_what_lives_in_memory_lives_in_one_process(folder: Path, store: str) -> None:
     (folder / "handlers.py").write_text(APP.replace(', "processes": 8', ""))
