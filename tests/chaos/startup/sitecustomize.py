@@ -17,3 +17,7 @@ if "CHAOS_CLOCK" in os.environ:
     from chaos.faults import clock
 
     clock.install(os.environ)
+if "CHAOS_GATE" in os.environ:
+    from chaos import gate
+
+    gate.install()
