@@ -1,7 +1,7 @@
 """The archive: how fast events are stored, and how fast a replay goes beside normal consuming.
 
     .venv/bin/python benchmarks/archive.py [--events 50000] [--broker rabbitmq|sqlite]
-        [--store sqlite|postgresql]
+        [--store sqlite|postgresql] [--record results/archive.jsonl]
 
 Three measurements on one machine, with servers of their own:
 
@@ -12,11 +12,15 @@ Three measurements on one machine, with servers of their own:
 
 and the memory (PSS) of the replay and of the service, each second of the replay. A rate of a replay
 that is at least half of that of consuming, and memory that is flat, is what was promised.
+
+``--record`` keeps it all: a line of what it depends on, and one of what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import tempfile
 import threading
@@ -33,6 +37,7 @@ from peers.unit import spawn
 from speed.contenders import RABBITMQ, SQLITE, Contender, qworker
 from speed.draining import worked_off
 from speed.load import Load
+from speed.results import environment
 from speed.site import Servers, Site
 from speed.stream import Stream
 from speed.tree import Tree
@@ -160,6 +165,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--broker", choices=("rabbitmq", "sqlite"), default="rabbitmq")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--record", type=Path, help="a file for the figures")
     asked = parser.parse_args()
     load = Load(events=asked.events)
     contender = qworker("redis", broker=RABBITMQ)
@@ -174,6 +180,18 @@ def main() -> None:
         print(f"consuming  {consumed:8,.0f} events/s", flush=True)
         replayed, memory = replaying(servers, contender, load, asked.store)
         print(f"replay     {replayed:8,.0f} events/s, {replayed / consumed:.2f} of consuming")
+        if asked.record is not None:
+            facts = {"events": asked.events, "broker": asked.broker, "store": asked.store}
+            figures = {
+                "archived_per_second": stored,
+                "consumed_per_second": consumed,
+                "replayed_per_second": replayed,
+                "replay_mebibytes": [sender for sender, _ in memory.noted],
+                "service_mebibytes": [service for _, service in memory.noted],
+                "busy": os.getloadavg()[0],
+            }
+            lines = [environment(servers, facts), figures]
+            asked.record.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     print("MiB of the replay and of the service, by the second:")
     step = max(1, len(memory.noted) // 20)
     for second, (sender, service) in enumerate(memory.noted, 1):
