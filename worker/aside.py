@@ -107,20 +107,20 @@ def redirect(  # noqa: PLR0913 - where to, and what changes on the way
 
 
 def _disarmed(arrival: Arrival) -> dict[str, str]:
-    if not came_by(arrival):  # the runtime sent it, or moved it before
+    if first_exchange(arrival) == "":  # the runtime sent it, or moved it before
         return {}
     headers = arrival.properties.get("application_headers")
     return disarmed(arrival.properties.get("type"), headers if isinstance(headers, dict) else {})
 
 
-def came_by(arrival: Arrival) -> str:
-    """Return the exchange that a message came by, or had before a broker set it aside."""
+def first_exchange(arrival: Arrival) -> str:
+    """Return the exchange that a message came by: where a broker set it aside, before that."""
     headers = arrival.properties.get("application_headers")
     return arrival.exchange or str(first_death(headers).get("exchange") or "")
 
 
 def first_death(headers: object) -> Mapping[str, Any]:
-    """Return what a broker tells of the first time it dead-lettered a message; empty: it did not.
+    """Return what a broker tells of the first time it dead-lettered a message, or nothing.
 
     https://www.rabbitmq.com/docs/dlx#effects
     """

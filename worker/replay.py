@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, Self
 
-from worker.aside import HANDLER, ONLY, came_by
+from worker.aside import HANDLER, ONLY, first_exchange
 from worker.codec import Codec
 from worker.deadletters import Box, Letter
 from worker.errors import ConfirmTimeout, PublishError, UsageError
@@ -41,7 +41,7 @@ from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from worker.app import App
     from worker.config import Settings
@@ -370,10 +370,10 @@ def _again(letter: Letter) -> dict[str, str | int]:
     return {HANDLER: letter.handler} if letter.handler else {}
 
 
-def _marks(letter: Letter, service: str) -> Mapping[str, str | int]:
-    """Return the header that a marker, which a broker set aside, goes on being one by."""
+def _marks(letter: Letter, service: str) -> dict[str, str | int]:
+    """Return the header that keeps a dead-lettered marker a marker; of other letters nothing."""
     arrival = letter.arrival
-    unpark = unpark_of(arrival.properties, came_by(arrival), service)
+    unpark = unpark_of(arrival.properties, first_exchange(arrival), service)
     return {} if unpark is None else unpark.facts
 
 

@@ -7,23 +7,35 @@ from typing import TYPE_CHECKING
 from worker import ConfigurationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.orm import Session
 
 
 def connection_to(table: Table, session: Session) -> Connection:
     """Return the session's connection to where ``table`` is.
 
-    Raises ConfigurationError where that commits each statement by itself: there an effect could
-    stay without its row, or a row without its effect.
+    Raises ConfigurationError as :func:`require_transactions` does.
     """
-    connection = session.connection(bind_arguments={"clause": table})
+    connection = session.connection(bind_arguments={"clause": table.insert()})
+    require_transactions(connection, table)
+    return connection
+
+
+def bind_of(table: Table, session: Session) -> Engine | Connection:
+    """Return what the session gets its connection to where ``table`` is from."""
+    return session.get_bind(clause=table.insert())
+
+
+def require_transactions(connection: Connection, table: Table) -> None:
+    """Raise ConfigurationError where ``connection`` commits each statement by itself.
+
+    There an effect could stay without its row in ``table``, or a row without its effect.
+    """
     if is_autocommit(connection):
         raise ConfigurationError(
             f"{table.name} needs transactions, and the engine of this session has the isolation"
             " level AUTOCOMMIT: give the session an engine without it"
         )
-    return connection
 
 
 def is_autocommit(connection: Connection) -> bool:

@@ -205,7 +205,7 @@ def _before_commit(session: Session) -> None:
     """Raise where what is about to be committed is not what the row was inserted in."""
     if _ROW not in session.info or is_over(session):
         return
-    # Where a hook of a flush ends a savepoint, the session cannot be flushed within that.
+    # A hook of a flush may end a savepoint: within a flush there is no other.
     if not session._flushing:  # noqa: SLF001 - nothing public tells it
         session.flush()
     row, transaction = session.info[_ROW]

@@ -1,9 +1,9 @@
 """``publish_on_commit``: events become rows right before the commit, and leave right after it.
 
 What a transaction publishes waits in its session (:mod:`worker.contrib.sqlalchemy.pending`). When
-that is about to commit, all of it is flushed, and then the rows are written: so whoever had to wait
-for this transaction (for a row that it changed) writes its own rows later, and gets higher sequence
-numbers; and between their numbers and the commit is nothing but that.
+its connection is about to commit, all else is done, and the rows are written: so whoever had to
+wait for this transaction (for a row that it changed) writes its own rows later, and gets higher
+sequence numbers; and between their numbers and the commit is nothing but that.
 
 After the commit the :class:`~worker.contrib.outbox.Sender` is told which rows there are.
 """
@@ -75,10 +75,10 @@ class Outbox:
 
         In a handler, say its ``context``: the event is then a child of the message, as by
         ``context.publish``, with an id that a second run repeats; a ``Relayed`` says its headers,
-        and the other arguments are not for it. Does no I/O, unless the session is in the midst of a
-        commit: then it may connect. Raises TypeError or ValueError where the event cannot be
-        encoded, RuntimeError after the commit, as in a listener of ``after_commit``, and Reject
-        where ``inbox.transaction`` gave the session, and that transaction is committed.
+        and the other arguments are not for it. Does no I/O. Raises TypeError or ValueError where
+        the event cannot be encoded, RuntimeError after the commit, as in a listener of
+        ``after_commit``, and Reject where ``inbox.transaction`` gave the session, and that
+        transaction is committed.
         """
         outgoing: Outgoing = encoded(
             self._app,
@@ -92,7 +92,7 @@ class Outbox:
         plain = _plain(session)
         if is_over(plain):
             raise Reject(_TOO_LATE)
-        Pending.of(plain, self._sender).add(plain, row)
+        Pending.of(plain).add(plain, self._sender, row)
         return outgoing.message_id
 
     def flush(self, timeout: float = 10.0) -> bool:

@@ -3,17 +3,23 @@
 1. What is published waits for the end of the transaction, or savepoint, that is the innermost one
    then. A savepoint that succeeds hands it on to the one around it; what ends otherwise takes it
    along.
-2. When the session is about to commit its transaction, it is flushed, and the rows are written
-   behind all that it changed. A commit that fails here can be tried again.
-3. What waits then still, or again, is written when the connection is about to commit: what other
-   listeners and the flushes of this commit have published; and all of it where a savepoint was left
-   open, since a session does not tell its own commit from that of a savepoint.
-4. A connection whose transaction the session has only joined commits later. There the rest is
-   written when the session is through.
-5. After the commit the sender is told.
+2. The rows are written when the first connection of the session is about to commit, or to prepare
+   its commit: behind all that flushes and listeners have changed and published by then. The
+   session's own ``before_commit`` would be too early for that, and does not tell the commit of all
+   from that of a savepoint which was left open. It is where the session connects to the outbox.
+3. Where they cannot be written there is no commit: the transaction has to be rolled back. (The
+   database may have undone it by then, as at a deadlock; a second try would have events alone.)
+4. A session that has joined somebody else's transaction does not commit that. What it published it
+   hands on to the session whose transaction that is. Where it is no session's the rows are written
+   when this one is through; and so they are, in a transaction of their own, where nothing of the
+   session was in the database of the outbox.
+5. After a commit the sender is told.
+
+Nothing here talks to the database when an event is published: the caller may be a coroutine.
 
 Listeners are those of all sessions, since a session that is in the midst of an event takes no new
-ones for it; a session that publishes nothing costs them a look into a dictionary.
+ones for it; and they come first, since one that raises keeps those behind it from being called. A
+session that publishes nothing costs them an entry in two dictionaries.
 
 SQLite's drivers begin no transaction for a savepoint. One that comes first would be committed at
 its release, before the rest of its transaction and without the events of that; so one is begun.
@@ -21,115 +27,234 @@ its release, before the rest of its transaction and without the events of that; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import BigInteger, Engine, insert, literal_column
+from sqlalchemy import BigInteger, Connection, Engine, insert, literal_column
 from sqlalchemy import event as events
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from worker.contrib.missing import is_missing_table
 from worker.contrib.outbox.postgres import XID
-from worker.contrib.sqlalchemy.connecting import connection_to, is_autocommit
+from worker.contrib.sqlalchemy.connecting import (
+    bind_of,
+    connection_to,
+    is_autocommit,
+    require_transactions,
+)
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import RootTransaction
     from sqlalchemy.orm import SessionTransaction
 
     from contrib.outbox.sender import Sender
 
-_XID = literal_column(XID, BigInteger)
-#: Where a session has what it publishes.
-_KEY = "qworker_outbox"
-#: Where it has, until its transaction ends: that a commit has begun in it, be it of a savepoint;
-#: and the connection that is asked then.
-_COMMITTING, _CONNECTION = "qworker_outbox_committing", "qworker_outbox_connection"
-#: Where it has the transaction or savepoint that is committed, until that ends.
-_COMMITTED = "qworker_outbox_committed"
-#: The session whose transaction a connection is about to commit.
-_SESSIONS: WeakKeyDictionary[Connection, ref[Session]] = WeakKeyDictionary()
+    Row = dict[str, Any]
 
-_TOO_LATE = (
+_XID = literal_column(XID, BigInteger)
+#: Where a session has its Pending.
+_KEY = "qworker_outbox"
+#: The sessions that have something in the transaction of a connection, who began it first.
+_SESSIONS: WeakKeyDictionary[Connection, list[ref[Session]]] = WeakKeyDictionary()
+
+_numbers = count()
+
+_AFTER_THE_COMMIT = (
     "publish_on_commit was called after the commit of its session, as by a listener of"
     " after_commit: no commit comes that the event could leave with; call it before"
 )
 
-Row = dict[str, Any]
+
+class _Published(NamedTuple):
+    """An event that is to be written."""
+
+    #: Rises with each one.
+    number: int
+    sender: Sender | None
+    row: Row
+
+
+class _Part(NamedTuple):
+    """What a session has in one database: the transaction may be one that it has joined."""
+
+    connection: Connection
+    transaction: RootTransaction | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether that transaction is not over: somebody else may have ended it."""
+        current = self.connection.get_transaction()
+        return current is not None and current is self.transaction and current.is_active
 
 
 class Pending:
-    """What the transactions of one session publish by one outbox."""
+    """What the transaction of one session publishes, and where it is."""
 
-    def __init__(self, sender: Sender | None) -> None:
-        self._sender = sender
+    def __init__(self, session: Session) -> None:
+        self.session = ref(session)
         #: What is to be written, by the transaction or savepoint that published it.
-        self._waiting: dict[SessionTransaction, list[Row]] = {}
-        self._written: list[Row] = []
+        self._waiting: dict[SessionTransaction, list[_Published]] = {}
+        self._written: list[_Published] = []
+        self._parts: dict[Engine, _Part] = {}
+        #: The transaction, or savepoint, that is committed and about to end.
+        self._committed: SessionTransaction | None = None
+        #: A commit has begun, of the transaction or of a savepoint; it may have failed.
+        self.has_begun_to_commit = False
+        #: The rows are written: the transaction takes no more.
+        self._is_sealed = False
 
     @classmethod
-    def of(cls, session: Session, sender: Sender | None) -> Pending:
+    def of(cls, session: Session) -> Pending:
         """Return that of the session, made if need be."""
-        known: dict[int, Pending] = session.info.setdefault(_KEY, {})
-        if id(sender) not in known:
-            known[id(sender)] = cls(sender)
-        return known[id(sender)]
+        found: Pending | None = session.info.get(_KEY)
+        if found is None or found.session() is not session:  # its ``info`` is another one's
+            found = session.info[_KEY] = cls(session)
+        return found
 
-    def add(self, session: Session, row: Row) -> None:
+    def add(self, session: Session, sender: Sender | None, row: Row) -> None:
         """Publish with the innermost transaction that is open; one is begun where none is.
 
-        Raises RuntimeError where that is committed.
+        Raises RuntimeError where the outermost one is committed, or prepared.
         """
-        begun = session.get_nested_transaction() or session.get_transaction() or session.begin()
-        committed = session.info.get(_COMMITTED)
-        if begun is committed and begun.parent is None:
-            raise RuntimeError(_TOO_LATE)
-        self._waiting.setdefault(begun, []).append(row)
-        if _COMMITTING in session.info and begun is not committed:
-            _connect(session)
+        begun = _innermost(session)
+        if self._is_sealed or (begun is self._committed and begun.parent is None):
+            raise RuntimeError(_AFTER_THE_COMMIT)
+        self._waiting.setdefault(begun, []).append(_Published(next(_numbers), sender, row))
 
-    def __bool__(self) -> bool:
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is something to write, if it comes to that."""
         return bool(self._waiting)
 
-    def write(self, connection: Connection, begun: SessionTransaction | None) -> None:
-        """Write what waits for the end of this one. What cannot be written goes on waiting."""
-        if begun is not None and (rows := self._waiting.get(begun)):
-            _write(connection, rows)
-            self._written += self._waiting.pop(begun)
+    def joins(self, session: Session, connection: Connection) -> None:
+        """Note that something of the transaction is on this connection."""
+        self._parts[connection.engine] = _Part(connection, connection.get_transaction())
+        if session not in _sessions(connection):
+            _SESSIONS.setdefault(connection, []).append(self.session)
 
-    def wake(self) -> None:
-        """Tell the sender what is committed for good."""
-        written, self._written = self._written, []
-        if written and self._sender is not None:
-            self._sender.wake(written)
+    def seal(self, session: Session, connection: Connection) -> None:
+        """Write what waits for the end of the whole transaction, which this connection commits."""
+        part = self._parts.get(connection.engine)
+        if part is None or not part.is_open:
+            return
+        if self._waiting:
+            part = self._parts.get(bind_of(outbox_table, session).engine)
+            if part is not None and part.is_open:
+                self._write(part.connection, before_commit=True)
+        self._is_sealed = True
 
-    def end(self, transaction: SessionTransaction, *, is_committed: bool) -> None:
+    def commit(self, session: Session) -> None:
+        """Note that a savepoint, or all, is committed; then write the rest, and tell senders."""
+        committed = session.get_nested_transaction() or session.get_transaction()
+        while committed is not None and committed.is_active:  # left open within it
+            committed = committed.parent
+        self._committed = committed
+        if committed is None or committed.nested or not (self._waiting or self._written):
+            return
+        bind = bind_of(outbox_table, session)
+        part = self._parts.get(bind.engine)
+        place = bind if part is None else part.connection
+        if part is not None and not part.is_open:
+            self._waiting.clear()  # all was written, or somebody else has rolled it back
+        elif isinstance(place, Engine):
+            with place.begin() as connection:
+                self._write(connection)
+        elif others := [other for other in _sessions(place) if other is not session]:
+            self._hand_on(Pending.of(others[-1]), _innermost(others[-1]))
+            return
+        elif place.in_transaction():
+            self._write(place)
+            return  # somebody is to commit it
+        else:
+            with place.begin():
+                self._write(place)
+        self._wake()
+
+    def end(self, transaction: SessionTransaction) -> None:
         """Hand on what a savepoint published; forget it where that was rolled back, or closed.
 
         Raises RuntimeError for what came after the outermost one was committed.
         """
-        rows = self._waiting.pop(transaction, [])
+        is_committed = self._committed is transaction
+        if is_committed:
+            self._committed = None
         if transaction.parent is None:
+            for part in self._parts.values():
+                _SESSIONS[part.connection].remove(self.session)
+            self._parts.clear()
             self._written = []
-        if rows and is_committed:
-            if transaction.parent is None:
-                raise RuntimeError(_TOO_LATE)
-            self._waiting.setdefault(_around(transaction), []).extend(rows)
+            self.has_begun_to_commit = self._is_sealed = False
+            too_late = is_committed and self.has_waiting
+            self._waiting.clear()
+            if too_late:
+                raise RuntimeError(_AFTER_THE_COMMIT)
+        for each in [each for each in self._waiting if _is_within(each, transaction)]:
+            rows = self._waiting.pop(each)
+            if is_committed:
+                self._waiting.setdefault(_around(transaction), []).extend(rows)
+
+    def _hand_on(self, other: Pending, transaction: SessionTransaction) -> None:
+        for rows in self._waiting.values():
+            other._waiting.setdefault(transaction, []).extend(rows)
+        self._waiting.clear()
+
+    def _write(self, connection: Connection, *, before_commit: bool = False) -> None:
+        # Whatever is left open in the whole is committed with it.
+        published = sorted(each for waiting in self._waiting.values() for each in waiting)
+        if published:
+            _write(connection, [each.row for each in published], before_commit=before_commit)
+            self._written += published
+            self._waiting.clear()
+
+    def _wake(self) -> None:
+        by_sender: dict[Sender, list[Row]] = defaultdict(list)
+        for _, sender, row in self._written:
+            if sender is not None:
+                by_sender[sender].append(row)
+        for sender, rows in by_sender.items():
+            sender.wake(rows)
 
 
-def _write(connection: Connection, rows: Sequence[Row]) -> None:
-    """Write rows. Raises ConfigurationError where the table is not there."""
+def _write(connection: Connection, rows: Sequence[Row], *, before_commit: bool) -> None:
+    """Write rows. Raises ConfigurationError where the table, or a transaction, is not there."""
+    require_transactions(connection, outbox_table)
     statement = insert(outbox_table)
     if connection.dialect.name == "postgresql":
         statement = statement.values(transaction_id=_XID)
+        if before_commit:
+            # Deferred ones may wait for another transaction, whose events come first.
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
     try:
         connection.execute(statement, rows)
     except DBAPIError as error:
         if is_missing_table(error.orig):
             raise missing(outbox_table, connection.engine) from None
         raise
+
+
+def _sessions(connection: Connection) -> list[Session]:
+    """Return those that have something in the transaction of this connection."""
+    found = (each() for each in _SESSIONS.get(connection, ()))
+    return [session for session in found if session is not None]
+
+
+def _innermost(session: Session) -> SessionTransaction:
+    """Return the savepoint, or the transaction, that is open; one is begun where none is."""
+    return session.get_nested_transaction() or session.get_transaction() or session.begin()
+
+
+def _is_within(inner: SessionTransaction, outer: SessionTransaction) -> bool:
+    """Tell whether one is in the other, or is it."""
+    found: SessionTransaction | None = inner
+    while found is not None and found is not outer:
+        found = found.parent
+    return found is outer
 
 
 def _around(savepoint: SessionTransaction) -> SessionTransaction:
@@ -140,78 +265,51 @@ def _around(savepoint: SessionTransaction) -> SessionTransaction:
     return savepoint if outer is None else outer
 
 
-def _all(session: Session) -> list[Pending]:
-    return [*session.info.get(_KEY, {}).values()]
+@events.listens_for(Session, "after_begin", insert=True)
+def _after_begin(session: Session, _begun: SessionTransaction, connection: Connection) -> None:
+    Pending.of(session).joins(session, connection)
 
 
-def _connect(session: Session) -> Connection:
-    """Return the connection to the outbox; it is asked before it commits, from now on."""
-    connection: Connection | None = session.info.get(_CONNECTION)
-    if connection is None:
-        connection = session.info[_CONNECTION] = connection_to(outbox_table, session)
-        _SESSIONS[connection] = ref(session)
-    return connection
-
-
-@events.listens_for(Session, "before_commit")
+@events.listens_for(Session, "before_commit", insert=True)
 def _before_commit(session: Session) -> None:
-    session.info[_COMMITTING] = True
-    of_savepoint = session.get_nested_transaction() is not None  # or all, where it was left open
-    if _all(session) and not of_savepoint:
-        session.flush()
-    if any(_all(session)):
-        connection = _connect(session)
-        if not of_savepoint:
-            for each in _all(session):
-                each.write(connection, session.get_transaction())
+    pending = Pending.of(session)
+    pending.has_begun_to_commit = True
+    if pending.has_waiting:
+        connection_to(outbox_table, session)
 
 
-def _write_the_rest(connection: Connection, *_: object) -> None:
-    """Write what the session has published by now whose transaction this connection commits."""
-    found = _SESSIONS.get(connection)
-    session = None if found is None else found()
-    if session is not None and session.info.get(_CONNECTION) is connection:
-        for each in _all(session):
-            each.write(connection, session.get_transaction())
-
-
-events.listen(Engine, "prepare_twophase", _write_the_rest)
+@events.listens_for(Engine, "prepare_twophase")
+def _prepare(connection: Connection, _xid: object) -> None:
+    for session in _sessions(connection):
+        Pending.of(session).seal(session, connection)
 
 
 @events.listens_for(Engine, "commit")
 def _commit(connection: Connection) -> None:
     try:
-        _write_the_rest(connection)
+        for session in _sessions(connection):
+            Pending.of(session).seal(session, connection)
     except BaseException:
         # SQLAlchemy takes its transaction for ended by now, but the database has it still.
-        connection.dialect.do_rollback(connection.connection)
+        with suppress(Exception):  # the first error tells more
+            if not connection.invalidated:
+                connection.dialect.do_rollback(connection.connection)
         raise
 
 
-@events.listens_for(Session, "after_commit")
+@events.listens_for(Session, "after_commit", insert=True)
 def _after_commit(session: Session) -> None:
-    savepoint, connection = session.get_nested_transaction(), session.info.get(_CONNECTION)
-    session.info[_COMMITTED] = savepoint or session.get_transaction()
-    if savepoint is not None:
-        return
-    if connection is not None and connection.in_transaction():  # somebody else's
-        _write_the_rest(connection)
-    for each in _all(session):
-        each.wake()
+    Pending.of(session).commit(session)
 
 
-@events.listens_for(Session, "after_transaction_end")
+@events.listens_for(Session, "after_transaction_end", insert=True)
 def _after_end(session: Session, transaction: SessionTransaction) -> None:
-    is_committed = session.info.get(_COMMITTED) is transaction
-    if is_committed:
-        del session.info[_COMMITTED]
-    if transaction.parent is None:
-        session.info.pop(_COMMITTING, None)
-        session.info.pop(_CONNECTION, None)
-    for each in _all(session):
-        each.end(transaction, is_committed=is_committed)
-    if is_committed and any(_all(session)):  # of a savepoint, and be it in the midst of a commit
-        _connect(session)
+    pending = Pending.of(session)
+    pending.end(transaction)
+    is_flush = transaction.parent is not None and not transaction.nested
+    if is_flush and pending.has_begun_to_commit and pending.has_waiting and session.is_active:
+        # What it has published may be the first, and no other call comes that could connect.
+        connection_to(outbox_table, session)
 
 
 @events.listens_for(Engine, "savepoint")

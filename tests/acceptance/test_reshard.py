@@ -1,7 +1,8 @@
 """The number of shards changes while publishers publish, whoever leads the change is killed.
 
 Nothing is lost and every key stays in order: from 4 shards to 8 to 3, with ``kill -9`` of the
-leading supervisor, and all of its processes, in every step.
+leading supervisor, and all of its processes, in every step: as soon as it is seen, and again when
+all of it is done and not yet written down.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ class Change:
         facts = view.members.get(lease.owner) if lease is not None else None
         return None if facts is None else self.members.get(Facts.load(facts).pid)
 
-    def kill_leaders(self, shards: int, instead: int) -> list[Phase]:
-        """Kill who leads each step, as soon as it is seen, until the change is done."""
+    def kill_leaders(self, shards: int, instead: int, *, when_done: bool) -> list[Phase]:
+        """Kill who leads each step, as soon as it is seen or done, until the change is done."""
         assert self._gate is not None, "a step may be over before it is seen"
         gate = Gate(self._gate)
         killed: list[Phase] = []
@@ -105,7 +106,13 @@ class Change:
             if plan is not None and plan.target is None and plan.current.shards == shards:
                 return killed
             leader = self.leader(view)
-            if plan is not None and plan.phase and plan.phase not in killed and leader is not None:
+            if (
+                plan is not None
+                and plan.phase
+                and plan.phase not in killed
+                and leader is not None
+                and (gate.is_done(plan) or not when_done)
+            ):
                 leader.kill(Part.GROUP)
                 del self.members[leader.pid]
                 killed.append(plan.phase)
@@ -139,10 +146,12 @@ def test_the_leader_is_killed_in_every_step(
     gate = tmp_path_factory.mktemp("gate")
     with changing(any_site, members=3, gate=gate) as change:
         with load.running():
-            for before, shards in ((4, 8), (8, 3)):
+            for before, shards, when_done in (
+                (4, 8, False), (8, 3, False), (3, 8, True), (8, 3, True),
+            ):  # fmt: skip
                 began = monotonic()
                 change.ask(shards)
-                killed = change.kill_leaders(shards, before)
+                killed = change.kill_leaders(shards, before, when_done=when_done)
                 took = monotonic() - began
                 tell(f"  {before} to {shards} shards in {took:.1f} s, {len(killed)} leaders killed")
                 assert killed == _STEPS

@@ -172,7 +172,7 @@ OUTBOX_POINTS: Mapping[str, Point] = {
     ),
     "after an outbox commit": Point(
         "worker.contrib.sqlalchemy.pending",
-        "Pending.after_commit",
+        "Pending.commit",
         Side.BEFORE,
         lambda args, _: args[0]._written,
     ),

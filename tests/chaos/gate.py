@@ -1,7 +1,8 @@
 """Keeps each step of a change of shards from being over before a test has seen it.
 
 Whoever leads the change writes down that a step is done; where ``CHAOS_GATE`` names a folder, it
-waits before that until the folder says that the step may end.
+waits before that until the folder says that the step may end. It does nothing else meanwhile, so
+that its leases end, where a test takes longer than they last.
 """
 
 from __future__ import annotations
@@ -35,15 +36,20 @@ class Gate:
         self._folder = folder
 
     def open(self, plan: Any) -> None:
-        """Let the step that comes next in this plan end."""
-        self._file(plan).touch()
+        """Let the current step of ``plan`` end."""
+        self._file(plan, "open").touch()
 
     def wait(self, plan: Any) -> None:
-        """Wait until it may."""
-        until(self._file(plan).exists, _PATIENCE, f"{plan.phase} may end")
+        """Note that the current step of ``plan`` is done; block until it may end."""
+        self._file(plan, "done").touch()
+        until(self._file(plan, "open").exists, _PATIENCE, f"{plan.phase} may end")
 
-    def _file(self, plan: Any) -> Path:
-        return self._folder / f"{plan.target.number}.{plan.phase.name}"
+    def is_done(self, plan: Any) -> bool:
+        """Tell whether somebody waits, or waited, at the end of the current step of ``plan``."""
+        return self._file(plan, "done").exists()
+
+    def _file(self, plan: Any, what: str) -> Path:
+        return self._folder / f"{plan.target.number}.{plan.phase.name}.{what}"
 
 
 def _wrap(gate: Gate) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Engine, create_engine, update
+from sqlalchemy import Engine, create_engine, text, update
 from sqlalchemy import event as events
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
 from sqlalchemy.pool import NullPool
@@ -18,6 +19,7 @@ from worker.contrib.sqlalchemy import Outbox, create_tables
 
 from databases import Database
 from outboxes import AlchemyDesk, Noted, sent
+from waiting import until
 from worker import App, ConfigurationError
 from worker.testing import TestWorker
 
@@ -144,10 +146,10 @@ def test_what_a_flush_publishes_is_behind_all_that_its_transaction_came_after(
 
 
 @on_sqlite
-def test_a_commit_that_is_tried_again_has_its_events(
+def test_a_commit_that_fails_at_the_rows_has_to_be_rolled_back(
     desk: AlchemyDesk, worker: TestWorker, database: Database
 ) -> None:
-    """The rows could not be written, since somebody else was writing; the transaction is open."""
+    """The database may have undone the rest by then; a second try would have events alone."""
     other = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None)
     with desk.sessions() as session:
         desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
@@ -155,10 +157,31 @@ def test_a_commit_that_is_tried_again_has_its_events(
         with pytest.raises(OperationalError, match="locked"):
             session.commit()
         other.execute("ROLLBACK")
+        with pytest.raises(PendingRollbackError):
+            session.commit()
+        session.rollback()
+        session.commit()
+        desk.outbox.publish_on_commit(session, Noted(key="a", number=1))
         session.commit()
     other.close()
     assert desk.outbox.flush()
-    assert sent(worker) == [("a", 0)]
+    assert sent(worker) == [("a", 1)]
+    assert desk.left() == 0
+
+
+@on_sqlite
+def test_what_the_database_has_undone_leaves_no_events_behind(desk: AlchemyDesk) -> None:
+    """A full disk undoes all of a transaction that meets it: here at the row."""
+    with desk.sessions() as session:
+        session.add(Thing(id=1))
+        session.flush()
+        pages = session.scalar(text("PRAGMA page_count"))
+        session.execute(text(f"PRAGMA max_page_count = {pages}"))
+        desk.dying.publish_on_commit(session, Noted(key="a" * 100_000, number=0))
+        with pytest.raises(OperationalError, match="full"):
+            session.commit()
+        with pytest.raises(PendingRollbackError):
+            session.commit()
     assert desk.left() == 0
 
 
@@ -169,6 +192,77 @@ def test_an_engine_that_commits_each_statement_is_refused(desk: AlchemyDesk) -> 
         with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
             session.commit()
     assert desk.left() == 0
+
+
+class TestOrder:
+    """Who had to wait for another transaction has its events behind that one's."""
+
+    @pytest.fixture
+    def waiting(self) -> Iterator[ThreadPoolExecutor]:
+        """Something that waits, for a lock, in a thread."""
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+
+    def until_it_waits(self, engine: Engine, number: int) -> None:
+        """Return once so many connections wait for a lock."""
+        query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+        def waits() -> bool:
+            with engine.connect() as connection:
+                return bool(connection.scalar(query) == number)
+
+        until(waits, message="the other transaction waits")
+
+    @on_postgresql
+    def test_for_a_deferred_constraint(
+        self, desk: AlchemyDesk, waiting: ThreadPoolExecutor, worker: TestWorker
+    ) -> None:
+        with desk.engine.begin() as connection:
+            unique = "UNIQUE (k) DEFERRABLE INITIALLY DEFERRED"
+            connection.execute(text(f"CREATE TABLE seat (k integer, {unique})"))
+            connection.execute(text("INSERT INTO seat VALUES (1)"))
+        with desk.sessions() as first, desk.sessions() as second:
+            first.execute(text("DELETE FROM seat"))
+            second.execute(text("INSERT INTO seat VALUES (1)"))
+            desk.dying.publish_on_commit(second, Noted(key="a", number=1))
+            committed = waiting.submit(second.commit)
+            self.until_it_waits(desk.engine, 1)
+            desk.dying.publish_on_commit(first, Noted(key="a", number=0))
+            first.commit()
+            committed.result(10)
+        assert desk.relay().turn().sent == 2
+        assert sent(worker) == [("a", 0), ("a", 1)]
+
+    @on_postgresql
+    def test_for_what_a_listener_changes_at_last(
+        self, desk: AlchemyDesk, waiting: ThreadPoolExecutor, worker: TestWorker
+    ) -> None:
+        def change(session: Session) -> None:
+            session.execute(update(Thing).values(size=Thing.size + 1))
+
+        with desk.sessions.begin() as session:
+            session.add(Thing(id=1))
+        with desk.sessions() as first, desk.sessions() as second:
+            change(first)
+            desk.dying.publish_on_commit(second, Noted(key="a", number=1))
+            events.listen(second, "before_commit", change)
+            committed = waiting.submit(second.commit)
+            self.until_it_waits(desk.engine, 1)
+            desk.dying.publish_on_commit(first, Noted(key="a", number=0))
+            first.commit()
+            committed.result(10)
+        assert desk.relay().turn().sent == 2
+        assert sent(worker) == [("a", 0), ("a", 1)]
+
+    def test_of_one_session_that_publishes_by_two_outboxes(
+        self, desk: AlchemyDesk, worker: TestWorker
+    ) -> None:
+        with desk.sessions.begin() as session:
+            for number in range(6):
+                outbox = desk.dying if number % 2 else Outbox(desk.app)
+                outbox.publish_on_commit(session, Noted(key="a", number=number))
+        assert desk.relay().turn().sent == 6
+        assert sent(worker) == [("a", number) for number in range(6)]
 
 
 @on_sqlite

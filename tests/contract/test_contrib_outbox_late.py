@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, insert, select
 from sqlalchemy import event as events
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
+from sqlalchemy.pool import NullPool
+from worker.contrib.outbox.sender import Sender
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
@@ -17,6 +26,9 @@ from worker import ConfigurationError
 from worker.testing import TestWorker
 
 _ROWS = select(func.count()).select_from(outbox_table)
+
+
+MODES = ["conditional_savepoint", "rollback_only", "create_savepoint", "control_fully"]
 
 
 class Base(DeclarativeBase):
@@ -52,6 +64,13 @@ def leave(desk: AlchemyDesk, session: Session) -> None:
 def once(session: Session, moment: str, do: Any) -> None:
     """Call ``do`` at the next of these moments, once."""
     events.listen(session, moment, do, once=True)
+
+
+def whole_of(session: Session) -> SessionTransaction:
+    """Return the outermost transaction: its commit ends savepoints that were left open."""
+    whole = session.get_transaction()
+    assert whole is not None
+    return whole
 
 
 def left_behind(desk: AlchemyDesk, worker: TestWorker) -> list[Any]:
@@ -111,6 +130,31 @@ def test_what_is_published_when_a_savepoint_is_committed_goes_on_with_the_one_ar
     assert left_behind(desk, worker) == [("a", 1), ("a", 0), ("a", 1)]
 
 
+@pytest.mark.filterwarnings("ignore:nested transaction already deassociated")
+def test_a_savepoint_that_a_flush_leaves_open_takes_nothing_else_along(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    with desk.sessions.begin() as session:
+        once(session, "before_flush", lambda session, *_: session.begin_nested())
+        with session.begin_nested():
+            note(desk, session, 0)
+            session.add(Thing(id=1))
+    assert left_behind(desk, worker) == [("a", 0)]
+
+
+def test_sessions_with_the_same_info_have_what_each_published(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    with desk.sessions() as session:
+        with session.begin_nested():
+            note(desk, session, -1)
+        with desk.sessions(info=session.info) as other:
+            note(desk, other, 0)
+            other.commit()
+        session.rollback()
+    assert left_behind(desk, worker) == [("a", 0)]
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_is_published_when_all_is_committed_is_an_error(
     desk: AlchemyDesk, worker: TestWorker, *, is_first: bool
@@ -134,7 +178,7 @@ def test_what_is_published_when_all_is_committed_is_an_error(
 class TestTransactionThatTheSessionHasJoined:
     """It is the connection's, and ends with that: as the tests of an application do it."""
 
-    @pytest.mark.parametrize("mode", ["rollback_only", "create_savepoint", "control_fully"])
+    @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("moment", ["in the block", "before_commit", "after_flush"])
     @pytest.mark.parametrize("is_kept", [True, False])
     def test_its_events_are_its_rows(
@@ -149,9 +193,7 @@ class TestTransactionThatTheSessionHasJoined:
                         leave(desk, session)
                     else:
                         once(session, moment, lambda session, *_: leave(desk, session))
-                    whole = session.get_transaction()
-                    assert whole is not None
-                    whole.commit()
+                    whole_of(session).commit()
                 if mode != "control_fully":
                     assert connection.scalar(_ROWS) == 1
                     if not is_kept:
@@ -159,42 +201,126 @@ class TestTransactionThatTheSessionHasJoined:
             rows = connection.scalar(_ROWS)
         assert rows == int(is_kept or mode == "control_fully")
 
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("ends", ["before", "after"])
+    def test_what_its_owner_has_rolled_back_leaves_with_no_other_one(
+        self, desk: AlchemyDesk, mode: Any, ends: str
+    ) -> None:
+        """Whether the session ends before the next one commits, or after it."""
+        with desk.engine.connect() as connection:
+            owner = connection.begin()
+            session = Session(connection, join_transaction_mode=mode)
+            with session.begin_nested():
+                session.add(Thing(id=1))
+                leave(desk, session)
+            owner.rollback()
+            with connection.begin():
+                connection.execute(insert(Thing).values(id=2))
+                if ends == "before":
+                    with suppress(InvalidRequestError):  # it is told, in some of the modes
+                        session.commit()
+            session.close()
+            assert [*connection.scalars(select(Thing.id))] == [2]
+        assert desk.left() == 0
+
+    def test_two_sessions_in_one_have_what_each_published(
+        self, desk: AlchemyDesk, worker: TestWorker
+    ) -> None:
+        with desk.sessions.begin() as session:
+            note(desk, session, 0)
+            with session.begin_nested():
+                session.add(Thing(id=1))
+                note(desk, session, 1)
+            with Session(session.connection()) as other:
+                other.add(Thing(id=2))
+                note(desk, other, 2)
+                other.commit()
+            session.begin_nested()
+            session.add(Thing(id=3))
+            note(desk, session, 3)
+        assert left_behind(desk, worker) == [("a", number) for number in range(4)]
+
+    def test_a_sender_is_not_told_before_it_is_committed(
+        self, desk: AlchemyDesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[object] = []
+        monkeypatch.setattr(Sender, "wake", lambda _self, rows: told.extend(rows))
+        with desk.engine.connect() as connection, connection.begin():
+            with Session(connection) as session, session.begin():
+                session.add(Thing(id=1))
+                note(desk, session)
+            assert connection.scalar(_ROWS) == 1
+        assert told == []
+
 
 class TestRowsThatTheConnectionCannotWrite:
-    """Then there is no commit."""
+    """Then there is no commit, and nothing of it is left for the next one."""
 
-    @pytest.fixture
+    @pytest.fixture(autouse=True)
     def _no_table(self, engine: Engine) -> None:
         outbox_table.drop(engine)
 
-    @pytest.mark.usefixtures("_no_table")
-    @pytest.mark.parametrize("is_connection", [True, False])
-    def test_nothing_is_committed(self, desk: AlchemyDesk, *, is_connection: bool) -> None:
-        connection = desk.engine.connect()
-        session = Session(connection if is_connection else desk.engine)
+    def refused(self, desk: AlchemyDesk, session: Session) -> None:
+        """Try to commit, which says what is wrong."""
         session.add(Thing(id=1))
         once(session, "after_flush", lambda session, *_: leave(desk, session))
         with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
             session.commit()
-        with pytest.raises(Exception, match=r"inactive|rolled back"):
+
+    def test_nothing_is_committed(self, desk: AlchemyDesk) -> None:
+        with Session(desk.engine) as session:
+            self.refused(desk, session)
+            session.rollback()
             session.commit()
-        session.rollback()
-        session.commit()
-        session.close()
-        connection.execute(select(1))  # begins, as SQLAlchemy takes it, another transaction
-        connection.commit()
-        connection.close()
-        with desk.sessions() as other:
-            assert other.get(Thing, 1) is None
+            assert session.get(Thing, 1) is None
+
+    def test_nor_with_a_connection_that_is_used_on(self, desk: AlchemyDesk) -> None:
+        with desk.engine.connect() as connection:
+            session = Session(connection)
+            self.refused(desk, session)
+            session.rollback()
+            session.close()
+            connection.execute(select(1))  # begins, as SQLAlchemy takes it, another transaction
+            connection.commit()
+            assert connection.scalar(select(func.count()).select_from(Thing)) == 0
+
+    def test_where_the_connection_is_lost_that_is_what_is_told(self, desk: AlchemyDesk) -> None:
+        def lose(context: ExceptionContext) -> None:
+            context.is_disconnect = True
+
+        events.listen(desk.engine, "handle_error", lose)
+        with Session(desk.engine) as session:
+            self.refused(desk, session)
+
+    @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+    @pytest.mark.parametrize("moment", ["in the block", "after_flush"])
+    def test_nor_in_another_database(self, desk: AlchemyDesk, moment: str, tmp_path: Path) -> None:
+        """Whichever of the two the session would have committed first."""
+        other = create_engine(f"sqlite:///{tmp_path / 'things.db'}")
+        Base.metadata.create_all(other)
+        for number in range(20):
+            with Session(binds={Thing: other, outbox_table: desk.engine}) as session:
+                session.add(Thing(id=number))
+                session.begin_nested()
+                if moment == "in the block":
+                    leave(desk, session)
+                else:
+                    session.add(Thing(id=1000 + number))
+                    once(session, moment, lambda session, *_: leave(desk, session))
+                with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
+                    whole_of(session).commit()
+        with Session(other) as session:
+            assert session.scalar(select(func.count()).select_from(Thing)) == 0
+        other.dispose()
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 class TestTwoPhases:
     """A transaction that is prepared takes no more rows."""
 
-    @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
     @pytest.mark.parametrize("moment", ["in the block", "before_commit", "after_flush"])
     def test_its_rows_are_written_before(
-        self, desk: AlchemyDesk, worker: TestWorker, moment: str, database: Database
+        self, desk: AlchemyDesk, worker: TestWorker, moment: str
     ) -> None:
         with Session(desk.engine, twophase=True) as session:
             session.add(Thing(id=1))
@@ -203,10 +329,91 @@ class TestTwoPhases:
                 note(desk, session)
             else:
                 once(session, moment, lambda session, *_: note(desk, session))
-            whole = session.get_transaction()
-            assert whole is not None
-            whole.commit()
-        assert left_behind(desk, worker) == [("a", 0)], database.kind
+            whole_of(session).commit()
+        assert left_behind(desk, worker) == [("a", 0)]
+
+    def test_what_is_published_then_is_an_error(
+        self, desk: AlchemyDesk, worker: TestWorker
+    ) -> None:
+        with Session(desk.engine, twophase=True) as session:
+            note(desk, session)
+            session.prepare()
+            with pytest.raises(RuntimeError, match="after the commit"):
+                note(desk, session, 1)
+            session.commit()
+            note(desk, session, 2)
+            session.commit()
+        assert left_behind(desk, worker) == [("a", 0), ("a", 2)]
+
+    def test_where_the_rows_cannot_be_written_nothing_is_committed(self, desk: AlchemyDesk) -> None:
+        outbox_table.drop(desk.engine)
+        with Session(desk.engine, twophase=True) as session:
+            session.add(Thing(id=1))
+            once(session, "after_flush", lambda session, *_: leave(desk, session))
+            # SQLAlchemy 2.0 puts an error of its own, about its state, in place of the first.
+            with pytest.raises((ConfigurationError, InvalidRequestError)):
+                session.commit()
+        with desk.sessions() as session:
+            assert session.get(Thing, 1) is None
+
+
+class TestCoroutines:
+    """Publishing is no coroutine, so it talks to no database."""
+
+    def test_a_savepoint_before_it_changes_nothing(
+        self, desk: AlchemyDesk, database: Database, worker: TestWorker
+    ) -> None:
+        async def publish() -> None:
+            engine = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncSession(engine) as session, session.begin():
+                async with session.begin_nested():
+                    pass
+                desk.outbox.publish_on_commit(session, Noted(key="a", number=0))
+
+        asyncio.run(publish())
+        assert left_behind(desk, worker) == [("a", 0)]
+
+    @pytest.mark.parametrize("moment", ["before_commit", "after_flush"])
+    def test_listeners_publish_too(
+        self, desk: AlchemyDesk, database: Database, worker: TestWorker, moment: str
+    ) -> None:
+        async def publish() -> None:
+            engine = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncSession(engine) as session, session.begin():
+                once(session.sync_session, moment, lambda session, *_: note(desk, session))
+                session.add(Thing(id=1))
+
+        asyncio.run(publish())
+        assert left_behind(desk, worker) == [("a", 0)]
+
+
+def test_two_outboxes_in_one_session_have_what_each_published(
+    desk: AlchemyDesk, worker: TestWorker
+) -> None:
+    another = desk.another()
+    with desk.sessions.begin() as session:
+        session.begin_nested()
+        for number in range(4):
+            outbox = another if number % 2 else desk.outbox
+            outbox.publish_on_commit(session, Noted(key=str(number % 2), number=number))
+    assert another.flush()
+    assert sorted(left_behind(desk, worker)) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
+
+
+def test_a_session_that_is_forgotten_publishes_nothing(desk: AlchemyDesk) -> None:
+    """Nor does the next one on its connection."""
+    session = desk.sessions()
+    session.add(Thing(id=1))
+    with session.begin_nested():
+        leave(desk, session)
+    session.flush()
+    known = ref(session)
+    del session
+    gc.collect()
+    assert known() is None
+    with desk.sessions.begin() as session:
+        session.add(Thing(id=1))
+    assert desk.left() == 0
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

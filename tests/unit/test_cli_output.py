@@ -32,6 +32,7 @@ def test_an_id_is_in_one_line(table: str) -> None:
 @pytest.mark.parametrize("table", [40, 71], indirect=True)
 def test_where_there_is_no_room_it_is_folded_and_nothing_is_cut(table: str) -> None:
     """Each of its characters is in the lines of its column."""
+    assert ID not in table
     width = table.splitlines()[0].index("event")
     found = "".join(line[:width].strip() for line in table.splitlines()[1:])
     assert found == ID
