@@ -6,8 +6,8 @@
    counts as done.
 3. The handler works with the session. An error rolls back all of it, the row too.
 4. The commit, at the end of the block or by the handler itself, first asks whether it is of that
-   transaction still: from then on effect and memory are one. So does the end of each savepoint,
-   since nothing else asks behind one that was left open.
+   transaction still: from then on effect and memory are one. It is the connection that asks, when
+   all listeners and flushes of the session are through.
 5. Behind the block it was committed, or an error comes: a session whose flush has failed is closed
    without either.
 
@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import Text, bindparam, delete, insert, literal_column, select, tuple_
 from sqlalchemy import event as events
@@ -40,7 +41,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from worker.contrib.ages import age
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
-from worker.contrib.sqlalchemy.connecting import connection_to
+from worker.contrib.sqlalchemy.connecting import bind_of, connection_to
+from worker.contrib.sqlalchemy.parts import before_a_commit, parts_of
 from worker.contrib.sqlalchemy.tables import inbox_table, missing
 
 from worker import AlreadyDone, ConfigurationError, Reject
@@ -48,7 +50,8 @@ from worker import AlreadyDone, ConfigurationError, Reject
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from sqlalchemy import Insert
+    from sqlalchemy import Connection, Insert
+    from sqlalchemy.orm import SessionTransaction
 
     from worker import Context
 
@@ -69,7 +72,7 @@ _UNDONE = (
 #: that nobody else is given.
 _KEY = "qworker_inbox_committed"
 #: Where it has, until the block ends, what tells the row and the transaction it was inserted in.
-_ROW = "qworker_inbox_row"
+_CLAIM = "qworker_inbox_claim"
 _IS_THERE = select(1).where(
     inbox_table.c.handler == bindparam("handler"),
     inbox_table.c.message_id == bindparam("message_id"),
@@ -79,6 +82,23 @@ _IS_THERE = select(1).where(
 _TRANSACTION = literal_column("pg_current_xact_id()::text", Text)
 #: Rows that a transaction of ``purge`` removes: locks and journals stay small.
 _BATCH = 1000
+
+
+@dataclass(slots=True)
+class _Claim:
+    """The row of a message, and the transaction that it was inserted in."""
+
+    row: dict[str, Any]
+    #: PostgreSQL's number of that; others are asked for the row.
+    transaction: str | None
+    #: The transaction of the session that was about to be committed, and found to be that one.
+    asked_for: SessionTransaction | None = None
+
+    def is_in(self, connection: Connection) -> bool:
+        """Ask whether the transaction of the connection is that one."""
+        if connection.dialect.name == "postgresql":
+            return bool(connection.scalar(select(_TRANSACTION)) == self.transaction)
+        return connection.scalar(_IS_THERE, self.row) is not None
 
 
 class Inbox(Generic[S]):
@@ -192,7 +212,7 @@ def _record(session: Session, context: Context) -> None:
         raise
     if result.rowcount == 0:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
-    session.info[_ROW] = row, result.scalar_one() if result.returns_rows else None
+    session.info[_CLAIM] = _Claim(row, result.scalar_one() if result.returns_rows else None)
 
 
 def _key(context: Context) -> dict[str, str]:
@@ -200,22 +220,18 @@ def _key(context: Context) -> dict[str, str]:
     return {"handler": plain(context.handler), "message_id": plain(context.memory_id)}
 
 
-@events.listens_for(Session, "before_commit")
-def _before_commit(session: Session) -> None:
+def _ask(session: Session) -> None:
     """Raise where what is about to be committed is not what the row was inserted in."""
-    if _ROW not in session.info or is_over(session):
+    claim: _Claim | None = session.info.get(_CLAIM)
+    if claim is None or is_over(session) or claim.asked_for is session.get_transaction():
         return
-    # A hook of a flush may end a savepoint: within a flush there is no other.
-    if not session._flushing:  # noqa: SLF001 - nothing public tells it
-        session.flush()
-    row, transaction = session.info[_ROW]
-    connection = connection_to(inbox_table, session)
-    if connection.dialect.name == "postgresql":
-        is_same = connection.scalar(select(_TRANSACTION)) == transaction
-    else:
-        is_same = connection.scalar(_IS_THERE, row) is not None
-    if not is_same:
+    part = parts_of(session).get(bind_of(inbox_table, session).engine)
+    if part is None or not claim.is_in(part.connection):
         raise RuntimeError(_UNDONE)
+    claim.asked_for = session.get_transaction()
+
+
+before_a_commit(_ask)
 
 
 @cache
@@ -280,7 +296,7 @@ def _lent(session: Session, sessions: object) -> Iterator[None]:
     try:
         yield
     finally:
-        session.info.pop(_ROW, None)
+        session.info.pop(_CLAIM, None)
         if not isinstance(sessions, sessionmaker | async_sessionmaker):
             session.info.pop(_KEY, None)
 
@@ -293,4 +309,5 @@ def is_over(session: Session) -> bool:
 @events.listens_for(Session, "after_commit")
 def _after_commit(session: Session) -> None:
     if _KEY in session.info and session.get_nested_transaction() is None:
+        _ask(session)  # where it has joined somebody else's transaction
         session.info[_KEY] = True

@@ -248,6 +248,39 @@ class TestCommitted:
         assert "ended within its block without a commit" in reason
         assert effects(engine) == (0, 0)
 
+    @pytest.mark.parametrize("moment", ["before_commit", "after_flush"])
+    def test_nor_where_it_is_undone_in_the_midst_of_that(
+        self, engine: Engine, inbox: Inbox[Session], moment: str
+    ) -> None:
+        """A listener met the deadlock, and passed it over."""
+
+        def undo(session: Session, *_: object) -> None:
+            session.connection().exec_driver_sql("ROLLBACK")
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                events.listen(session, moment, undo)
+                session.add(Line(number=event.number))
+
+        (reason,) = handled(handle)
+        assert "ended within its block without a commit" in reason
+        assert effects(engine) == (0, 0)
+
+    def test_a_connection_that_the_session_has_joined_is_asked_too(self, engine: Engine) -> None:
+        """Where the handler's session is one of a test, say."""
+
+        def handle(event: Ordered, context: Context) -> None:
+            with engine.connect() as connection, connection.begin():
+                joined = Inbox(sessionmaker(connection))
+                with joined.transaction(context) as session:
+                    if is_undone:
+                        session.execute(text("ROLLBACK"))
+                    session.add(Line(number=event.number))
+
+        for is_undone in (True, False):
+            assert bool(handled(handle)) == is_undone
+        assert effects(engine) == (1, 1)
+
     @pytest.mark.parametrize("is_undone", [False, True])
     def test_a_savepoint_that_is_left_open_is_a_part_of_it(
         self, engine: Engine, inbox: Inbox[Session], *, is_undone: bool

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 from sqlalchemy.pool import NullPool
 from worker.contrib.outbox.sender import Sender
+from worker.contrib.sqlalchemy import parts
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
@@ -217,7 +217,8 @@ class TestTransactionThatTheSessionHasJoined:
             with connection.begin():
                 connection.execute(insert(Thing).values(id=2))
                 if ends == "before":
-                    with suppress(InvalidRequestError):  # it is told, in some of the modes
+                    # SQLAlchemy tells of it in two modes, the outbox in the others.
+                    with pytest.raises((InvalidRequestError, RuntimeError)):
                         session.commit()
             session.close()
             assert [*connection.scalars(select(Thing.id))] == [2]
@@ -238,7 +239,64 @@ class TestTransactionThatTheSessionHasJoined:
             session.begin_nested()
             session.add(Thing(id=3))
             note(desk, session, 3)
-        assert left_behind(desk, worker) == [("a", number) for number in range(4)]
+        assert desk.relay().turn().sent == 4
+        assert left_behind(desk, worker) == [("a", 2), ("a", 0), ("a", 1), ("a", 3)]
+
+    def test_others_that_end_without_a_commit_take_nothing_along(self, desk: AlchemyDesk) -> None:
+        with desk.engine.connect() as connection, connection.begin():
+            reader = Session(connection)
+            reader.execute(_ROWS)
+            with Session(connection) as session:
+                session.add(Thing(id=1))
+                leave(desk, session)
+                session.commit()
+            reader.close()
+        assert desk.left() == 1
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_savepoint_after_its_owner_has_rolled_it_back_joins_no_other_one(
+        self, desk: AlchemyDesk, mode: Any
+    ) -> None:
+        with desk.engine.connect() as connection:
+            owner = connection.begin()
+            session = Session(connection, join_transaction_mode=mode)
+            session.add(Thing(id=1))
+            leave(desk, session)
+            session.flush()
+            owner.rollback()
+            with connection.begin():
+                connection.execute(insert(Thing).values(id=2))
+                with session.begin_nested():
+                    pass
+            session.close()
+        assert desk.left() == 0
+
+    def test_rows_that_cannot_be_written_are_told_as_what_they_are(self, desk: AlchemyDesk) -> None:
+        outbox_table.drop(desk.engine)
+        with desk.engine.connect() as connection, connection.begin():
+            session = Session(connection)
+            session.add(Thing(id=1))
+            leave(desk, session)
+            with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
+                session.commit()
+            session.close()
+
+    @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+    def test_of_two_phases_which_its_owner_does_not_prepare(self, desk: AlchemyDesk) -> None:
+        with desk.engine.connect() as connection:
+            connection.begin_twophase()
+            with Session(connection, join_transaction_mode="control_fully") as session:
+                session.add(Thing(id=1))
+                leave(desk, session)
+                session.commit()
+        assert desk.left() == 1
+
+    def test_forgotten_sessions_are_forgotten_by_its_connection(self, desk: AlchemyDesk) -> None:
+        with desk.engine.connect() as connection, connection.begin():
+            for _ in range(10):
+                Session(connection).execute(_ROWS)
+                gc.collect()
+            assert len(parts._SESSIONS[connection]) <= 2
 
     def test_a_sender_is_not_told_before_it_is_committed(
         self, desk: AlchemyDesk, monkeypatch: pytest.MonkeyPatch
@@ -355,6 +413,52 @@ class TestTwoPhases:
                 session.commit()
         with desk.sessions() as session:
             assert session.get(Thing, 1) is None
+
+
+def test_a_transaction_whose_end_was_not_told_leaves_nothing_for_the_next_one(
+    desk: AlchemyDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rollback fails, as on a connection that is lost, SQLAlchemy tells nobody."""
+
+    def fail(*_: object) -> None:
+        raise OSError("lost")
+
+    with desk.sessions() as session:
+        session.add(Thing(id=1))
+        leave(desk, session)
+        session.flush()
+        lost = session.connection()
+        monkeypatch.setattr(desk.engine.dialect, "do_rollback", fail)
+        with pytest.raises(OSError, match="lost"):
+            session.close()
+        monkeypatch.undo()
+        lost.invalidate()
+        session.add(Thing(id=2))
+        session.commit()
+    assert desk.left() == 0
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_connection_that_cannot_be_rolled_back_is_not_used_again(
+    desk: AlchemyDesk, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    outbox_table.drop(desk.engine)
+    session = desk.sessions()
+    session.add(Thing(id=1))
+    once(session, "after_flush", lambda session, *_: leave(desk, session))
+    monkeypatch.setattr(desk.engine.dialect, "do_rollback", fail)
+    with pytest.raises(ConfigurationError if error is OSError else error):
+        session.commit()
+    monkeypatch.undo()
+    session.close()
+    with desk.sessions.begin() as session:
+        assert session.get(Thing, 1) is None
+        session.add(Thing(id=2))
+    with desk.sessions() as session:
+        assert [*session.scalars(select(Thing.id))] == [2]
 
 
 class TestCoroutines:

@@ -4,6 +4,7 @@
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speed.apps.work import WORK, note, work
@@ -56,6 +57,17 @@ elif WORK == RETRYING:
         if fails(event.number) and context.attempt == 1:
             raise RuntimeError("not yet")
         work(event.number)
+
+elif "SPEED_STAGES" in os.environ:
+    from speed.apps.stages import Stages
+
+    stages = Stages(Path(os.environ["SPEED_STAGES"]))
+
+    @app.on(Tick)
+    def tell(event: Tick) -> None:
+        """Note how far the consumer was."""
+        stages.note(event.number)
+        note(event.number)
 
 else:
 

@@ -8,12 +8,14 @@ from speed.scenarios.history import HISTORY, IDS
 from speed.scenarios.latency import LATENCY
 from speed.scenarios.order import ORDER
 from speed.scenarios.publishing import PUBLISHING
+from speed.scenarios.stages import STAGES
 
 SCENARIOS = {
     each.name: each
     for each in (
         *throughput.SCENARIOS,
         LATENCY,
+        STAGES,
         PUBLISHING,
         ORDER,
         *growth.SCENARIOS,

@@ -62,12 +62,27 @@ def _measure(servers: Servers, case: Case) -> dict[str, float]:
 
 
 def _latencies(site: Site) -> dict[str, float]:
+    sent, came, rate = moments_of(site)
+    latencies = sorted(1e3 * (there - left) for left, there in zip(sent, came, strict=True))
+    return {
+        "median": percentile(latencies, 0.5),
+        "p99": percentile(latencies, 0.99),
+        "p999": percentile(latencies, 0.999),
+        "reached": rate,
+    }
+
+
+def moments_of(site: Site, **environ: str) -> tuple[Sequence[float], Sequence[float], float]:
+    """Return when events were sent, and when they came; and how many were sent a second.
+
+    But for the first ones, until all is warm. ``environ`` is the worker's. Raises Unfinished.
+    """
     arrivals, path = site.moments("arrivals")
     sent, sent_path = site.moments("sent")
     events = site.load.events
     # The numbers of these are those of events that come later, whose moments replace theirs.
     warm = min(_WARM_EVENTS, events)
-    with site.at_work(SPEED_ARRIVALS=str(path)) as worker:
+    with site.at_work(SPEED_ARRIVALS=str(path), **environ) as worker:
         before = replace(site.load, events=warm, rate=0.0)
         site.fill(before)
         worker.reach(warm)
@@ -75,16 +90,10 @@ def _latencies(site: Site) -> dict[str, float]:
         took = site.fill(SPEED_SENT=str(sent_path))
         worker.reach(warm + events)
     left = int(events * _WARM)
-    pairs = [*zip(sent.all(), arrivals.all(), strict=True)][left:]
-    if any(not came or came < went for went, came in pairs):
+    went, came = sent.all()[left:], arrivals.all()[left:]
+    if any(not there or there < then for then, there in zip(went, came, strict=True)):
         raise Unfinished("an event was counted that did not come, or came before it was sent")
-    latencies = sorted(1e3 * (came - went) for went, came in pairs)
-    return {
-        "median": percentile(latencies, 0.5),
-        "p99": percentile(latencies, 0.99),
-        "p999": percentile(latencies, 0.999),
-        "reached": took["events"] / took["seconds"],
-    }
+    return went, came, took["events"] / took["seconds"]
 
 
 @contextmanager
