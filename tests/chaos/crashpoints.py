@@ -165,14 +165,20 @@ OUTBOX_POINTS: Mapping[str, Point] = {
     ),
     "after the commit": Point("sqlalchemy.engine.default", "DefaultDialect.do_commit", Side.AFTER),
     "before rows are written": Point(
-        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.BEFORE
+        "worker.contrib.sqlalchemy.pending",
+        "Pending.seal",
+        Side.BEFORE,
+        lambda args, _: args[0].has_waiting,
     ),
     "after rows are written": Point(
-        "worker.contrib.sqlalchemy.pending", "Pending._write", Side.AFTER
+        "worker.contrib.sqlalchemy.pending",
+        "Pending.seal",
+        Side.AFTER,
+        lambda args, _: args[0]._written,
     ),
     "after an outbox commit": Point(
         "worker.contrib.sqlalchemy.pending",
-        "Pending.commit",
+        "Pending.committed",
         Side.BEFORE,
         lambda args, _: args[0]._written,
     ),
