@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chaos.crashpoints import Board, _Arming
+from chaos.crashpoints import _ALL, Board, _Arming, resolve
 from chaos.executions import faults
 from chaos.history import History
 from processes import printed_elsewhere
@@ -102,3 +102,10 @@ print(imported, len(wrapped) > 5, all(wrapped))
 
 def test_a_module_is_wrapped_where_it_is_imported_and_not_imported_for_that() -> None:
     assert printed_elsewhere(PROGRAM) == "[] True True"
+
+
+@pytest.mark.parametrize("name", dict(_ALL))
+def test_each_point_is_at_a_function_that_is_there(name: str) -> None:
+    """All of them, also those of integrations that few tests arm."""
+    points = [point for each, point in _ALL if each == name]
+    assert all(callable(resolve(point)[2]) for point in points)
