@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker import ConfigurationError
 
@@ -31,13 +31,24 @@ def require_transactions(connection: Connection, table: Table) -> None:
 
     There an effect could stay without its row in ``table``, or a row without its effect.
     """
-    if is_autocommit(connection):
+    if is_autocommit(connection) or _is_autocommit_of_driver(connection):
         raise ConfigurationError(
-            f"{table.name} needs transactions, and the engine of this session has the isolation"
-            " level AUTOCOMMIT: give the session an engine without it"
+            f"{table.name} needs transactions, and the engine of this session commits each"
+            " statement by itself (the isolation level AUTOCOMMIT, or an argument for the driver):"
+            " give the session an engine that does not"
         )
 
 
 def is_autocommit(connection: Connection) -> bool:
-    """Tell whether each statement is committed by itself."""
+    """Tell whether SQLAlchemy was told to have each statement committed by itself."""
     return connection._is_autocommit_isolation()  # noqa: SLF001 - the public ones tell half of it
+
+
+def _is_autocommit_of_driver(connection: Connection) -> bool:
+    """Tell whether the driver was, past SQLAlchemy. For a connection with a transaction begun."""
+    driver: Any = connection.connection.driver_connection
+    if hasattr(driver, "get_autocommit"):  # PyMySQL, mysqlclient, asyncmy
+        return bool(driver.get_autocommit())
+    if connection.dialect.name == "sqlite" and driver.isolation_level is None:
+        return not driver.in_transaction  # else a listener has begun one
+    return getattr(driver, "autocommit", None) is True

@@ -31,6 +31,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import ref
 
 from sqlalchemy import Text, bindparam, delete, insert, literal_column, select, tuple_
 from sqlalchemy import event as events
@@ -88,6 +89,8 @@ _BATCH = 1000
 class _Claim:
     """The row of a message, and the transaction that it was inserted in."""
 
+    #: Whose it is: others may have a copy of the ``info`` that it is kept in.
+    session: ref[Session]
     row: dict[str, Any]
     #: PostgreSQL's number of that; others are asked for the row.
     transaction: str | None
@@ -212,7 +215,9 @@ def _record(session: Session, context: Context) -> None:
         raise
     if result.rowcount == 0:
         raise AlreadyDone(f"{context.handler} has done {context.message_id}")
-    session.info[_CLAIM] = _Claim(row, result.scalar_one() if result.returns_rows else None)
+    session.info[_CLAIM] = _Claim(
+        ref(session), row, result.scalar_one() if result.returns_rows else None
+    )
 
 
 def _key(context: Context) -> dict[str, str]:
@@ -223,7 +228,9 @@ def _key(context: Context) -> dict[str, str]:
 def _ask(session: Session) -> None:
     """Raise where what is about to be committed is not what the row was inserted in."""
     claim: _Claim | None = session.info.get(_CLAIM)
-    if claim is None or is_over(session) or claim.asked_for is session.get_transaction():
+    if claim is None or claim.session() is not session or is_over(session):
+        return
+    if claim.asked_for is session.get_transaction():
         return
     part = parts_of(session).get(bind_of(inbox_table, session).engine)
     if part is None or not claim.is_in(part.connection):

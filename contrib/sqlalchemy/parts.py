@@ -1,8 +1,9 @@
 """Which transactions of which connections a session has something in.
 
 A session tells of its commits, and not what it commits: not whether it is the outermost one, nor
-where. Its connections tell that: the events ``commit`` and ``prepare_twophase`` are the last before
-the database commits. From there one comes back to the session by what is noted here.
+where. Its connections tell that: their events ``commit``, ``prepare_twophase`` and
+``commit_twophase`` are the last before the database commits. From there one comes back to the
+session by what is noted here.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def before_a_commit(listener: Callable[[Session], None]) -> None:
     """Call ``listener`` with a session right before a connection of it commits, or prepares to.
 
     With a session that has several connections it is called for each. What it raises keeps the
-    connection from committing; the transaction has to be rolled back then. Listeners are called in
-    the order in which they were given.
+    connection from committing, and undoes what it has. Listeners are called in the order in which
+    they were given.
     """
     _listeners.append(listener)
 
@@ -71,8 +72,11 @@ def _sessions(connection: Connection) -> list[Session]:
     return [session for session in found if session is not None]
 
 
-@events.listens_for(Session, "after_begin", insert=True)
-def _after_begin(session: Session, _begun: SessionTransaction, connection: Connection) -> None:
+def note(session: Session, connection: Connection) -> None:
+    """Note that the session's transaction has something on this connection.
+
+    For where that is not told: the transaction may be older than the import of this module.
+    """
     parts = parts_of(session)
     if not parts:
         session.info[_KEY] = session.get_transaction(), parts
@@ -81,6 +85,11 @@ def _after_begin(session: Session, _begun: SessionTransaction, connection: Conne
         parts[connection.engine] = Part(connection, connection.get_transaction())
         others = [each for each in _sessions(connection) if each is not session]
         _SESSIONS[connection] = [ref(each) for each in (*others, session)]
+
+
+@events.listens_for(Session, "after_begin", insert=True)
+def _after_begin(session: Session, _begun: SessionTransaction, connection: Connection) -> None:
+    note(session, connection)
 
 
 @events.listens_for(Session, "after_transaction_end")
@@ -122,4 +131,8 @@ def _prepare(connection: Connection, _xid: object) -> None:
 @events.listens_for(Engine, "commit_twophase")
 def _commit_twophase(connection: Connection, _xid: object, is_prepared: object) -> None:
     if not is_prepared:
-        _tell(connection)
+        try:
+            _tell(connection)
+        except BaseException as error:
+            connection.invalidate(error)  # as above, and no plain rollback ends one of these
+            raise

@@ -10,8 +10,9 @@
 3. If they cannot be written, the commit fails, and the transaction has to be rolled back. (The
    database may have undone it by then, as at a deadlock: a second try would have events alone.)
 4. A session that has joined a transaction of somebody else's does not commit that. It writes its
-   rows when it is committed itself; from then on they are in that transaction, whatever becomes of
-   it. If they cannot be written it raises, and whose transaction it is decides.
+   rows when it is committed itself, or when that transaction is and the session is open still. From
+   then on they are in that transaction, whatever becomes of it. If they cannot be written it
+   raises, and has to be closed; whose transaction it is decides on that.
 5. If a session has nothing in the outbox's database by then, the rows get a transaction of their
    own, after its commit.
 6. After a commit the sender is told.
@@ -43,7 +44,7 @@ from worker.contrib.sqlalchemy.connecting import (
     is_autocommit,
     require_transactions,
 )
-from worker.contrib.sqlalchemy.parts import before_a_commit, parts_of
+from worker.contrib.sqlalchemy.parts import before_a_commit, note, parts_of
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ _AFTER_THE_COMMIT = (
 )
 _ENDED = (
     "events of publish_on_commit are lost: their session has joined a transaction that was ended by"
-    " whoever began it, before the commit of the session; commit the session first"
+    " whoever began it, before the commit of the session: commit sessions first"
 )
 
 
@@ -134,10 +135,7 @@ class Pending:
 
     def committed(self, session: Session) -> None:
         """Note that a savepoint, or all, is committed; then write the rest, and tell senders."""
-        committed = session.get_nested_transaction() or self.whole
-        while committed.is_active and committed.parent is not None:  # left open within it
-            committed = committed.parent
-        self._committed = committed
+        self._committed = committed = _innermost_ended(session, self.whole)
         if committed is not self.whole:
             return
         published = self._all_waiting()
@@ -159,6 +157,14 @@ class Pending:
             _write(connection, published)
         self._written += published
 
+    def rolled_back(self, session: Session) -> None:
+        """Forget what was published in what is rolled back; its end may be told much later."""
+        self._drop(_innermost_ended(session, self.whole))
+
+    def _drop(self, transaction: SessionTransaction) -> list[_Published]:
+        within = [each for each in self._waiting if _is_within(each, transaction)]
+        return [published for each in within for published in self._waiting.pop(each)]
+
     def end(self, session: Session, transaction: SessionTransaction) -> None:
         """Hand on what a savepoint published; forget it where that was rolled back, or closed.
 
@@ -172,10 +178,9 @@ class Pending:
             if is_committed and self._waiting:
                 raise RuntimeError(_AFTER_THE_COMMIT)
             return
-        for each in [each for each in self._waiting if _is_within(each, transaction)]:
-            published = self._waiting.pop(each)
-            if is_committed:
-                self._waiting.setdefault(_around(transaction), []).extend(published)
+        published = self._drop(transaction)
+        if published and is_committed:
+            self._waiting.setdefault(_around(transaction), []).extend(published)
 
     def _all_waiting(self) -> list[_Published]:
         # Whatever is left open in the whole is committed with it.
@@ -211,6 +216,14 @@ def _wake(written: Sequence[_Published]) -> None:
         sender.wake(rows)
 
 
+def _innermost_ended(session: Session, whole: SessionTransaction) -> SessionTransaction:
+    """Return what a session is telling the end of: others may be left open within it."""
+    found = session.get_nested_transaction() or whole
+    while found.is_active and found.parent is not None:
+        found = found.parent
+    return found
+
+
 def _is_within(inner: SessionTransaction, outer: SessionTransaction) -> bool:
     """Tell whether one is in the other, or is it."""
     found: SessionTransaction | None = inner
@@ -232,7 +245,7 @@ def _before_commit(session: Session) -> None:
     pending = Pending.of(session)
     pending.has_begun_to_commit = True
     if pending.has_waiting:
-        connection_to(outbox_table, session)
+        note(session, connection_to(outbox_table, session))
 
 
 before_a_commit(lambda session: Pending.of(session).seal(session))
@@ -241,6 +254,13 @@ before_a_commit(lambda session: Pending.of(session).seal(session))
 @events.listens_for(Session, "after_commit", insert=True)
 def _after_commit(session: Session) -> None:
     Pending.of(session).committed(session)
+
+
+@events.listens_for(Session, "after_rollback", insert=True)
+def _after_rollback(session: Session) -> None:
+    pending: Pending | None = session.info.get(_KEY)
+    if pending is not None and pending.whole is session.get_transaction():
+        pending.rolled_back(session)
 
 
 @events.listens_for(Session, "after_transaction_end", insert=True)

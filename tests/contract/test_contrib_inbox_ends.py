@@ -325,7 +325,7 @@ class TestCommitted:
         assert effects(engine) == (1, 1)
 
 
-@pytest.mark.parametrize("said_to", ["the engine", "its option"])
+@pytest.mark.parametrize("said_to", ["the engine", "its option", "the driver"])
 def test_an_engine_that_commits_each_statement_is_refused(
     database: Database, engine: Engine, said_to: str
 ) -> None:
@@ -333,6 +333,9 @@ def test_an_engine_that_commits_each_statement_is_refused(
     level = "AUTOCOMMIT"
     if said_to == "the engine":
         loose = create_engine(database.url, isolation_level=level, poolclass=NullPool)
+    elif said_to == "the driver":
+        how = {"isolation_level": None} if database.kind == "sqlite" else {"autocommit": True}
+        loose = create_engine(database.url, connect_args=how, poolclass=NullPool)
     else:
         loose = engine.execution_options(isolation_level=level)
 
@@ -343,3 +346,44 @@ def test_an_engine_that_commits_each_statement_is_refused(
     (reason,) = handled(handle, attempts=2)
     assert "AUTOCOMMIT" in reason
     assert effects(engine) == (0, 0)
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_and_for_coroutines(engine: Engine, database: Database) -> None:
+    how = {"autocommit": True}
+    loose = create_async_engine(database.async_url, connect_args=how, poolclass=NullPool)
+
+    async def handle(event: Ordered, context: Context) -> None:
+        async with AsyncInbox(async_sessionmaker(loose)).transaction(context) as session:
+            session.add(Line(number=event.number))
+
+    (reason,) = handled(handle)
+    assert "AUTOCOMMIT" in reason
+    assert effects(engine) == (0, 0)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_driver_whose_transactions_a_listener_begins_is_not_refused(
+    engine: Engine, database: Database
+) -> None:
+    """As SQLAlchemy's documentation has it for SQLite."""
+    begun = create_engine(database.url, connect_args={"isolation_level": None}, poolclass=NullPool)
+    events.listen(begun, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+    def handle(event: Ordered, context: Context) -> None:
+        with Inbox(sessionmaker(begun)).transaction(context) as session:
+            session.add(Line(number=event.number))
+
+    assert handled(handle) == []
+    assert effects(engine) == (1, 1)
+
+
+def test_a_session_with_a_copy_of_its_info_is_not_asked(engine: Engine) -> None:
+    def handle(event: Ordered, context: Context) -> None:
+        with Inbox(sessionmaker(engine)).transaction(context) as session:
+            with Session(session.connection(), info=session.info) as other:
+                other.commit()
+            session.add(Line(number=event.number))
+
+    assert handled(handle) == []
+    assert effects(engine) == (1, 1)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, func, insert, select
 from sqlalchemy import event as events
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 from sqlalchemy.pool import NullPool
@@ -291,6 +291,40 @@ class TestTransactionThatTheSessionHasJoined:
                 session.commit()
         assert desk.left() == 1
 
+    @pytest.mark.parametrize("mode", ["create_savepoint", "conditional_savepoint"])
+    def test_what_a_session_has_rolled_back_does_not_leave_with_its_owner(
+        self, desk: AlchemyDesk, mode: Any
+    ) -> None:
+        """A commit failed, and nobody has closed the session."""
+        with desk.sessions.begin() as owner:
+            owner.add(Thing(id=1))
+            with owner.begin_nested():
+                session = Session(owner.connection(), join_transaction_mode=mode)
+                leave(desk, session)
+                session.add(Thing(id=1))
+                with pytest.raises(IntegrityError):
+                    session.commit()
+        session.close()
+        assert desk.left() == 0
+
+    @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+    def test_of_two_phases_which_cannot_be_committed_nothing_is_left(
+        self, desk: AlchemyDesk
+    ) -> None:
+        outbox_table.drop(desk.engine)
+        with desk.engine.connect() as connection:
+            whole = connection.begin_twophase()
+            session = Session(connection, join_transaction_mode="rollback_only")
+            session.add(Thing(id=1))
+            session.flush()
+            leave(desk, session)
+            with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
+                whole.commit()
+            whole.rollback()
+            session.close()
+        with desk.sessions() as other:
+            assert other.get(Thing, 1) is None
+
     def test_forgotten_sessions_are_forgotten_by_its_connection(self, desk: AlchemyDesk) -> None:
         with desk.engine.connect() as connection, connection.begin():
             for _ in range(10):
@@ -489,6 +523,21 @@ class TestCoroutines:
 
         asyncio.run(publish())
         assert left_behind(desk, worker) == [("a", 0)]
+
+
+def test_a_transaction_that_was_begun_before_the_import_has_its_rows_in_it(
+    desk: AlchemyDesk,
+) -> None:
+    outbox_table.drop(desk.engine)
+    with desk.sessions() as session:
+        session.add(Thing(id=1))
+        session.flush()
+        del session.info[parts._KEY], parts._SESSIONS[session.connection()]  # nothing was heard
+        leave(desk, session)
+        with pytest.raises(ConfigurationError, match="has no table qworker_outbox"):
+            session.commit()
+        session.rollback()
+        assert session.get(Thing, 1) is None
 
 
 def test_two_outboxes_in_one_session_have_what_each_published(
