@@ -13,27 +13,16 @@ from sqlalchemy import Engine, create_engine, text, update
 from sqlalchemy import event as events
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
+from sqlalchemy.orm import Session, object_session
 from sqlalchemy.pool import NullPool
 from worker.contrib.sqlalchemy import Outbox, create_tables
 
 from databases import Database
 from outboxes import AlchemyDesk, Noted, sent
+from things import Base, Thing
 from waiting import until
 from worker import App, ConfigurationError
 from worker.testing import TestWorker
-
-
-class Base(DeclarativeBase):
-    """The tables of the application."""
-
-
-class Thing(Base):
-    """What an event may speak of."""
-
-    __tablename__ = "thing"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    size: Mapped[int] = mapped_column(default=0)
 
 
 @pytest.fixture
@@ -198,24 +187,28 @@ class TestOrder:
     """Who had to wait for another transaction has its events behind that one's."""
 
     @pytest.fixture
-    def waiting(self) -> Iterator[ThreadPoolExecutor]:
-        """Something that waits, for a lock, in a thread."""
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Ends when the sessions are closed: until then what it runs may wait for them."""
         with ThreadPoolExecutor(1) as pool:
             yield pool
 
-    def until_it_waits(self, engine: Engine, number: int) -> None:
-        """Return once so many connections wait for a lock."""
+    @contextmanager
+    def waits(self, pool: ThreadPoolExecutor, engine: Engine, session: Session) -> Iterator[None]:
+        """Commit in a thread, which waits for a lock while the block runs."""
         query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
-        def waits() -> bool:
+        def is_waiting() -> bool:
             with engine.connect() as connection:
-                return bool(connection.scalar(query) == number)
+                return bool(connection.scalar(query) == 1)
 
-        until(waits, message="the other transaction waits")
+        committed = pool.submit(session.commit)
+        until(is_waiting, message="the other transaction waits")
+        yield
+        committed.result(10)
 
     @on_postgresql
     def test_for_a_deferred_constraint(
-        self, desk: AlchemyDesk, waiting: ThreadPoolExecutor, worker: TestWorker
+        self, desk: AlchemyDesk, pool: ThreadPoolExecutor, worker: TestWorker
     ) -> None:
         with desk.engine.begin() as connection:
             unique = "UNIQUE (k) DEFERRABLE INITIALLY DEFERRED"
@@ -225,17 +218,15 @@ class TestOrder:
             first.execute(text("DELETE FROM seat"))
             second.execute(text("INSERT INTO seat VALUES (1)"))
             desk.dying.publish_on_commit(second, Noted(key="a", number=1))
-            committed = waiting.submit(second.commit)
-            self.until_it_waits(desk.engine, 1)
-            desk.dying.publish_on_commit(first, Noted(key="a", number=0))
-            first.commit()
-            committed.result(10)
+            with self.waits(pool, desk.engine, second):
+                desk.dying.publish_on_commit(first, Noted(key="a", number=0))
+                first.commit()
         assert desk.relay().turn().sent == 2
         assert sent(worker) == [("a", 0), ("a", 1)]
 
     @on_postgresql
     def test_for_what_a_listener_changes_at_last(
-        self, desk: AlchemyDesk, waiting: ThreadPoolExecutor, worker: TestWorker
+        self, desk: AlchemyDesk, pool: ThreadPoolExecutor, worker: TestWorker
     ) -> None:
         def change(session: Session) -> None:
             session.execute(update(Thing).values(size=Thing.size + 1))
@@ -246,11 +237,9 @@ class TestOrder:
             change(first)
             desk.dying.publish_on_commit(second, Noted(key="a", number=1))
             events.listen(second, "before_commit", change)
-            committed = waiting.submit(second.commit)
-            self.until_it_waits(desk.engine, 1)
-            desk.dying.publish_on_commit(first, Noted(key="a", number=0))
-            first.commit()
-            committed.result(10)
+            with self.waits(pool, desk.engine, second):
+                desk.dying.publish_on_commit(first, Noted(key="a", number=0))
+                first.commit()
         assert desk.relay().turn().sent == 2
         assert sent(worker) == [("a", 0), ("a", 1)]
 

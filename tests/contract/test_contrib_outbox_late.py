@@ -14,7 +14,7 @@ from sqlalchemy import event as events
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
 from worker.contrib.outbox.sender import Sender
 from worker.contrib.sqlalchemy import parts
@@ -22,6 +22,7 @@ from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
 from outboxes import AlchemyDesk, Noted, sent
+from things import Base, Thing
 from worker import ConfigurationError
 from worker.testing import TestWorker
 
@@ -29,17 +30,6 @@ _ROWS = select(func.count()).select_from(outbox_table)
 
 
 MODES = ["conditional_savepoint", "rollback_only", "create_savepoint", "control_fully"]
-
-
-class Base(DeclarativeBase):
-    """The tables of the application."""
-
-
-class Thing(Base):
-    """What an event may speak of."""
-
-    __tablename__ = "thing"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete, insert, select
 from sqlalchemy import event as events
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 from worker.contrib.sqlalchemy import Outbox, create_tables
 from worker.contrib.sqlalchemy.tables import outbox_table
 
 from outboxes import Noted
+from things import Base, Thing
 from worker import App
 
 MODES = ["conditional_savepoint", "rollback_only", "create_savepoint", "control_fully"]
@@ -29,17 +30,6 @@ MOMENTS = [
     "before_flush", "after_flush", "after_flush_postexec", "before_commit", "after_begin",
     "after_rollback",
 ]  # fmt: skip
-
-
-class Base(DeclarativeBase):
-    """The tables of the application."""
-
-
-class Thing(Base):
-    """What an event speaks of."""
-
-    __tablename__ = "thing"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class Trouble(Exception):

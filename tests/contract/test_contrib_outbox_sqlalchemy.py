@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy import event as events
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
+from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.pool import NullPool
 from worker.contrib.outbox import OutboxUnavailable
 from worker.contrib.sqlalchemy import Outbox, OutboxRows
@@ -19,19 +19,9 @@ from worker.contrib.sqlalchemy.tables import outbox_table
 
 from databases import Database
 from outboxes import AlchemyDesk, Loose, Noted, sent
+from things import Base, Thing
 from worker import ConfigurationError
 from worker.testing import TestWorker
-
-
-class Base(DeclarativeBase):
-    """The tables of the application."""
-
-
-class Thing(Base):
-    """What an event may speak of."""
-
-    __tablename__ = "thing"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 @pytest.fixture
