@@ -43,7 +43,7 @@ from worker.contrib.ages import age
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
 from worker.contrib.sqlalchemy.connecting import bind_of, connection_to
-from worker.contrib.sqlalchemy.parts import before_a_commit, parts_of
+from worker.contrib.sqlalchemy.parts import before_a_commit, ending_of, parts_of
 from worker.contrib.sqlalchemy.tables import inbox_table, missing
 
 from worker import AlreadyDone, ConfigurationError, Reject
@@ -315,6 +315,6 @@ def is_over(session: Session) -> bool:
 
 @events.listens_for(Session, "after_commit")
 def _after_commit(session: Session) -> None:
-    if _KEY in session.info and session.get_nested_transaction() is None:
+    if _KEY in session.info and ending_of(session) is session.get_transaction():
         _ask(session)  # where it has joined somebody else's transaction
         session.info[_KEY] = True

@@ -59,6 +59,17 @@ def before_a_commit(listener: Callable[[Session], None]) -> None:
     _listeners.append(listener)
 
 
+def ending_of(session: Session) -> SessionTransaction | None:
+    """Return the transaction, or savepoint, whose commit or rollback a session is telling.
+
+    Others may be left open within it, so that it is not always the innermost one.
+    """
+    found = session.get_nested_transaction() or session.get_transaction()
+    while found is not None and found.is_active and found.parent is not None:
+        found = found.parent
+    return found
+
+
 def _tell(connection: Connection) -> None:
     for session in _sessions(connection):
         part = parts_of(session).get(connection.engine)

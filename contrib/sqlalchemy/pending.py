@@ -44,7 +44,7 @@ from worker.contrib.sqlalchemy.connecting import (
     is_autocommit,
     require_transactions,
 )
-from worker.contrib.sqlalchemy.parts import before_a_commit, note, parts_of
+from worker.contrib.sqlalchemy.parts import before_a_commit, ending_of, note, parts_of
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ class Pending:
 
     def committed(self, session: Session) -> None:
         """Note that a savepoint, or all, is committed; then write the rest, and tell senders."""
-        self._committed = committed = _innermost_ended(session, self.whole)
-        if committed is not self.whole:
+        self._committed = ending_of(session)
+        if self._committed is not self.whole:
             return
         published = self._all_waiting()
         self._waiting.clear()
@@ -159,7 +159,7 @@ class Pending:
 
     def rolled_back(self, session: Session) -> None:
         """Forget what was published in what is rolled back; its end may be told much later."""
-        self._drop(_innermost_ended(session, self.whole))
+        self._drop(ending_of(session) or self.whole)
 
     def _drop(self, transaction: SessionTransaction) -> list[_Published]:
         within = [each for each in self._waiting if _is_within(each, transaction)]
@@ -214,14 +214,6 @@ def _wake(written: Sequence[_Published]) -> None:
             by_sender[sender].append(row)
     for sender, rows in by_sender.items():
         sender.wake(rows)
-
-
-def _innermost_ended(session: Session, whole: SessionTransaction) -> SessionTransaction:
-    """Return what a session is telling the end of: others may be left open within it."""
-    found = session.get_nested_transaction() or whole
-    while found.is_active and found.parent is not None:
-        found = found.parent
-    return found
 
 
 def _is_within(inner: SessionTransaction, outer: SessionTransaction) -> bool:

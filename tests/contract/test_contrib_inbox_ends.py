@@ -112,6 +112,19 @@ class TestAborted:
         assert effects(engine) == (0, 0)
 
 
+@pytest.mark.filterwarnings("ignore:nested transaction already deassociated")
+def test_a_savepoint_that_a_flush_leaves_open_is_committed_with_the_rest(
+    engine: Engine, inbox: Inbox[Session]
+) -> None:
+    def handle(event: Ordered, context: Context) -> None:
+        with inbox.transaction(context) as session:
+            events.listen(session, "before_flush", lambda s, *_: s.begin_nested(), once=True)
+            session.add(Line(number=event.number))
+
+    assert handled(handle) == []
+    assert effects(engine) == (1, 1)
+
+
 class TestRolledBack:
     """By the handler itself, within the block."""
 
