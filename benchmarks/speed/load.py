@@ -32,6 +32,9 @@ class Load:
     rate: float = 0.0
     #: Wait for the confirm of each, where the publisher can do both.
     one_by_one: bool = False
+    #: Ids say nothing of when they were made, as UUIDs of version 4 do. Otherwise an event that
+    #: makes its own makes it as it does.
+    random_ids: bool = False
     seed: int = 1
 
     def dump(self) -> str:

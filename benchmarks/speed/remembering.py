@@ -11,13 +11,14 @@ import redis
 from speed.site import Unfinished
 from worker.dedup.base import (
     FINGERPRINT_BYTES,
-    RECORD_BYTES,
     TOKEN_BYTES,
     Batch,
     Complete,
     StoreOptions,
+    record_ids,
 )
 from worker.dedup.open import open_store
+from worker.ids import new_id
 
 _BATCH = 500
 _DAY = 86_400
@@ -25,18 +26,22 @@ _TIMEOUT = 30.0
 _PATIENCE, _LOOK = 120.0, 0.1
 
 
-def remember(url: str, ids: int) -> None:
-    """Have a dedup store of qworker remember so many, by the calls that a worker makes."""
+def remember(url: str, ids: int, *, random_ids: bool = False) -> None:
+    """Have a dedup store of qworker remember so many, by the calls that a worker makes.
+
+    They were made in the course of a day, at one pace, or say nothing of when (``random_ids``).
+    """
     store = open_store(url, StoreOptions(timeout=_TIMEOUT))
+    record_id, first = record_ids("speed.handle"), time.time() - _DAY
+
+    def record(number: int) -> bytes:
+        return record_id(str(uuid.uuid4()) if random_ids else new_id(first + number * _DAY / ids))
+
     try:
         for begin in range(0, ids, _BATCH):
             completes = [
-                Complete(
-                    os.urandom(RECORD_BYTES),
-                    os.urandom(TOKEN_BYTES),
-                    os.urandom(FINGERPRINT_BYTES),
-                )
-                for _ in range(min(_BATCH, ids - begin))
+                Complete(record(number), os.urandom(TOKEN_BYTES), os.urandom(FINGERPRINT_BYTES))
+                for number in range(begin, min(begin + _BATCH, ids))
             ]
             store.apply(Batch(completes=completes))
     finally:

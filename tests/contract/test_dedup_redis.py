@@ -24,9 +24,11 @@ from worker.dedup.base import (
     DedupStore,
     StoreOptions,
     Verdict,
+    record_ids,
 )
 from worker.dedup.redis import RedisStore
 from worker.errors import ConfigurationError, DedupUnavailable, StoreCorrupt
+from worker.ids import new_id
 
 OPTIONS = StoreOptions(timeout=0.5)
 TOKEN = b"owner-01\0\0\0\1"
@@ -90,14 +92,22 @@ def new_record() -> bytes:
     return os.urandom(RECORD_BYTES)
 
 
+def timed_record() -> bytes:
+    """Return the record of an id that was made at the same moment as all others."""
+    return record_ids("bank.work")(new_id(1_796_000_000))
+
+
 # What it leaves in the server
 
 
-def test_done_ids_take_few_bytes_each(open_store: Open, client: redis.Redis) -> None:
+@pytest.mark.parametrize("new", [new_record, timed_record])
+def test_done_ids_take_few_bytes_each(
+    open_store: Open, client: redis.Redis, new: Callable[[], bytes]
+) -> None:
     store, ids = open_store("?slots=4096"), 240_000
     before = client.info("memory")["used_memory"]
     for _ in range(0, ids, 2000):
-        complete(store, *(new_record() for _ in range(2000)))
+        complete(store, *(new() for _ in range(2000)))
     assert (client.info("memory")["used_memory"] - before) / ids <= 25
     (key,) = (key for key in client.scan_iter("*{aa}*", _type="hash"))
     assert client.object("encoding", key) == b"listpack"
@@ -186,7 +196,7 @@ def test_the_longest_retention_of_a_slot_decides_how_long_it_lives(
     complete(short, record)
     (key,) = client.scan_iter("qw:dedup:{*")
     assert client.ttl(key) <= 200
-    complete(long, record[:6] + bytes(10))
+    complete(long, record[:7] + bytes(9))  # of the same slot
     assert client.ttl(key) >= 450
 
 

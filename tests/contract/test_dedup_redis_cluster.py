@@ -22,9 +22,11 @@ from worker.dedup.base import (
     Complete,
     StoreOptions,
     Verdict,
+    record_ids,
 )
 from worker.dedup.redis import RedisStore
 from worker.errors import DedupUnavailable
+from worker.ids import new_id
 
 TOKEN = b"owner-01\0\0\0\1"
 ALL_SLOTS = 16384
@@ -122,8 +124,14 @@ def slot_of(cluster: Cluster, store: RedisStore, record: bytes) -> tuple[int, in
     raise AssertionError(record)
 
 
-def test_one_batch_is_spread_over_the_servers(cluster: Cluster, store: RedisStore) -> None:
+@pytest.mark.parametrize("moment", [None, 1_796_000_000.0])
+def test_one_batch_is_spread_over_the_servers(
+    cluster: Cluster, store: RedisStore, moment: float | None
+) -> None:
+    """Also one of ids that were made at one moment."""
     records = new_records(500)
+    if moment is not None:
+        records = [record_ids("bank.work")(new_id(moment)) for _ in range(500)]
     assert claim_all(store, records) == [Verdict(Answer.FRESH, 1)] * 500
     assert min(client.dbsize() for client in cluster.clients) > 100
     assert complete_all(store, records[:250]) == [Answer.KEPT] * 250

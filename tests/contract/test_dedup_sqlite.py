@@ -25,9 +25,11 @@ from worker.dedup.base import (
     Complete,
     StoreOptions,
     Verdict,
+    record_ids,
 )
 from worker.dedup.sqlite import SqliteStore
 from worker.errors import ConfigurationError, DedupUnavailable
+from worker.ids import new_id
 
 OPTIONS = StoreOptions(timeout=0.2)
 TOKEN = b"owner-01\0\0\0\1"
@@ -93,6 +95,25 @@ def connection_of(store: SqliteStore) -> sqlite3.Connection:
 
 def new_record() -> bytes:
     return os.urandom(RECORD_BYTES)
+
+
+@pytest.mark.parametrize("made", ["just now", "long ago"])
+def test_what_is_added_to_a_long_past_is_written_side_by_side(
+    path: Path, open_store: Open, made: str
+) -> None:
+    """Records of random places would each write a page of their own."""
+    record_id, store, begin = record_ids("bank.work"), open_store(), 1_796_000_000.0
+    for batch in range(40):
+        moments = [begin + (batch * 1000 + number) / 100 for number in range(1000)]
+        complete(store, *(record_id(new_id(moment)) for moment in moments))
+    db = connection_of(store)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    pages, moment = db.execute("PRAGMA page_count").fetchone()[0], begin
+    if made == "just now":
+        moment += 400
+    complete(store, *(record_id(new_id(moment + number / 1000)) for number in range(1000)))
+    frame = db.execute("PRAGMA page_size").fetchone()[0] + 24
+    assert path.with_name("dedup.db-wal").stat().st_size / frame < 60 < pages / 5
 
 
 # Processes

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.stores.postgres import Line
 
 _KIND = Kind("dedup", "the tables qworker_dedup_…", DedupUnavailable)
-_VERSION = "1"
+_VERSION = "2"
 #: ``token`` is NULL where nobody owns the record; its ``deadline`` is when it was given back. It is
 #: NOBODY where it was given back with a wait, which ends at its ``deadline``. ``span`` is as
 #: ``Held`` has it: the clock may be set back. ``memory`` is the claim_memory of who wrote it.

@@ -6,14 +6,15 @@
 --          3 the entries of the batch in order, ENTRY bytes each:
 --            record 16, token 12, fingerprint 4, kind 1; of a mark and a look: place 16, and of a
 --            mark its revision 8
---          4 the same bytes, translated so that an entry begins with the hash tag of its record
+--          4 the same bytes, translated so that the hash tag of an entry's record is where its digest
+--            begins: behind the time, TIME bytes, by which records are no more than ordered
 --          5 the owners known to be dead, OWNER bytes each
 -- returns  one byte an entry: its Answer, FIRST (fresh, attempt 1) or DETAILED; then, for each
 --          DETAILED in order, 17 bytes: Answer, attempts, crashes, milliseconds to wait; or
 --          REVISION, 0, 0, a revision
 --
 -- done     PREFIX{TAG}GENERATION, a hash: the last FIELD bytes of the record -> fingerprint.
---          Tag and field share no bits: 95 of them at 32,768 slots tell one id from another.
+--          Tag and field share all bytes but one: 85 bits at 32,768 slots tell one id from another.
 -- held     PREFIX{TAG}:RECORD: token, deadline in ms (0: idle, nobody owns it), the span in ms that it
 --          was away when it was set, attempts, crashes
 --          The token is NOBODY where it is idle; where it was given back with a wait there is a
@@ -23,7 +24,7 @@
 --
 -- A command called from a script costs more than what it does, so the claims of completed records
 -- are read by one command and deleted by one.
-local ENTRY, RECORD, TOKEN, OWNER, FIELD = 33, 16, 12, 8, 10
+local ENTRY, RECORD, TIME, TOKEN, OWNER, FIELD = 33, 16, 5, 12, 8, 10
 local COMPLETE, CLAIM, SOLO, RELEASE, REFUND, RENEW = 67, 75, 83, 82, 70, 78   -- C K S R F N
 local ASIDE, WAIT, FORGET = 65, 87, 88   -- A: completed without effect; W, whose fingerprint is the
                                          -- milliseconds to wait; X
@@ -69,7 +70,7 @@ for at = 1, #dead_owners, OWNER do
 end
 
 -- The parts of the entry that begins at `at`.
-local function base_of(at) return opening .. sub(tags, at, at + tag_length - 1) .. '}' end
+local function base_of(at) return opening .. sub(tags, at + TIME, at + TIME + tag_length - 1) .. '}' end
 local function record_of(at) return sub(entries, at, at + RECORD - 1) end
 local function field_of(at) return sub(entries, at + RECORD - FIELD, at + RECORD - 1) end
 local function token_of(at) return sub(entries, at + RECORD, at + RECORD + TOKEN - 1) end

@@ -2,8 +2,8 @@
 
 The script (``redis.lua``) holds the rules and tells the keys. Done ids are fields of small
 hashes that Redis keeps in its compact listpack form, a fifth of what a key of its own costs an
-id. A hash belongs to a slot (a hash tag, made of some bits of the record) and to a generation
-(the server's time divided by the width of the layout), and it expires as a whole.
+id. A hash belongs to a slot (a hash tag, made of some bits of the record's digest) and to a
+generation (the server's time divided by the width of the layout), and it expires as a whole.
 
 The width and the number of slots are settled by whoever opens a prefix first, and stay so (key
 ``PREFIX`` + ``layout``): one who looked elsewhere would not find what is done. A later user with
@@ -20,7 +20,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from worker.dedup.base import Answer, Answers, Batch, DedupStore
+from worker.dedup.base import TIME_BYTES, Answer, Answers, Batch, DedupStore
 from worker.dedup.packed import (
     ENTRY_BYTES,
     answered,
@@ -178,12 +178,12 @@ class RedisStore(DedupStore):
         """Settle or read the layout. Raises RedisError, ConfigurationError."""
         retention = milliseconds(self._options.retention)
         name = self._prefix + b"layout"
-        wanted = b"version=2 slots=%d width=%d" % (self._slots or 32768, retention)
+        wanted = b"version=3 slots=%d width=%d" % (self._slots or 32768, retention)
         replies = self._servers.exchange(
             [(name, ("SET", name, wanted, "NX")), (name, ("GET", name))]
         )
         layout: bytes = checked(replies)[1] or b""
-        found = re.fullmatch(rb"version=2 slots=(\d+) width=([1-9]\d*)", layout)
+        found = re.fullmatch(rb"version=3 slots=(\d+) width=([1-9]\d*)", layout)
         if found is None or int(found[1]) not in SLOTS:
             raise self._servers.mistake(
                 f"its layout {layout!r} is not known to this version; use the version that made"
@@ -230,7 +230,7 @@ class RedisStore(DedupStore):
             return lambda: unpack(checked(replied())[0], len(entries))
         groups: dict[bytes, list[int]] = {}
         for index, entry in enumerate(entries):
-            tag = entry[: self._tag_length].translate(self._tag_table)
+            tag = entry[TIME_BYTES : TIME_BYTES + self._tag_length].translate(self._tag_table)
             groups.setdefault(tag, []).append(index)
         calls = []
         for tag, indices in groups.items():

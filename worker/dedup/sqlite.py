@@ -52,7 +52,7 @@ _SCHEMA = (
         place BLOB PRIMARY KEY, revision INTEGER NOT NULL, expires INTEGER NOT NULL
         ) WITHOUT ROWID""",
 )
-_LAYOUT = Layout("dedup", "dedup_meta", 2, _SCHEMA, DedupUnavailable)
+_LAYOUT = Layout("dedup", "dedup_meta", 3, _SCHEMA, DedupUnavailable)
 #: Seconds since 1970 by the database's clock, to the millisecond.
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 #: Records of one look; what is left of them is NULL, which is no record.

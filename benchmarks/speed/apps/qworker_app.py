@@ -5,7 +5,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speed.apps.work import WORK, note, work
 from speed.load import ASYNCHRONOUS, REJECTING, RETRYING, fails
@@ -87,12 +87,8 @@ def publish_all(stream: "Stream") -> None:
     kind = Tick if stream.load.ordered else Loose
 
     def event(message: "Message") -> Event:
-        return kind(
-            event_id=message.ident,
-            key=message.key,
-            number=message.number,
-            padding=message.padding,
-        )
+        given: dict[str, Any] = {"event_id": message.ident} if stream.load.random_ids else {}
+        return kind(key=message.key, number=message.number, padding=message.padding, **given)
 
     if stream.load.one_by_one:
         for message in stream:

@@ -17,17 +17,18 @@ _NONE = "none"
 #: Each a tenth of the next; as far as the scale goes.
 _SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 _MILLION = f"{1_000_000:,}"
+_RANDOM = ", random ids"
 
 
 def _cases(scale: Scale) -> Iterator[Case]:
-    for store in ("redis", "sqlite"):
+    for store, random_ids in (("redis", False), ("sqlite", False), ("sqlite", True)):
         contender = qworker(store)
         for ids in (0, *(size for size in _SIZES if size <= scale.most)):
             yield Case(
                 name=f"{ids:,}" if ids else _NONE,
-                group=contender.slug,
+                group=contender.slug + (_RANDOM if random_ids else ""),
                 contender=contender,
-                load=Load(events=scale.events),
+                load=Load(events=scale.events, random_ids=random_ids),
                 x=ids,
             )
 
@@ -35,7 +36,7 @@ def _cases(scale: Scale) -> Iterator[Case]:
 def _measure(servers: Servers, case: Case) -> dict[str, float]:
     with servers.site(case.contender, case.load) as site:
         url = site.place.dedup_url(case.contender.dedup)
-        remember(url, int(case.x or 0))
+        remember(url, int(case.x or 0), random_ids=case.load.random_ids)
         site.fill()
         if case.contender.dedup == "redis":
             tidied_up(url)
