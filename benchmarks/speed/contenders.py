@@ -97,6 +97,13 @@ def kombu() -> Contender:
     )
 
 
+def libraries() -> Contender:
+    """Return what qworker is built on, in as many processes: the floor of its memory."""
+    app = "speed.apps.libraries_app"
+    settings = "the bare loop in two processes below a third; kombu and redis-py imported in all"
+    return replace(kombu(), slug="kombu-and-redis", app=app, command=(app,), settings=settings)
+
+
 def peers() -> Iterator[Contender]:
     """Yield the peers without dedup."""
     app = "speed.apps.celery_app"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from speed.contenders import SQLITE, peers, qworker
+from speed.contenders import SQLITE, libraries, peers, qworker
 from speed.load import Load
 from speed.scenario import Bar, Case, Metric, Plot, Scale, Scenario
 from speed.site import Servers
@@ -21,7 +21,8 @@ _SETTLE = 3.0
 
 def _cases(scale: Scale) -> Iterator[Case]:
     load = Load(events=int(_RATE * scale.seconds), rate=_RATE)
-    for contender in (qworker("redis"), qworker("sqlite", broker=SQLITE), *peers()):
+    ours = qworker("redis"), qworker("sqlite", broker=SQLITE)
+    for contender in (*ours, libraries(), *peers()):
         yield Case(name=contender.slug, contender=contender, load=load)
 
 
