@@ -164,9 +164,12 @@ class Context:
 
         It leaves when the handler has returned, and is confirmed before the message counts as
         done; a handler that fails publishes nothing. Its id is derived from the message's, so
-        that a second execution publishes the same ids. Raises what encoding it raises, and
-        RuntimeError once the handler has ended.
+        that a second execution publishes the same ids. Raises what encoding it raises,
+        RuntimeError once the handler has ended, and Reject in and behind the transaction of
+        ``once``, or of an inbox: a second run may end there.
         """
+        if self._effect is not None:
+            self._effect.check_publishing()
         child = self.encode(event)
         self.children.append(child)
         if self._has_ended:  # asked last: what is told to have been published was seen by end()

@@ -79,6 +79,18 @@ class Effect:
             self._is_begun = False
             raise
 
+    def check_publishing(self) -> None:
+        """Raise Reject where the effect has begun: a run that finds it done ends there.
+
+        What is published from then on would be lost wherever this run does not come to its end.
+        """
+        if self._is_begun:
+            raise Reject(
+                f"{self._handler} calls context.publish in, or behind, the transaction that holds"
+                " its effect: a second run ends where it finds that done, and would not publish it;"
+                " call it before that, or publish on commit by an outbox"
+            )
+
     def check_committed(self) -> None:
         """Raise RuntimeError where the transaction of ``once`` was not committed; roll it back.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker.outbox")
 
-LEASE = "outbox"
+_LEASE = "outbox"
 #: Seconds between two looks at the database's silence.
 _LOOK = 0.2
 #: Seconds that the end waits for a lease store that hangs.
@@ -35,8 +35,9 @@ _FAREWELL = 2.0
 class Holding:
     """A lease of ``app``, while the database of ``store`` answers. A context manager, used once.
 
-    It is given back where nothing has been answered for ``limit`` seconds. Entering the block
-    raises what ``app.lease`` raises; ``is_mine`` is for any thread.
+    It is given back where nothing has been answered for ``limit`` seconds. ``name`` is that of the
+    outbox, where the service has several. Entering the block raises what ``app.lease`` raises;
+    ``is_mine`` is for any thread.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class Holding:
         store: Answering,
         limit: float,
         *,
+        name: str = "",
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._app = app
         self._store = store
+        #: Its name, in the lease store of the service.
+        self.lease = f"{_LEASE}:{name}" if name else _LEASE
         self._limit = limit
         self._clock = clock
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ class Holding:
             self._trouble = ""
 
     def _take(self) -> None:
-        lease = self._app.lease(LEASE)
+        lease = self._app.lease(self.lease)
         lease.__enter__()
         with self._lock:
             if not self._ends.is_set():

@@ -51,9 +51,11 @@ def run(  # noqa: PLR0913 - the options of a command
     pause: float = 0.5,
     grace: float = 1.0,
     burst: bool = False,
+    name: str = "",
 ) -> int:
     """Relay what is in ``store`` while this process has the lease; return an exit code.
 
+    ``name`` tells it from the other outboxes of the service, if any: each has a lease of its own.
     0: asked to end, or with ``burst`` nothing is left; 75: with ``burst``, what is left is refused.
     For the main thread, whose SIGTERM and SIGINT it takes. Raises ConfigurationError,
     OutboxUnavailable and LeasesUnavailable where it cannot begin within ``connect_timeout``.
@@ -62,7 +64,7 @@ def run(  # noqa: PLR0913 - the options of a command
     rows = Answering(store)
     with _until_signalled() as signalled:
         _wait_for(rows, signalled, app.settings.connect_timeout)
-        with Holding(app, rows, max(app.settings.lease_ttl, _SILENCE)) as lease:
+        with Holding(app, rows, max(app.settings.lease_ttl, _SILENCE), name=name) as lease:
             relay = Relay(
                 app,
                 rows,
@@ -70,7 +72,12 @@ def run(  # noqa: PLR0913 - the options of a command
                 batch=batch,
                 grace=0.0 if burst else grace,
             )
-            logger.info("relaying the outbox of %s", app.name)
+            logger.info(
+                "relaying the outbox of %s under the lease %s:%s",
+                app.name,
+                app.name,
+                lease.lease,
+            )
             running = _Running(relay, stop, pause=pause, burst=burst)
             running.start()
             while running.is_alive() and not signalled.yet:

@@ -27,6 +27,7 @@ instead of point 2: the handler fails, and finds the row at its next attempt.
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -283,7 +284,7 @@ def _in_one_part(session: Session) -> Iterator[None]:
     session.info[_KEY] = False
     try:
         yield
-    except Exception as error:
+    except (Exception, CancelledError) as error:  # a coroutine is cancelled where its time is over
         if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.pool import StaticPool
 from worker.contrib.outbox import Sender, columns_of, encoded
 from worker.contrib.sqlalchemy.inbox import is_over
 from worker.contrib.sqlalchemy.pending import Pending
@@ -57,6 +58,12 @@ class Outbox:
             raise ConfigurationError(
                 "an outbox is given the engine of its database, as in Outbox(app, engine), and not"
                 f" this {type(engine).__name__}"
+            )
+        if engine is not None and isinstance(engine.pool, StaticPool):
+            raise ConfigurationError(
+                "the engine of this outbox has one connection for all threads (StaticPool), and the"
+                " outbox sends by a thread of its own, which would commit what is open there: give"
+                " it an engine with another pool, or none, as in Outbox(app): then a relay sends"
             )
         self._app = app
         self._sender = None if engine is None else Sender(app, OutboxRows(engine, app.name))

@@ -165,10 +165,13 @@ class OutboxRows:
     @contextmanager
     def _talking(self) -> Iterator[Connection]:
         """Give a connection that commits each statement. Raises OutboxUnavailable."""
+        # Errors of the driver come as they are where a connection is prepared: SQLAlchemy wraps
+        # those of statements.
+        driver = self._engine.dialect.loaded_dbapi.Error
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, driver) as error:
             reason = getattr(error, "orig", None) or error
             told = " ".join(str(reason).split())
             raise OutboxUnavailable(f"the outbox at {self._where}: {told}") from error

@@ -114,7 +114,8 @@ def test_it_sends_what_comes_until_it_is_asked_to_end(
         until(office.is_empty, 30, "the row is sent")
     code, log = ended(relay, number)
     assert code == 0
-    assert "relaying the outbox of desk" in [record["message"] for record in log]
+    told = [record["message"] for record in log]
+    assert "relaying the outbox of desk under the lease desk:outbox" in told
     assert office.received() == [0, 1, 2]
 
 
@@ -132,6 +133,28 @@ def test_another_one_waits_and_takes_over_where_the_first_is_killed(office: Offi
     assert code == 0
     assert ["has the lease" in record["message"] for record in log].count(True) == 1
     assert office.received() == [0, 1, 2]
+
+
+@on_sqlite
+def test_outboxes_in_two_databases_have_a_relay_each_by_their_names(
+    office: Office, tmp_path: Path
+) -> None:
+    """As Django has them, by ``using``."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'other.db'}")
+    create_tables(engine)
+    other = AlchemyDesk(App("desk", broker=office.broker), engine)
+    first = office.begin()
+    office.desk.leave(Noted(key="a", number=0))
+    until(office.is_empty, 30, "the first one sends")
+    second = office.begin("--database", str(engine.url), "--name", "other")
+    other.leave(Noted(key="b", number=1))
+    until(lambda: not other.left(), 30, "the second one sends, though the first has its lease")
+    assert ended(first, signal.SIGTERM)[0] == 0
+    code, log = ended(second, signal.SIGTERM)
+    assert code == 0
+    assert "this process has the lease desk:outbox:other" in [each["message"] for each in log]
+    assert office.received() == [0, 1]
+    engine.dispose()
 
 
 def sessions(office: Office, query: str, *, waiting: bool = False) -> list[int]:

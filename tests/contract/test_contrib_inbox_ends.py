@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -53,10 +54,12 @@ def inbox(engine: Engine) -> Inbox[Session]:
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
-def handled(handle: Callable[..., Any], *, attempts: int = 1) -> list[str]:
+def handled(
+    handle: Callable[..., Any], *, attempts: int = 1, timeout: float | None = None
+) -> list[str]:
     """Let it handle an event; return why that is set aside, if it is."""
     app = App("shop")
-    app.on(Ordered, name="book", retry=RetryPolicy(attempts=attempts))(handle)
+    app.on(Ordered, name="book", retry=RetryPolicy(attempts=attempts), timeout=timeout)(handle)
     with TestWorker(app) as worker:
         worker.publish(Ordered(number=1))
         worker.run()
@@ -241,6 +244,18 @@ class TestCommitted:
                 raise ValueError("half of it")
 
         (reason,) = handled(handle, attempts=3)
+        assert "ended within its block by a commit" in reason
+        assert effects(engine) == (1, 1)
+
+    def test_so_is_what_runs_out_of_time_after_it(self, engine: Engine, database: Database) -> None:
+        async def handle(event: Ordered, context: Context) -> None:
+            own = create_async_engine(database.async_url, poolclass=NullPool)
+            async with AsyncInbox(async_sessionmaker(own)).transaction(context) as session:
+                session.add(Line(number=event.number))
+                await session.commit()
+                await asyncio.Event().wait()
+
+        (reason,) = handled(handle, attempts=3, timeout=0.5)
         assert "ended within its block by a commit" in reason
         assert effects(engine) == (1, 1)
 

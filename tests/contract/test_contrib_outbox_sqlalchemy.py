@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy import event as events
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 from worker.contrib.outbox import OutboxUnavailable
 from worker.contrib.sqlalchemy import Outbox, OutboxRows
 from worker.contrib.sqlalchemy.tables import outbox_table
@@ -208,6 +208,35 @@ def test_an_outbox_of_what_is_no_engine_is_refused_at_once(desk: AlchemyDesk) ->
     for wrong in (desk.sessions, "sqlite:///bank.db", desk.sessions()):
         with pytest.raises(ConfigurationError, match=r"Outbox\(app, engine\)"):
             Outbox(desk.app, wrong)
+
+
+def test_nor_is_one_whose_connection_is_everybodys(desk: AlchemyDesk) -> None:
+    """The thread that sends would commit what is open there."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with pytest.raises(ConfigurationError, match="one connection for all threads"):
+        Outbox(desk.app, engine)
+    Outbox(desk.app)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_connection_that_is_lost_as_it_is_prepared_is_an_outage(
+    database: Database, engine: Engine
+) -> None:
+    """The driver's error comes as it is there."""
+    own = create_engine(database.url, pool_pre_ping=True)
+    rows = OutboxRows(own, "desk")
+    rows.newest()
+
+    @events.listens_for(own, "checkout")  # behind the ping
+    def lose(lost: Any, *_: object) -> None:
+        with engine.connect() as connection:
+            connection.execute(text(f"KILL {lost.thread_id()}"))
+
+    with pytest.raises(OutboxUnavailable, match="the outbox at mysql"):
+        rows.newest()
+    events.remove(own, "checkout", lose)
+    assert rows.newest() == 0
+    own.dispose()
 
 
 def test_publishing_begins_a_transaction_and_talks_to_nobody(desk: AlchemyDesk) -> None:

@@ -29,6 +29,8 @@ class MariaDB(Server):
         self._names = (f"test_{number}" for number in count(1))
         super().__init__(folder, guard)
         self._data = folder / "data"
+        #: Its own: one that starts removes all temporary tables there, also those of another one.
+        self._temporary = folder / "tmp"
 
     @property
     def url(self) -> str:
@@ -45,6 +47,7 @@ class MariaDB(Server):
 
     def prepare(self) -> None:
         """Make the system's tables, and a user who needs no password."""
+        self._temporary.mkdir(exist_ok=True)
         options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
         installing = self.spawn([self._install, "--no-defaults", *self._options(), *options])
         code = installing.wait(_SETTING_UP)
@@ -79,7 +82,8 @@ class MariaDB(Server):
 
     def _options(self) -> list[str | Path]:
         """Return what both programs are told. MariaDB runs as root only where that is said."""
-        return [f"--datadir={self._data}", *(["--user=root"] if os.geteuid() == 0 else [])]
+        places = [f"--datadir={self._data}", f"--tmpdir={self._temporary}"]
+        return [*places, *(["--user=root"] if os.geteuid() == 0 else [])]
 
     def _connect(self) -> pymysql.Connection[pymysql.cursors.Cursor]:
         return pymysql.connect(

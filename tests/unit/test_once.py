@@ -223,6 +223,61 @@ def test_an_integration_and_once_are_two_transactions(books: Books) -> None:
     assert database.lines == []
 
 
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_what_is_published_in_or_behind_the_effect_is_refused(
+    books: Books, *, is_behind: bool
+) -> None:
+    """A second run ends at the effect, and would not publish it."""
+    database = Elsewhere()
+
+    def handle(_: Order, context: Context) -> None:
+        context.publish(Note(text="before it"))
+        with database.transaction(context) as lines:
+            lines.append(1)
+            if not is_behind:
+                context.publish(Note(text="in it"))
+        context.publish(Note(text="behind it"))
+
+    (reason,) = reasons(handle)
+    assert "calls context.publish in, or behind, the transaction" in reason
+    assert database.lines == ([1] if is_behind else [])
+
+    def do_it_once(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            context.once(db)
+            if is_behind:
+                db.commit()
+            context.publish(Note(text="too late"))
+
+    (reason,) = reasons(do_it_once)
+    assert "calls context.publish in, or behind, the transaction" in reason
+    assert books.lines() == []
+
+
+def test_what_knows_that_it_was_done_may_publish_behind_it() -> None:
+    database, app = Elsewhere(), App("shop")
+    lost = iter([True, False])
+
+    @app.on(Order, retry=RetryPolicy(attempts=2))
+    def book(_: Order, context: Context) -> None:
+        try:
+            with database.transaction(context) as lines:
+                lines.append(1)
+        except AlreadyDone:
+            context.publish(Note(text="done"))
+        if next(lost):
+            raise RuntimeError("the process dies here")
+
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert [letter.reason for letter in worker.dead_letters] == []
+        assert [message.payload for message in worker.published if message.name == "note"] == [
+            {"text": "done"}
+        ]
+    assert database.lines == [1]
+
+
 def test_a_handler_that_does_it_once_is_idempotent(books: Books) -> None:
     app, database = App("shop"), Elsewhere()
 

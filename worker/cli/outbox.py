@@ -12,6 +12,7 @@ from worker.cli.options import Seconds, SettingsCommand, WholeNumber, example, s
 from worker.errors import ConfigurationError
 from worker.extras import how_to_install
 from worker.logs import configure_early, configure_logging
+from worker.names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +76,15 @@ _VARIABLE = "QWORKER_OUTBOX_URL"
     metavar="SECONDS",
     help="For which a row is left to the process that wrote it. [default: 1]",
 )
+@click.option(
+    "--name",
+    default="",
+    metavar="NAME",
+    help="Of this outbox, where the service has more of them, in other databases: one relay a name"
+    " works at a time. [default: none]",
+)
 @click.option("--burst", is_flag=True, help="Exit as soon as nothing is left.")
-def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
+def outbox(options: dict[str, Any], database: str, name: str, **given: Any) -> int:
     """Send the events that are committed in a database and not confirmed by the broker.
 
     The processes that publish send them at once; what a crash or an outage leaves is sent by this
@@ -92,6 +100,8 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
     refused by the broker.
     """
     configure_early(options)
+    if name:
+        check_name(name, "--name")
     app, settings = load(options)
     configure_logging(settings.log_format, settings.log_level, service=app.name)
     if settings.broker.startswith("memory:"):
@@ -101,7 +111,7 @@ def outbox(options: dict[str, Any], database: str, **given: Any) -> int:
     run: Callable[..., int] = importlib.import_module(_RELAY).run
     store = _open(database, app.name)
     try:
-        return run(app, store, **given)
+        return run(app, store, name=name, **given)
     finally:
         store.close()
 
