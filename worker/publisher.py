@@ -150,13 +150,19 @@ class Publisher:
         self.send(outgoing)
         return outgoing.message_id
 
-    def send(self, outgoing: Outgoing) -> None:
-        """Put a message on its way that is encoded already. Raises BrokerUnreachable."""
+    def send(self, outgoing: Outgoing, *, is_kept: bool = False) -> None:
+        """Put a message on its way that is encoded already. Raises BrokerUnreachable.
+
+        ``is_kept``: its sender has it until it is confirmed. So it is not sent to a file that no
+        service ever used, where it would go nowhere: then BrokerUnreachable is raised as well.
+        """
         with self._gate:
             outbound = self._outbound or self._connect()
             if outbound.outstanding >= WINDOW:
                 self._move(until=_REFILL)
                 outbound = self._outbound or self._connect()
+            if self._is_lonely and is_kept:
+                self._refuse_lonely(outbound)
             if self._is_lonely and not outgoing.mandatory:  # of one that is, its publisher is told
                 self._tell_lonely(outgoing)
             outbound.send((outgoing,))
@@ -328,13 +334,26 @@ class Publisher:
         self._is_lonely = is_lonely
         return Outbound(connection, self._settings.broker)
 
+    def _refuse_lonely(self, outbound: Outbound) -> None:
+        """Raise BrokerUnreachable unless a service has come to the file by now."""
+        self._is_lonely = not outbound.connection.connection.has_queues
+        if self._is_lonely:
+            raise BrokerUnreachable(
+                f"{self._lonely}, so that what is sent would go nowhere: start the service with it"
+                " (or 'qworker topology --declare'), or say another --broker"
+            )
+
     def _tell_lonely(self, outgoing: Outgoing) -> None:
         """Say, once, that events are published where nobody is: in the wrong folder, mostly."""
         self._is_lonely = False
         logger.warning(
-            "%s is %s, and no service was ever started with it: %r goes nowhere, and so does every"
-            " event until one was (or 'qworker topology --declare'). Is it the file that is meant?",
-            self._settings.broker,
-            Path(sqlite_path(self._settings.broker)).absolute(),
+            "%s: %r goes nowhere, and so does every event until one was (or 'qworker topology"
+            " --declare'). Is it the file that is meant?",
+            self._lonely,
             outgoing.routing_key,
         )
+
+    @property
+    def _lonely(self) -> str:
+        file = Path(sqlite_path(self._settings.broker)).absolute()
+        return f"{self._settings.broker} is {file}, and no service was ever started with it"

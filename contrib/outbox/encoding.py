@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from worker import Relayed
+from worker import Context, Relayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker import App, Command, Context, Event, Outgoing
+    from worker import App, Command, Event, Outgoing
 
 
 def encoded(  # noqa: PLR0913 - the facts of a message
@@ -26,6 +26,11 @@ def encoded(  # noqa: PLR0913 - the facts of a message
     Raises TypeError where the arguments do not go together, and what encoding it raises.
     """
     if context is not None:
+        if not isinstance(context, Context):
+            raise TypeError(
+                f"publish_on_commit: its context comes behind the event, and this is a"
+                f" {type(context).__name__}"
+            )
         if headers is not None or priority is not None or correlation_id is not None:
             raise TypeError("with a context, headers come by Relayed, and the rest by itself")
         return context.encode(event)

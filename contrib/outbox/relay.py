@@ -22,7 +22,7 @@ from worker.contrib.outbox.resting import Rests
 from worker.contrib.outbox.rows import Bounds, OutboxUnavailable
 from worker.contrib.outbox.shipping import released, ship
 
-from worker import QworkerError
+from worker import BrokerUnreachable, QworkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,11 +105,14 @@ class Relay:
     def run(self, stop: Event, *, pause: float, burst: bool = False) -> Pass:
         """Make a pass every ``pause`` seconds until ``stop`` is set; return the last one.
 
-        With ``burst`` until nothing is left but what is refused.
+        With ``burst`` until nothing is left but what is refused, also where somebody else has the
+        lease and sends it. Raises BrokerUnreachable then, for who waits for an end.
         """
         passed, waits = Pass(), pause
         while not stop.is_set():
             if not (self._may_go_on() or self._is_silent):
+                if burst and self._is_empty():
+                    break
                 stop.wait(_LOOK)
                 continue
             try:
@@ -118,6 +121,8 @@ class Relay:
                     continue
                 passed = self.turn()
             except QworkerError as error:
+                if burst and isinstance(error, BrokerUnreachable):
+                    raise
                 self._is_silent = isinstance(error, OutboxUnavailable)
                 self._miss(error)
                 waits = min(2 * waits, max(pause, _LONGEST_PAUSE))
@@ -128,6 +133,14 @@ class Relay:
                     break
             stop.wait(waits)
         return passed
+
+    def _is_empty(self) -> bool:
+        """Tell whether nothing is left, as far as the database tells."""
+        try:
+            return self._store.newest() == 0
+        except OutboxUnavailable as error:
+            self._miss(error)
+            return False
 
     def turn(self) -> Pass:
         """Make one pass. Raises what the store, or the broker, raises."""

@@ -72,12 +72,12 @@ def run(  # noqa: PLR0913 - the options of a command
                 batch=batch,
                 grace=0.0 if burst else grace,
             )
-            logger.info(
-                "relaying the outbox of %s under the lease %s:%s",
-                app.name,
-                app.name,
-                lease.lease,
+            told = (
+                "relaying the outbox of %s under the lease %s"
+                if lease.is_mine()
+                else "another process relays the outbox of %s; this one waits for the lease %s"
             )
+            logger.info(told, app.name, f"{app.name}:{lease.lease}")
             running = _Running(relay, stop, pause=pause, burst=burst)
             running.start()
             while running.is_alive() and not signalled.yet:

@@ -21,12 +21,12 @@ from worker.contrib.sqlalchemy.inbox import is_over
 from worker.contrib.sqlalchemy.pending import Pending
 from worker.contrib.sqlalchemy.rows import OutboxRows
 
-from worker import ConfigurationError, Reject
+from worker import App, ConfigurationError, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker import App, Command, Context, Event, Outgoing, Relayed
+    from worker import Command, Context, Event, Outgoing, Relayed
 
     AnySession = (
         Session | scoped_session[Session] | AsyncSession | async_scoped_session[AsyncSession]
@@ -54,6 +54,11 @@ class Outbox:
     """
 
     def __init__(self, app: App, engine: Engine | None = None) -> None:
+        if not isinstance(app, App):
+            raise ConfigurationError(
+                "an outbox is given the app whose events it publishes, as in Outbox(app, engine),"
+                f" and not this {type(app).__name__}"
+            )
         if not isinstance(engine, Engine | AsyncEngine | None):
             raise ConfigurationError(
                 "an outbox is given the engine of its database, as in Outbox(app, engine), and not"
@@ -87,6 +92,7 @@ class Outbox:
         ``after_commit``, and Reject where ``inbox.transaction`` gave the session, and that
         transaction is committed.
         """
+        plain = _plain(session)
         outgoing: Outgoing = encoded(
             self._app,
             event,
@@ -96,7 +102,6 @@ class Outbox:
             correlation_id=correlation_id,
         )
         row = columns_of(self._app.name, outgoing)
-        plain = _plain(session)
         if is_over(plain):
             raise Reject(_TOO_LATE)
         Pending.of(plain).add(plain, self._sender, row)
@@ -114,4 +119,9 @@ def _plain(session: AnySession) -> Session:
     """Return the session behind a registry, and behind one of asyncio."""
     if isinstance(session, scoped_session | async_scoped_session):
         session = session()
+    if not isinstance(session, Session | AsyncSession):
+        raise TypeError(
+            "publish_on_commit(session, event, context): its session comes first, and this is a"
+            f" {type(session).__name__}"
+        )
     return session.sync_session if isinstance(session, AsyncSession) else session

@@ -87,7 +87,8 @@ class OutboxRows:
             # What SQLAlchemy says of it may have a part of the password.
             raise ConfigurationError(
                 f"the database {url.partition(':')[0]}: this is no URL as SQLAlchemy has them:"
-                " driver://user:password@host:port/name, with what is special in a password escaped"
+                " postgresql://user@host:port/name, say, or sqlite:///file.db; what is special in"
+                " a password is escaped"
             ) from None
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -97,7 +98,10 @@ class OutboxRows:
             raise ConfigurationError(_unknown(parsed)) from None
         except ImportError as error:  # told on: whoever knows how a driver is installed says so
             where = parsed.render_as_string(hide_password=True)
-            raise ConfigurationError(f"the database {where}: {error}") from error
+            told = f"the database {where}: {error}"
+            if parsed.drivername in _MYSQL:
+                told += f" (a driver that is installed is named by {parsed.drivername}+pymysql://)"
+            raise ConfigurationError(told) from error
         except (ArgumentError, TypeError, ValueError) as error:
             where = parsed.render_as_string(hide_password=True)
             raise ConfigurationError(f"the database {where}: {error}") from None

@@ -6,9 +6,11 @@ import gzip
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,22 @@ def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:
 
     assert "no such file" in told
     assert not (shell.folder / "a.db").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("archive", "list"), ("archive", "info"), ("replay", "--to", "bank", "--dry-run")],
+    ids=" ".join,
+)
+def test_nor_in_a_database_of_somebody_else(shell: Shell, words: tuple[str, ...]) -> None:
+    file = shell.folder / "shop.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE stock (sku TEXT)")
+    before = file.read_bytes()
+    told = shell.run(*words, "--archive", "sqlite:///shop.db", code=2).err
+
+    assert "there is no archive in this file" in told
+    assert file.read_bytes() == before
 
 
 def test_where_the_archive_is_has_to_be_said_where_the_broker_is_no_file(shell: Shell) -> None:

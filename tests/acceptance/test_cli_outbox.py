@@ -157,6 +157,42 @@ def test_outboxes_in_two_databases_have_a_relay_each_by_their_names(
     engine.dispose()
 
 
+@on_sqlite
+def test_a_burst_beside_another_one_ends_when_nothing_is_left(office: Office) -> None:
+    first = office.begin()
+    office.desk.leave(Noted(key="a", number=0))
+    until(office.is_empty, 30, "the first one sends")
+    result = office.shell.run("outbox", "--burst")
+    assert "another process relays the outbox of desk" in result.err
+    assert ended(first, signal.SIGTERM)[0] == 0
+
+
+@on_sqlite
+def test_a_burst_does_not_wait_for_a_broker_that_is_away(office: Office) -> None:
+    office.desk.leave(Noted(key="a", number=0))
+    away = ("--broker", "amqp://127.0.0.1:1//", "--dedup", office.broker)
+    result = office.shell.run("outbox", "--burst", *away, "--connect-timeout", "0.2", code=4)
+    assert "127.0.0.1:1" in result.err
+    assert office.desk.left() == 1
+
+
+@on_sqlite
+def test_rows_are_kept_from_a_file_that_no_service_was_started_with(
+    office: Office, tmp_path: Path
+) -> None:
+    """It is that of another folder, mostly, and whatever is sent there goes nowhere."""
+    office.desk.leave(Noted(key="a", number=0))
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    result = office.shell.run("outbox", "--burst", "--broker", elsewhere, code=4)
+    assert "no service was ever started with it" in result.err
+    assert office.desk.left() == 1
+    relay = office.begin("--broker", elsewhere)
+    office.shell.run("topology", "--declare", "--broker", elsewhere)
+    until(office.is_empty, 30, "a service has come, and the row is sent")
+    assert ended(relay, signal.SIGTERM)[0] == 0
+    assert len(messages(elsewhere, _QUEUE)) == 1
+
+
 def sessions(office: Office, query: str, *, waiting: bool = False) -> list[int]:
     """Return the server's processes for other sessions, by what was asked of them last."""
     look = text(
@@ -252,7 +288,7 @@ def test_it_waits_for_a_broker_that_is_away_and_says_so_once(office: Office) -> 
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        ((), 2, "Missing option '--database'"),
+        ((), 2, "or set QWORKER_OUTBOX_URL"),
         (("--database", "sqlite:///nothing.db"), 3, "sqlite:///nothing.db: there is no such file"),
         (("--database", "sqlite:///nowhere/n.db"), 3, "there is no such file"),
         (("--database", "sqllite:///x.db"), 3, "sqllite:///x.db: did you mean sqlite://?"),

@@ -414,3 +414,32 @@ def test_a_pipe_that_pauses_keeps_nothing_back(bench: Bench) -> None:
         give({"name": "file.changed", "key": "k"}, number)
     out, _ = stream.communicate(timeout=PATIENCE)
     assert out.startswith(b"published 3 in ")
+
+
+_PRICES = """\
+from worker import App, Event
+
+app = App("bank")
+
+
+class PriceChanged(Event, name="price.changed", key="article", revision="number"):
+    article: str
+    number: int
+
+
+@app.on(PriceChanged)
+def handle(event):
+    pass
+"""
+
+
+def test_the_revision_is_what_its_class_says(embedded_bench: Bench) -> None:
+    embedded_bench.write("prices.py", _PRICES)
+    embedded_bench.run("topology", "--app", "prices", "--declare")
+    price = ("--app", "prices", "price.changed", "article=a")
+    embedded_bench.publish(*price, "number:=7")
+    refused = embedded_bench.publish(*price, "number:=-1", code=2).err
+
+    assert "its revision is -1; an integer from 0" in refused
+    (message,) = embedded_bench.arrived()
+    assert message.properties["application_headers"]["qw-revision"] == 7

@@ -143,6 +143,7 @@ def test_mistakes_are_told_with_what_was_meant(
     assert "the replay abc-2 is done already" in command.run("--pause", "abc-2", code=2)
     assert "the replay abc-1 is done already" in command.run("--cancel", "abc-1", code=2)
     assert "has run already" in command.run("--hold-live", code=2)
+    assert "has run already" in command.run("--hold-live", "--dry-run", code=2)
     assert "gap" in command.run("--hold-live", "--until", "1h", code=2)
     assert "another memory" in command.run("--hold-live", "--again", code=2)
     assert "do not go together" in command.run("--list", "--pause", "x", code=2)
@@ -294,6 +295,27 @@ def test_a_replay_that_holds_is_gone_on_with_and_cancelled_as_it_says(
     assert command.replay("one").state is State.PAUSED
 
     assert "one is cancelled" in command.run("--cancel", "one")
+
+
+def test_one_that_holds_and_has_sent_all_says_that_the_service_is_to_be_started(
+    serve: Serve, embedded: Place, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/archive.db"
+    fill(url, 3)
+    archive = archiving(serve, embedded, url)
+    archive.start_ready("--shards", "2")
+    service = serve(embedded, "steps", archive_url=url)
+    command = Command(service, url)
+
+    command.begin("--hold-live", "--id", "one")
+    eventually(lambda: "start it now (in another terminal)" in command.said, "all is sent")
+    command.interrupt()
+    assert command.ended() == 130
+    told = command.run("--resume", "one", code=2)
+    assert "has sent all: start steps" in told
+    service.start_ready()
+    eventually(lambda: effects(service, COUNT) == 3, "it begins with the past")
+    assert service.drain() == archive.drain() == 0
 
 
 def fill(url: str, number: int, headers: str = "{}") -> None:

@@ -210,6 +210,17 @@ def test_an_outbox_of_what_is_no_engine_is_refused_at_once(desk: AlchemyDesk) ->
             Outbox(desk.app, wrong)
 
 
+def test_arguments_in_another_order_are_told(desk: AlchemyDesk) -> None:
+    wrong: Any = Noted(key="a", number=0)
+    with pytest.raises(TypeError, match="its session comes first, and this is a Noted"):
+        desk.outbox.publish_on_commit(wrong, wrong)
+    with desk.sessions() as session, pytest.raises(TypeError, match="this is a Noted"):
+        desk.outbox.publish_on_commit(session, wrong, wrong)
+    wrong = desk.engine
+    with pytest.raises(ConfigurationError, match="is given the app"):
+        Outbox(wrong)
+
+
 def test_nor_is_one_whose_connection_is_everybodys(desk: AlchemyDesk) -> None:
     """The thread that sends would commit what is open there."""
     engine = create_engine("sqlite://", poolclass=StaticPool)

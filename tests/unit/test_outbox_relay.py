@@ -68,7 +68,8 @@ class Broker:
         sent: list[str] = []
 
         class Out:
-            def send(self, outgoing: Outgoing) -> None:
+            def send(self, outgoing: Outgoing, *, is_kept: bool) -> None:
+                assert is_kept
                 sent.append(outgoing.message_id)
 
         yield Out()

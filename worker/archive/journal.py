@@ -155,6 +155,11 @@ class Journal:
         Raises UsageError where there is none, it is over, or somebody is at it.
         """
         version, found = self.find(replay_id)
+        if found.state is State.DONE and found.holds:
+            raise UsageError(
+                f"the replay {replay_id} has sent all: start {found.service}, if it does not run,"
+                " and it goes over to what is live by itself"
+            )
         if found.state in (State.DONE, State.CANCELLED):
             raise UsageError(f"the replay {replay_id} is {found.state.value}: begin another")
         if self.is_alive(found):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ _POSTGRES = Later("worker.archive.postgres", "PostgresArchive", "postgres")
 #: Other distributions register the class of their archive here, under its URL scheme.
 ENTRY_POINTS = "qworker.archive"
 
+_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'archive_meta'"
 _CATALOG: Catalog[Archive] = Catalog(
     "archive",
     Archive,
@@ -54,3 +57,15 @@ def open_archive(url: str, options: ArchiveOptions | None = None) -> Archive:
 def is_missing(url: str) -> bool:
     """Tell whether it is a file that is not there: whoever reads must not create it."""
     return url.startswith("sqlite:") and not Path(path_of(url, "archive")).exists()
+
+
+def is_another(url: str) -> bool:
+    """Tell whether it is a file of SQLite's without an archive: who reads must not make one."""
+    if not url.startswith("sqlite:") or is_missing(url):
+        return False
+    file = Path(path_of(url, "archive")).absolute()
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(_HAS_TABLE).fetchone() is None
+    except sqlite3.Error:  # whoever opens it tells better what is wrong
+        return False

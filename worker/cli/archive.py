@@ -11,7 +11,7 @@ import click
 import msgspec
 import orjson
 
-from worker.archive.open import archive_url, is_missing, open_archive
+from worker.archive.open import archive_url, is_another, is_missing, open_archive
 from worker.archive.selection import Selection
 from worker.archive.walk import count_all, pages
 from worker.cli.group import Group
@@ -106,6 +106,11 @@ def opened(options: Mapping[str, object], *, to_write: bool = False) -> Iterator
         raise UsageError(
             f"{mask_url(url)}: there is no such file, so nothing was archived there: start the"
             " archive ('qworker archive start'), or say another --archive"
+        )
+    if not to_write and is_another(url):
+        raise UsageError(
+            f"{mask_url(url)}: there is no archive in this file, so nothing was archived there: say"
+            " another --archive"
         )
     with closing(open_archive(url)) as archive:
         yield archive

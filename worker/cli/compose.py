@@ -17,6 +17,7 @@ from worker.ids import new_id
 from worker.message import Message, key_of, schema_of
 from worker.names import check_name
 from worker.payload import Decoder, Unfit, decoder_for
+from worker.revisions import REVISION_HEADER, revision_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,12 +79,14 @@ class Composer:
         message_id = wanted.id or new_id()
         key, to = wanted.key, wanted.to
         self._check(wanted, message_id)
-        kind = self._classes.get(wanted.name)
+        kind, headers = self._classes.get(wanted.name), wanted.headers
         if kind is not None:
             to = _recipient(kind, to)
             wanted = replace(wanted, payload=_as_declared(kind, wanted))
-            derived = self._key(kind, wanted, message_id)
+            derived, revision = self._key_and_revision(kind, wanted, message_id)
             key = derived if key is None else key
+            if revision is not None:
+                headers = {REVISION_HEADER: revision, **headers}
         elif self._app is not None and not self._app.route(wanted.name):
             raise WrongMessage(f"{wanted.name!r}: {self._unknown(wanted.name)}")
         try:
@@ -93,7 +96,7 @@ class Composer:
                 message_id=message_id,
                 key=key,
                 to=to,
-                headers=wanted.headers,
+                headers=headers,
                 priority=wanted.priority,
                 transient=wanted.transient,
             )
@@ -146,8 +149,10 @@ class Composer:
         if wanted.key is not None and not 0 < len(wanted.key) <= _MAX_KEY:
             raise WrongMessage(f"a key has 1 to {_MAX_KEY} characters")
 
-    def _key(self, kind: EventClass, wanted: Wanted, message_id: str) -> str | None:
-        """Read the payload as ``kind``, as its consumers will; return its key."""
+    def _key_and_revision(
+        self, kind: EventClass, wanted: Wanted, message_id: str
+    ) -> tuple[str | None, int | None]:
+        """Read the payload as ``kind``, as its consumers will; return what the class says of it."""
         decode = self._decoders.get(wanted.name)
         if decode is None:
             decode = self._decoders[wanted.name] = decoder_for(kind)
@@ -161,9 +166,15 @@ class Composer:
         sent: dict[str, msgspec.Raw] = _fields_sent.decode(wanted.payload)
         self._strange.update((wanted.name, each) for each in sent.keys() - _fields(kind))
         try:
-            return key_of(event)
+            key = key_of(event)
         except Exception as error:
             raise WrongMessage(f"{wanted.name}: its key: {error}") from error
+        try:
+            return key, revision_of(event)
+        except ValueError as error:  # it names the event
+            raise WrongMessage(str(error)) from error
+        except Exception as error:
+            raise WrongMessage(f"{wanted.name}: its revision: {error}") from error
 
     def _unknown(self, name: str) -> str:
         assert self._app is not None  # noqa: S101 - the caller looked

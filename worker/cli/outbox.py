@@ -51,7 +51,6 @@ _VARIABLE = "QWORKER_OUTBOX_URL"
     "--database",
     metavar="URL",
     envvar=_VARIABLE,
-    required=True,
     help="Where the table qworker_outbox is, as SQLAlchemy has it; or django://ALIAS."
     f" [{_VARIABLE}]",
 )
@@ -83,8 +82,8 @@ _VARIABLE = "QWORKER_OUTBOX_URL"
     help="Of this outbox, where the service has more of them, in other databases: one relay a name"
     " works at a time. [default: none]",
 )
-@click.option("--burst", is_flag=True, help="Exit as soon as nothing is left.")
-def outbox(options: dict[str, Any], database: str, name: str, **given: Any) -> int:
+@click.option("--burst", is_flag=True, help="Exit as soon as nothing is left, whoever sent it.")
+def outbox(options: dict[str, Any], database: str | None, name: str, **given: Any) -> int:
     """Send the events that are committed in a database and not confirmed by the broker.
 
     The processes that publish send them at once; what a crash or an outage leaves is sent by this
@@ -96,10 +95,15 @@ def outbox(options: dict[str, Any], database: str, name: str, **given: Any) -> i
     is sent by the next one.
 
     Exit codes: 0 asked to end, or nothing is left; 2 usage; 3 the app, its settings or the database
-    are wrong; 4 the database or the lease store not reachable; 75 with --burst, what is left is
-    refused by the broker.
+    are wrong; 4 the database or the lease store not reachable, with --burst the broker; 75 with
+    --burst, what is left is refused by the broker.
     """
     configure_early(options)
+    if not database:
+        raise click.UsageError(
+            "where is the table qworker_outbox? Say --database URL, as in sqlite:///bank.db, or set"
+            f" {_VARIABLE}"
+        )
     if name:
         check_name(name, "--name")
     app, settings = load(options)

@@ -267,7 +267,10 @@ def _tell_done(stint: Stint, *, as_json: bool) -> int:
 def _rehearse(
     archive: Archive, wanted: Selection, to: Recipient, asked: Mapping[str, Any], *, as_json: bool
 ) -> int:
-    """Tell what would be sent."""
+    """Tell what would be sent. Raises UsageError where it would be refused."""
+    with _seam(to, holds=asked["holds"]) as seam:
+        if seam is not None:
+            seam.check_new()
     tallies = count_all(archive, wanted, *archive.span(wanted))
     if as_json:
         emit_json(summary(tallies))

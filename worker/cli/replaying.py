@@ -156,8 +156,9 @@ def _wait_until_live(seam: Seam, service: str, patience: float, *, quiet: bool) 
     while patiently(seam.phase, patience) not in (None, Phase.REMOVE):
         if not told:
             note(
-                f"{service} handles the rest of the past, then goes over to what is live; that goes"
-                " on without this command, as soon as the service runs"
+                f"{service} handles the rest of the past, then goes over to what is live, as soon"
+                " as it runs: start it now (in another terminal). This command waits until it is"
+                " live; Ctrl-C ends the waiting alone"
             )
         told = True
         time.sleep(_LOOK)
