@@ -84,8 +84,8 @@ class Publisher:
         self._timer: threading.Timer | None = None
         #: Messages confirmed since it was made.
         self.confirmed = 0
-        #: The broker is a file that no service ever used, and that was not told yet.
-        self._is_lonely = False
+        #: The broker is a file that no service ever used; and that is still to be told.
+        self._is_lonely = self._tells_lonely = False
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -163,7 +163,7 @@ class Publisher:
                 outbound = self._outbound or self._connect()
             if self._is_lonely and is_kept:
                 self._refuse_lonely(outbound)
-            if self._is_lonely and not outgoing.mandatory:  # of one that is, its publisher is told
+            if self._tells_lonely and not outgoing.mandatory:  # of one that is, its sender is told
                 self._tell_lonely(outgoing)
             outbound.send((outgoing,))
             if self._outbound is not outbound:  # a signal's handler closed it in between
@@ -331,21 +331,21 @@ class Publisher:
                 text = str(error) or type(error).__name__
                 raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
-        self._is_lonely = is_lonely
+        self._is_lonely = self._tells_lonely = is_lonely
         return Outbound(connection, self._settings.broker)
 
     def _refuse_lonely(self, outbound: Outbound) -> None:
         """Raise BrokerUnreachable unless a service has come to the file by now."""
-        self._is_lonely = not outbound.connection.connection.has_queues
-        if self._is_lonely:
+        if not outbound.connection.connection.has_queues:
             raise BrokerUnreachable(
                 f"{self._lonely}, so that what is sent would go nowhere: start the service with it"
                 " (or 'qworker topology --declare'), or say another --broker"
             )
+        self._is_lonely = self._tells_lonely = False
 
     def _tell_lonely(self, outgoing: Outgoing) -> None:
         """Say, once, that events are published where nobody is: in the wrong folder, mostly."""
-        self._is_lonely = False
+        self._tells_lonely = False
         logger.warning(
             "%s: %r goes nowhere, and so does every event until one was (or 'qworker topology"
             " --declare'). Is it the file that is meant?",

@@ -28,7 +28,7 @@ def encoded(  # noqa: PLR0913 - the facts of a message
     if context is not None:
         if not isinstance(context, Context):
             raise TypeError(
-                f"publish_on_commit: its context comes behind the event, and this is a"
+                "publish_on_commit: its context comes behind the event, and this is a"
                 f" {type(context).__name__}"
             )
         if headers is not None or priority is not None or correlation_id is not None:

@@ -286,6 +286,20 @@ def test_who_publishes_into_a_file_that_no_service_uses_is_warned_once(
         assert "'user.deposited' goes nowhere" in caplog.text
 
 
+def test_what_its_sender_keeps_is_refused_there_also_when_that_was_told(tmp_path: Path) -> None:
+    app = App("site", broker=f"sqlite:///{tmp_path}/qworker.db")
+    kept = app.encode(Deposited(user="carol"))
+    with app.publisher() as out:
+        out.publish(Deposited(user="alice"))  # warned of
+    with app.publisher() as out, pytest.raises(BrokerUnreachable, match="would go nowhere"):
+        out.send(kept, is_kept=True)
+    with connect(app.settings.broker, heartbeat=0, timeout=5, name="somebody") as connection:
+        connection.channel().queue_declare("somebody's")
+    with app.publisher() as out:
+        out.send(kept, is_kept=True)
+    app.close()
+
+
 def test_nobody_is_warned_who_is_told_or_where_services_are(
     app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
