@@ -25,7 +25,7 @@ class Lifespan:
     def enter(self) -> Any:
         """Return the handlers' ``context.state``. Raises ConfigurationError where it raises.
 
-        That a server is away (Unreachable) is passed on.
+        That a server is away (Unreachable) is passed on, and so is a ConfigurationError of its own.
         """
         if self._app.lifespan_manager is None:
             return None
@@ -33,7 +33,7 @@ class Lifespan:
             manager = self._app.lifespan_manager()
             enter = getattr(manager, "__enter__", _not_a_manager)
             state = enter()
-        except Unreachable:  # a server may be there at the next start
+        except (Unreachable, ConfigurationError):  # each says what it is, and has its exit code
             raise
         except Exception as error:
             raise ConfigurationError(

@@ -72,6 +72,18 @@ class _Published:
     name: ClassVar[str] = ""
     __schema__: ClassVar[Schema | None] = None
 
+    def __init_subclass__(cls, /, **others: object) -> None:
+        """Hand what is not of an event to the classes behind; tell of what none of them takes."""
+        try:
+            super().__init_subclass__(**others)
+        except TypeError as error:
+            if not others:
+                raise
+            raise ConfigurationError(
+                f"class {cls.__qualname__}: {', '.join(others)}= is not known; an event takes"
+                " name=, key= and revision=, a command to= as well"
+            ) from error
+
     def __post_init__(self) -> None:
         """Fill in id and time from one reading of the clock."""
         if not self.event_id:

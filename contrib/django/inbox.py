@@ -33,6 +33,7 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, transaction
 from worker.contrib.ages import age
 from worker.contrib.django.connecting import missing, refresh
+from worker.contrib.effects import CALL, one_effect
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CALL = "inbox.transaction"
 _ROW = "INTO qworker_inbox (handler, message_id, at) VALUES (%s, %s, %s)"
 #: Of PostgreSQL. What a block sets (a search path, a role) does not change it.
 _TRANSACTION = "pg_current_xact_id()::text"
@@ -93,7 +93,7 @@ class Inbox:
         or too old.
         """
         connection = connections[self._using]
-        with context.one_effect(_CALL):
+        with one_effect(context):
             refresh(connection)
             try:
                 _refuse_manual(connection, self._using)
@@ -144,7 +144,7 @@ def _refuse_manual(connection: Any, using: str) -> None:
     """Raise RuntimeError where the end of a block would not commit it."""
     if not connection.in_atomic_block and not connection.get_autocommit():
         raise RuntimeError(
-            f"{_CALL}: the database {using!r} has autocommit off, so the end of a block would"
+            f"{CALL}: the database {using!r} has autocommit off, so the end of a block would"
             " commit nothing"
         )
 
@@ -157,7 +157,7 @@ def _record(connection: Any, context: Context) -> object:
     statement = _INSERT_IF_NEW.get(connection.vendor)
     if statement is None:
         raise ConfigurationError(
-            f"{_CALL}: it is not known how to insert a row once in {connection.vendor}; there are"
+            f"{CALL}: it is not known how to insert a row once in {connection.vendor}; there are"
             " PostgreSQL, MySQL, MariaDB and SQLite"
         )
     now = time.time()
@@ -185,12 +185,12 @@ def _check_effect(connection: Any, context: Context, mark: object) -> None:
     """Raise RuntimeError where the block has ended well, and its end would commit nothing."""
     if connection.closed_in_transaction:
         raise RuntimeError(
-            f"{context.handler}: the connection was closed within {_CALL}, which ended its"
+            f"{context.handler}: the connection was closed within {CALL}, which ended its"
             " transaction: nothing of it is committed"
         )
     if connection.needs_rollback:
         raise RuntimeError(
-            f"{context.handler}: the transaction of {_CALL} has to be rolled back (set_rollback, or"
+            f"{context.handler}: the transaction of {CALL} has to be rolled back (set_rollback, or"
             " an error of the database that was caught): put what may fail into a"
             " transaction.atomic() of its own, and catch its error outside of that"
         )
@@ -203,7 +203,7 @@ def _check_effect(connection: Any, context: Context, mark: object) -> None:
             is_same = cursor.fetchone() is not None
         if not is_same:
             raise RuntimeError(
-                f"{context.handler}: the transaction of {_CALL} was ended within its block without"
+                f"{context.handler}: the transaction of {CALL} was ended within its block without"
                 " a commit (by a rollback, or by the database, at a deadlock or a full disk): let"
                 " the error through, or raise one, and the message is tried again"
             )

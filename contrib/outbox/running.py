@@ -88,6 +88,7 @@ def run(  # noqa: PLR0913 - the options of a command
                 logger.warning("a server hangs; what it has not confirmed is sent again")
                 return 0
             app.close()
+    logger.info("the relay of the outbox of %s has ended", app.name)
     if running.error is not None:
         raise running.error
     left = running.last is not None and running.last.refused

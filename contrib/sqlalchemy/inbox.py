@@ -41,6 +41,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from worker.contrib.ages import age
+from worker.contrib.effects import one_effect
 from worker.contrib.identity import plain
 from worker.contrib.missing import is_missing_table
 from worker.contrib.sqlalchemy.connecting import bind_of, connection_to
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Session)
 A = TypeVar("A", bound=AsyncSession)
 
-_CALL = "inbox.transaction"
 _IN_PARTS = (
     "the transaction of inbox.transaction was ended within its block by a commit, and what came"
     " after that failed: put all of the effect into the block, and leave the commit to its end"
@@ -133,7 +133,7 @@ class Inbox(Generic[S]):
         SQLAlchemy raises.
         """
         with (
-            context.one_effect(_CALL),
+            one_effect(context),
             self._sessions() as session,
             _lent(session, self._sessions),
             _committed(session),
@@ -169,7 +169,7 @@ class AsyncInbox(Generic[A]):
     @asynccontextmanager
     async def transaction(self, context: Context) -> AsyncIterator[A]:
         """Let the block be the effect of the message, as :meth:`Inbox.transaction` does."""
-        with context.one_effect(_CALL):
+        with one_effect(context):
             async with self._sessions() as session:
                 plain_session = session.sync_session
                 with _lent(plain_session, self._sessions), _committed(plain_session):

@@ -46,6 +46,9 @@ def life():
     raise RuntimeError("cannot close")
 """
 
+#: A mistake that the lifespan finds, and tells as the runtime tells its own.
+UNSET = 'import worker; raise worker.ConfigurationError("MINE_URL is not set")'
+
 
 def told(service: Service, *options: str) -> tuple[int, str]:
     """Start it, and return its exit code and what it said to its user."""
@@ -88,6 +91,7 @@ def test_the_app_of_the_current_folder_is_found(project: Service) -> None:
         ),
         ("handlers", KEEPER, "making the handler class mine.Keeper raised FileNotFoundError"),
         ("handlers", APP + LIFESPAN.format(start="1 / 0"), "('mine') raised ZeroDivisionError"),
+        ("handlers", APP + LIFESPAN.format(start=UNSET), "qworker: MINE_URL is not set"),
     ],
 )
 def test_an_app_that_cannot_be_found_or_meant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from django.db import Error
@@ -44,6 +45,20 @@ def test_an_effect_happens_once_though_the_dedup_store_forgot(shop: Shop, style:
 def test_a_handler_that_runs_twice_in_a_row_has_one_effect(shop: Shop, style: str) -> None:
     assert shop.handled(getattr(shop, style), Order(text="one"), twice=True) == []
     assert shop.lines() == ["one"]
+
+
+def test_it_is_given_the_context_and_not_the_event(shop: Shop) -> None:
+    def book(order: Order, _context: Context) -> None:
+        shop.book(order, cast("Context", order))
+
+    async def book_async(order: Order, _context: Context) -> None:
+        await shop.book_async(order, cast("Context", order))
+
+    for handle in (book, book_async):
+        (reason,) = shop.handled(handle, Order(text="one"))
+        assert "inbox.transaction is given the context" in reason
+        assert reason.endswith("this is a Order")
+    assert shop.lines() == []
 
 
 @styles

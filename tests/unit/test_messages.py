@@ -73,6 +73,25 @@ class TestDefining:
             class Wrong(Event, key="usr"):
                 user_id: str
 
+    def test_a_word_that_no_class_takes_is_told_with_those_that_there_are(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"revison= is not known.*revision="):
+
+            class Misspelt(Event, key="user_id", revison="number"):
+                user_id: str
+
+    def test_a_mixin_has_words_of_its_own(self) -> None:
+        class Tagged:
+            tag = ""
+
+            def __init_subclass__(cls, tag: str = "", **others: object) -> None:
+                super().__init_subclass__(**others)
+                cls.tag = tag
+
+        class Mixed(Event, Tagged, name="mixed", tag="blue"):
+            pass
+
+        assert (Mixed.name, Mixed.tag) == ("mixed", "blue")
+
     @pytest.mark.parametrize(
         "name", ["", "user deposited", "user.*", "user.#", "a\0", "x" * 201, 5]
     )
