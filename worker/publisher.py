@@ -84,8 +84,8 @@ class Publisher:
         self._timer: threading.Timer | None = None
         #: Messages confirmed since it was made.
         self.confirmed = 0
-        #: The broker is a file that no service ever used; and that is still to be told.
-        self._is_lonely = self._tells_lonely = False
+        #: The broker is a file in which no service has a queue; and that was told.
+        self._is_unserved = self._is_told = False
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -150,21 +150,21 @@ class Publisher:
         self.send(outgoing)
         return outgoing.message_id
 
-    def send(self, outgoing: Outgoing, *, is_kept: bool = False) -> None:
+    def send(self, outgoing: Outgoing, *, kept_by_sender: bool = False) -> None:
         """Put a message on its way that is encoded already. Raises BrokerUnreachable.
 
-        ``is_kept``: its sender has it until it is confirmed. So it is not sent to a file that no
-        service ever used, where it would go nowhere: then BrokerUnreachable is raised as well.
+        ``kept_by_sender``: until it is confirmed. So it is not sent to a file in which no service
+        has a queue, where it would go nowhere: then BrokerUnreachable is raised as well.
         """
         with self._gate:
             outbound = self._outbound or self._connect()
             if outbound.outstanding >= WINDOW:
                 self._move(until=_REFILL)
                 outbound = self._outbound or self._connect()
-            if self._is_lonely and is_kept:
-                self._refuse_lonely(outbound)
-            if self._tells_lonely and not outgoing.mandatory:  # of one that is, its sender is told
-                self._tell_lonely(outgoing)
+            if self._is_unserved and kept_by_sender:
+                outbound = self._served(outbound)
+            if self._is_unserved and not outgoing.mandatory:  # of one that is, its sender is told
+                self._tell_unserved(outgoing)
             outbound.send((outgoing,))
             if self._outbound is not outbound:  # a signal's handler closed it in between
                 self._unsent.append(outgoing)
@@ -322,7 +322,7 @@ class Publisher:
         )
         try:
             is_file = capabilities_of(self._settings.broker).scheme == "sqlite"
-            is_lonely = is_file and not connection.connection.has_queues
+            is_unserved = is_file and not connection.connection.has_queues
             for exchange in public_exchanges(self._settings):
                 declare_or_find(exchange, connection)
         except BaseException as error:
@@ -331,29 +331,38 @@ class Publisher:
                 text = str(error) or type(error).__name__
                 raise BrokerUnreachable(f"the broker ended the connection: {text}") from None
             raise
-        self._is_lonely = self._tells_lonely = is_lonely
+        self._is_unserved = is_unserved
+        self._is_told = self._is_told and is_unserved
         return Outbound(connection, self._settings.broker)
 
-    def _refuse_lonely(self, outbound: Outbound) -> None:
-        """Raise BrokerUnreachable unless a service has come to the file by now."""
-        if not outbound.connection.connection.has_queues:
-            raise BrokerUnreachable(
-                f"{self._lonely}, so that what is sent would go nowhere: start the service with it"
-                " (or 'qworker topology --declare'), or say another --broker"
-            )
-        self._is_lonely = self._tells_lonely = False
+    def _served(self, outbound: Outbound) -> Outbound:
+        """Open the file anew, as a service, or another file, may be there by now; return that.
 
-    def _tell_lonely(self, outgoing: Outgoing) -> None:
+        Raises BrokerUnreachable where none is. The next call then asks once more.
+        """
+        self._drop(outbound)
+        outbound = self._connect()
+        if self._is_unserved:
+            self._drop(outbound)
+            raise BrokerUnreachable(
+                f"{self._unserved}, so that what is sent would go nowhere: start the service with"
+                " it (or 'qworker topology --declare'), or say another --broker"
+            )
+        return outbound
+
+    def _tell_unserved(self, outgoing: Outgoing) -> None:
         """Say, once, that events are published where nobody is: in the wrong folder, mostly."""
-        self._tells_lonely = False
+        if self._is_told:
+            return
+        self._is_told = True
         logger.warning(
             "%s: %r goes nowhere, and so does every event until one was (or 'qworker topology"
             " --declare'). Is it the file that is meant?",
-            self._lonely,
+            self._unserved,
             outgoing.routing_key,
         )
 
     @property
-    def _lonely(self) -> str:
+    def _unserved(self) -> str:
         file = Path(sqlite_path(self._settings.broker)).absolute()
         return f"{self._settings.broker} is {file}, and no service was ever started with it"

@@ -52,7 +52,7 @@ class Holding:
         self._app = app
         self._store = store
         #: Its name, in the lease store of the service.
-        self.lease = f"{_LEASE}:{name}" if name else _LEASE
+        self.lease_name = f"{_LEASE}:{name}" if name else _LEASE
         self._limit = limit
         self._clock = clock
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class Holding:
             self._trouble = ""
 
     def _take(self) -> None:
-        lease = self._app.lease(self.lease)
+        lease = self._app.lease(self.lease_name)
         lease.__enter__()
         with self._lock:
             if not self._ends.is_set():

@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING
 
 from worker.contrib.outbox.postgres import whose
 from worker.contrib.outbox.resting import Rests
-from worker.contrib.outbox.rows import Bounds, OutboxUnavailable
+from worker.contrib.outbox.rows import Bounds
 from worker.contrib.outbox.shipping import released, ship
-
-from worker import BrokerUnreachable, QworkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Event
 
     from contrib.outbox.rows import Entry, OutboxStore
     from contrib.outbox.shipping import Refusal, Shipment
@@ -38,8 +35,6 @@ logger = logging.getLogger("worker.outbox")
 _MOST_LEFT_OUT = 500
 #: Seconds for which a transaction holds back rows before that is told.
 _LONG = 10.0
-#: Seconds between two looks at who has the lease; and the longest pause in an outage.
-_LOOK, _LONGEST_PAUSE = 0.1, 5.0
 
 
 @dataclass(slots=True)
@@ -99,48 +94,6 @@ class Relay:
         self._old = 0
         self._rests = Rests()
         self._barrier: _Barrier | None = None
-        self._trouble = ""
-        self._is_silent = False
-
-    def run(self, stop: Event, *, pause: float, burst: bool = False) -> Pass:
-        """Make a pass every ``pause`` seconds until ``stop`` is set; return the last one.
-
-        With ``burst`` until nothing is left but what is refused, also where somebody else has the
-        lease and sends it. Raises BrokerUnreachable then, for who waits for an end.
-        """
-        passed, waits = Pass(), pause
-        while not stop.is_set():
-            if not (self._may_go_on() or self._is_silent):
-                if burst and self._is_empty():
-                    break
-                stop.wait(_LOOK)
-                continue
-            try:
-                if not self._may_go_on():
-                    self._listen()
-                    continue
-                passed = self.turn()
-            except QworkerError as error:
-                if burst and isinstance(error, BrokerUnreachable):
-                    raise
-                self._is_silent = isinstance(error, OutboxUnavailable)
-                self._miss(error)
-                waits = min(2 * waits, max(pause, _LONGEST_PAUSE))
-            else:
-                self._recover()
-                waits = pause
-                if burst and passed.is_last:
-                    break
-            stop.wait(waits)
-        return passed
-
-    def _is_empty(self) -> bool:
-        """Tell whether nothing is left, as far as the database tells."""
-        try:
-            return self._store.newest() == 0
-        except OutboxUnavailable as error:
-            self._miss(error)
-            return False
 
     def turn(self) -> Pass:
         """Make one pass. Raises what the store, or the broker, raises."""
@@ -169,11 +122,6 @@ class Relay:
         if not passed.is_cut:
             self._watch(horizon, passed.held)
         return passed
-
-    def _listen(self) -> None:
-        """Ask whether the database is back: who has none is not given the lease."""
-        self._store.newest()
-        self._is_silent = False
 
     def _send(self, ready: list[Entry], passed: Pass) -> set[str]:
         """Send rows and remove them; return the lanes that were refused. Raises their trouble."""
@@ -251,17 +199,6 @@ class Relay:
             )
         if barrier is not None and barrier.is_told and barrier is not self._barrier:
             logger.info("transaction %d holds back nothing any more", barrier.transaction)
-
-    def _miss(self, error: QworkerError) -> None:
-        text = f"{type(error).__name__}: {error}"
-        if text != self._trouble:
-            logger.warning("nothing is sent until this is over: %s", error)
-        self._trouble = text
-
-    def _recover(self) -> None:
-        if self._trouble:
-            logger.info("messages are sent again")
-        self._trouble = ""
 
 
 def _tell(refusal: Refusal) -> None:

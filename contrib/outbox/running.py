@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.contrib.outbox.answering import Answering
 from worker.contrib.outbox.holding import Holding
+from worker.contrib.outbox.loop import Loop
 from worker.contrib.outbox.relay import Relay
 from worker.contrib.outbox.rows import OutboxUnavailable
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from contrib.outbox.relay import Pass
     from contrib.outbox.rows import OutboxStore
     from worker import App
 
@@ -39,7 +39,7 @@ _SILENCE = 15.0
 _PAUSE = 0.5
 #: Seconds between two looks whether a signal came.
 _LOOK = 0.1
-#: What is left was refused by the broker, and nobody waits for it.
+#: What is left is refused by the broker, and nobody waits for it.
 _EXIT_LEFT = 75
 
 
@@ -56,7 +56,8 @@ def run(  # noqa: PLR0913 - the options of a command
     """Relay what is in ``store`` while this process has the lease; return an exit code.
 
     ``name`` tells it from the other outboxes of the service, if any: each has a lease of its own.
-    0: asked to end, or with ``burst`` nothing is left; 75: with ``burst``, what is left is refused.
+    0: asked to end, or with ``burst`` nothing is left; 75: with ``burst``, what is left is refused,
+    or is left to another relay that does not get on.
     For the main thread, whose SIGTERM and SIGINT it takes. Raises ConfigurationError,
     OutboxUnavailable and LeasesUnavailable where it cannot begin within ``connect_timeout``.
     """
@@ -64,21 +65,16 @@ def run(  # noqa: PLR0913 - the options of a command
     rows = Answering(store)
     with _until_signalled() as signalled:
         _wait_for(rows, signalled, app.settings.connect_timeout)
-        with Holding(app, rows, max(app.settings.lease_ttl, _SILENCE), name=name) as lease:
-            relay = Relay(
-                app,
-                rows,
-                lambda: lease.is_mine() and not stop.is_set(),
-                batch=batch,
-                grace=0.0 if burst else grace,
-            )
-            told = (
-                "relaying the outbox of %s under the lease %s"
-                if lease.is_mine()
-                else "another process relays the outbox of %s; this one waits for the lease %s"
-            )
-            logger.info(told, app.name, f"{app.name}:{lease.lease}")
-            running = _Running(relay, stop, pause=pause, burst=burst)
+        silence = max(app.settings.lease_ttl, _SILENCE)
+        with Holding(app, rows, silence, name=name) as holding:
+
+            def may_go_on() -> bool:
+                return holding.is_mine() and not stop.is_set()
+
+            _tell(app, holding)
+            relay = Relay(app, rows, may_go_on, batch=batch, grace=0.0 if burst else grace)
+            loop = Loop(relay, rows, may_go_on, stop, pause=pause)
+            running = _Running(loop, patience=2 * silence if burst else None)
             running.start()
             while running.is_alive() and not signalled.yet:
                 running.join(_LOOK)
@@ -88,29 +84,39 @@ def run(  # noqa: PLR0913 - the options of a command
                 logger.warning("a server hangs; what it has not confirmed is sent again")
                 return 0
             app.close()
-    logger.info("the relay of the outbox of %s has ended", app.name)
     if running.error is not None:
         raise running.error
-    left = running.last is not None and running.last.refused
-    return _EXIT_LEFT if burst and left else 0
+    logger.info("the relay of the outbox of %s has ended", app.name)
+    return 0 if running.is_empty else _EXIT_LEFT
+
+
+def _tell(app: App, holding: Holding) -> None:
+    told = (
+        "relaying the outbox of %s under the lease %s"
+        if holding.is_mine()
+        else "to relay the outbox of %s this process waits for the lease %s, which is another's"
+    )
+    logger.info(told, app.name, f"{app.name}:{holding.lease_name}")
 
 
 class _Running(threading.Thread):
-    """A relay at work, until ``stop`` is set."""
+    """A loop at work; with ``patience`` as a burst."""
 
-    def __init__(self, relay: Relay, stop: threading.Event, *, pause: float, burst: bool) -> None:
+    def __init__(self, loop: Loop, *, patience: float | None) -> None:
         super().__init__(name="qworker-outbox-relay", daemon=True)
-        self._relay = relay
-        self._stop_event = stop
-        self._pause = pause
-        self._burst = burst
-        self.last: Pass | None = None
+        self._loop = loop
+        self._patience = patience
+        #: Whether a burst has left nothing.
+        self.is_empty = True
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Relay; keep what came of it."""
+        """Go on; keep what came of it."""
         try:
-            self.last = self._relay.run(self._stop_event, pause=self._pause, burst=self._burst)
+            if self._patience is None:
+                self._loop.stand()
+            else:
+                self.is_empty = self._loop.burst(self._patience)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self.error = error
 

@@ -102,7 +102,7 @@ def _publish(app: App, entries: Sequence[Entry]) -> dict[int, Refusal]:
                 if entry.outgoing is None:
                     refused[entry.sequence] = Refusal(entry, entry.damage, is_certain=True)
                 else:
-                    out.send(entry.outgoing, is_kept=True)
+                    out.send(entry.outgoing, kept_by_sender=True)
     except PublishError as error:
         errors = [error]
     except ExceptionGroup as group:

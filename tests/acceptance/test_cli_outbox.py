@@ -163,7 +163,7 @@ def test_a_burst_beside_another_one_ends_when_nothing_is_left(office: Office) ->
     office.desk.leave(Noted(key="a", number=0))
     until(office.is_empty, 30, "the first one sends")
     result = office.shell.run("outbox", "--burst")
-    assert "another process relays the outbox of desk" in result.err
+    assert "this process waits for the lease desk:outbox, which is another's" in result.err
     assert ended(first, signal.SIGTERM)[0] == 0
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 from worker.contrib.outbox import OutboxUnavailable, columns_of
+from worker.contrib.outbox.loop import Loop
 from worker.contrib.sqlalchemy.pending import _XID
 from worker.contrib.sqlalchemy.tables import outbox_table
 
@@ -242,7 +243,7 @@ def relaying(desk: Desk, count: int) -> Iterator[None]:
     stop = threading.Event()
 
     def relay() -> None:
-        desk.relay(batch=7).run(stop, pause=0.001)
+        Loop(desk.relay(batch=7), desk.rows, lambda: True, stop, pause=0.001).stand()
 
     with ThreadPoolExecutor(max(count, 1)) as threads:
         futures = [threads.submit(relay) for _ in range(count)]

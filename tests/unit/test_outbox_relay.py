@@ -68,8 +68,8 @@ class Broker:
         sent: list[str] = []
 
         class Out:
-            def send(self, outgoing: Outgoing, *, is_kept: bool) -> None:
-                assert is_kept
+            def send(self, outgoing: Outgoing, *, kept_by_sender: bool) -> None:
+                assert kept_by_sender
                 sent.append(outgoing.message_id)
 
         yield Out()

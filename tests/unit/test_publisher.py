@@ -7,12 +7,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import run
+from sys import executable
 from typing import Any
 
 import pytest
 
 from worker import App, Command, Event
-from worker.errors import BrokerUnreachable, ConfirmTimeout, Unroutable
+from worker.errors import BrokerUnreachable, ConfirmTimeout, QworkerError, Unroutable
 from worker.transport.capabilities import connect
 from worker.transport.outbound import Outbound
 
@@ -292,11 +294,49 @@ def test_what_its_sender_keeps_is_refused_there_also_when_that_was_told(tmp_path
     with app.publisher() as out:
         out.publish(Deposited(user="alice"))  # warned of
     with app.publisher() as out, pytest.raises(BrokerUnreachable, match="would go nowhere"):
-        out.send(kept, is_kept=True)
+        out.send(kept, kept_by_sender=True)
     with connect(app.settings.broker, heartbeat=0, timeout=5, name="somebody") as connection:
-        connection.channel().queue_declare("somebody's")
+        connection.channel().queue_declare("bank.g1.0", durable=True, auto_delete=False)
     with app.publisher() as out:
-        out.send(kept, is_kept=True)
+        out.send(kept, kept_by_sender=True)
+    app.close()
+
+
+def test_what_its_sender_keeps_leaves_once_a_service_has_made_the_file_anew(
+    tmp_path: Path,
+) -> None:
+    """Who is told that it is the wrong file removes it, and starts the service."""
+    file = tmp_path / "qworker.db"
+    app = App("site", broker=f"sqlite:///{file}")
+    kept = app.encode(Deposited(user="carol"))
+    with app.publisher() as out, pytest.raises(BrokerUnreachable, match="would go nowhere"):
+        out.send(kept, kept_by_sender=True)
+    for part in tmp_path.iterdir():
+        part.unlink()
+    serve = (
+        "import sys; from worker.transport.capabilities import connect\n"
+        "with connect(sys.argv[1], heartbeat=0, timeout=5, name='service') as connection:\n"
+        "    connection.channel().queue_declare('bank.g1.0', durable=True, auto_delete=False)\n"
+    )
+    run([executable, "-c", serve, app.settings.broker], check=True)
+
+    with app.publisher() as out:
+        out.send(kept, kept_by_sender=True)
+
+    assert out.confirmed == 1
+    app.close()
+
+
+def test_what_its_sender_keeps_is_kept_where_the_file_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "qworker.db"
+    app = App("site", broker=f"sqlite:///{file}", settings={"connect_timeout": 0.1})
+    kept = app.encode(Deposited(user="carol"))
+    with app.publisher() as out:
+        out.publish(Deposited(user="alice"))
+    file.write_bytes(b"?" * file.stat().st_size)
+
+    with app.publisher() as out, pytest.raises(QworkerError):
+        out.send(kept, kept_by_sender=True)
     app.close()
 
 

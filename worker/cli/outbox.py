@@ -82,7 +82,7 @@ _VARIABLE = "QWORKER_OUTBOX_URL"
     help="Of this outbox, where the service has more of them, in other databases: one relay a name"
     " works at a time. [default: none]",
 )
-@click.option("--burst", is_flag=True, help="Exit as soon as nothing is left, whoever sent it.")
+@click.option("--burst", is_flag=True, help="Exit once nothing is left, whoever sent it.")
 def outbox(options: dict[str, Any], database: str | None, name: str, **given: Any) -> int:
     """Send the events that are committed in a database and not confirmed by the broker.
 
@@ -96,7 +96,7 @@ def outbox(options: dict[str, Any], database: str | None, name: str, **given: An
 
     Exit codes: 0 asked to end, or nothing is left; 2 usage; 3 the app, its settings or the database
     are wrong; 4 the database or the lease store not reachable, with --burst the broker; 75 with
-    --burst, what is left is refused by the broker.
+    --burst, what is left is refused by the broker, or left to another relay that gets nowhere.
     """
     configure_early(options)
     if not database:
