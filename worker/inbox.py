@@ -63,6 +63,7 @@ class Effect:
         except AlreadyDone:
             if self._is_begun:  # by this very run, whose effect would pass for done
                 raise Reject(_twice("context.once")) from None
+            self._database = None  # the handler may go on: there is nothing of it to be committed
             raise
         self._is_begun = True
 
@@ -84,7 +85,7 @@ class Effect:
 
         What is published from then on would be lost wherever this run does not come to its end.
         """
-        if self._is_begun:
+        if self._is_begun and not self._is_undone():
             raise Reject(
                 f"{self._handler} calls context.publish in, or behind, the transaction that holds"
                 " its effect: a second run ends where it finds that done, and would not publish it;"
@@ -117,6 +118,13 @@ class Effect:
         if self._database is not None:
             with suppress(Exception):
                 self._database.rollback()
+
+    def _is_undone(self) -> bool:
+        """Tell whether the transaction of ``once`` was rolled back: the handler may try again."""
+        database = self._database
+        if database is None or _is_in_transaction(database):
+            return False
+        return not self._is_recorded(database)
 
     def _is_recorded(self, database: sqlite3.Connection) -> bool:
         """Look for the id: by another connection where this one is closed, or another thread's."""

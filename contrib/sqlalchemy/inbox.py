@@ -65,6 +65,11 @@ _IN_PARTS = (
     "the transaction of inbox.transaction was ended within its block by a commit, and what came"
     " after that failed: put all of the effect into the block, and leave the commit to its end"
 )
+_IN_DOUBT = (
+    "the transaction of inbox.transaction was being committed within its block when the handler's"
+    " time, or the connection, was over: it may be committed, without what comes after that; put all"
+    " of the effect into the block, and leave the commit to its end"
+)
 _UNDONE = (
     "the transaction of inbox.transaction was ended within its block without a commit (by a"
     " rollback, by a flush that failed, or by the database, at a deadlock or a full disk), so that"
@@ -280,13 +285,22 @@ def _forget(session: Session, before: float) -> int:
 
 @contextmanager
 def _in_one_part(session: Session) -> Iterator[None]:
-    """Reject a message whose handler failed after a commit of its own: the rest would be lost."""
+    """Reject a message whose handler failed after a commit of its own: the rest would be lost.
+
+    So would it be where it failed in that commit, and nobody knows whether it is one.
+    """
     session.info[_KEY] = False
     try:
         yield
     except (Exception, CancelledError) as error:  # a coroutine is cancelled where its time is over
         if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
+        claim: _Claim | None = session.info.get(_CLAIM)
+        cut_off = isinstance(error, CancelledError) or (
+            isinstance(error, DBAPIError) and error.connection_invalidated
+        )
+        if claim is not None and claim.asked_for is not None and cut_off:
+            raise Reject(_IN_DOUBT) from error
         raise
 
 

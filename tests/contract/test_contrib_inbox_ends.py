@@ -259,6 +259,45 @@ class TestCommitted:
         assert "ended within its block by a commit" in reason
         assert effects(engine) == (1, 1)
 
+    def test_so_is_what_runs_out_of_time_in_it(self, engine: Engine, database: Database) -> None:
+        """It may be committed: the next attempt would find it done, and leave out the rest."""
+
+        async def handle(event: Ordered, context: Context) -> None:
+            own = create_async_engine(database.async_url, poolclass=NullPool)
+            task, soon = asyncio.current_task(), asyncio.get_running_loop().call_soon
+            assert task is not None
+            async with AsyncInbox(async_sessionmaker(own)).transaction(context) as session:
+                session.add(Line(number=event.number))
+                events.listen(own.sync_engine, "commit", lambda _: soon(task.cancel))
+                await session.commit()
+
+        (reason,) = handled(handle, attempts=3)
+        assert "was being committed within its block when" in reason
+        assert effects(engine) in {(0, 0), (1, 1)}
+
+    def test_so_is_what_loses_its_connection_in_it(
+        self, engine: Engine, inbox: Inbox[Session], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dialect: Any = engine.dialect
+
+        def commit_and_be_cut_off(connection: Any) -> None:
+            monkeypatch.undo()
+            connection.commit()
+            monkeypatch.setattr(dialect, "is_disconnect", lambda *_: True)
+            raise dialect.loaded_dbapi.OperationalError("cut off")
+
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                monkeypatch.setattr(dialect, "do_commit", commit_and_be_cut_off)
+                session.commit()
+                session.add(Line(number=event.number))
+
+        (reason,) = handled(handle, attempts=3)
+        monkeypatch.undo()
+        assert "was being committed within its block when" in reason
+        assert effects(engine) == (1, 1)
+
     @pytest.mark.parametrize("is_caught", [False, True])
     def test_where_the_database_had_undone_it_there_is_no_commit(
         self, engine: Engine, inbox: Inbox[Session], *, is_caught: bool

@@ -278,6 +278,58 @@ def test_what_knows_that_it_was_done_may_publish_behind_it() -> None:
     assert database.lines == [1]
 
 
+def test_so_may_who_finds_it_done_by_once(books: Books) -> None:
+    app, lost = App("shop"), iter([True, False])
+
+    @app.on(Order, retry=RetryPolicy(attempts=2))
+    def book(_: Order, context: Context) -> None:
+        with closing(books.open()) as db:
+            try:
+                context.once(db)
+                db.execute("INSERT INTO line VALUES (1)")
+                db.commit()
+            except AlreadyDone:
+                context.publish(Note(text="done"))
+            if next(lost):
+                raise RuntimeError("the process dies here")
+
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert [letter.reason for letter in worker.dead_letters] == []
+        assert [message.name for message in worker.published].count("note") == 1
+    assert books.lines() == [1]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_behind_a_rollback_it_may_be_published_and_tried_again(
+    books: Books, *, is_new: bool
+) -> None:
+    app = App("shop")
+
+    @app.on(Order, retry=RetryPolicy(attempts=1))
+    def book(_: Order, context: Context) -> None:
+        db = books.open()
+        context.once(db)
+        db.execute("INSERT INTO line VALUES (1)")
+        db.rollback()
+        if is_new:
+            db.close()
+            db = books.open()
+        context.publish(Note(text="before"))
+        context.once(db)
+        db.execute("INSERT INTO line VALUES (2)")
+        db.commit()
+        db.close()
+
+    with TestWorker(app) as worker:
+        worker.publish(Order(customer="c1"))
+        worker.run()
+        assert [letter.reason for letter in worker.dead_letters] == []
+        assert [message.name for message in worker.published].count("note") == 1
+    assert books.lines() == [2]
+
+
 def test_a_handler_that_does_it_once_is_idempotent(books: Books) -> None:
     app, database = App("shop"), Elsewhere()
 
