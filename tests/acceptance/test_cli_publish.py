@@ -439,7 +439,10 @@ def test_the_revision_is_what_its_class_says(embedded_bench: Bench) -> None:
     price = ("--app", "prices", "price.changed", "article=a")
     embedded_bench.publish(*price, "number:=7")
     refused = embedded_bench.publish(*price, "number:=-1", code=2).err
+    other = ("number:=8", "--header", "qw-revision=3")
+    contrary = embedded_bench.publish(*price, *other, code=2).err
 
     assert "its revision is -1; an integer from 0" in refused
+    assert "its class says revision 8, and the header qw-revision '3': leave that out" in contrary
     (message,) = embedded_bench.arrived()
     assert message.properties["application_headers"]["qw-revision"] == 7

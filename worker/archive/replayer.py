@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from worker.again import replay_headers
 from worker.archive.horizon import Horizon
 from worker.archive.journal import State
+from worker.archive.pace import Pace
 from worker.archive.removals import removals_of
 from worker.archive.selection import Selection
 from worker.archive.sender import Moved, Sender
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.app import App
-    from worker.archive.base import Archive, Page
+    from worker.archive.base import Archive
     from worker.archive.journal import Stint
     from worker.archive.seam import Seam
     from worker.config import Settings
@@ -80,7 +81,7 @@ class Replayer:
         self._settings = settings
         self._app = app
         self._seam = seam
-        self._rate = rate
+        self._pace = Pace(rate, clock)
         self._ahead = ahead
         self._tell = tell
         self._clock = clock
@@ -95,8 +96,6 @@ class Replayer:
         #: The place up to which all is sent; how many, and how large, since what is settled.
         self._reached = self._under_way = self._bytes = 0
         self._save_at = self._tell_at = 0.0
-        #: Until when the rate forbids to send more.
-        self._free_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -176,15 +175,16 @@ class Replayer:
         reached = max(self._reached, replay.position)
         if reached >= upto:
             return self._settle()
-        if (left := self._free_at - self._clock()) > 0:
+        if (left := self._pace.left()) > 0:
             self._settle()
             self._wait(min(left, 0.5), "")
             return True
-        page = self._archive.read(replay.selection, reached, upto, self._most())
+        page = self._archive.read(replay.selection, reached, upto, self._pace.page(self._batch))
         self._check_kept(reached, upto)  # what is removed from here on was read
         if page.entries:
             self._connected().send(page.entries)
-            self._adapt(page)
+            self._batch = min(self._batch + _MORE, _LARGEST_BATCH)
+            self._pace.note(len(page.entries))
         self._reached = page.upto
         self._under_way += len(page.entries)
         self._bytes += sum(len(entry.body) for entry in page.entries)
@@ -244,18 +244,6 @@ class Replayer:
                     waits += "; nobody runs it ('qworker archive start')"
             self._wait(_LOOK, waits)
         return False
-
-    def _adapt(self, page: Page) -> None:
-        """Find out how many events go well at a time, and when the next may follow."""
-        self._batch = min(self._batch + _MORE, _LARGEST_BATCH)
-        if self._rate:
-            seconds = len(page.entries) / self._rate
-            self._free_at = max(self._free_at, self._clock() - _SAVE_EVERY) + seconds
-
-    def _most(self) -> int:
-        if not self._rate:
-            return self._batch
-        return max(1, min(self._batch, int(self._rate / 4)))
 
     def _connected(self) -> Sender:
         if self._sender is None:

@@ -86,7 +86,7 @@ class Composer:
             derived, revision = self._key_and_revision(kind, wanted, message_id)
             key = derived if key is None else key
             if revision is not None:
-                headers = {REVISION_HEADER: revision, **headers}
+                headers = _with_revision(wanted, revision)
         elif self._app is not None and not self._app.route(wanted.name):
             raise WrongMessage(f"{wanted.name!r}: {self._unknown(wanted.name)}")
         try:
@@ -220,6 +220,17 @@ def _fits(text: bytes, hint: Any) -> bool:
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return False
     return True
+
+
+def _with_revision(wanted: Wanted, revision: int) -> dict[str, Any]:
+    """Return the headers with what the class says, as wherever the event is published."""
+    asked = wanted.headers.get(REVISION_HEADER)
+    if asked is not None and str(asked) != str(revision):
+        raise WrongMessage(
+            f"{wanted.name}: its class says revision {revision}, and the header {REVISION_HEADER}"
+            f" {asked!r}: leave that out"
+        )
+    return {**wanted.headers, REVISION_HEADER: revision}
 
 
 def _recipient(kind: EventClass, asked: str | None) -> str | None:
