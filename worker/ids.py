@@ -1,13 +1,15 @@
 """Ids of events: UUIDv7 in time order, and ids derived from a parent (RFC 9562).
 
 A derived id is a UUIDv8 over (parent id, handler, position), so that the second execution of a
-handler publishes its children under the same ids, and their consumers drop them.
+handler publishes its children under the same ids, and their consumers drop them. It begins with the
+time of its parent's, so that stores find all that comes of an event in one place.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from binascii import unhexlify
 from datetime import UTC, datetime
 from hashlib import blake2b
 from uuid import UUID
@@ -15,6 +17,9 @@ from uuid import UUID
 _MILLISECONDS = 1_000
 _VARIANT = 0x8000_0000_0000_0000
 _TEXT_LENGTH = 36
+#: Bits of the time, at the front; all behind them.
+_TIME_BITS = 48
+_REST = 2 ** (128 - _TIME_BITS) - 1
 
 
 def new_id(now: float | None = None) -> str:
@@ -31,17 +36,32 @@ def derived_id(parent: str, handler: str, position: int) -> str:
     """Return the id of the ``position``-th message that ``handler`` publishes for ``parent``."""
     seed = f"{parent}\0{handler}\0{position}".encode("utf-8", "surrogatepass")
     number = int.from_bytes(blake2b(seed, digest_size=16).digest(), "big")
+    if (front := front_of(parent)) is not None:
+        number = int.from_bytes(front, "big") << 128 - _TIME_BITS | number & _REST
     number = number & ~(0xF << 76) | 0x8 << 76
     number = number & ~(0x3 << 62) | _VARIANT
     return str(UUID(int=number))
 
 
-def time_of_id(message_id: str) -> datetime | None:
-    """Return the moment that a UUIDv7 was made at, to the millisecond; None for other ids."""
-    if len(message_id) != _TEXT_LENGTH or message_id[14] != "7":
+def front_of(message_id: str) -> bytes | None:
+    """Return the six bytes that a UUIDv7, or what is derived from one, begins with: its time.
+
+    None for other ids. Of a UUIDv8 that somebody else made it may be anything.
+    """
+    if len(message_id) != _TEXT_LENGTH or message_id[14] not in "78":
         return None
     try:
-        milliseconds = int(message_id[:8] + message_id[9:13], 16)
-        return datetime.fromtimestamp(milliseconds / _MILLISECONDS, UTC)
+        return unhexlify(message_id[:8] + message_id[9:13])
+    except ValueError:  # it only looks like one
+        return None
+
+
+def time_of_id(message_id: str) -> datetime | None:
+    """Return the moment that a UUIDv7 was made at, to the millisecond; None for other ids."""
+    front = front_of(message_id)
+    if front is None or message_id[14] != "7":
+        return None
+    try:
+        return datetime.fromtimestamp(int.from_bytes(front, "big") / _MILLISECONDS, UTC)
     except (ValueError, OverflowError):
         return None

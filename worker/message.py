@@ -63,7 +63,7 @@ _UNSET = datetime.min.replace(tzinfo=UTC)
 class _Published:
     """The part that events and commands share."""
 
-    #: Unique, and in time order: UUIDv7 text.
+    #: Unique: UUIDv7 text, in time order; of what a handler publishes derived from its message's.
     event_id: str = ""
     #: When it happened: aware, UTC.
     timestamp: datetime = _UNSET

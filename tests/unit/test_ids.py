@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.ids import derived_id, new_id, time_of_id
+from worker.ids import derived_id, front_of, new_id, time_of_id
 
 #: Python's years end at 9999.
 datable = st.floats(0, 253_402_300_799, allow_nan=False)
@@ -66,6 +66,17 @@ def test_a_derived_id_is_the_same_at_every_execution() -> None:
     assert derived_id("parent", "bank.record", 0) == derived_id("parent", "bank.record", 0)
     # On the wire since the first release: consumers drop second executions by it.
     assert derived_id("parent", "bank.record", 0) == "d52854b4-8c54-8e1a-90ef-4d3f64e43980"
+
+
+def test_a_derived_id_begins_with_the_time_of_its_parent_and_so_do_those_derived_from_it() -> None:
+    parent = "01a22fc0-8bdb-7476-8f99-f537772adecf"
+    child = derived_id(parent, "bank.record", 0)
+    grandchild = derived_id(child, "mail.send", 0)
+
+    assert child == "01a22fc0-8bdb-8ab0-9dcf-6cc255826ec6"
+    assert [each[:13] for each in (child, grandchild)] == [parent[:13]] * 2
+    assert front_of(child) == front_of(parent) == bytes.fromhex("01a22fc08bdb")
+    assert time_of_id(child) is None  # a UUIDv8 of others may begin with anything
 
 
 @given(st.text(), st.text(min_size=1), st.integers(0, 1000))

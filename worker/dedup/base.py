@@ -36,7 +36,6 @@ from when it was last marked. Where a batch cannot be one atomic step (a cluster
 
 from __future__ import annotations
 
-from binascii import unhexlify
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
@@ -44,13 +43,16 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
+from worker.ids import front_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-#: Bytes of a record id: the time of a UUIDv7, and a BLAKE2b digest of (handler, message id) that
-#: fills it up. Records of one time are neighbours in a tree that is sorted by them, so that what is
-#: added to a long past shares pages with what was added just before. Of other ids it is all digest.
+#: Bytes of a record id: the time of a UUIDv7, or of the one that it is derived from, and a BLAKE2b
+#: digest of (handler, message id) that fills it up. Records of one time are neighbours in a tree
+#: that is sorted by them, so that what is added to a long past shares pages with what was added
+#: just before. Of other ids it is all digest.
 RECORD_BYTES = 16
 #: Bytes of the time, a unit of which is 256 ms. What follows is spread evenly, whatever the ids.
 TIME_BYTES = 5
@@ -62,7 +64,6 @@ TOKEN_BYTES = OWNER_BYTES + 4
 NOBODY = bytes(TOKEN_BYTES)
 #: Bytes of a fingerprint of a payload.
 FINGERPRINT_BYTES = 4
-_UUID_LENGTH = 36
 #: The highest revision that there can be.
 MOST_REVISION = 2**63 - 1
 
@@ -79,12 +80,8 @@ def record_ids(handler: str, *, of: str = "") -> Callable[[str], bytes]:
         digest = seed.copy()
         digest.update(message_id.encode("utf-8", "surrogatepass"))
         record = digest.digest()
-        if message_id[14:15] == "7" and len(message_id) == _UUID_LENGTH:
-            try:
-                return unhexlify(message_id[:8] + message_id[9:11]) + record[TIME_BYTES:]
-            except ValueError:  # it only looks like one
-                return record
-        return record
+        front = front_of(message_id)
+        return record if front is None else front[:TIME_BYTES] + record[TIME_BYTES:]
 
     return record_id
 
@@ -138,7 +135,7 @@ class Renew(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The effect of ``revision`` happened; ``place`` is a digest of (handler, key)."""
+    """The effect of ``revision`` happened; ``place`` is as the record of (handler, key)."""
 
     place: bytes
     revision: int
