@@ -279,15 +279,20 @@ def test_reading_makes_no_archive_where_there_is_none(shell: Shell) -> None:
     [("archive", "list"), ("archive", "info"), ("replay", "--to", "bank", "--dry-run")],
     ids=" ".join,
 )
-def test_nor_in_a_database_of_somebody_else(shell: Shell, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_nor_in_a_database_of_somebody_else(
+    shell: Shell, words: tuple[str, ...], mode: str
+) -> None:
     file = shell.folder / "shop.db"
     with closing(sqlite3.connect(file)) as db:
+        db.execute(f"PRAGMA journal_mode = {mode}")
         db.execute("CREATE TABLE stock (sku TEXT)")
-    before = file.read_bytes()
+    before, around = file.read_bytes(), {*shell.folder.iterdir()}
     told = shell.run(*words, "--archive", "sqlite:///shop.db", code=2).err
 
     assert "there is no archive in this file" in told
     assert file.read_bytes() == before
+    assert {*shell.folder.iterdir()} == around
 
 
 def test_where_the_archive_is_has_to_be_said_where_the_broker_is_no_file(shell: Shell) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.archive import queries
-from worker.archive.base import Archive, Tally
+from worker.archive.base import Archive, ArchiveOptions, NoArchive, Tally
 from worker.archive.entry import Entry
 from worker.archive.open import open_archive
 from worker.archive.removals import removals_of
@@ -63,6 +63,17 @@ def read(archive: Archive, selection: Selection = EVERYTHING) -> list[Entry]:
 
 def ids(archive: Archive, selection: Selection = EVERYTHING) -> list[str]:
     return [each.id for each in read(archive, selection)]
+
+
+def test_who_only_reads_makes_none(url: str) -> None:
+    reading = ArchiveOptions(creates=False)
+    for _ in range(2):  # nor did the first one
+        with pytest.raises(NoArchive, match="nothing was archived there"):
+            open_archive(url, reading)
+    with closing(open_archive(url)) as archive:
+        archive.add([entry(1)])
+    with closing(open_archive(url, reading)) as archive:
+        assert [found.id for found in read(archive)] == ["id-1"]
 
 
 def test_what_was_added_is_read_as_it_was_and_in_its_order(archive: Archive) -> None:

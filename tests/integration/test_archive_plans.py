@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from worker.archive import queries
+from worker.archive.base import ArchiveOptions
 from worker.archive.postgres import PostgresArchive
 from worker.archive.selection import Selection
 
@@ -25,7 +26,7 @@ class Watched(PostgresArchive):
     """Notes how many rows each of its queries looks at."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, 10.0)
+        super().__init__(url, ArchiveOptions())
         self.looked: list[int] = []
 
     def ask(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:

@@ -19,6 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from worker.config import mask_url
+from worker.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -33,6 +36,18 @@ class ArchiveOptions:
     #: Seconds that it may take to answer before it counts as away: a page of events, or a count of
     #: some thousands, is more than an id.
     timeout: float = 10.0
+    #: Make what is not there: the file, the tables. Who only reads does not: NoArchive is raised.
+    creates: bool = True
+
+
+class NoArchive(UsageError):
+    """Nothing was ever archived there: mostly another place is meant."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"{mask_url(url)}: {reason}, so nothing was archived there: start the archive ('qworker"
+            " archive start'), or say another --archive"
+        )
 
 
 #: Bytes of bodies that one read returns, and the rest of the event that goes beyond.
@@ -89,7 +104,8 @@ class Archive(Protocol):
     def open(cls, url: str, options: ArchiveOptions) -> Archive:
         """Connect, and make the tables where they are not there.
 
-        Raises ConfigurationError (bad URL) or ArchiveUnavailable (not there).
+        Raises ConfigurationError (bad URL) or ArchiveUnavailable (not there); with
+        ``options.creates`` false NoArchive, where there is none, and then changes nothing.
         """
         ...
 

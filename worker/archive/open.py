@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.archive.base import Archive, ArchiveOptions
@@ -20,7 +17,6 @@ _POSTGRES = Later("worker.archive.postgres", "PostgresArchive", "postgres")
 #: Other distributions register the class of their archive here, under its URL scheme.
 ENTRY_POINTS = "qworker.archive"
 
-_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'archive_meta'"
 _CATALOG: Catalog[Archive] = Catalog(
     "archive",
     Archive,
@@ -49,23 +45,6 @@ def open_archive(url: str, options: ArchiveOptions | None = None) -> Archive:
     """Open the archive that ``url`` names, as :meth:`Catalog.open` tells.
 
     Raises ConfigurationError where the text is wrong or the class is no store, and
-    ArchiveUnavailable where the database is not there now.
+    ArchiveUnavailable where the database is not there now; NoArchive as the options say.
     """
     return _CATALOG.open(url, options or ArchiveOptions())
-
-
-def is_missing(url: str) -> bool:
-    """Tell whether it is a file that is not there: whoever reads must not create it."""
-    return url.startswith("sqlite:") and not Path(path_of(url, "archive")).exists()
-
-
-def is_another(url: str) -> bool:
-    """Tell whether it is a file of SQLite's without an archive: who reads must not make one."""
-    if not url.startswith("sqlite:") or is_missing(url):
-        return False
-    file = Path(path_of(url, "archive")).absolute()
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
-            return db.execute(_HAS_TABLE).fetchone() is None
-    except sqlite3.Error:  # whoever opens it tells better what is wrong
-        return False

@@ -16,6 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from worker.archive.base import NoArchive
 from worker.archive.queries import Queries
 from worker.errors import ArchiveUnavailable
 from worker.stores.postgres import Database, Kind, alone
@@ -74,8 +75,10 @@ class PostgresArchive(Queries):
     matches = "('.' || name) ~ {}"
     unindexed = "{}"
 
-    def __init__(self, url: str, timeout: float) -> None:
-        self._database = Database(url, _KIND, timeout, self._prepare)
+    def __init__(self, url: str, options: ArchiveOptions) -> None:
+        self._url = url
+        self._creates = options.creates
+        self._database = Database(url, _KIND, options.timeout, self._prepare)
 
     @classmethod
     def open(cls, url: str, options: ArchiveOptions) -> PostgresArchive:
@@ -84,7 +87,7 @@ class PostgresArchive(Queries):
         Makes the tables ``qworker_archive_…`` where they are not there yet, in the first schema of
         the ``search_path``.
         """
-        store = cls(url, options.timeout)
+        store = cls(url, options)
         with store._database.talking(opening=True):
             pass
         return store
@@ -127,8 +130,12 @@ class PostgresArchive(Queries):
         """Make the tables where they are not there.
 
         Raises ConfigurationError for a layout that is not known; and for an encoding that has no
-        place for every text, as a single event would then keep all others waiting for ever.
+        place for every text, as a single event would then keep all others waiting for ever. Raises
+        NoArchive for who only reads.
         """
+        is_there = line.execute(_IS_THERE).fetchone() == (True,)
+        if not (is_there or self._creates):
+            raise NoArchive(self._url, "there is no archive in this database")
         encoding = line.execute(_ENCODING).fetchone()
         if encoding != (_UTF8,):
             found = "unknown" if encoding is None else encoding[0]
@@ -137,7 +144,7 @@ class PostgresArchive(Queries):
                 " database for the archive with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE"
                 " template0, and name that one"
             )
-        if line.execute(_IS_THERE).fetchone() == (False,):
+        if not is_there:
             with alone(line):
                 if line.execute(_IS_THERE).fetchone() == (False,):
                     line.execute(_TABLES)

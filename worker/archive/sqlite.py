@@ -7,9 +7,12 @@ SQLite has one writer at a time, so places rise in the order of commits by thems
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from worker.archive.base import NoArchive
 from worker.archive.queries import Queries
 from worker.errors import ArchiveUnavailable
 from worker.stores.sqlite import Layout, SqliteFile, path_of
@@ -33,7 +36,9 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS archive_documents (
         name TEXT PRIMARY KEY, version INTEGER NOT NULL, text TEXT NOT NULL) WITHOUT ROWID""",
 )
-_LAYOUT = Layout("archive", "archive_meta", 1, _SCHEMA, ArchiveUnavailable)
+_META = "archive_meta"
+_LAYOUT = Layout("archive", _META, 1, _SCHEMA, ArchiveUnavailable)
+_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 _INSERT = """INSERT OR IGNORE INTO archive_events
     (id, name, key, time, headers, properties, body, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
@@ -52,7 +57,13 @@ class SqliteArchive(Queries):
     @classmethod
     def open(cls, url: str, options: ArchiveOptions) -> SqliteArchive:
         """Open ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; creates the file."""
-        store = cls(path_of(url, _LAYOUT.kind), options.timeout)
+        path = path_of(url, _LAYOUT.kind)
+        if not options.creates:
+            if not path.exists():
+                raise NoArchive(url, "there is no such file")
+            if not _has_archive(path):
+                raise NoArchive(url, "there is no archive in this file")
+        store = cls(path, options.timeout)
         store._file.open()
         return store
 
@@ -83,6 +94,21 @@ class SqliteArchive(Queries):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _has_archive(path: Path) -> bool:
+    """Tell whether an archive is in a file, which may be somebody else's: nothing is written.
+
+    Not even the files beside it that readers of a database in WAL mode share, where nobody has it
+    open (``immutable``).
+    """
+    is_open = path.with_name(f"{path.name}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if is_open else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            return db.execute(_HAS_TABLE, (_META,)).fetchone() is not None
+    except sqlite3.Error:  # whoever opens it tells better what is wrong
+        return True
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,7 +11,8 @@ import click
 import msgspec
 import orjson
 
-from worker.archive.open import archive_url, is_another, is_missing, open_archive
+from worker.archive.base import ArchiveOptions
+from worker.archive.open import archive_url, open_archive
 from worker.archive.selection import Selection
 from worker.archive.walk import count_all, pages
 from worker.cli.group import Group
@@ -33,7 +34,7 @@ from worker.cli.output import (
     note,
     require_somebody,
 )
-from worker.config import load_settings, mask_url
+from worker.config import load_settings
 from worker.errors import UsageError
 from worker.names import check_name
 from worker.routing import is_pattern
@@ -100,19 +101,9 @@ def selection_options(function: F) -> F:
 
 @contextmanager
 def opened(options: Mapping[str, object], *, to_write: bool = False) -> Iterator[Archive]:
-    """Open the archive that the options name. Reading does not create one: raises UsageError."""
+    """Open the archive that the options name. Reading does not create one: raises NoArchive."""
     url = archive_url(load_settings(options))
-    if not to_write and is_missing(url):
-        raise UsageError(
-            f"{mask_url(url)}: there is no such file, so nothing was archived there: start the"
-            " archive ('qworker archive start'), or say another --archive"
-        )
-    if not to_write and is_another(url):
-        raise UsageError(
-            f"{mask_url(url)}: there is no archive in this file, so nothing was archived there: say"
-            " another --archive"
-        )
-    with closing(open_archive(url)) as archive:
+    with closing(open_archive(url, ArchiveOptions(creates=to_write))) as archive:
         yield archive
 
 
