@@ -67,8 +67,8 @@ _IN_PARTS = (
 )
 _IN_DOUBT = (
     "the transaction of inbox.transaction was being committed within its block when the handler's"
-    " time, or the connection, was over: it may be committed, without what comes after that; put all"
-    " of the effect into the block, and leave the commit to its end"
+    " time, or the connection, was over: it may be committed, without what comes after that; put"
+    " all of the effect into the block, and leave the commit to its end"
 )
 _UNDONE = (
     "the transaction of inbox.transaction was ended within its block without a commit (by a"

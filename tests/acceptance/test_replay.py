@@ -312,7 +312,7 @@ def test_one_that_holds_and_has_sent_all_says_that_the_service_is_to_be_started(
     command.interrupt()
     assert command.ended() == 130
     told = command.run("--resume", "one", code=2)
-    assert "has sent all: start steps" in told
+    assert "has sent all: steps goes over to what is live by itself" in told
     service.start_ready()
     eventually(lambda: effects(service, COUNT) == 3, "it begins with the past")
     assert service.drain() == archive.drain() == 0

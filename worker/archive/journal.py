@@ -157,8 +157,8 @@ class Journal:
         version, found = self.find(replay_id)
         if found.state is State.DONE and found.holds:
             raise UsageError(
-                f"the replay {replay_id} has sent all: start {found.service}, if it does not run,"
-                " and it goes over to what is live by itself"
+                f"the replay {replay_id} has sent all: {found.service} goes over to what is live by"
+                " itself, the first time that it runs"
             )
         if found.state in (State.DONE, State.CANCELLED):
             raise UsageError(f"the replay {replay_id} is {found.state.value}: begin another")
