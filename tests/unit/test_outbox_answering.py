@@ -11,6 +11,7 @@ import pytest
 from worker.contrib.outbox import EVERYTHING, Bounds, Entry, OutboxUnavailable
 from worker.contrib.outbox.answering import Answering
 from worker.contrib.outbox.holding import Holding
+from worker.contrib.outbox.loop import Loop
 from worker.contrib.outbox.relay import Relay
 
 from waiting import until
@@ -114,8 +115,12 @@ def test_a_relay_without_a_database_leaves_the_lease_to_another_until_it_answers
     here, there = Answering(rows, _PATIENCE), Answering(Rows(), _PATIENCE)
     stop = threading.Event()
     with Holding(app, here, 0.5) as lease:
-        relay = Relay(app, here, lambda: lease.is_mine() and not stop.is_set())
-        thread = threading.Thread(target=relay.run, args=(stop,), kwargs={"pause": 0.01})
+
+        def may_go_on() -> bool:
+            return lease.is_mine() and not stop.is_set()
+
+        loop = Loop(Relay(app, here, may_go_on), here, may_go_on, stop, pause=0.01)
+        thread = threading.Thread(target=loop.stand)
         thread.start()
         try:
             until(lambda: len(rows.asked) > 1, 30, "it is at work")
