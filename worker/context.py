@@ -185,7 +185,12 @@ class Context:
         return self.children
 
     def encode(self, event: Event | Command | Relayed) -> Outgoing:
-        """Return ``event`` as a child that the caller sends: for outboxes. Else as ``publish``."""
+        """Return ``event`` as a child that the caller sends: for outboxes. Else as ``publish``.
+
+        It may be called in the transaction of the effect, and leave with it, and not behind it.
+        """
+        if self._effect is not None:
+            self._effect.check_leaving()
         child = self._encode(event, self, derived_id(self.message.id, self.handler, self._derived))
         self._derived += 1
         return child

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from worker.sharding.slots import slot_routing_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from kombu.connection import Connection
 
@@ -32,6 +33,22 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> li
     RabbitMQ 3.10). ``thoroughly`` binds them nevertheless, in case that somebody removed a queue.
     Raises DeclarationMismatch where the broker has something with other properties.
     """
+    with _together(channel):
+        _declare(channel, topology, thoroughly=thoroughly)
+        return bind_foreign(channel, topology)
+
+
+def _together(channel: Any) -> AbstractContextManager[None]:
+    """Make it one transaction where the broker has such.
+
+    Whoever looks meanwhile, or after a crash, finds nothing of a new service, or all of it. So a
+    publisher that waits for a service to be there does not send into half of one.
+    """
+    together = getattr(channel.connection, "together", None)
+    return nullcontext() if together is None else together()
+
+
+def _declare(channel: Any, topology: Topology, *, thoroughly: bool) -> None:
     for exchange in topology.exchanges:
         if not exchange.foreign:
             declare_exchange(channel, exchange)
@@ -52,7 +69,6 @@ def declare(channel: Any, topology: Topology, *, thoroughly: bool = False) -> li
         if bind.slots or bind.source in foreign or bind.target in foreign:
             continue
         _bind(channel, bind, topology)
-    return bind_foreign(channel, topology)
 
 
 def _bind(channel: Any, bind: Bind, topology: Topology) -> None:

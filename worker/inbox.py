@@ -37,7 +37,16 @@ class Effect:
     Made for one run of a handler, and used by its thread.
     """
 
-    __slots__ = ("_at", "_database", "_handler", "_is_begun", "_is_relay", "_message_id", "_place")
+    __slots__ = (
+        "_at",
+        "_database",
+        "_handler",
+        "_is_begun",
+        "_is_done",
+        "_is_relay",
+        "_message_id",
+        "_place",
+    )
 
     def __init__(self, handler: str, message_id: str, *, is_relay: bool = False) -> None:
         self._handler = handler
@@ -50,6 +59,8 @@ class Effect:
         self._at = 0.0
         #: The id was written, and not rolled back as far as is known here.
         self._is_begun = False
+        #: The block of an integration has ended, and so its transaction is committed.
+        self._is_done = False
 
     def once(self, connection: sqlite3.Connection) -> None:
         """Write the id into the transaction of ``connection``. Raises AlreadyDone, and Reject."""
@@ -79,6 +90,7 @@ class Effect:
         except BaseException:
             self._is_begun = False
             raise
+        self._is_done = True
 
     def check_publishing(self) -> None:
         """Raise Reject where the effect has begun: a run that finds it done ends there.
@@ -90,6 +102,23 @@ class Effect:
                 f"{self._handler} calls context.publish in, or behind, the transaction that holds"
                 " its effect: a second run ends where it finds that done, and would not publish it;"
                 " call it before that, or publish on commit by an outbox"
+            )
+
+    def check_leaving(self) -> None:
+        """Raise Reject where the effect is committed: what an outbox takes now would be lost too.
+
+        In its transaction an outbox may have something, which is committed, or not, with it.
+        """
+        is_done = self._is_done or (
+            self._database is not None
+            and not _is_in_transaction(self._database)
+            and self._is_recorded(self._database)
+        )
+        if is_done:
+            raise Reject(
+                f"{self._handler} calls publish_on_commit behind the transaction that holds its"
+                " effect: a second run ends where it finds that done, and would not publish it;"
+                " call it within that transaction"
             )
 
     def check_committed(self) -> None:

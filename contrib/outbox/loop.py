@@ -82,7 +82,7 @@ class Loop:
         ``patience`` seconds. Raises OutboxUnavailable where the database has not answered for as
         long, and at once what else a pass raises: whoever waits for the end is told.
         """
-        another, answered = self._another(patience), self._clock()
+        another, answered, waits = self._another(patience), self._clock(), self._pause
         while not self._stop.is_set():
             try:
                 if self._may_go_on():
@@ -95,10 +95,11 @@ class Loop:
                 if self._clock() - answered > patience:
                     raise
                 self._miss(error)
+                waits = min(2 * waits, max(self._pause, _LONGEST_PAUSE))
             else:
-                answered = self._clock()
+                answered, waits = self._clock(), self._pause
                 self._recover()
-            self._stop.wait(self._pause)
+            self._stop.wait(waits)
         return True
 
     def _another(self, patience: float) -> _Another:

@@ -292,7 +292,9 @@ def _in_one_part(session: Session) -> Iterator[None]:
     session.info[_KEY] = False
     try:
         yield
-    except (Exception, CancelledError) as error:  # a coroutine is cancelled where its time is over
+    except (AlreadyDone, GeneratorExit):
+        raise
+    except BaseException as error:  # SystemExit, say, or that a coroutine's time is over
         if session.info[_KEY]:
             raise Reject(_IN_PARTS) from error
         claim: _Claim | None = session.info.get(_CLAIM)

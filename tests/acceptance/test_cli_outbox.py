@@ -32,6 +32,14 @@ app = App("desk")
 def note(event: dict) -> None:
     pass
 """
+#: Dies behind its queues, before its bindings.
+_DYING = """\
+import os
+from desk_app import app
+from worker import declaring
+
+declaring._bind = lambda *_: os.kill(os.getpid(), 9)
+"""
 _QUEUE = "desk.g1.0"
 
 
@@ -191,6 +199,24 @@ def test_rows_are_kept_from_a_file_that_no_service_was_started_with(
     until(office.is_empty, 30, "a service has come, and the row is sent")
     assert ended(relay, signal.SIGTERM)[0] == 0
     assert len(messages(elsewhere, _QUEUE)) == 1
+
+
+@on_sqlite
+def test_nor_do_they_leave_where_a_service_died_while_it_declared_itself(
+    office: Office, tmp_path: Path
+) -> None:
+    """Its queues would be there, and nothing bound to them."""
+    office.desk.leave(Noted(key="a", number=0))
+    office.shell.write("dying_app.py", _DYING)
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    office.shell.run(
+        "topology", "--declare", "--app", "dying_app", "--broker", elsewhere, code=-signal.SIGKILL
+    )
+
+    result = office.shell.run("outbox", "--burst", "--broker", elsewhere, code=4)
+
+    assert "no service was ever started with it" in result.err
+    assert office.desk.left() == 1
 
 
 def sessions(office: Office, query: str, *, waiting: bool = False) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -256,6 +257,19 @@ class TestCommitted:
                 await asyncio.Event().wait()
 
         (reason,) = handled(handle, attempts=3, timeout=0.5)
+        assert "ended within its block by a commit" in reason
+        assert effects(engine) == (1, 1)
+
+    def test_so_is_what_ends_by_no_exception_after_it(
+        self, engine: Engine, inbox: Inbox[Session]
+    ) -> None:
+        def handle(event: Ordered, context: Context) -> None:
+            with inbox.transaction(context) as session:
+                session.add(Line(number=event.number))
+                session.commit()
+                sys.exit("half of it")
+
+        (reason,) = handled(handle, attempts=3)
         assert "ended within its block by a commit" in reason
         assert effects(engine) == (1, 1)
 

@@ -333,3 +333,50 @@ def test_a_type_that_is_not_known_is_refused_whatever_the_exchange_is(
     with pytest.raises(exceptions.InvalidCommand, match="unknown exchange type 'topik'") as caught:
         channel.exchange_declare(name, "topik")
     assert caught.value.code == 503
+
+
+class TestTogether:
+    """Not in AMQP: what a service declares is seen as a whole, or not at all."""
+
+    def test_nobody_sees_a_part(self, connect: Connect) -> None:
+        connection, other = connect(), connect()
+        channel, eye = connection.channel(), other.channel()
+        with connection.connection.together():
+            channel.exchange_declare("ex", "topic", auto_delete=False)
+            durable(channel, "q")
+            channel.queue_bind("q", "ex", "#")
+            assert exists(channel, "q")
+        eye.basic_publish(amqp.Message(b"1"), "ex", "any")
+        assert channel.queue_purge("q") == 1
+
+    def test_an_error_undoes_all_and_nothing_of_it_is_remembered(self, connect: Connect) -> None:
+        connection, other = connect(), connect()
+        channel, theirs = connection.channel(), other.channel()
+
+        def declare() -> None:
+            channel.exchange_declare("ex", "topic", auto_delete=False)
+            durable(channel, "q")
+            channel.queue_bind("q", "ex", "#")
+            raise ValueError("on the way")
+
+        with pytest.raises(ValueError, match="on the way"), connection.connection.together():
+            declare()
+        theirs.exchange_declare("another", "topic", auto_delete=False)
+        durable(theirs, "q2")  # as many changes as were undone
+        theirs.queue_bind("q2", "another", "#")
+
+        assert not exists(channel, "q")
+        assert not exchange_exists(channel, "ex")
+        assert exists(channel, "q2")
+
+    def test_what_raises_and_is_caught_alone_did_not_happen(self, connect: Connect) -> None:
+        connection = connect()
+        channel = connection.channel()
+        with connection.connection.together():
+            durable(channel, "q")
+            with pytest.raises(exceptions.NotFound):
+                channel.queue_bind("q", "no")
+            assert not exists(channel, "no queue")
+            durable(channel, "q2")
+        assert exists(channel, "q")
+        assert exists(channel, "q2")

@@ -301,6 +301,40 @@ def test_so_may_who_finds_it_done_by_once(books: Books) -> None:
     assert books.lines() == [1]
 
 
+def test_an_outbox_is_given_what_is_published_in_the_effect_and_not_behind_it() -> None:
+    database, given = Elsewhere(), list[str]()
+
+    def handle(_: Order, context: Context) -> None:
+        with database.transaction(context) as lines:
+            lines.append(1)
+            given.append(context.encode(Note(text="in")).message_id)
+        given.append(context.encode(Note(text="behind")).message_id)
+
+    (reason,) = reasons(handle)
+    assert "publish_on_commit behind the transaction that holds its effect" in reason
+    assert len(given) == 1
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_nor_behind_that_of_once(books: Books, *, is_closed: bool) -> None:
+    given = list[str]()
+
+    def handle(_: Order, context: Context) -> None:
+        db = books.open()
+        context.once(db)
+        db.execute("INSERT INTO line VALUES (1)")
+        given.append(context.encode(Note(text="in")).message_id)
+        db.commit()
+        if is_closed:
+            db.close()
+        with closing(db):
+            given.append(context.encode(Note(text="behind")).message_id)
+
+    (reason,) = reasons(handle)
+    assert "publish_on_commit behind the transaction that holds its effect" in reason
+    assert len(given) == 1
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_behind_a_rollback_it_may_be_published_and_tried_again(
     books: Books, *, is_new: bool

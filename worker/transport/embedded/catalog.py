@@ -131,14 +131,19 @@ class Catalog:
         ((topology,),) = self._rows(db)(_TOPOLOGY)
         if topology == self._topology:
             return False
+        self.forget()
         self._topology = topology
+        return True
+
+    def forget(self) -> None:
+        """Forget what is remembered: it was read within what is undone."""
+        self._topology = -1
         self._queues.clear()
         self._queues_by_id.clear()
         self._exchanges.clear()
         self._found.clear()
         self._routes.clear()
         self._named.clear()
-        return True
 
     def queue(self, name: str, db: sqlite3.Connection | None = None) -> Queue | None:
         """Return the queue of this name. Refresh first."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from amqp import exceptions
@@ -20,7 +21,7 @@ from worker.transport.embedded.channel import Channel, Consumer
 from worker.transport.embedded.presence import LeaseLost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from worker.transport.embedded.database import Database
     from worker.transport.embedded.store import Leased
@@ -123,6 +124,20 @@ class Connection:
             self.broker.leave()
         finally:
             self._collect()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make all that the block does one transaction: others see all of it, or nothing.
+
+        Not in AMQP. What raises, and is caught within the block, did not happen.
+        """
+        self._check_open()
+        try:
+            with self._database.together():
+                yield
+        except BaseException:
+            self.broker.catalog.forget()
+            raise
 
     def settle(self, acks: Iterable[tuple[Channel, int | None, Iterable[int]]]) -> None:
         """Acknowledge on many channels in one transaction. Not in AMQP; far cheaper than each.

@@ -76,6 +76,8 @@ class Database:
         self._lock = lock or nullcontext()
         self._durable: bool | None = None
         self._commits = 0
+        #: Within the block of ``together``.
+        self._is_together = False
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement that reads, outside of any transaction."""
@@ -94,6 +96,10 @@ class Database:
         """
         with self._lock:
             connection = self._connection
+            if self._is_together:
+                with self._part():
+                    yield connection
+                return
             try:
                 self.check()
                 self._set_durable(durable)
@@ -108,6 +114,37 @@ class Database:
                     raise
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make all transactions of the block one, which is durable: all of them happen, or none.
+
+        Where one of them raises, and the block goes on, that one alone did not happen.
+        """
+        with self.transaction(durable=True):
+            self._is_together = True
+            try:
+                yield
+            finally:
+                self._is_together = False
+                self._commits += 1  # also where what was seen of it is undone
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        execute = self._connection.execute
+        try:
+            execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                if self._connection.in_transaction:  # not where SQLite has given up all of it
+                    execute("ROLLBACK TO part")
+                    execute("RELEASE part")
+                raise
+            execute("RELEASE part")
+            self._commits += 1
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
 
     def version(self) -> tuple[int, int]:
         """Return what differs from the last answer if anybody wrote since. Costs microseconds."""
@@ -246,7 +283,7 @@ class MemoryDatabase(Database):
     def version(self) -> tuple[int, int]:
         """Return what differs from the last answer if anybody wrote since. Costs microseconds."""
         try:
-            return self._connection.total_changes, 0
+            return self._connection.total_changes, self._commits
         except sqlite3.Error as error:
             raise self._translated(error) from error
 
