@@ -86,6 +86,8 @@ class Publisher:
         self.confirmed = 0
         #: The broker is a file in which no service has a queue; and that was told.
         self._is_unserved = self._is_told = False
+        #: Something of what is on its way is kept by its sender until it is confirmed.
+        self._keeps = False
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -124,6 +126,7 @@ class Publisher:
             with self._gate:
                 self._unsent = []
                 del self._refused[self._blocks.pop() :]
+                self._keeps = self._keeps and bool(self._blocks)
             self._lock.release()
 
     def publish(
@@ -157,12 +160,14 @@ class Publisher:
         has a queue, where it would go nowhere: then BrokerUnreachable is raised as well.
         """
         with self._gate:
+            self._keeps = self._keeps or kept_by_sender
             outbound = self._outbound or self._connect()
             if outbound.outstanding >= WINDOW:
                 self._move(until=_REFILL)
                 outbound = self._outbound or self._connect()
-            if self._is_unserved and kept_by_sender:
-                outbound = self._served(outbound)
+            if self._is_unserved and self._keeps:  # a service, or another file, may be there by now
+                self._drop(outbound)
+                outbound = self._connect()
             if self._is_unserved and not outgoing.mandatory:  # of one that is, its sender is told
                 self._tell_unserved(outgoing)
             outbound.send((outgoing,))
@@ -210,7 +215,7 @@ class Publisher:
         """
         self._lock, self._gate = threading.RLock(), threading.RLock()
         self._outbound = self._timer = None
-        self._unsent, self._refused = [], []
+        self._unsent, self._refused, self._keeps = [], [], False
         if self._owner == threading.get_ident():
             self._blocks = [0] * len(self._blocks)
             for _ in self._blocks:
@@ -308,7 +313,14 @@ class Publisher:
         )
 
     def _connect(self) -> Outbound:
-        self._outbound = outbound = patiently(self._open, self._settings.connect_timeout)
+        outbound = patiently(self._open, self._settings.connect_timeout)
+        if self._is_unserved and self._keeps:
+            outbound.close()
+            raise BrokerUnreachable(
+                f"{self._unserved}, so that what is sent would go nowhere: start the service with"
+                " it (or 'qworker topology --declare'), or say another --broker"
+            )
+        self._outbound = outbound
         outbound.send(self._unsent)
         self._unsent = []
         return outbound
@@ -334,21 +346,6 @@ class Publisher:
         self._is_unserved = is_unserved
         self._is_told = self._is_told and is_unserved
         return Outbound(connection, self._settings.broker)
-
-    def _served(self, outbound: Outbound) -> Outbound:
-        """Open the file anew, as a service, or another file, may be there by now; return that.
-
-        Raises BrokerUnreachable where none is. The next call then asks once more.
-        """
-        self._drop(outbound)
-        outbound = self._connect()
-        if self._is_unserved:
-            self._drop(outbound)
-            raise BrokerUnreachable(
-                f"{self._unserved}, so that what is sent would go nowhere: start the service with"
-                " it (or 'qworker topology --declare'), or say another --broker"
-            )
-        return outbound
 
     def _tell_unserved(self, outgoing: Outgoing) -> None:
         """Say, once, that events are published where nobody is: in the wrong folder, mostly."""

@@ -327,6 +327,28 @@ def test_what_its_sender_keeps_leaves_once_a_service_has_made_the_file_anew(
     app.close()
 
 
+def test_what_its_sender_keeps_does_not_follow_into_a_file_of_nobody(tmp_path: Path) -> None:
+    """That of the service was removed while it was on its way, and this publisher makes it anew."""
+    file = tmp_path / "qworker.db"
+    app = App("site", broker=f"sqlite:///{file}")
+    with connect(app.settings.broker, heartbeat=0, timeout=5, name="service") as connection:
+        connection.channel().queue_declare("bank.g1.0", durable=True, auto_delete=False)
+    with app.publisher() as out:
+        out.send(app.encode(Deposited(user="alice")), kept_by_sender=True)
+    assert out.confirmed == 1
+    for part in tmp_path.iterdir():
+        part.unlink()
+
+    with pytest.raises(BrokerUnreachable, match="would go nowhere"), app.publisher() as out:
+        out.send(app.encode(Deposited(user="bob")), kept_by_sender=True)
+
+    assert out.confirmed == 1
+    with app.publisher() as out:  # of others it is only told
+        out.publish(Deposited(user="carol"))
+    assert out.confirmed == 2
+    app.close()
+
+
 def test_what_its_sender_keeps_is_kept_where_the_file_is_damaged(tmp_path: Path) -> None:
     file = tmp_path / "qworker.db"
     app = App("site", broker=f"sqlite:///{file}", settings={"connect_timeout": 0.1})

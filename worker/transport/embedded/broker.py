@@ -98,6 +98,8 @@ class Broker:
                 if self.catalog.refresh(db):
                     letters, unroutable = self._address(sealed, db)
                 self._dead_letters.put(db, letters, refuse=True)
+        else:
+            self.database.check()  # that nobody wants them is true of a file that is still there
         return unroutable
 
     def ready(self) -> list[tuple[int, int, int]]:
