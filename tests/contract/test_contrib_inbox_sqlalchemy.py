@@ -37,20 +37,39 @@ def test_a_handler_that_goes_on_after_its_own_commit_is_rejected(
     assert shop.lines() == ["first"]
 
 
+@pytest.mark.parametrize(
+    ("has_context", "says"),
+    [(True, "behind the transaction that holds its effect"), (False, "put it into the block")],
+)
 def test_what_is_published_behind_the_block_is_rejected_and_not_lost_in_silence(
-    shop: Shop, engine: Engine
+    shop: Shop, engine: Engine, says: str, *, has_context: bool
 ) -> None:
     """Nobody would commit that session again."""
 
     def handle(order: Order, context: Context) -> None:
         with Inbox(sessionmaker(engine)).transaction(context) as session:
             session.execute(text(LINE), {"text": order.text})
-        shop.desk.outbox.publish_on_commit(session, order, context)
+        shop.desk.outbox.publish_on_commit(session, order, context if has_context else None)
 
     (reason,) = shop.handled(handle, Order(text="one"))
     assert "publish_on_commit" in reason
-    assert "put it into the block" in reason
+    assert says in reason
     assert shop.lines() == ["one"]
+
+
+def test_so_it_is_with_a_session_of_its_own(shop: Shop, engine: Engine) -> None:
+    """Which somebody commits; but the next attempt would not come there."""
+
+    def handle(order: Order, context: Context) -> None:
+        with Inbox(sessionmaker(engine)).transaction(context) as session:
+            session.execute(text(LINE), {"text": order.text})
+        with sessionmaker(engine).begin() as session:
+            shop.desk.outbox.publish_on_commit(session, order, context)
+
+    (reason,) = shop.handled(handle, Order(text="one"))
+    assert "behind the transaction that holds its effect" in reason
+    assert shop.lines() == ["one"]
+    assert shop.desk.left() == 0
 
 
 def test_and_behind_the_block_of_a_coroutine(shop: Shop, database: Database) -> None:
@@ -61,7 +80,7 @@ def test_and_behind_the_block_of_a_coroutine(shop: Shop, database: Database) -> 
         shop.desk.outbox.publish_on_commit(session, order, context)
 
     (reason,) = shop.handled(handle, Order(text="one"))
-    assert "put it into the block" in reason
+    assert "behind the transaction that holds its effect" in reason
 
 
 def test_a_session_that_is_not_the_inbox_s_alone_may_publish_later(

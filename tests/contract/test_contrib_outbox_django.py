@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -186,8 +187,9 @@ def test_in_a_test_case_what_is_captured_can_be_sent(desk: Desk, worker: TestWor
     assert (sent(worker), desk.left()) == ([("a", 0)], 0)
 
 
+@pytest.mark.parametrize("has_own", [False, True])
 def test_behind_the_block_of_an_inbox_a_handler_is_rejected_and_not_taken_for_done(
-    desk: Desk,
+    desk: Desk, *, has_own: bool
 ) -> None:
     """Its next attempt would find the id, and the event would be lost in silence."""
     app = App("desk")
@@ -196,6 +198,22 @@ def test_behind_the_block_of_an_inbox_a_handler_is_rejected_and_not_taken_for_do
     def handle(_: Loose, context: Context) -> None:
         with Inbox().transaction(context):
             pass
+        with transaction.atomic() if has_own else nullcontext():
+            desk.outbox.publish_on_commit(Noted(key="a", number=0), context)
+
+    with TestWorker(app) as worker:
+        worker.publish(Loose(number=1))
+        worker.run()
+        (letter,) = worker.dead_letters
+    assert "publish_on_commit behind the transaction that holds its effect" in letter.reason
+    assert desk.left() == 0
+
+
+def test_outside_of_a_transaction_a_handler_is_rejected_too(desk: Desk) -> None:
+    app = App("desk")
+
+    @app.on(Loose)
+    def handle(_: Loose, context: Context) -> None:
         desk.outbox.publish_on_commit(Noted(key="a", number=0), context)
 
     with TestWorker(app) as worker:

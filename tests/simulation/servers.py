@@ -81,6 +81,11 @@ class Broker(Database):
             yield db
         self._seams.after(BROKER)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave each a call of its own, as RabbitMQ has no such: a process may die between them."""
+        yield
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         self._seams.before(BROKER)
         return super().rows(sql, parameters)
