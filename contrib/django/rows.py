@@ -22,7 +22,8 @@ from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 from worker.contrib.django.connecting import missing
 from worker.contrib.identity import plain
-from worker.contrib.outbox import EVERYTHING, OutboxUnavailable, entry_of
+from worker.contrib.outbox import EVERYTHING, entry_of
+from worker.contrib.outbox.deadlocks import past_deadlocks, unavailable
 from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 
 from worker import ConfigurationError
@@ -140,7 +141,8 @@ class OutboxRows:
             cursor.execute(f"{query} LIMIT %s{locks}", [*values, limit])
             return [entry_of(dict(zip(_COLUMNS, row, strict=True))) for row in cursor.fetchall()]
 
-        return self._ask(look)
+        found: list[Entry] = past_deadlocks(lambda: self._ask(look))
+        return found
 
     def remove(self, sequences: Sequence[int]) -> None:
         """Remove rows, but on PostgreSQL those that somebody has locked: a later pass does that."""
@@ -154,7 +156,7 @@ class OutboxRows:
                 these = f"({free} FOR UPDATE SKIP LOCKED)"
             cursor.execute(f"DELETE FROM {_TABLE} WHERE sequence IN {these}", [*sequences])
 
-        self._ask(do)
+        past_deadlocks(lambda: self._ask(do))
 
     def close(self) -> None:
         """Close the connections. For when no one uses them."""
@@ -181,7 +183,7 @@ class OutboxRows:
             if is_broken:
                 return self._ask(what)
             told = " ".join(str(error).split())
-            raise OutboxUnavailable(f"the outbox in {self._using!r}: {told}") from error
+            raise unavailable(error.__cause__, f"the outbox in {self._using!r}: {told}") from error
 
     def _once(self, connection: Any, what: Callable[[Any, Any], T]) -> T:
         is_new = connection.connection is None

@@ -24,6 +24,10 @@ class OutboxUnavailable(QworkerError):
     exit_code = 4
 
 
+class Deadlock(OutboxUnavailable):
+    """A statement was given up for another one, and may be asked again at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A row: a message that the broker has not confirmed yet, as far as the database knows."""

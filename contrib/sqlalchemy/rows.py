@@ -39,7 +39,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.types import NullType
 from worker.contrib.identity import plain
-from worker.contrib.outbox import EVERYTHING, OutboxUnavailable, entry_of
+from worker.contrib.outbox import EVERYTHING, entry_of
+from worker.contrib.outbox.deadlocks import past_deadlocks, unavailable
 from worker.contrib.outbox.postgres import HORIZON, PARAMETERS, WRITER
 from worker.contrib.sqlalchemy.tables import missing, outbox_table
 
@@ -143,18 +144,27 @@ class OutboxRows:
             query = query.with_only_columns(_WRITER, *others)
         if self._is_mysql:
             query = query.with_for_update(read=True)
-        with self._talking() as connection, ExitStack() as stack:
-            if self._is_mysql:
-                stack.enter_context(waiting_briefly(connection))
-            return [entry_of(row) for row in connection.execute(query).mappings()]
+
+        def look() -> list[Entry]:
+            with self._talking() as connection, ExitStack() as stack:
+                if self._is_mysql:
+                    stack.enter_context(waiting_briefly(connection))
+                return [entry_of(row) for row in connection.execute(query).mappings()]
+
+        found: list[Entry] = past_deadlocks(look)
+        return found
 
     def remove(self, sequences: Sequence[int]) -> None:
         """Remove rows, but on PostgreSQL those that somebody has locked: a later pass does that.
 
         To wait for one would hold up all others, which would be sent again and again meanwhile.
         """
-        with self._talking() as connection:
-            connection.execute(removing(sequences, skips_locked=self._has_horizon))
+
+        def do() -> None:
+            with self._talking() as connection:
+                connection.execute(removing(sequences, skips_locked=self._has_horizon))
+
+        past_deadlocks(do)
 
     def close(self) -> None:
         """Close the connections that no one uses."""
@@ -178,7 +188,7 @@ class OutboxRows:
         except (SQLAlchemyError, driver) as error:
             reason = getattr(error, "orig", None) or error
             told = " ".join(str(reason).split())
-            raise OutboxUnavailable(f"the outbox at {self._where}: {told}") from error
+            raise unavailable(reason, f"the outbox at {self._where}: {told}") from error
 
 
 def reading(service: str, limit: int, within: Bounds) -> Select[tuple[object, ...]]:
